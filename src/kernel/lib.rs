@@ -1,0 +1,26 @@
+//! The simulator and the samplers of pipe.
+//!
+//! Pure computation: no I/O, no clock, no threads, no Arrow. What it returns depends on its arguments alone, so the
+//! same scenario, requests and seed give the same rows on any machine and with any number of threads.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`units`] | integer time |
+//! | [`rng`] | labelled random streams with a specified generator, and the distributions drawn from them |
+//! | [`request`] | the requests of a workload, as flat arrays shared by every scenario of a fan-out |
+//! | [`scenario`] | what is simulated: deployment, model, GPU, load, seed |
+//! | [`sim`] | the engine, its schedulers, KV cache, routers, latency models, and the slow oracle that it must equal |
+//! | [`workload`] | arrivals and lengths of synthetic requests |
+//! | [`tune`] | search spaces, samplers, Pareto fronts |
+
+pub mod request;
+pub mod rng;
+pub mod scenario;
+pub mod sim;
+pub mod tune;
+pub mod units;
+pub mod workload;
+
+/// Version of the simulator's results. Raised by hand whenever the same scenario would give other rows: it is part of
+/// every fingerprint of a simulation, so that results of an older simulator are never reused.
+pub const SIM_VERSION: u32 = 1;

@@ -1,0 +1,40 @@
+//! The requests of a workload, as flat arrays: read-only, shared by every scenario of a fan-out.
+
+use crate::units::SimTime;
+
+/// `n` requests, index = request id, sorted by arrival (ties keep the order of the trace).
+///
+/// All vectors have length `n`, but `block_hash_offsets` has `n + 1` and `block_hashes` what the offsets say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Requests {
+    /// Arrival in nanoseconds from the start of the trace, non-decreasing.
+    pub arrival: Vec<SimTime>,
+    /// Prompt length in tokens, at least 1.
+    pub input_tokens: Vec<u32>,
+    /// Tokens that the request will generate, at least 1. Routers and admission never see it.
+    pub output_tokens: Vec<u32>,
+    /// Chained content hashes of the blocks of prompt and output: `block_hashes[offsets[i]..offsets[i + 1]]`.
+    /// Equal hash means equal content of the block and of everything before it. Empty where the trace has none.
+    pub block_hashes: Vec<u64>,
+    pub block_hash_offsets: Vec<u64>,
+    /// Tokens per hashed block (512 for Mooncake, 16 for vLLM's default); 0 where the trace has no hashes.
+    pub block_tokens: u32,
+}
+
+impl Requests {
+    pub fn len(&self) -> usize {
+        self.arrival.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.arrival.is_empty()
+    }
+
+    /// The chained block hashes of request `i`; empty where it has none.
+    pub fn hashes(&self, i: usize) -> &[u64] {
+        if self.block_tokens == 0 || self.block_hash_offsets.len() <= i + 1 {
+            return &[];
+        }
+        &self.block_hashes[self.block_hash_offsets[i] as usize..self.block_hash_offsets[i + 1] as usize]
+    }
+}

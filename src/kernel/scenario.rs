@@ -1,0 +1,258 @@
+//! What is simulated: a deployment, the facts of its model and GPU, a load, and a seed.
+//!
+//! These types are what a user writes under `deployment:` and `workload:`; every field can be addressed by a dotted
+//! path (`deployment.scheduler.vllm_v1.max_num_seqs`). Names are vLLM's where vLLM has a name.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::sim::{latency::Latency, router::Router, scheduler::Scheduler};
+
+/// What is operated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Deployment {
+    /// Name of a model in the catalog, e.g. `meta-llama/Llama-3.1-8B`.
+    pub model: String,
+    /// Name of a GPU in the catalog, e.g. `h100-sxm`.
+    pub gpu: String,
+    /// Engine instances behind the router.
+    #[serde(default = "one")]
+    pub replicas: u32,
+    /// Tensor-parallel size: GPUs that share every layer of a replica.
+    #[serde(default = "one")]
+    pub tp: u32,
+    /// Pipeline-parallel size: stages that the layers of a replica are cut into.
+    #[serde(default = "one")]
+    pub pp: u32,
+    /// Type of the weights.
+    #[serde(default)]
+    pub dtype: Dtype,
+    /// Longest prompt plus output in tokens; a longer request is rejected. Default: the model's own limit.
+    #[serde(default)]
+    pub max_model_len: Option<u32>,
+    /// How a replica forms its batches.
+    #[serde(default)]
+    pub scheduler: Scheduler,
+    /// How arriving requests are spread over the replicas.
+    #[serde(default)]
+    pub router: Router,
+    /// The key-value cache of a replica.
+    #[serde(default)]
+    pub kv: KvCache,
+    /// How long a step takes.
+    #[serde(default)]
+    pub latency: Latency,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl Deployment {
+    /// GPUs of all replicas together.
+    pub fn gpus(&self) -> u64 {
+        u64::from(self.replicas) * u64::from(self.tp) * u64::from(self.pp)
+    }
+}
+
+/// Number format of weights or cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Dtype {
+    #[default]
+    Bf16,
+    Fp8,
+}
+
+impl Dtype {
+    pub fn bytes(self) -> f64 {
+        match self {
+            Dtype::Bf16 => 2.0,
+            Dtype::Fp8 => 1.0,
+        }
+    }
+}
+
+/// The key-value cache of a replica, in vLLM's words.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KvCache {
+    /// Tokens per block.
+    #[serde(default = "sixteen")]
+    pub block_size: u32,
+    /// Blocks of a replica. Default: planned from the memory of its GPUs.
+    #[serde(default)]
+    pub num_gpu_blocks: Option<u64>,
+    /// Share of the GPU's memory that the engine may use, when blocks are planned.
+    #[serde(default = "ninety_percent")]
+    pub gpu_memory_utilization: f64,
+    /// Reuse the blocks of equal prefixes.
+    #[serde(default = "yes")]
+    pub enable_prefix_caching: bool,
+    /// Type of the cache's entries. Default: bf16.
+    #[serde(default)]
+    pub kv_cache_dtype: Dtype,
+}
+
+fn sixteen() -> u32 {
+    16
+}
+fn ninety_percent() -> f64 {
+    0.9
+}
+fn yes() -> bool {
+    true
+}
+
+impl Default for KvCache {
+    fn default() -> Self {
+        KvCache {
+            block_size: sixteen(),
+            num_gpu_blocks: None,
+            gpu_memory_utilization: ninety_percent(),
+            enable_prefix_caching: yes(),
+            kv_cache_dtype: Dtype::default(),
+        }
+    }
+}
+
+/// How the requests of the trace arrive in this scenario.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Load {
+    /// Mean arrival rate in requests per second over all replicas. Default: the rate of the trace.
+    #[serde(default)]
+    pub rate_rps: Option<f64>,
+    /// Arrival process. `trace` keeps the pattern of the trace, stretched to `rate_rps` where that is given.
+    #[serde(default)]
+    pub arrivals: Arrivals,
+    /// Use only the first so many requests. Default: all.
+    #[serde(default)]
+    pub max_requests: Option<u32>,
+}
+
+/// An arrival process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Arrivals {
+    /// The times of the trace.
+    #[default]
+    Trace,
+    /// Equal gaps.
+    Constant,
+    /// Exponential gaps: independent users.
+    Poisson,
+    /// Gamma gaps of the same mean: `cv` above 1 is burstier than Poisson, below 1 more regular.
+    Gamma(Gamma),
+}
+
+/// Parameters of gamma-distributed gaps.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Gamma {
+    /// Coefficient of variation: standard deviation over mean of the gaps.
+    pub cv: f64,
+}
+
+/// Facts of a model, from its `config.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    pub layers: u32,
+    pub hidden: u32,
+    /// Inner size of a dense feed-forward layer.
+    pub intermediate: u32,
+    pub heads: u32,
+    pub kv_heads: u32,
+    pub head_dim: u32,
+    pub vocab: u32,
+    /// `max_position_embeddings`.
+    pub max_pos: u32,
+    /// Matrices of a feed-forward layer: 3 when gated (SwiGLU), else 2.
+    #[serde(default = "three")]
+    pub mlp_matrices: u32,
+    /// Embedding and output matrix are one.
+    #[serde(default)]
+    pub tied_embeddings: bool,
+    /// Experts per mixture layer; 0 for dense models.
+    #[serde(default)]
+    pub experts: u32,
+    /// Experts that a token uses.
+    #[serde(default)]
+    pub top_k: u32,
+    /// Experts that every token uses.
+    #[serde(default)]
+    pub shared_experts: u32,
+    /// Inner size of an expert.
+    #[serde(default)]
+    pub moe_intermediate: u32,
+    /// Dense layers before the first mixture layer.
+    #[serde(default)]
+    pub first_dense: u32,
+    /// Multi-head latent attention, where the model has it.
+    #[serde(default)]
+    pub mla: Option<Mla>,
+    /// All parameters, in billions.
+    pub params_b: f64,
+    /// Parameters that a token uses, in billions.
+    pub active_b: f64,
+}
+
+fn three() -> u32 {
+    3
+}
+
+/// Ranks and head sizes of multi-head latent attention (DeepSeek).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Mla {
+    pub q_rank: u32,
+    pub kv_rank: u32,
+    pub nope_dim: u32,
+    pub rope_dim: u32,
+    pub v_dim: u32,
+}
+
+/// Facts of a GPU: dense peaks, per GPU.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GpuSpec {
+    pub bf16_tflops: f64,
+    /// 0 where the GPU has no FP8 units.
+    #[serde(default)]
+    pub fp8_tflops: f64,
+    pub memory_gib: f64,
+    /// Memory bandwidth in TB/s (10^12 bytes).
+    pub memory_tb_per_s: f64,
+    /// Bandwidth to the other GPUs of the node in GB/s, one direction.
+    #[serde(default)]
+    pub nvlink_gb_per_s: f64,
+    /// Share of the peak that prefill reaches.
+    #[serde(default = "mfu_prefill")]
+    pub mfu_prefill: f64,
+    /// Share of the peak that decode reaches.
+    #[serde(default = "mfu_decode")]
+    pub mfu_decode: f64,
+    /// Board power in W.
+    #[serde(default)]
+    pub tdp_w: f64,
+}
+
+fn mfu_prefill() -> f64 {
+    0.45
+}
+fn mfu_decode() -> f64 {
+    0.30
+}
+
+/// One fully specified simulation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scenario {
+    pub deployment: Deployment,
+    pub model: ModelSpec,
+    pub gpu: GpuSpec,
+    pub workload: Load,
+    /// Neighbouring scenarios may share a seed: their random streams are then common (paired comparison).
+    pub seed: u64,
+}
