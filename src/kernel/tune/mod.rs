@@ -90,3 +90,21 @@ pub fn build(spec: &SamplerSpec) -> Box<dyn Sampler> {
         SamplerSpec::Nsga2(nsga2) => Box::new(nsga2.clone()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samplers_are_named_in_snake_case_and_refuse_unknown_parameters() {
+        let parse = serde_json::from_str::<SamplerSpec>;
+        assert_eq!(parse(r#""random""#).unwrap(), SamplerSpec::Random);
+        assert_eq!(parse(r#"{"grid": {"points": 5}}"#).unwrap(), SamplerSpec::Grid(Grid { points: Some(5) }));
+        assert_eq!(parse(r#"{"nsga2": {}}"#).unwrap(), SamplerSpec::default());
+        assert!(parse(r#"{"nsga2": {"pop": 5}}"#).is_err());
+        assert!(parse(r#""tpe""#).is_err());
+        let one = build(&parse(r#"{"nsga2": {"population": 1}}"#).unwrap());
+        assert_eq!(one.problems(&testbed::mixed().space).len(), 1);
+        assert!(build(&SamplerSpec::Random).problems(&testbed::mixed().space).is_empty());
+    }
+}

@@ -24,7 +24,7 @@ impl Sampler for Random {
         feasible: &dyn Fn(&[Value]) -> bool,
     ) -> Vec<Vec<Value>> {
         let mut fresh = Fresh::new(space, history, feasible);
-        (history.len()..history.len() + batch)
+        (history.len()..history.len().saturating_add(batch))
             .map_while(|number| fresh.random(&mut rng::stream(seed, &format!("tune/random/{number}"))))
             .collect()
     }

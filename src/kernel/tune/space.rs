@@ -433,6 +433,17 @@ mod tests {
     }
 
     #[test]
+    fn neighbours_are_one_level_away() {
+        let domain = list(json!([1, 2, 4, 8])).unwrap();
+        let next = |from: i64, above| domain.next_level(domain.encode(&json!(from)).unwrap(), above);
+        for (from, above, expect) in [(1, true, 2), (1, false, 2), (4, false, 2), (4, true, 8), (8, true, 4)] {
+            assert_eq!(next(from, above).map(|u| domain.decode(u)), Some(json!(expect)), "{from} {above}");
+        }
+        assert_eq!(list(json!([7])).unwrap().next_level(0.5, true), None);
+        assert_eq!(Domain::float(0.0, 1.0, false, None).unwrap().next_level(0.5, true), None);
+    }
+
+    #[test]
     fn bad_domains_are_refused() {
         for (domain, expect) in [
             (list(json!([])), "empty"),
