@@ -4,7 +4,7 @@
 //! `workload/prefix`): another rate scales the gaps and changes nothing else, another output length leaves arrivals
 //! and prompts alone. Two workloads of one seed can therefore be compared request by request.
 //!
-//! Left out: multi-turn sessions, rates that change over the day, and text. Real traces have all three.
+//! Left out: multi-turn conversations, rates that change over the day, and text. Real traces have all three.
 
 mod arrivals;
 mod generate;
