@@ -87,6 +87,8 @@ struct Life {
     /// Tokens that must be computed before the next one can come out.
     target: usize,
     blocks: Vec<usize>,
+    /// Blocks at the start of the prompt that it should hold but does not: see [`Quirks::free_full_hits`].
+    missing: usize,
     scheduled: Option<SimTime>,
     cached: usize,
     preemptions: u32,
@@ -101,6 +103,7 @@ impl Life {
             tokens: Vec::new(),
             target: 0,
             blocks: Vec::new(),
+            missing: 0,
             scheduled: None,
             cached: 0,
             preemptions: 0,
@@ -354,11 +357,12 @@ impl World<'_> {
             let tokens = wanted.min(budget);
             let blocks = (computed + tokens).div_ceil(self.block_size);
             let idle = hits.iter().filter(|id| self.replicas[r].blocks[**id].users == 0).count();
-            if blocks - hits.len() + idle > self.replicas[r].free.len() {
+            if tokens > 0 && blocks - hits.len() + idle > self.replicas[r].free.len() {
                 return;
             }
             let machine = &mut self.replicas[r];
             machine.waiting.pop_front();
+            let (hits, missing) = if tokens > 0 { (hits, 0) } else { (Vec::new(), hits.len()) };
             for &id in &hits {
                 machine.free.retain(|free| *free != id);
                 machine.blocks[id].users += 1;
@@ -372,12 +376,13 @@ impl World<'_> {
                 }
             }
             self.lives[i].blocks = hits;
+            self.lives[i].missing = missing;
             self.lives[i].computed = computed;
             let fits = self.extend(r, i, tokens);
             assert!(fits, "an admitted request must get its blocks");
             self.lives[i].computed += tokens;
             self.replicas[r].running.push(i);
-            batch.push((i, tokens, false, computed));
+            batch.push((i, tokens, false, if self.quirks.hits_without_context { 0 } else { computed }));
             budget -= tokens;
         }
     }
@@ -401,7 +406,7 @@ impl World<'_> {
     /// Gives request `i` the blocks for `tokens` more tokens and notes which blocks that fills; false if none is free.
     fn extend(&mut self, r: usize, i: usize, tokens: usize) -> bool {
         let before = self.lives[i].computed;
-        let need = (before + tokens).div_ceil(self.block_size) - self.lives[i].blocks.len();
+        let need = (before + tokens).div_ceil(self.block_size) - self.lives[i].missing - self.lives[i].blocks.len();
         if need > self.replicas[r].free.len() {
             return false;
         }
@@ -409,6 +414,9 @@ impl World<'_> {
             if let Some(id) = self.replicas[r].take() {
                 self.lives[i].blocks.push(id);
             }
+        }
+        if self.lives[i].missing > 0 {
+            return true;
         }
         let known = self.derivation.known_blocks(self.requests, i, self.block_size as u32) as usize;
         for block in before / self.block_size..(before + tokens) / self.block_size {
@@ -430,6 +438,7 @@ impl World<'_> {
             self.lives[i].tokens.clear();
         }
         self.lives[i].computed = 0;
+        self.lives[i].missing = 0;
         self.lives[i].target = self.input(i) + self.lives[i].tokens.len();
         self.lives[i].preemptions += 1;
         self.summary.preemptions += 1;

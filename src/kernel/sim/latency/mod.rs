@@ -68,10 +68,11 @@ impl DecodeForm {
     }
 }
 
-/// Nearest whole nanosecond, halves up. Not `f64::round`, which is a call into a library on x86-64's baseline.
+/// Whole nanoseconds, rounded down; saturates, and takes NaN as zero. Down, so that rounding down further, to whole
+/// microseconds, gives what rounding down once would.
 #[inline]
 pub(crate) fn ns(x: f64) -> i64 {
-    (x + 0.5) as i64
+    x as i64
 }
 
 /// Time of a step, and what a request costs outside of steps.
