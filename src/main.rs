@@ -1,2 +1,3 @@
-//! m
-fn main(){}
+//! Arguments to a subcommand; errors to text and exit code.
+
+fn main() {}

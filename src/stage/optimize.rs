@@ -1,0 +1,33 @@
+//! optimize
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
+use crate::diag::{Diagnostic, Result};
+use crate::spec::{Optimize, Text};
+
+#[async_trait]
+impl Kind for Optimize {
+    fn kind(&self) -> &'static str {
+        "optimize"
+    }
+    fn version(&self) -> u32 {
+        1
+    }
+    fn inputs(&self) -> Result<Vec<Text>> {
+        unimplemented!()
+    }
+    fn tables(&self, _stage: &str, _cx: &CheckCx) -> Vec<TableShape> {
+        unimplemented!()
+    }
+    fn check(&self, _stage: &str, _cx: &CheckCx) -> Vec<Diagnostic> {
+        unimplemented!()
+    }
+    fn recipe(&self, _cx: &CheckCx) -> Value {
+        unimplemented!()
+    }
+    async fn run(&self, _cx: RunCx) -> Result<Outcome> {
+        unimplemented!()
+    }
+}
