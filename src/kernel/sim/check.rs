@@ -80,8 +80,10 @@ fn parallelism(s: &Scenario, p: &mut Problems) {
     p.positive("deployment.tp", d.tp);
     p.positive("deployment.pp", d.pp);
     if d.tp > 0 && !s.model.heads.is_multiple_of(d.tp) {
-        let valid: Vec<String> =
-            (1..=s.model.heads.min(64)).filter(|tp| s.model.heads.is_multiple_of(*tp)).map(|tp| tp.to_string()).collect();
+        let valid: Vec<String> = (1..=s.model.heads.min(64))
+            .filter(|tp| s.model.heads.is_multiple_of(*tp))
+            .map(|tp| tp.to_string())
+            .collect();
         p.add(
             "deployment.tp",
             format!("{} does not divide the {} attention heads; valid are {}", d.tp, s.model.heads, valid.join(", ")),

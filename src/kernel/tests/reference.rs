@@ -80,25 +80,25 @@ fn cases() -> Vec<Case> {
                 s.deployment.tp = 2;
                 // Fitted to meta-llama/llama-3.1-8b-instruct, H100, TP 2, vLLM 0.8.4.
                 s.deployment.latency = Latency::Linear(Linear {
-                    base_us: 6910.420_479_880_5,
+                    base_us: 6_910.420_479_880_5,
                     per_prefill_token_us: 17.670_574_898_4,
                     per_decode_token_us: 2.837_747_111,
-                    queue_base_us: 1601.350_510_688_1,
+                    queue_base_us: 1_601.350_510_688_1,
                     queue_per_input_token_us: 3.512_476_196_8,
-                    per_output_token_us: 1805.543_036_082_7,
+                    per_output_token_us: 1_805.543_036_082_7,
                 });
             },
             quirks: MICROSECONDS,
-            after_token_us: 1805.543_036_082_7,
+            after_token_us: 1_805.543_036_082_7,
         },
         Case {
             name: "35_be5_blackbox_explicit",
             scenario: |s| {
                 s.deployment.latency = Latency::Linear(Linear {
-                    base_us: 7051.796_874_715_078,
+                    base_us: 7_051.796_874_715_078,
                     per_prefill_token_us: 19.538_416_565_504_026,
                     per_decode_token_us: 25.431_830_886_933_543,
-                    queue_base_us: 4680.3,
+                    queue_base_us: 4_680.3,
                     queue_per_input_token_us: 0.0,
                     per_output_token_us: 0.0,
                 });

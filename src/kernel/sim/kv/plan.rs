@@ -81,8 +81,10 @@ pub fn blocks(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Result<u64, S
     }
     let advice = match smallest_tp(d, model, gpu) {
         Some(tp) => format!("the smallest tensor-parallel size that fits is {tp}"),
-        None => format!("no tensor-parallel size up to {TP_MAX_TRIED} fits: a GPU with more memory, fp8 weights or \
-                         a larger pp is needed"),
+        None => format!(
+            "no tensor-parallel size up to {TP_MAX_TRIED} fits: a GPU with more memory, fp8 weights or \
+                         a larger pp is needed"
+        ),
     };
     Err(SimError::Invalid { path: "deployment.tp", message: format!("{terms}; {advice}") })
 }

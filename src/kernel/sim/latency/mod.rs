@@ -54,7 +54,12 @@ pub struct DecodeForm {
 impl DecodeForm {
     /// One line only.
     pub fn affine(ns: f64, ns_per_token: f64) -> DecodeForm {
-        DecodeForm { compute_ns: ns, compute_ns_per_token: ns_per_token, memory_ns: ns, memory_ns_per_token: ns_per_token }
+        DecodeForm {
+            compute_ns: ns,
+            compute_ns_per_token: ns_per_token,
+            memory_ns: ns,
+            memory_ns_per_token: ns_per_token,
+        }
     }
 
     /// Time of a step at a sum of contexts.

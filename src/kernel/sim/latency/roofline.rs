@@ -101,9 +101,8 @@ impl LatencyModel for Roofline {
             + self.decode_token_ns * decode
             + self.decode_pair_ns * context;
         let cached = prefill + s.prefill_context as f64 + decode + context;
-        let memory = self.read_weights(prefill + decode)
-            + self.kv_token_ns * cached
-            + self.activation_ns * (prefill + decode);
+        let memory =
+            self.read_weights(prefill + decode) + self.kv_token_ns * cached + self.activation_ns * (prefill + decode);
         SimDuration(ns(compute.max(memory)))
     }
 
