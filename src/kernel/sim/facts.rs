@@ -86,3 +86,35 @@ pub(crate) fn peak_flops(d: &Deployment, g: &GpuSpec) -> f64 {
     };
     tflops * 1e12
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Mla;
+    use crate::sim::swarm::llama_8b;
+
+    #[test]
+    fn parameters_match_the_published_counts() {
+        let mixtral = ModelSpec { vocab: 32_000, experts: 8, top_k: 2, params_b: 46.7, ..llama_8b() };
+        let deepseek_v3 = ModelSpec {
+            layers: 61,
+            hidden: 7168,
+            intermediate: 18_432,
+            heads: 128,
+            kv_heads: 128,
+            vocab: 129_280,
+            experts: 256,
+            top_k: 8,
+            shared_experts: 1,
+            moe_intermediate: 2048,
+            first_dense: 3,
+            mla: Some(Mla { q_rank: 1536, kv_rank: 512, nope_dim: 128, rope_dim: 64, v_dim: 128 }),
+            params_b: 671.0,
+            ..llama_8b()
+        };
+        for m in [llama_8b(), mixtral, deepseek_v3] {
+            let billions = params(&m) / 1e9;
+            assert!((billions / m.params_b - 1.0).abs() < 2e-3, "{billions} instead of {}", m.params_b);
+        }
+    }
+}

@@ -110,7 +110,8 @@ pub struct Summary {
     /// Prompt tokens looked up in the prefix cache at first admissions, and found there.
     pub prefix_tokens_queried: u64,
     pub prefix_tokens_hit: u64,
-    /// Gaps between consecutive tokens of a request over all requests, as (gap, how often), sorted by gap.
+    /// Gaps between consecutive tokens of a request over all requests, as (gap, how often), sorted by gap. As the engine
+    /// hands tokens out: what a latency model adds after every token shifts them all, and changes no gap.
     pub itl: Vec<(SimDuration, u64)>,
 }
 
