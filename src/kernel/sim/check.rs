@@ -32,7 +32,7 @@ impl Problems {
     }
 }
 
-/// See [`super::check`].
+/// See [`super::check()`].
 pub(super) fn check(scenario: &Scenario) -> Result<(), Vec<SimError>> {
     let mut p = Problems(Vec::new());
     facts(&scenario.model, &scenario.gpu, &mut p);
