@@ -1,4 +1,4 @@
-//! How many requests the simulator handles per second of CPU time.
+//! How many requests the simulator handles per second on one thread (wall clock: other load on the machine shows).
 //!
 //! `cargo run --release -p pipe-kernel --example throughput`: 100,000 requests of 512 + 512 tokens, Poisson at 10 per
 //! second, one replica of Llama 3.1 8B on an H100; then the same with shared prefixes, and overloaded.

@@ -20,7 +20,7 @@ pub(crate) fn attention_params(m: &ModelSpec) -> f64 {
 }
 
 /// Width of the keys of one token in one layer over all heads; the values are as wide.
-pub(crate) fn kv_width(m: &ModelSpec) -> f64 {
+fn kv_width(m: &ModelSpec) -> f64 {
     f64::from(m.kv_heads) * f64::from(m.head_dim)
 }
 
@@ -61,19 +61,14 @@ pub(crate) fn params(m: &ModelSpec) -> f64 {
         + moe_layers(m) * (experts + router)
 }
 
-/// Bytes of cache that one token takes on one GPU, for the layers of the largest pipeline stage.
+/// Numbers that the cache holds per token and layer on one GPU.
 ///
 /// Heads are split over the tensor-parallel GPUs and repeated where there are fewer heads than GPUs; the compressed
 /// cache of latent attention is one for all heads, so every GPU holds all of it.
-pub(crate) fn kv_bytes_per_token_per_gpu(d: &Deployment, m: &ModelSpec) -> f64 {
-    let layers = f64::from(m.layers.div_ceil(d.pp.max(1)));
-    let bytes = d.kv.kv_cache_dtype.bytes();
+pub(crate) fn kv_numbers_per_gpu(d: &Deployment, m: &ModelSpec) -> f64 {
     match &m.mla {
-        Some(a) => layers * (f64::from(a.kv_rank) + f64::from(a.rope_dim)) * bytes,
-        None => {
-            let heads = f64::from(m.kv_heads.div_ceil(d.tp.max(1)).max(1));
-            layers * 2.0 * heads * f64::from(m.head_dim) * bytes
-        }
+        Some(a) => f64::from(a.kv_rank) + f64::from(a.rope_dim),
+        None => 2.0 * f64::from(m.kv_heads.div_ceil(d.tp.max(1)).max(1)) * f64::from(m.head_dim),
     }
 }
 
