@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Done, Reported, folder, key_value, project};
-use crate::diag::{self, Exit};
+use crate::diag::{self, Exit, Sources};
 use crate::spec::Pipeline;
 use crate::{plan, spec};
 
@@ -28,8 +28,9 @@ pub(super) fn checked(
     set: &[(String, String)],
 ) -> Result<(Pipeline, plan::Dag, PathBuf), Reported> {
     let project = project(root, folder(file))?;
-    let (loaded, sources) = spec::load(file, set);
-    let pipeline = loaded.map_err(|failure| Reported { failure, sources })?;
+    let mut sources = Sources::default();
+    let pipeline = spec::load_with(file, set, &mut sources)
+        .map_err(|failure| Reported { failure, sources: std::mem::take(&mut sources) })?;
     let dag = plan::check(&pipeline, &project)
         .map_err(|failure| Reported { failure, sources: pipeline.sources.clone() })?;
     Ok((pipeline, dag, project))
