@@ -10,7 +10,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::{duration, thousands};
-use crate::run::{Action, Events};
+use crate::run::Events;
+use crate::store::StageAction;
 
 /// How the user wants to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,9 @@ pub(super) fn events(style: Style) -> Arc<dyn Events> {
 struct Quiet;
 
 impl Events for Quiet {
+    fn stage_started(&self, _stage: &str, _kind: &str, _reason: &str) {}
+    fn stage_progress(&self, _stage: &str, _done: u64, _total: Option<u64>, _what: &str) {}
+    fn stage_finished(&self, _stage: &str, _action: StageAction, _rows: u64, _millis: u64) {}
     fn warning(&self, text: &str) {
         eprintln!("warning: {text}");
     }
@@ -66,13 +70,13 @@ impl Events for Lines {
         }
     }
 
-    fn stage_finished(&self, stage: &str, _kind: &str, action: Action, rows: u64, millis: u64) {
+    fn stage_finished(&self, stage: &str, action: StageAction, rows: u64, millis: u64) {
         match action {
-            Action::Cached => eprintln!("{stage}: cached, {} rows", thousands(rows)),
-            Action::Ran => eprintln!("{stage}: {} rows in {}", thousands(rows), duration(millis)),
-            Action::Failed => eprintln!("{stage}: failed after {}", duration(millis)),
-            Action::Interrupted => eprintln!("{stage}: interrupted after {}", duration(millis)),
-            Action::Skipped => {}
+            StageAction::Cached => eprintln!("{stage}: cached, {} rows", thousands(rows)),
+            StageAction::Ran => eprintln!("{stage}: {} rows in {}", thousands(rows), duration(millis)),
+            StageAction::Failed => eprintln!("{stage}: failed after {}", duration(millis)),
+            StageAction::Interrupted => eprintln!("{stage}: interrupted after {}", duration(millis)),
+            StageAction::Skipped => {}
         }
     }
 
@@ -108,9 +112,9 @@ impl Events for Json {
         }
     }
 
-    fn stage_finished(&self, stage: &str, kind: &str, action: Action, rows: u64, millis: u64) {
+    fn stage_finished(&self, stage: &str, action: StageAction, rows: u64, millis: u64) {
         Json::emit(&json!({
-            "event": "stage_finished", "stage": stage, "kind": kind, "action": action.as_str(),
+            "event": "stage_finished", "stage": stage, "action": action,
             "rows": rows, "millis": millis,
         }));
     }
@@ -164,16 +168,16 @@ impl Events for Bars {
         bar.set_position(done);
     }
 
-    fn stage_finished(&self, stage: &str, _kind: &str, action: Action, rows: u64, millis: u64) {
+    fn stage_finished(&self, stage: &str, action: StageAction, rows: u64, millis: u64) {
         if let Some(bar) = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(stage) {
             bar.finish_and_clear();
             self.all.remove(&bar);
         }
         let mark = match action {
-            Action::Cached | Action::Skipped => return,
-            Action::Ran => "done",
-            Action::Failed => "FAILED",
-            Action::Interrupted => "interrupted",
+            StageAction::Cached | StageAction::Skipped => return,
+            StageAction::Ran => "done",
+            StageAction::Failed => "FAILED",
+            StageAction::Interrupted => "interrupted",
         };
         let line = format!("{stage:>14} {mark}: {} rows in {}", thousands(rows), duration(millis));
         let _ = self.all.println(line);

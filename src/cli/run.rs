@@ -8,10 +8,10 @@ use serde_json::json;
 use super::progress::{self, Style};
 use super::{Done, Reported, check, cores, duration, key_value, runtime, table, thousands};
 use crate::diag::Exit;
-use crate::plan::{self, Decision, Plan, Selection};
-use crate::run::{Action, RunOptions, RunReport};
+use crate::plan::{self, Action, Options, Plan};
+use crate::run::{RunOptions, RunReport};
 use crate::stage::Cancel;
-use crate::store::Store;
+use crate::store::{StageAction, Store};
 
 #[derive(Args, Debug)]
 pub struct RunArgs {
@@ -61,39 +61,41 @@ struct Which {
 }
 
 impl Which {
-    fn selection(&self) -> Selection {
-        Selection { only: self.only.clone(), from: self.from.clone(), force: self.force.clone() }
+    fn options(&self) -> Options {
+        Options { only: self.only.clone(), from: self.from.clone(), force: self.force.clone() }
     }
 }
 
 pub(super) fn plan(root: Option<PathBuf>, args: PlanArgs) -> Done {
     let (pipeline, dag, project) = check::checked(root, &args.file, &args.which.set)?;
     let store = Store::open(&project)?;
-    let plan = plan::plan(&pipeline, &dag, &store, &args.which.selection())?;
+    let plan = plan::plan(&pipeline, &dag, &store, &args.which.options())?;
     print_plan(&plan, args.json);
     Ok(Exit::Ok)
 }
 
 fn print_plan(plan: &Plan, as_json: bool) {
+    let word = |action: &Action| match action {
+        Action::Cached(_) => "cached",
+        Action::Run { .. } => "run",
+        Action::Unknown { .. } => "perhaps",
+        Action::Skipped => "skipped",
+    };
     if as_json {
         for s in &plan.stages {
-            println!("{}", json!({"stage": s.name, "kind": s.kind, "decision": s.decision.word(), "reasons": s.decision.reasons()}));
+            let (action, reason) = (word(&s.action), s.action.reason());
+            println!("{}", json!({"stage": s.name, "kind": s.kind, "action": action, "reason": reason}));
         }
         return;
     }
     let rows: Vec<Vec<String>> = plan
         .stages
         .iter()
-        .map(|s| vec![s.name.clone(), s.kind.to_string(), s.decision.word().to_string(), s.decision.reasons().join("; ")])
+        .map(|s| vec![s.name.clone(), s.kind.to_string(), word(&s.action).to_string(), s.action.reason()])
         .collect();
     print!("{}", table(&["stage", "kind", "plan", "why"], &rows));
-    let count = |f: fn(&Decision) -> bool| plan.stages.iter().filter(|s| f(&s.decision)).count();
-    println!(
-        "\n{} cached, {} to run, {} to be seen",
-        count(|d| matches!(d, Decision::Cached(_))),
-        count(|d| matches!(d, Decision::Run { .. })),
-        count(|d| matches!(d, Decision::Unknown { .. })),
-    );
+    let count = |wanted: &str| plan.stages.iter().filter(|s| word(&s.action) == wanted).count();
+    println!("\n{} cached, {} to run, {} perhaps", count("cached"), count("run"), count("perhaps"));
 }
 
 pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Done {
@@ -101,7 +103,7 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Done {
     let sources = pipeline.sources.clone();
     let store = Store::open(&project)?;
     if args.dry_run {
-        print_plan(&plan::plan(&pipeline, &dag, &store, &args.which.selection())?, args.json);
+        print_plan(&plan::plan(&pipeline, &dag, &store, &args.which.options())?, args.json);
         return Ok(Exit::Ok);
     }
     let jobs = args.jobs.map_or_else(cores, |n| n as usize);
@@ -111,11 +113,15 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Done {
         _ => Style::Auto,
     };
     let cancel = Cancel::default();
+    let Options { only, from, force } = args.which.options();
     let options = RunOptions {
         jobs,
-        selection: args.which.selection(),
+        only,
+        from,
+        force,
         events: progress::events(style),
         cancel: cancel.clone(),
+        args: std::env::args().collect(),
     };
     let runtime = runtime(jobs.min(cores()).max(2))?;
     let report = runtime.block_on(async {
@@ -130,9 +136,9 @@ pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Done {
     if args.json {
         print_json(&report);
     } else {
-        print_report(&report, args.quiet, &pipeline.name);
+        print_report(&report, args.quiet, &store);
     }
-    Ok(if report.violated.is_empty() { Exit::Ok } else { Exit::Slo })
+    Ok(report.exit())
 }
 
 /// Ctrl-C or SIGTERM asks the run to stop; a second one ends it at once.
@@ -167,39 +173,57 @@ async fn interrupted() {
 fn print_json(report: &RunReport) {
     println!(
         "{}",
-        json!({"event": "run_finished", "run": report.id, "answers": report.answers, "violated": report.violated})
+        json!({
+            "event": "run_finished", "run": report.id, "millis": report.millis, "answers": report.answers,
+            "violated": report.violated,
+        })
     );
 }
 
-fn print_report(report: &RunReport, quiet: bool, pipeline: &str) {
+fn print_report(report: &RunReport, quiet: bool, store: &Store) {
     if !quiet {
-        let rows: Vec<Vec<String>> = report
-            .stages
-            .iter()
-            .filter(|s| s.action != Action::Skipped)
-            .map(|s| {
-                let time = if s.action == Action::Cached { String::new() } else { duration(s.millis) };
-                vec![s.name.clone(), s.kind.to_string(), s.action.as_str().to_string(), thousands(s.rows), time]
-            })
-            .collect();
-        println!("{}", table(&["stage", "kind", "", "rows", "time"], &rows));
+        println!("{}", stages(report));
     }
-    for line in &report.answers {
-        println!("{line}");
+    for (stage, lines) in &report.answers {
+        for (i, line) in lines.iter().enumerate() {
+            let name = if i == 0 { stage.as_str() } else { "" };
+            println!("{name:>12}  {line}");
+        }
     }
-    for text in &report.violated {
+    for (_, text) in &report.violated {
         println!("\n{text}");
     }
     if !quiet {
         println!("\nLook further:");
-        println!("  pipe ls                                  all tables");
+        let name = &report.pipeline;
         if let Some(table) = report.stages.iter().rev().flat_map(|s| &s.tables).next() {
-            println!("  pipe show {pipeline}.{}", table.name);
-            println!("  pipe sql \"SELECT * FROM {pipeline}.{} LIMIT 10\"", table.name);
+            println!("  pipe show {name}.{}", table.name);
+            println!("  pipe sql \"SELECT * FROM {name}.{} LIMIT 10\"", table.name);
         }
-        if report.figures > 0 {
-            println!("  data/figures/{pipeline}/  {} charts", report.figures);
+        println!("  pipe ls {name}");
+        let figures = store.published_files().iter().filter(|f| &f.pipeline == name).count();
+        if figures > 0 {
+            println!("  data/figures/{name}/  ({figures} files)");
         }
     }
 }
 
+/// The table of what each stage did.
+fn stages(report: &RunReport) -> String {
+    let rows: Vec<Vec<String>> = report
+        .stages
+        .iter()
+        .filter(|s| s.action != StageAction::Skipped)
+        .map(|s| {
+            let (did, time) = match s.action {
+                StageAction::Cached => ("cached", String::new()),
+                StageAction::Ran => ("ran", duration(s.millis)),
+                StageAction::Failed => ("failed", duration(s.millis)),
+                StageAction::Interrupted => ("interrupted", duration(s.millis)),
+                StageAction::Skipped => ("skipped", String::new()),
+            };
+            vec![s.name.clone(), s.kind.clone(), did.to_string(), thousands(s.rows), time]
+        })
+        .collect();
+    table(&["stage", "kind", "", "rows", "time"], &rows)
+}
