@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use datafusion::common::{DFSchema, SchemaError};
+use datafusion::common::DFSchema;
 use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::SessionContext;
@@ -13,9 +13,15 @@ use serde_json::Value;
 use pipe_kernel::scenario::Scenario;
 
 use super::settings::{self, Config, Setting, SettingKind};
-use crate::diag::{Diagnostic, nearest};
+use crate::diag::Diagnostic;
+use crate::query::errors::{Names, Place, planning};
+use crate::query::plan::function_names;
+use crate::query::session::{self, SessionOptions};
 use crate::spec::Text;
 use crate::table::simulation;
+
+/// Bytes that one expression may hold.
+const SQL_MEMORY: usize = 8 << 30;
 
 /// The settings of a scenario, by path, as JSON.
 pub(crate) fn config(scenario: &Scenario) -> Value {
@@ -72,6 +78,7 @@ pub(crate) struct Filter {
     expr: Arc<dyn PhysicalExpr>,
     settings: Vec<&'static Setting>,
     schema: SchemaRef,
+    sql: Text,
 }
 
 impl Filter {
@@ -83,9 +90,9 @@ impl Filter {
         let mut fields: Vec<_> = settings.iter().filter_map(|s| s.field()).collect();
         fields.extend(simulation::totals().into_iter().filter(|f| f.name() == "gpus"));
         let schema: SchemaRef = Arc::new(Schema::new(fields));
-        let wrong = |e: &DataFusionError| sql_problem(e, &schema).at(condition.at.clone());
+        let (session, names) = session()?;
+        let wrong = |e: &DataFusionError| sql_problem(e, condition, &names);
         let df_schema = DFSchema::try_from(schema.clone()).map_err(|e| wrong(&e))?;
-        let session = SessionContext::new();
         let expr = session
             .parse_sql_expr(&condition.value, &df_schema)
             .and_then(|e| session.create_physical_expr(e, &df_schema))
@@ -95,13 +102,13 @@ impl Filter {
             let message = format!("the condition gives {kind}, not true or false");
             return Err(Diagnostic::new("sql::type", message).at(condition.at.clone()));
         }
-        Ok(Filter { expr, settings, schema })
+        Ok(Filter { expr, settings, schema, sql: condition.clone() })
     }
 
     /// Whether the condition is true, for every scenario; null counts as not true.
     ///
     /// # Errors
-    /// An expression that fails on values (a division by zero); the diagnostic has no place.
+    /// An expression that fails on values (a division by zero).
     pub fn keep(&self, scenarios: &[&Scenario]) -> Result<Vec<bool>, Diagnostic> {
         let configs: Vec<Value> = scenarios.iter().map(|s| config(s)).collect();
         let mut columns: Vec<ArrayRef> = self.settings.iter().map(|s| setting_column(s, &configs)).collect();
@@ -113,26 +120,25 @@ impl Filter {
             let mask = result.as_any().downcast_ref::<BooleanArray>();
             Ok((0..batch.num_rows()).map(|i| mask.is_some_and(|m| !m.is_null(i) && m.value(i))).collect())
         };
-        evaluate().map_err(|e| sql_problem(&e, &self.schema))
+        evaluate().map_err(|e| sql_problem(&e, &self.sql, &Names::default()))
     }
 }
 
-/// A failure of SQL in words for the user: an unknown column with the nearest one, everything else as DataFusion says.
-pub(crate) fn sql_problem(e: &DataFusionError, schema: &Schema) -> Diagnostic {
-    let mut root = e.find_root();
-    while let DataFusionError::Diagnostic(_, inner) | DataFusionError::Context(_, inner) = root {
-        root = inner;
-    }
-    if let DataFusionError::SchemaError(problem, _) = root
-        && let SchemaError::FieldNotFound { field, .. } = problem.as_ref()
-    {
-        let names = schema.fields().iter().map(|f| f.name().as_str());
-        let help = match nearest(&field.name, names.clone()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("columns are {}", names.collect::<Vec<_>>().join(", ")),
-        };
-        return Diagnostic::new("sql::unknown_column", format!("no column `{}`", field.name)).help(help);
-    }
-    let message = root.message().lines().next().unwrap_or_default().to_string();
-    Diagnostic::new("sql::invalid", message)
+/// A session for expressions, and the names that are valid in it.
+///
+/// # Errors
+/// The temporary folder cannot be used.
+pub(crate) fn session() -> Result<(SessionContext, Names), Diagnostic> {
+    let options = SessionOptions { target_partitions: 1, memory_bytes: SQL_MEMORY };
+    let ctx = session::context(&options).map_err(|f| {
+        let message = f.to_string();
+        f.diagnostics.into_iter().next().unwrap_or_else(|| Diagnostic::new("sql::session", message))
+    })?;
+    let names = Names { tables: Vec::new(), functions: function_names(&ctx) };
+    Ok((ctx, names))
+}
+
+/// A mistake in the expression `sql`, at its place.
+pub(crate) fn sql_problem(e: &DataFusionError, sql: &Text, names: &Names) -> Diagnostic {
+    planning(e, &sql.value, &Place::Within(sql.at.clone()), names)
 }

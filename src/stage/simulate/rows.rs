@@ -193,6 +193,11 @@ impl Totals {
         }
     }
 
+    /// Requests that arrived.
+    pub fn requests(&self) -> i64 {
+        self.requests
+    }
+
     /// Per second of the duration; null where that is zero.
     fn rate(&self, n: i64) -> Option<f64> {
         (self.duration_ns > 0).then(|| n as f64 / (self.duration_ns as f64 / 1e9))

@@ -140,7 +140,7 @@ fn keep(
     let configs: Vec<_> = built.iter().map(|(s, _)| filter::config(s)).collect();
     let filter = Filter::new(condition, filter::present(&configs)).map_err(|d| vec![d])?;
     let scenarios: Vec<&Scenario> = built.iter().map(|(s, _)| s).collect();
-    let mask = filter.keep(&scenarios).map_err(|d| vec![d.at(condition.at.clone())])?;
+    let mask = filter.keep(&scenarios).map_err(|d| vec![d])?;
     let count = built.len();
     let kept: Vec<_> = built.into_iter().zip(mask).filter(|(_, keep)| *keep).map(|(b, _)| b).collect();
     if kept.is_empty() {
