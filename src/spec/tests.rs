@@ -287,6 +287,10 @@ fn parameters() {
         &["4:14+28 the environment variable `PIPE_NO_SUCH_VARIABLE` is not set"],
     );
     check(&with("{}", "${env:PIPE_NO_SUCH_VARIABLE:-SELECT 1} + ${env:PATH}"), &[]);
+    let item = |i: usize| format!(", a{i}: ['${{a{}}}']", i + 1);
+    let (down, up): (String, String) = ((1..40).rev().map(item).collect(), (1..40).map(item).collect());
+    check(&with(&format!("{{ a40: x{down} }}"), "SELECT 1"), &[]);
+    check(&with(&format!("{{ a40: x{up} }}"), "SELECT 1"), &["2:"]);
     let bomb =
         (1..30).fold("{ a0: xxxxxxxxxx".to_owned(), |all, i| format!("{all}, a{i}: '${{a{0}}}${{a{0}}}'", i - 1));
     check(&with(&format!("{bomb} }}"), "${a29}"), &["2:"]);
