@@ -5,18 +5,18 @@ use plotters::prelude::DrawingBackend;
 use super::canvas::{Align, Canvas, Type};
 use super::layout::Layout;
 use super::palette::{AXIS, FAINT_GRID, GRID, PAPER, Rgb};
-use super::scale::{Scale, Tick};
+use super::scale::{FAINT, Scale, Tick};
 use crate::diag::Result;
 
 /// Draws the plot's background, to be called before its data.
 pub(super) fn draw<DB: DrawingBackend>(layout: &Layout, canvas: &mut Canvas<DB>) -> Result<()> {
     // Faint lines first, so that they do not cross the others.
     for faint in [true, false] {
-        for tick in layout.y_ticks.iter().filter(|t| (t.rank > 1) == faint) {
+        for tick in layout.y_ticks.iter().filter(|t| (t.rank == FAINT) == faint) {
             canvas.rule_across(layout.py(tick.value), layout.left, layout.right, colour(tick))?;
         }
         if !matches!(layout.x, Scale::Slots(_)) {
-            for tick in layout.x_ticks.iter().filter(|t| (t.rank > 1) == faint) {
+            for tick in layout.x_ticks.iter().filter(|t| (t.rank == FAINT) == faint) {
                 canvas.rule_down(layout.px(tick.value), layout.top, layout.bottom, colour(tick))?;
             }
         }
@@ -26,7 +26,7 @@ pub(super) fn draw<DB: DrawingBackend>(layout: &Layout, canvas: &mut Canvas<DB>)
 }
 
 fn colour(tick: &Tick) -> Rgb {
-    if tick.rank > 1 { FAINT_GRID } else { GRID }
+    if tick.rank == FAINT { FAINT_GRID } else { GRID }
 }
 
 fn labels<DB: DrawingBackend>(layout: &Layout, canvas: &mut Canvas<DB>) -> Result<()> {

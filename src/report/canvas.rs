@@ -9,6 +9,7 @@ use plotters::prelude::{DrawingBackend, FontDesc, FontFamily, FontStyle, FontTra
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, RGBColor, register_font};
 
+use super::bearing;
 use super::palette::{Marker, Rgb};
 use crate::diag::{Failure, Result};
 
@@ -29,13 +30,15 @@ pub(super) struct Medium {
     baseline: f64,
     /// Thick lines are drawn as a whole. The rasterizer cannot: where a line turns sharply it leaves holes.
     whole_lines: bool,
+    /// Texts are drawn as a whole. The rasterizer cannot: it forgets the space on the left of letters.
+    whole_texts: bool,
 }
 
 impl Medium {
     /// plotters-svg divides the size by 1.24 and puts the baseline 0.76 em under the top.
-    pub const SVG: Medium = Medium { size_per_em: 1.24, baseline: 0.76 / 1.24, whole_lines: true };
+    pub const SVG: Medium = Medium { size_per_em: 1.24, baseline: 0.76 / 1.24, whole_lines: true, whole_texts: true };
     /// The rasterizer takes the height of the font for its size (1.121 em here), and puts the baseline in its middle.
-    pub const RASTER: Medium = Medium { size_per_em: 1.121, baseline: 0.5, whole_lines: false };
+    pub const RASTER: Medium = Medium { size_per_em: 1.121, baseline: 0.5, whole_lines: false, whole_texts: false };
 }
 
 /// Makes the embedded font known to plotters.
@@ -222,6 +225,38 @@ impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
         if text.is_empty() {
             return Ok(());
         }
+        if !self.medium.whole_texts {
+            return self.letters(text, at, kind);
+        }
+        let anchor = match kind.align {
+            Align::Start => HPos::Left,
+            Align::Middle => HPos::Center,
+            Align::End => HPos::Right,
+        };
+        self.write(text, at, kind, anchor)
+    }
+
+    /// Letter by letter, each where its font wants it.
+    fn letters(&mut self, text: &str, (x, y): Point, kind: Type) -> Result<()> {
+        let share = match kind.align {
+            Align::Start => 0.0,
+            Align::Middle => 0.5,
+            Align::End => 1.0,
+        };
+        let start = -share * text_width(text, kind.em);
+        let mut letter = [0; 4];
+        for (i, c) in text.char_indices().filter(|(_, c)| !c.is_whitespace()) {
+            let letter: &str = c.encode_utf8(&mut letter);
+            // With all that is before it, so that the distances of letter pairs count.
+            let end = text_width(&text[..i + letter.len()], kind.em);
+            let along = start + end - text_width(letter, kind.em) + bearing::left(c) * kind.em;
+            let at = if kind.upwards { (x, y - along) } else { (x + along, y) };
+            self.write(letter, at, kind, HPos::Left)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, text: &str, at: Point, kind: Type, anchor: HPos) -> Result<()> {
         let size = kind.em * self.medium.size_per_em * self.steps;
         let above = size * self.medium.baseline / self.steps;
         let (transform, top) = if kind.upwards {
@@ -229,13 +264,8 @@ impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
         } else {
             (FontTransform::None, (at.0, at.1 - above))
         };
-        let horizontal = match kind.align {
-            Align::Start => HPos::Left,
-            Align::Middle => HPos::Center,
-            Align::End => HPos::Right,
-        };
         let mut style = font(size).transform(transform).color(&colour(kind.rgb, 1.0));
-        style.pos = Pos::new(horizontal, VPos::Top);
+        style.pos = Pos::new(anchor, VPos::Top);
         let top = self.at(top);
         drawn(self.backend.draw_text(text, &style, top))
     }

@@ -14,8 +14,8 @@ const TITLE: f64 = 19.0;
 const LABEL: f64 = 14.0;
 const SMALL: f64 = 12.5;
 
-/// Longer names in the legend are cut to this width, in letters' sizes.
-const NAME_EMS: f64 = 16.0;
+/// Longer names in the legend are cut to the first of these widths, in letters' sizes, with which all have room.
+const NAME_EMS: [f64; 3] = [40.0, 26.0, 16.0];
 
 /// The frame of a chart.
 pub(super) struct Layout {
@@ -41,6 +41,16 @@ struct Swatch {
     look: Look,
     from: Point,
     width: f64,
+}
+
+/// The legend as it would be with names of some width.
+#[derive(Default)]
+struct Legend {
+    texts: Vec<(String, Point, Type)>,
+    swatches: Vec<Swatch>,
+    /// Every series is in it.
+    complete: bool,
+    bottom: f64,
 }
 
 impl Layout {
@@ -108,36 +118,50 @@ impl Layout {
 
     /// The series side by side, in as many rows as they need and `tall` permits.
     fn legend(&mut self, chart: &Chart, tall: f64) {
+        let mut last = Legend::default();
+        for ems in NAME_EMS {
+            last = self.packed_legend(chart, tall, ems);
+            if last.complete {
+                break;
+            }
+        }
+        self.texts.append(&mut last.texts);
+        self.swatches.append(&mut last.swatches);
+        self.top = last.bottom;
+    }
+
+    fn packed_legend(&self, chart: &Chart, tall: f64, ems: f64) -> Legend {
         let em = SMALL * self.size;
         let (row, sample, gap) = (em * 1.6, em * 1.9, em * 0.5);
         let rows = ((tall / row) as usize).max(1);
         let rest_room = text_width("+999 more", em) + gap;
-        let (mut x, mut used) = (self.left, 1);
-        let mut y = self.top + em;
+        let mut legend = Legend { complete: true, ..Legend::default() };
+        let (mut x, mut y, mut used) = (self.left, self.top + em, 1);
         if !chart.legend.is_empty() {
-            let title = fit(&chart.legend, em, em * NAME_EMS);
+            let title = fit(&chart.legend, em, em * ems);
             let w = text_width(&title, em);
-            self.texts.push((title, (x, y), kind(em, SOFT_INK, Align::Start)));
+            legend.texts.push((title, (x, y), kind(em, SOFT_INK, Align::Start)));
             x += w + em * 1.3;
         }
         for (i, series) in chart.series.iter().enumerate() {
-            let name = fit(&series.name, em, em * NAME_EMS);
+            let name = fit(&series.name, em, em * ems);
             let wide = sample + gap + text_width(&name, em);
-            let last = i + 1 == chart.series.len();
-            let reserve = if used == rows && !last { rest_room } else { 0.0 };
+            let reserve = if used == rows && i + 1 < chart.series.len() { rest_room } else { 0.0 };
             if x + wide + reserve > self.right && x > self.left {
                 if used == rows {
                     let rest = format!("+{} more", chart.series.len() - i);
-                    self.texts.push((rest, (x, y), kind(em, SOFT_INK, Align::Start)));
+                    legend.texts.push((rest, (x, y), kind(em, SOFT_INK, Align::Start)));
+                    legend.complete = false;
                     break;
                 }
                 (x, y, used) = (self.left, y + row, used + 1);
             }
-            self.swatches.push(Swatch { look: look(i), from: (x, y - em * 0.34), width: sample });
-            self.texts.push((name, (x + sample + gap, y), kind(em, INK, Align::Start)));
+            legend.swatches.push(Swatch { look: look(i), from: (x, y - em * 0.34), width: sample });
+            legend.texts.push((name, (x + sample + gap, y), kind(em, INK, Align::Start)));
             x += wide + em * 1.5;
         }
-        self.top = y + em * 0.6;
+        legend.bottom = y + em * 0.6;
+        legend
     }
 
     /// Ticks, and the room that their labels take.
@@ -148,6 +172,9 @@ impl Layout {
         if !data.is_empty() {
             let want = ((self.bottom - self.top) / (em * 4.2)).clamp(2.0, 12.0) as usize;
             self.y_ticks = self.y.ticks(want);
+            let places =
+                self.y_ticks.iter().map(|t| (self.py(t.value) - em * 0.8, self.py(t.value) + em * 0.8)).collect();
+            drop_crowded(&mut self.y_ticks, places);
         }
         let widest = self.y_ticks.iter().map(|t| text_width(&t.label, em)).fold(0.0, f64::max);
         let label = if chart.y_label.is_empty() { 0.0 } else { LABEL * self.size * 1.7 };
@@ -183,30 +210,12 @@ impl Layout {
             }
             want -= 1;
         }
-        self.drop_crowded(em);
-    }
-
-    /// Labels between decades go where they would touch another.
-    fn drop_crowded(&mut self, em: f64) {
-        let spans: Vec<(f64, f64)> = self
-            .x_ticks
-            .iter()
-            .map(|t| {
-                let half = text_width(&t.label, em) / 2.0 + em * 0.4;
-                (self.px(t.value) - half, self.px(t.value) + half)
-            })
-            .collect();
-        let mut order: Vec<usize> = (0..self.x_ticks.len()).filter(|i| !self.x_ticks[*i].label.is_empty()).collect();
-        order.sort_by_key(|i| self.x_ticks[*i].rank);
-        let mut placed: Vec<(f64, f64)> = Vec::new();
-        for i in order {
-            let (from, to) = spans[i];
-            if self.x_ticks[i].rank > 0 && placed.iter().any(|p| from < p.1 && to > p.0) {
-                self.x_ticks[i].label.clear();
-            } else {
-                placed.push((from, to));
-            }
-        }
+        let place = |t: &Tick| {
+            let half = text_width(&t.label, em) / 2.0 + em * 0.4;
+            (self.px(t.value) - half, self.px(t.value) + half)
+        };
+        let places = self.x_ticks.iter().map(place).collect();
+        drop_crowded(&mut self.x_ticks, places);
     }
 
     /// Names under their slots: side by side, else upright, else some of them.
@@ -215,7 +224,7 @@ impl Layout {
         let slot = (self.right - self.left) / names.len().max(1) as f64;
         let widest = names.iter().map(|n| text_width(n, em)).fold(0.0, f64::max);
         self.x_upwards = widest > slot - em * 0.6;
-        let room = (height * 0.25).min(em * 11.0);
+        let room = (height * 0.3).min(em * 14.0);
         if self.x_upwards {
             self.bottom = (self.bottom - widest.min(room) + em * 0.6).max(self.top + height * 0.1);
         }
@@ -272,4 +281,19 @@ impl Layout {
 
 fn kind(em: f64, rgb: Rgb, align: Align) -> Type {
     Type { em, rgb, align, upwards: false }
+}
+
+/// Labels between decades go where they would touch another. `places` are the pixels that each label takes.
+fn drop_crowded(ticks: &mut [Tick], places: Vec<(f64, f64)>) {
+    let mut order: Vec<usize> = (0..ticks.len()).filter(|i| !ticks[*i].label.is_empty()).collect();
+    order.sort_by_key(|i| ticks[*i].rank);
+    let mut taken: Vec<(f64, f64)> = Vec::new();
+    for i in order {
+        let (from, to) = places[i];
+        if ticks[i].rank > 0 && taken.iter().any(|t| from < t.1 && to > t.0) {
+            ticks[i].label.clear();
+        } else {
+            taken.push((from, to));
+        }
+    }
 }

@@ -11,7 +11,7 @@ use super::canvas::{Canvas, Pen, Point};
 use super::chart::ChartKind;
 use super::data::Data;
 use super::layout::Layout;
-use super::palette::{Look, PAPER, look};
+use super::palette::{AXIS, Look, look};
 use crate::diag::Result;
 
 /// Above this, points that fall on the same quarter of a pixel are drawn once.
@@ -23,35 +23,38 @@ pub(super) fn draw<DB: DrawingBackend>(
     layout: &Layout,
     canvas: &mut Canvas<DB>,
 ) -> Result<()> {
-    if kind == ChartKind::Bar {
-        return bars(data, layout, canvas);
-    }
     let all: usize = data.series.iter().map(Vec::len).sum();
-    for (i, points) in data.series.iter().enumerate() {
-        let points: Vec<Point> = points.iter().map(|&(x, y)| (layout.px(x), layout.py(y))).collect();
-        match kind {
-            ChartKind::Scatter => scatter(points, all, look(i), layout, canvas)?,
-            ChartKind::Cdf => canvas.path(&without_middles(points), pen(look(i), layout))?,
-            ChartKind::Line | ChartKind::Bar => line(points, look(i), layout, canvas)?,
+    let on_paper = |points: &Vec<Point>| points.iter().map(|&(x, y)| (layout.px(x), layout.py(y))).collect();
+    let series: Vec<Vec<Point>> = data.series.iter().map(on_paper).collect();
+    match kind {
+        ChartKind::Line => lines(series, layout, canvas),
+        ChartKind::Bar => bars(data, layout, canvas),
+        ChartKind::Scatter => {
+            series.into_iter().enumerate().try_for_each(|(i, s)| scatter(s, all, look(i), layout, canvas))
+        }
+        ChartKind::Cdf => {
+            let mut series = series.into_iter().enumerate();
+            series.try_for_each(|(i, s)| canvas.path(&without_middles(s), pen(look(i), layout)))
         }
     }
-    Ok(())
 }
 
 fn pen(look: Look, layout: &Layout) -> Pen {
     Pen { rgb: look.rgb, width: 2.2 * layout.size, dash: look.dash.map(|(a, b)| (a * layout.size, b * layout.size)) }
 }
 
-/// A line, with a marker per point while there is room for them.
-fn line<DB: DrawingBackend>(points: Vec<Point>, look: Look, layout: &Layout, canvas: &mut Canvas<DB>) -> Result<()> {
-    let marked = points.len() as f64 * 11.0 * layout.size <= layout.right - layout.left || points.len() == 1;
-    let points = extremes_by_column(points);
-    canvas.path(&points, pen(look, layout))?;
-    if marked {
+/// Lines first, so that none hides a point: markers come where there is room for them.
+fn lines<DB: DrawingBackend>(all: Vec<Vec<Point>>, layout: &Layout, canvas: &mut Canvas<DB>) -> Result<()> {
+    for (i, points) in all.iter().enumerate() {
+        canvas.path(&extremes_by_column(points), pen(look(i), layout))?;
+    }
+    for (i, points) in all.iter().enumerate() {
+        let needed = points.len() as f64 * 11.0 * layout.size;
+        if points.len() > 1 && needed > layout.right - layout.left {
+            continue;
+        }
         for point in points {
-            // A thin ring of paper keeps markers apart where lines cross.
-            canvas.marker(look.marker, point, 4.8 * layout.size, (PAPER, 1.0))?;
-            canvas.marker(look.marker, point, 3.6 * layout.size, (look.rgb, 1.0))?;
+            canvas.marker(look(i).marker, *point, 3.8 * layout.size, (look(i).rgb, 1.0))?;
         }
     }
     Ok(())
@@ -93,7 +96,7 @@ fn bars<DB: DrawingBackend>(data: &Data, layout: &Layout, canvas: &mut Canvas<DB
         }
     }
     // Bars below zero hang from a line of their own.
-    canvas.rule_across(foot, layout.left, layout.right, super::palette::AXIS)
+    canvas.rule_across(foot, layout.left, layout.right, AXIS)
 }
 
 /// A step line without the corners that lie on the way from their left to their right neighbour.
@@ -112,9 +115,9 @@ fn without_middles(points: Vec<Point>) -> Vec<Point> {
 }
 
 /// Of the points in a column of pixels: first, lowest, highest and last, in their order. Looks the same.
-fn extremes_by_column(points: Vec<Point>) -> Vec<Point> {
+fn extremes_by_column(points: &[Point]) -> Vec<Point> {
     if points.len() <= MANY {
-        return points;
+        return points.to_vec();
     }
     let mut kept = Vec::new();
     for column in points.chunk_by(|a, b| a.0 as i32 == b.0 as i32) {
@@ -134,7 +137,7 @@ mod tests {
     #[test]
     fn thinning_keeps_the_shape() {
         let wave: Vec<Point> = (0..100_000).map(|i| (f64::from(i) / 100.0, f64::from(i % 7))).collect();
-        let thin = extremes_by_column(wave);
+        let thin = extremes_by_column(&wave);
         assert!(thin.len() <= 4_000, "{}", thin.len());
         assert_eq!(thin.iter().map(|p| p.1 as i32).max(), Some(6));
         let steps = vec![(0.0, 5.0), (0.0, 4.0), (0.0, 3.0), (7.0, 3.0), (9.0, 3.0), (9.0, 0.0)];

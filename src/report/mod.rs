@@ -5,6 +5,7 @@
 //! be drawn (NULL, NaN, zero on a logarithmic axis) is counted in a note under the title, never dropped in silence.
 
 mod axis;
+mod bearing;
 mod canvas;
 mod chart;
 mod data;

@@ -24,9 +24,12 @@ pub(super) struct Tick {
     pub value: f64,
     /// Empty for a line of the grid without a label.
     pub label: String,
-    /// Labels of higher rank stay where there is not room for all.
+    /// Where there is not room for all labels, those of lower rank stay. [`FAINT`] has none.
     pub rank: u8,
 }
+
+/// The rank of lines between labelled ones.
+pub(super) const FAINT: u8 = 3;
 
 /// How far a linear axis reaches beyond the data.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -131,10 +134,11 @@ fn log_ticks(low: f64, high: f64, want: usize) -> Vec<Tick> {
             let rank = match digit {
                 1 if k.rem_euclid(every) == 0 => 0,
                 2 | 5 if span <= 2.7 => 1,
-                _ if every == 1 && span <= 7.0 => 2,
+                3 | 4 | 6 | 8 if span <= 1.25 => 2,
+                _ if every == 1 && span <= 7.0 => FAINT,
                 _ => continue,
             };
-            ticks.push(Tick { value, label: if rank < 2 { number(value) } else { String::new() }, rank });
+            ticks.push(Tick { value, label: if rank < FAINT { number(value) } else { String::new() }, rank });
         }
     }
     ticks
@@ -153,17 +157,15 @@ mod tests {
         assert_eq!(labels(Scale::linear((0.0, 10.0), Reach::NearZero(0.5)), 5), ["0", "5", "10"]);
         assert_eq!(labels(Scale::linear((98.0, 102.0), Reach::NearZero(0.5)), 5), ["98", "99", "100", "101", "102"]);
         assert_eq!(labels(Scale::linear((7.0, 7.0), Reach::NearZero(0.5)), 4), ["4", "6", "8", "10"]);
-        assert_eq!(
-            labels(Scale::linear((0.0, 0.0), Reach::Zero), 2),
-            ["0.0", "0.5", "1.0"].map(|l| if l == "0.0" { "0" } else { l })
-        );
+        assert_eq!(labels(Scale::linear((0.0, 0.0), Reach::Zero), 2), ["0", "1"]);
     }
 
     #[test]
     fn log_axes_have_decades_and_what_lies_between_where_there_is_room() {
         assert_eq!(labels(Scale::log((1.0, 1e6)), 8), ["1", "10", "100", "1,000", "10,000", "100,000", "1M"]);
         assert_eq!(labels(Scale::log((1.0, 50.0)), 8), ["1", "2", "5", "10", "20", "50"]);
-        assert_eq!(labels(Scale::log((20.0, 30.0)), 5), ["20", "22", "24", "26", "28", "30"]);
+        assert_eq!(labels(Scale::log((54.0, 440.0)), 8), ["50", "60", "80", "100", "200", "300", "400"]);
+        assert_eq!(labels(Scale::log((20.0, 30.0)), 5), ["20", "25", "30"]);
         assert!(labels(Scale::log((1e-9, 1e9)), 6).len() <= 7);
     }
 
