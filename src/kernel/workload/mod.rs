@@ -1,11 +1,53 @@
-//! w
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ArrivalProcess { #[default] Poisson }
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Lengths { Constant { tokens: u32 } }
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct SharedPrefix { pub groups: u32, pub tokens: u32 }
+//! Synthetic workloads: when requests arrive, how long they are, and which of them begin with the same words.
+//!
+//! Every purpose draws from its own stream of the seed (`workload/arrivals`, `workload/input`, `workload/output`,
+//! `workload/prefix`): another rate scales the gaps and changes nothing else, another output length leaves arrivals
+//! and prompts alone. Two workloads of one seed can therefore be compared request by request.
+//!
+//! Left out: multi-turn conversations, rates that change over the day, and text. Real traces have all three.
+
+mod arrivals;
+mod generate;
+mod lengths;
+
+pub use arrivals::ArrivalProcess;
+pub use generate::{SharedPrefix, Synthetic, chain, generate};
+pub use lengths::{Constant, Lengths, Lognormal, LognormalMeanStd, LognormalP50P90, MAX_TOKENS, Normal, Uniform};
+
+/// One thing that is wrong with a workload: the user's mistake, in words for the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Dotted path of the field, e.g. `input.lognormal.sigma`.
+    pub path: String,
+    /// What is wrong with its value, and what would be valid.
+    pub message: String,
+}
+
+/// Collects problems below one path.
+struct Problems<'a> {
+    path: &'a str,
+    found: Vec<Problem>,
+}
+
+impl<'a> Problems<'a> {
+    fn below(path: &'a str) -> Self {
+        Problems { path, found: Vec::new() }
+    }
+
+    /// Notes `message` against `field` unless `ok`.
+    fn require(&mut self, ok: bool, field: &str, message: impl FnOnce() -> String) {
+        if !ok {
+            let path = if self.path.is_empty() { field.to_owned() } else { format!("{}.{field}", self.path) };
+            self.found.push(Problem { path, message: message() });
+        }
+    }
+
+    /// Notes a number that is not finite and above zero.
+    fn require_positive(&mut self, value: f64, field: &str) {
+        self.require(value.is_finite() && value > 0.0, field, || format!("must be a number above 0, not {value}"));
+    }
+
+    fn require_at_least_zero(&mut self, value: f64, field: &str) {
+        self.require(value.is_finite() && value >= 0.0, field, || format!("must be a number from 0 up, not {value}"));
+    }
+}
