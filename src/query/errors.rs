@@ -201,7 +201,7 @@ fn quoted_after(message: &str, start: &str) -> Option<String> {
 }
 
 /// The first place where `word` stands by itself.
-fn find_word(text: &str, word: &str) -> Option<Stretch> {
+pub fn find_word(text: &str, word: &str) -> Option<Stretch> {
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     for (line, content) in text.lines().enumerate() {
         let lower = content.to_lowercase();
