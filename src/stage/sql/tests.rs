@@ -80,7 +80,8 @@ fn sources() {
 #[test]
 fn schemas_are_held_against_the_result() {
     let query = "SELECT gpus, rate_rps AS rate, deployment_model AS model FROM sim ORDER BY gpus";
-    let cases: &[(&[(&str, &str)], &[&str])] = &[
+    type Columns = [(&'static str, &'static str)];
+    let cases: &[(&Columns, &[&str])] = &[
         (&[("gpus", "bigint"), ("rate", "double"), ("model", "text")], &[]),
         (&[("gpus", "BIGINT"), ("rate", "float64"), ("model", "string")], &[]),
         (
