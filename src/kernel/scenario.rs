@@ -28,7 +28,8 @@ pub struct Deployment {
     /// Type of the weights.
     #[serde(default)]
     pub dtype: Dtype,
-    /// Longest prompt plus output in tokens; a longer request is rejected. Default: the model's own limit.
+    /// Longest prompt plus output in tokens: a prompt that leaves no room for output is rejected, a longer output is
+    /// cut. Default: the model's own limit. Never more than the KV cache of a replica holds.
     #[serde(default)]
     pub max_model_len: Option<u32>,
     /// How a replica forms its batches.

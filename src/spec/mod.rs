@@ -3,12 +3,28 @@
 //! [`load`] reads the file and its includes, applies `--set`, replaces `${name}` and `${env:NAME}`, and reports every
 //! problem at once. It reads YAML files only: whether tables, traces and SQL make sense is the business of `plan`.
 
+mod de;
+mod glue;
 mod kinds;
+mod load;
+mod params;
+mod parse;
+mod problems;
+mod schema;
+mod set;
+#[cfg(test)]
+mod tests;
+mod tree;
 
 use std::path::{Path, PathBuf};
 
 pub use kinds::*;
+pub use load::load_with;
+pub use problems::from_tree;
+pub use schema::json_schema;
+pub use tree::{Tree, TreeValue};
 
+pub use crate::diag::Sources;
 use crate::diag::{Result, Span};
 
 /// A string, and where it stands.
@@ -26,25 +42,6 @@ pub struct FilePath {
     pub written: String,
     pub path: PathBuf,
     pub at: Option<Span>,
-}
-
-/// A piece of YAML that gets its type later, when a scenario is complete: values with their places.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tree {
-    pub value: TreeValue,
-    pub at: Option<Span>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum TreeValue {
-    Null,
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-    String(String),
-    List(Vec<Tree>),
-    /// In the order of the file; keys are unique.
-    Map(Vec<(Text, Tree)>),
 }
 
 /// A pipeline, checked as far as its own text goes.
@@ -66,10 +63,6 @@ pub struct Stage {
     pub spec: StageSpec,
 }
 
-/// Texts of the files that spans point into, by [`Span::file`].
-#[derive(Clone, Debug, Default)]
-pub struct Sources(pub std::collections::BTreeMap<std::sync::Arc<str>, std::sync::Arc<str>>);
-
 /// Reads a pipeline.
 ///
 /// `set` are the `--set` arguments as `(path, value)`: a name of `params`, or a dotted path into the document
@@ -77,43 +70,6 @@ pub struct Sources(pub std::collections::BTreeMap<std::sync::Arc<str>, std::sync
 ///
 /// # Errors
 /// Every problem found, each with its place.
-pub fn load(_file: &Path, _set: &[(String, String)]) -> Result<Pipeline> {
-    unimplemented!()
-}
-
-/// The JSON Schema of a pipeline file.
-pub fn json_schema() -> serde_json::Value {
-    unimplemented!()
-}
-
-mod glue {
-    //! Serde and JSON Schema of the types that know their place.
-    use super::{FilePath, Ref, Text, Tree};
-    macro_rules! opaque {
-        ($t:ty, $schema:ty) => {
-            impl<'de> serde::Deserialize<'de> for $t {
-                fn deserialize<D: serde::Deserializer<'de>>(_d: D) -> Result<Self, D::Error> {
-                    unimplemented!()
-                }
-            }
-            impl schemars::JsonSchema for $t {
-                fn schema_name() -> std::borrow::Cow<'static, str> {
-                    stringify!($t).into()
-                }
-                fn json_schema(g: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                    <$schema>::json_schema(g)
-                }
-            }
-        };
-    }
-    opaque!(FilePath, String);
-    opaque!(Ref, String);
-    opaque!(Text, String);
-    opaque!(Tree, serde_json::Value);
-    impl std::hash::Hash for Text {
-        fn hash<H: std::hash::Hasher>(&self, h: &mut H) {
-            self.value.hash(h);
-        }
-    }
-    impl Eq for Text {}
+pub fn load(file: &Path, set: &[(String, String)]) -> Result<Pipeline> {
+    load_with(file, set, &mut Sources::default())
 }

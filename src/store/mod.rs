@@ -7,22 +7,55 @@
 //! data/store/memo/                         packs of finished scenarios
 //! data/store/runs/<id>.json                who ran what, when, with which outcome
 //! data/store/inputs.json                   hashes of input files by path, size, mtime
+//! data/store/verified.json                 hashes of parts, likewise: what is unchanged is not read again
+//! data/store/pipelines/<pipeline>.json     which results a pipeline's tables and figures are, and their recipes
 //! data/tables/<pipeline>/<table>           link to the table in objects/
 //! data/figures/<pipeline>/<file>           link to the file in objects/
 //! ```
 //!
+//! | file | holds |
+//! |---|---|
+//! | `hash.rs` | canonical JSON, fingerprints, hashes of schemas and tables |
+//! | `staging.rs` | results in the making, the writer of tables, commit |
+//! | `manifest.rs` | lookup of results, damage, handles on tables |
+//! | `inputs.rs` | hashes of files, remembered while the files look unchanged |
+//! | `memo.rs` | packs of finished scenarios |
+//! | `publish.rs` | what a pipeline's tables and figures are right now |
+//! | `runs.rs` | records of runs |
+//! | `lock.rs` | one writer at a time |
+//!
 //! A crash at any instant leaves the old table or the new one: parts are written and synced under `tmp/`, the
 //! manifest is written last, one rename publishes the whole.
 
+mod hash;
+mod inputs;
+mod lock;
+mod manifest;
+mod memo;
+mod publish;
+mod runs;
+mod staging;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::diag::Result;
+use crate::diag::{Diagnostic, Exit, Failure, Result, io};
+
+pub use hash::{KEY_SCHEMA, canonical, schema_hash};
+pub use inputs::input_problem;
+pub use lock::StoreLock;
+pub use manifest::{Entry, MANIFEST_FORMAT};
+pub use memo::{MEMO_CORRUPT, Memo};
+pub use publish::{Published, PublishedFile};
+pub use runs::{InputRecord, RunRecord, RunStatus, StageAction, StageRecord, TableRecord};
+pub use staging::{Finished, Staging, TableWriter};
 
 /// A BLAKE3 hash in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -48,6 +81,8 @@ pub struct Recipe {
 pub struct Manifest {
     pub format: u32,
     pub fingerprint: Hash,
+    /// The stage that made it, as it was called then. Not part of the recipe: see [`Manifest::table_as`].
+    pub stage: String,
     pub recipe: Recipe,
     pub tables: Vec<TableManifest>,
     /// Files besides tables (figures), by name.
@@ -94,56 +129,8 @@ pub struct TableHandle {
     pub parts: Vec<PathBuf>,
 }
 
-/// A result in the making: tables and files under `tmp/`. Dropped without commit, it is removed.
-#[derive(Clone)]
-pub struct Staging {
-    pub dir: PathBuf,
-}
-
-impl Staging {
-    /// A writer of `table`. Rows come in key order; parts are cut every [`PART_ROWS`] rows, by nothing else.
-    ///
-    /// # Errors
-    /// The file cannot be made.
-    pub fn table(&self, _name: &str, _schema: SchemaRef) -> Result<TableWriter> {
-        unimplemented!()
-    }
-
-    /// Where to write the file `name` (a figure).
-    ///
-    /// # Errors
-    /// The folder cannot be made.
-    pub fn file(&self, _name: &str) -> Result<PathBuf> {
-        unimplemented!()
-    }
-}
-
 /// Rows of a part at most.
 pub const PART_ROWS: usize = 1 << 20;
-
-/// Writes one table. [`TableWriter::finish`] must be called, also for a table without rows.
-pub struct TableWriter {}
-
-impl TableWriter {
-    /// # Errors
-    /// Full disk and the like.
-    pub fn write(&mut self, _batch: &RecordBatch) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// # Errors
-    /// Full disk and the like.
-    pub fn finish(self) -> Result<()> {
-        unimplemented!()
-    }
-}
-
-/// The memory of finished scenarios: packs of Parquet, each with an index of what it holds, written as a whole or not
-/// at all. Keys are hashes of everything that a scenario's rows depend on.
-#[derive(Clone)]
-pub struct Memo {
-    pub dir: PathBuf,
-}
 
 /// Where a finished scenario is.
 #[derive(Clone, Debug, PartialEq)]
@@ -162,30 +149,62 @@ pub struct MemoEntry {
     pub summary: Value,
 }
 
-impl Memo {
-    /// What is remembered of `keys`. Packs whose hash does not match are dropped with a warning.
+/// The store of a project. Cheap to clone; reading needs no lock, writing needs [`Store::lock`].
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    project: PathBuf,
+    root: PathBuf,
+    inputs: inputs::HashCache,
+    verified: inputs::HashCache,
+    memo: Memo,
+    /// Held while links and their records change.
+    publishing: Mutex<()>,
+}
+
+impl Store {
+    /// The store of the project in `project`. Nothing is made or changed until something is written.
     ///
     /// # Errors
-    /// The folder cannot be read.
-    pub fn find(&self, _keys: &[Hash]) -> Result<BTreeMap<Hash, MemoHit>> {
-        unimplemented!()
+    /// `project` is not a folder.
+    pub fn open(project: &Path) -> Result<Store> {
+        let project = project.canonicalize().map_err(|e| io(project, "open", &e))?;
+        let root = project.join("data/store");
+        let inner = Inner {
+            inputs: inputs::HashCache::new(root.join("inputs.json")),
+            verified: inputs::HashCache::new(root.join("verified.json")),
+            memo: Memo::open(root.join("memo")),
+            publishing: Mutex::default(),
+            project,
+            root,
+        };
+        Ok(Store { inner: Arc::new(inner) })
     }
 
-    /// Remembers a pack: `entries` lie one after the other in `batches`. Durable once this returns. Safe to call from
-    /// many threads.
-    ///
-    /// # Errors
-    /// Full disk and the like.
-    pub fn put(&self, _schema: SchemaRef, _batches: &[RecordBatch], _entries: &[MemoEntry]) -> Result<()> {
-        unimplemented!()
+    /// `data/store`.
+    pub fn root(&self) -> &Path {
+        &self.inner.root
     }
 
-    /// The rows of a finished scenario.
-    ///
-    /// # Errors
-    /// The pack cannot be read.
-    pub fn read(&self, _hit: &MemoHit) -> Result<Vec<RecordBatch>> {
-        unimplemented!()
+    pub fn project(&self) -> &Path {
+        &self.inner.project
+    }
+
+    /// The memory of finished scenarios.
+    pub fn memo(&self) -> Memo {
+        self.inner.memo.clone()
+    }
+
+    /// Writes what was learnt about hashes of files, so that unchanged ones are not read again.
+    pub fn save_hashes(&self) {
+        if self.root().is_dir() {
+            self.inner.inputs.save();
+            self.inner.verified.save();
+        }
     }
 }
 
@@ -198,4 +217,51 @@ pub fn project_root(start: &Path) -> PathBuf {
         .find(|d| d.join("pipelines").is_dir() || d.join("data/store").is_dir())
         .unwrap_or(&start)
         .to_path_buf()
+}
+
+/// An error of writing, with what to do where the disk is full.
+fn disk(path: &Path, doing: &str, e: &std::io::Error) -> Failure {
+    if !matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
+        return io(path, doing, e);
+    }
+    let d = Diagnostic::new("store::disk_full", format!("the disk is full: cannot {doing} {}", path.display()));
+    let help = "free some space and run again: finished stages and scenarios are kept. \
+                `data/store` is a cache and may be deleted";
+    Failure { exit: Exit::Stage, diagnostics: vec![d.help(help)] }
+}
+
+/// Writes JSON so that a crash leaves the old file or the new one; `durable` also makes it outlive a power cut.
+fn write_json<T: Serialize>(path: &Path, value: &T, durable: bool) -> Result<()> {
+    let text = serde_json::to_vec(value)
+        .map_err(|e| Failure::stage("store::write", format!("cannot write {}: {e}", path.display())))?;
+    let tmp = path.with_extension(format!("tmp-{}", random_hex()));
+    let written = (|| {
+        let mut file = std::fs::File::create(&tmp)?;
+        std::io::Write::write_all(&mut file, &text)?;
+        if durable {
+            file.sync_all()?;
+        }
+        std::fs::rename(&tmp, path)
+    })();
+    written.map_err(|e| {
+        let _ = std::fs::remove_file(&tmp);
+        disk(path, "write", &e)
+    })
+}
+
+/// Makes the names in a folder durable, where the platform can.
+fn sync_dir(dir: &Path) {
+    if let Err(e) = std::fs::File::open(dir).and_then(|d| d.sync_all()) {
+        tracing::debug!("cannot sync {}: {e}", dir.display());
+    }
+}
+
+/// Digits for names that nobody else chooses. Not for anything that enters a result.
+fn random_hex() -> String {
+    use std::hash::{BuildHasher, Hasher};
+    format!("{:012x}", std::hash::RandomState::new().build_hasher().finish() & 0xffff_ffff_ffff)
+}
+
+fn unix_seconds() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

@@ -3,6 +3,7 @@
 //! Every column carries `unit` and `description` in its Parquet field metadata; `pipe show TABLE` prints them.
 
 pub mod requests;
+pub mod simulation;
 
 use std::collections::HashMap;
 

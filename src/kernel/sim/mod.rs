@@ -3,11 +3,20 @@
 //! [`simulate`] runs one scenario and fills a [`Sink`]; [`reference::simulate`] does the same the obvious way, and the
 //! two must agree in every row.
 
+mod batch;
+mod check;
+mod engine;
+mod facts;
+mod itl;
 pub mod kv;
 pub mod latency;
+mod load;
 pub mod reference;
+mod replica;
 pub mod router;
 pub mod scheduler;
+#[doc(hidden)]
+pub mod swarm;
 
 use std::sync::atomic::AtomicBool;
 
@@ -19,7 +28,7 @@ use crate::units::{SimDuration, SimTime};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Finished,
-    /// Can never run: longer than `max_model_len`, or than the whole KV cache.
+    /// Can never run: with one token of output longer than `max_model_len`, or than the whole KV cache.
     Rejected,
 }
 
@@ -47,7 +56,7 @@ pub struct RequestRow {
     /// When the client has the last token.
     pub finished: Option<SimTime>,
     pub input_tokens: u32,
-    /// Tokens generated; less than asked for where `max_model_len` cut it.
+    /// Tokens generated; less than asked for where `max_model_len` or the size of the KV cache cut it.
     pub output_tokens: u32,
     /// Prompt tokens found in the prefix cache at first admission.
     pub cached_tokens: u32,
@@ -67,7 +76,11 @@ pub struct StepRow {
     pub kv_blocks_used: u64,
 }
 
-/// Receives rows as they come about: requests in order of completion (equal times: replica, then batch order).
+/// Receives rows as they come about.
+///
+/// Requests come in the order in which the engines complete them (equal times: replica, then batch order), a rejected
+/// one at its arrival, after completions at that time. Steps come in the order of their ends (equal times: replica).
+/// How rows of requests and of steps interleave is not specified.
 pub trait Sink {
     fn request(&mut self, row: RequestRow);
     /// Only called when [`Sink::wants_steps`].
@@ -94,10 +107,11 @@ pub struct Summary {
     pub kv_blocks_total: u64,
     /// Most blocks in use at once on any replica.
     pub kv_blocks_max: u64,
-    /// Prompt tokens looked up in the prefix cache, and found there.
+    /// Prompt tokens looked up in the prefix cache at first admissions, and found there.
     pub prefix_tokens_queried: u64,
     pub prefix_tokens_hit: u64,
-    /// Gaps between consecutive tokens of a request over all requests, as (gap, how often), sorted by gap.
+    /// Gaps between consecutive tokens of a request over all requests, as (gap, how often), sorted by gap. As the engine
+    /// hands tokens out: what a latency model adds after every token shifts them all, and changes no gap.
     pub itl: Vec<(SimDuration, u64)>,
 }
 
@@ -121,12 +135,29 @@ impl std::fmt::Display for SimError {
 
 impl std::error::Error for SimError {}
 
+/// Deviations from vLLM that reproduce another simulator's figures. For reference tests, not for users.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quirks {
+    /// A preempted request loses its tokens and starts again from its prompt.
+    pub restart_from_prompt: bool,
+    /// A prompt found whole in the prefix cache computes nothing and holds none of the blocks found; vLLM holds them
+    /// and computes the last token again.
+    pub free_full_hits: bool,
+    /// Steps last whole microseconds, rounded down, at least one.
+    pub whole_microseconds: bool,
+    /// A completed request takes the place of its last token too, before it frees all.
+    pub block_at_completion: bool,
+    /// The chunk with which a request is admitted attends to nothing that it found in the prefix cache.
+    pub hits_without_context: bool,
+}
+
 /// Checks a scenario without running it: sizes that must be positive, memory that must fit.
 ///
 /// # Errors
 /// Every problem found, in a fixed order.
-pub fn check(_scenario: &Scenario) -> Result<(), Vec<SimError>> {
-    unimplemented!()
+pub fn check(scenario: &Scenario) -> Result<(), Vec<SimError>> {
+    check::check(scenario)
 }
 
 /// Runs one scenario over `requests` and hands every row to `sink`.
@@ -136,10 +167,25 @@ pub fn check(_scenario: &Scenario) -> Result<(), Vec<SimError>> {
 /// # Errors
 /// [`SimError::Invalid`] when the scenario is impossible, [`SimError::Cancelled`] when `stop` was set.
 pub fn simulate(
-    _scenario: &Scenario,
-    _requests: &Requests,
-    _sink: &mut dyn Sink,
-    _stop: &AtomicBool,
+    scenario: &Scenario,
+    requests: &Requests,
+    sink: &mut dyn Sink,
+    stop: &AtomicBool,
 ) -> Result<Summary, SimError> {
-    unimplemented!()
+    engine::simulate(scenario, requests, sink, stop, Quirks::default())
+}
+
+/// [`simulate`] with deviations.
+///
+/// # Errors
+/// As [`simulate`].
+#[doc(hidden)]
+pub fn simulate_with(
+    scenario: &Scenario,
+    requests: &Requests,
+    sink: &mut dyn Sink,
+    stop: &AtomicBool,
+    quirks: Quirks,
+) -> Result<Summary, SimError> {
+    engine::simulate(scenario, requests, sink, stop, quirks)
 }

@@ -1,5 +1,7 @@
 //! Schedulers: who runs how many tokens in the next step.
 
+mod vllm_v1;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +27,8 @@ pub struct VllmV1 {
     pub max_num_batched_tokens: u32,
     /// Requests that may run at once.
     pub max_num_seqs: u32,
-    /// Let a prompt be cut so that its chunks share steps with decodes.
+    /// Let a prompt be cut so that its chunks share steps with decodes. Without, a step must hold a whole prompt:
+    /// `max_num_batched_tokens` must be at least `max_model_len`.
     pub enable_chunked_prefill: bool,
     /// Longest chunk of one prompt in a step; 0 for no limit.
     pub long_prefill_token_threshold: u32,

@@ -1,0 +1,115 @@
+//! Sizes that follow from the facts of a model: parameters per layer, bytes of cache per token.
+//!
+//! Shared by the memory planner and the latency models, so that both mean the same weights. Counts are `f64`: exact
+//! for every model below 2^53 parameters, and what they are multiplied with is `f64` anyway.
+
+use crate::scenario::{Deployment, GpuSpec, ModelSpec};
+
+/// Parameters of the attention of one layer: projections of queries, keys, values and output.
+pub(crate) fn attention_params(m: &ModelSpec) -> f64 {
+    let (d, heads) = (f64::from(m.hidden), f64::from(m.heads));
+    if let Some(a) = &m.mla {
+        // Low-rank projections of DeepSeek-V2, equations 1 to 8; a q_rank of 0 means that queries are not compressed.
+        let (kv_rank, rope) = (f64::from(a.kv_rank), f64::from(a.rope_dim));
+        let q_dim = heads * (f64::from(a.nope_dim) + rope);
+        let q = if a.q_rank == 0 { d * q_dim } else { f64::from(a.q_rank) * (d + q_dim) };
+        let v_dim = f64::from(a.v_dim);
+        return q + d * (kv_rank + rope) + kv_rank * heads * (f64::from(a.nope_dim) + v_dim) + heads * v_dim * d;
+    }
+    2.0 * d * heads * f64::from(m.head_dim) + 2.0 * d * kv_width(m)
+}
+
+/// Width of the keys of one token in one layer over all heads; the values are as wide.
+fn kv_width(m: &ModelSpec) -> f64 {
+    f64::from(m.kv_heads) * f64::from(m.head_dim)
+}
+
+/// Layers with a mixture of experts.
+pub(crate) fn moe_layers(m: &ModelSpec) -> f64 {
+    if m.experts >= 2 { f64::from(m.layers.saturating_sub(m.first_dense)) } else { 0.0 }
+}
+
+/// Layers with one dense feed-forward network.
+pub(crate) fn dense_layers(m: &ModelSpec) -> f64 {
+    f64::from(m.layers) - moe_layers(m)
+}
+
+/// Parameters of the feed-forward network of a dense layer.
+pub(crate) fn dense_mlp_params(m: &ModelSpec) -> f64 {
+    f64::from(m.mlp_matrices) * f64::from(m.hidden) * f64::from(m.intermediate)
+}
+
+/// Parameters of one expert.
+pub(crate) fn expert_params(m: &ModelSpec) -> f64 {
+    let inner = if m.moe_intermediate == 0 { m.intermediate } else { m.moe_intermediate };
+    f64::from(m.mlp_matrices) * f64::from(m.hidden) * f64::from(inner)
+}
+
+/// Parameters of the whole model.
+pub(crate) fn params(m: &ModelSpec) -> f64 {
+    let d = f64::from(m.hidden);
+    let embedding = f64::from(m.vocab) * d;
+    let head = if m.tied_embeddings { 0.0 } else { embedding };
+    let per_layer = attention_params(m) + 2.0 * d;
+    let experts = (f64::from(m.experts) + f64::from(m.shared_experts)) * expert_params(m);
+    let router = d * f64::from(m.experts);
+    embedding
+        + head
+        + d
+        + f64::from(m.layers) * per_layer
+        + dense_layers(m) * dense_mlp_params(m)
+        + moe_layers(m) * (experts + router)
+}
+
+/// Numbers that the cache holds per token and layer on one GPU.
+///
+/// Heads are split over the tensor-parallel GPUs and repeated where there are fewer heads than GPUs; the compressed
+/// cache of latent attention is one for all heads, so every GPU holds all of it.
+pub(crate) fn kv_numbers_per_gpu(d: &Deployment, m: &ModelSpec) -> f64 {
+    match &m.mla {
+        Some(a) => f64::from(a.kv_rank) + f64::from(a.rope_dim),
+        None => 2.0 * f64::from(m.kv_heads.div_ceil(d.tp.max(1)).max(1)) * f64::from(m.head_dim),
+    }
+}
+
+/// Dense peak for the type of the weights in FLOP per second: FP8 units where the GPU has them.
+pub(crate) fn peak_flops(d: &Deployment, g: &GpuSpec) -> f64 {
+    use crate::scenario::Dtype;
+    let tflops = match d.dtype {
+        Dtype::Fp8 if g.fp8_tflops > 0.0 => g.fp8_tflops,
+        Dtype::Fp8 | Dtype::Bf16 => g.bf16_tflops,
+    };
+    tflops * 1e12
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Mla;
+    use crate::sim::swarm::llama_8b;
+
+    #[test]
+    fn parameters_match_the_published_counts() {
+        let mixtral = ModelSpec { vocab: 32_000, experts: 8, top_k: 2, params_b: 46.7, ..llama_8b() };
+        let deepseek_v3 = ModelSpec {
+            layers: 61,
+            hidden: 7168,
+            intermediate: 18_432,
+            heads: 128,
+            kv_heads: 128,
+            vocab: 129_280,
+            experts: 256,
+            top_k: 8,
+            shared_experts: 1,
+            moe_intermediate: 2048,
+            first_dense: 3,
+            mla: Some(Mla { q_rank: 1536, kv_rank: 512, nope_dim: 128, rope_dim: 64, v_dim: 128 }),
+            params_b: 671.0,
+            ..llama_8b()
+        };
+        for m in [llama_8b(), mixtral, deepseek_v3] {
+            let billions = params(&m) / 1e9;
+            assert!((billions / m.params_b - 1.0).abs() < 2e-3, "{billions} instead of {}", m.params_b);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The memory planner: how many KV blocks fit beside weights and activations.
+//!
+//! The terms of inference-sim's planner (Apache-2.0), which follow what vLLM measures when it starts, but per GPU:
+//! every GPU holds its share of the weights, its own activations, and its share of every block. Left out: CUDA graphs
+//! and adapters.
+
+use crate::scenario::{Deployment, GpuSpec, ModelSpec};
+use crate::sim::{SimError, facts};
+
+/// Bytes of one GiB.
+pub const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
+/// Peak of activations while vLLM profiles itself, dense models and mixtures of experts.
+const ACTIVATIONS_DENSE_GIB: f64 = 5.5;
+const ACTIVATIONS_MOE_GIB: f64 = 8.0;
+/// What CUDA and the communication library take: on one GPU, and on each of several.
+const NON_TORCH_SINGLE_GIB: f64 = 0.15;
+const NON_TORCH_MULTI_GIB: f64 = 0.6;
+/// Largest tensor-parallel size that the advice in a diagnostic tries.
+const TP_MAX_TRIED: u32 = 64;
+
+/// The memory of one GPU of a replica, term by term. All in bytes but `blocks`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MemoryPlan {
+    /// Memory of the GPU times `gpu_memory_utilization`.
+    pub budget: f64,
+    /// Its share of the weights.
+    pub weights: f64,
+    pub activations: f64,
+    /// CUDA context and communication buffers.
+    pub non_torch: f64,
+    /// What is left for the cache; negative where the model does not fit.
+    pub kv_available: f64,
+    /// One block of `block_size` tokens, this GPU's share.
+    pub bytes_per_block: f64,
+    /// Blocks of the replica: 0 where not one fits.
+    pub blocks: u64,
+}
+
+/// The memory plan of one GPU of a replica.
+pub fn plan(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> MemoryPlan {
+    let gpus = f64::from(d.tp.max(1)) * f64::from(d.pp.max(1));
+    let budget = gpu.memory_gib * d.kv.gpu_memory_utilization * GIB;
+    let weights = facts::params(model) * d.dtype.bytes() / gpus;
+    let activations = GIB * if model.experts >= 2 { ACTIVATIONS_MOE_GIB } else { ACTIVATIONS_DENSE_GIB };
+    let non_torch = GIB * if gpus > 1.0 { NON_TORCH_MULTI_GIB } else { NON_TORCH_SINGLE_GIB };
+    let kv_available = budget - weights - activations - non_torch;
+    // The GPU with the most layers limits all.
+    let layers = f64::from(model.layers.div_ceil(d.pp.max(1)));
+    let bytes_per_token = layers * facts::kv_numbers_per_gpu(d, model) * d.kv.kv_cache_dtype.bytes();
+    let bytes_per_block = bytes_per_token * f64::from(d.kv.block_size);
+    let blocks = if kv_available > 0.0 && bytes_per_block > 0.0 { (kv_available / bytes_per_block) as u64 } else { 0 };
+    MemoryPlan { budget, weights, activations, non_torch, kv_available, bytes_per_block, blocks }
+}
+
+/// Blocks of a replica: those that the deployment sets, or those that fit.
+///
+/// # Errors
+/// [`SimError::Invalid`] where not one block fits, with the terms in GiB and what would fit.
+pub fn blocks(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Result<u64, SimError> {
+    if let Some(blocks) = d.kv.num_gpu_blocks {
+        return Ok(blocks);
+    }
+    let p = plan(d, model, gpu);
+    if p.blocks > 0 {
+        return Ok(p.blocks);
+    }
+    let terms = format!(
+        "no KV block fits: of {:.2} GiB per GPU ({} GiB x {}), weights take {:.2}, activations {:.2}, CUDA and \
+         communication {:.2}",
+        p.budget / GIB,
+        gpu.memory_gib,
+        d.kv.gpu_memory_utilization,
+        p.weights / GIB,
+        p.activations / GIB,
+        p.non_torch / GIB,
+    );
+    let utilization = (p.weights + p.activations + p.non_torch + p.bytes_per_block) / GIB / gpu.memory_gib;
+    if utilization <= 0.98 {
+        let least = libm::ceil(utilization * 100.0) / 100.0;
+        return Err(SimError::Invalid {
+            path: "deployment.kv.gpu_memory_utilization",
+            message: format!("{terms}; {least:.2} or more would do"),
+        });
+    }
+    let advice = match smallest_tp(d, model, gpu) {
+        Some(tp) => format!("the smallest tensor-parallel size that fits is {tp}"),
+        None => format!(
+            "no tensor-parallel size up to {TP_MAX_TRIED} fits: a GPU with more memory, fp8 weights or \
+                         a larger pp is needed"
+        ),
+    };
+    Err(SimError::Invalid { path: "deployment.tp", message: format!("{terms}; {advice}") })
+}
+
+fn smallest_tp(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Option<u32> {
+    (1..=TP_MAX_TRIED)
+        .filter(|tp| model.heads.is_multiple_of(*tp))
+        .find(|&tp| plan(&Deployment { tp, ..d.clone() }, model, gpu).blocks > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::swarm::{h100, llama_8b};
+
+    fn deployment() -> Deployment {
+        serde_json::from_str(r#"{"model": "m", "gpu": "g"}"#).unwrap()
+    }
+
+    #[test]
+    fn llama_8b_on_h100_has_the_blocks_of_inference_sim() {
+        assert_eq!(plan(&deployment(), &llama_8b(), &h100()).blocks, 26_312);
+    }
+
+    #[test]
+    fn a_model_that_does_not_fit_says_what_would() {
+        let mut d = deployment();
+        d.kv.gpu_memory_utilization = 0.2;
+        let e = blocks(&d, &llama_8b(), &h100()).unwrap_err();
+        let SimError::Invalid { path, message } = e else { panic!() };
+        assert_eq!(path, "deployment.kv.gpu_memory_utilization");
+        assert!(message.ends_with("0.26 or more would do"), "{message}");
+
+        let big = ModelSpec { layers: 320, ..llama_8b() };
+        let e = blocks(&deployment(), &big, &h100()).unwrap_err();
+        let SimError::Invalid { path, message } = e else { panic!() };
+        assert_eq!(path, "deployment.tp");
+        assert!(message.ends_with("the smallest tensor-parallel size that fits is 4"), "{message}");
+    }
+}

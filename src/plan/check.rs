@@ -1,0 +1,275 @@
+//! Everything that can be wrong with a pipeline before it runs, found at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{BuiltIn, Dag, Input, Kinds, Node};
+use crate::diag::{Diagnostic, Failure, Result, nearest};
+use crate::spec::{Pipeline, StageSpec, Text};
+use crate::stage::{CheckCx, Kind, TableShape};
+use crate::store::input_problem;
+
+/// Checks a pipeline: references, cycles, names of tables, input files, and what each kind knows of its settings.
+///
+/// # Errors
+/// Every mistake, in the order of the file.
+pub fn check(pipeline: &Pipeline, project: &Path) -> Result<Dag> {
+    check_with(pipeline, project, Arc::new(BuiltIn))
+}
+
+/// [`check`] with other implementations of the kinds.
+///
+/// # Errors
+/// Every mistake, in the order of the file.
+pub fn check_with(pipeline: &Pipeline, project: &Path, kinds: Arc<dyn Kinds>) -> Result<Dag> {
+    let mut graph = Graph::new(pipeline, project, &*kinds);
+    graph.resolve();
+    let order = graph.order();
+    graph.check_kinds(&order);
+    if !graph.problems.is_empty() {
+        return Err(Failure::usage(in_file_order(graph.problems)));
+    }
+    let nodes = graph.nodes(&order);
+    Ok(Dag { order, nodes, stages: Arc::new(pipeline.stages.clone()), kinds })
+}
+
+struct Graph<'a> {
+    pipeline: &'a Pipeline,
+    project: &'a Path,
+    kinds: &'a dyn Kinds,
+    /// What each stage reads, as written; `None` where that could not be found out.
+    reads: Vec<Option<Vec<Text>>>,
+    inputs: Vec<Vec<Input>>,
+    /// Names that a stage reads and that are not there: other messages about them say nothing new.
+    dangling: Vec<BTreeSet<String>>,
+    /// Tables by stage, in order; schemas come in with [`Graph::check_kinds`].
+    tables: Vec<Vec<TableShape>>,
+    problems: Vec<Diagnostic>,
+}
+
+impl<'a> Graph<'a> {
+    fn new(pipeline: &'a Pipeline, project: &'a Path, kinds: &'a dyn Kinds) -> Graph<'a> {
+        let n = pipeline.stages.len();
+        let mut graph = Graph {
+            pipeline,
+            project,
+            kinds,
+            reads: Vec::new(),
+            inputs: vec![Vec::new(); n],
+            dangling: vec![BTreeSet::new(); n],
+            tables: Vec::new(),
+            problems: Vec::new(),
+        };
+        for i in 0..n {
+            let reads = graph.kind(i).inputs();
+            graph.reads.push(match reads {
+                Ok(texts) => Some(texts),
+                Err(failure) => {
+                    graph.problems.extend(failure.or_at(graph.at(i)).diagnostics);
+                    None
+                }
+            });
+            // Names only: the schemas of what it reads are not known yet.
+            let shapes = graph.kind(i).tables(graph.name(i), &graph.cx(&BTreeMap::new()));
+            graph.tables.push(shapes);
+            let missing: Vec<Diagnostic> = graph.kind(i).files().iter().filter_map(input_problem).collect();
+            graph.problems.extend(missing);
+        }
+        graph
+    }
+
+    fn name(&self, i: usize) -> &'a str {
+        &self.pipeline.stages[i].name.value
+    }
+
+    fn at(&self, i: usize) -> Option<&'a crate::diag::Span> {
+        self.pipeline.stages[i].name.at.as_ref()
+    }
+
+    fn kind(&self, i: usize) -> &'a dyn Kind {
+        self.kinds.of(&self.pipeline.stages[i])
+    }
+
+    fn cx<'b>(&self, tables: &'b BTreeMap<String, TableShape>) -> CheckCx<'b>
+    where
+        'a: 'b,
+    {
+        CheckCx { stages: &self.pipeline.stages, tables, seed: self.pipeline.seed, project: self.project }
+    }
+
+    /// Finds who makes what each stage reads.
+    fn resolve(&mut self) {
+        let producers = self.producers();
+        for i in 0..self.pipeline.stages.len() {
+            let mut reads: Vec<Text> = self.reads[i].clone().unwrap_or_default();
+            // Where it does not exist, the other stage is told.
+            let implied = implied(&self.pipeline.stages[i].spec, self.pipeline);
+            reads.extend(implied.into_iter().filter(|text| producers.contains_key(&text.value)));
+            for text in reads {
+                match producers.get(&text.value) {
+                    Some(&producer) if producer == i => {
+                        let message = format!("stage `{}` reads its own table `{}`", self.name(i), text.value);
+                        let d = Diagnostic::new("plan::own_table", message);
+                        self.problems.push(d.at(text.at.or_else(|| self.at(i).cloned())));
+                        self.dangling[i].insert(text.value);
+                    }
+                    Some(&producer) => {
+                        let input = Input { table: text.value, producer };
+                        if !self.inputs[i].contains(&input) {
+                            self.inputs[i].push(input);
+                        }
+                    }
+                    None => {
+                        let d = self.unknown_table(i, &text, &producers);
+                        if self.dangling[i].insert(text.value) {
+                            self.problems.push(d);
+                        }
+                    }
+                }
+            }
+            self.inputs[i].sort();
+        }
+    }
+
+    /// Which stage makes each table; says where two make the same.
+    fn producers(&mut self) -> BTreeMap<String, usize> {
+        let mut producers: BTreeMap<String, usize> = BTreeMap::new();
+        for i in 0..self.tables.len() {
+            for table in self.tables[i].clone() {
+                let Some(&other) = producers.get(&table.name) else {
+                    producers.insert(table.name, i);
+                    continue;
+                };
+                let message =
+                    format!("stages `{}` and `{}` both make table `{}`", self.name(other), self.name(i), table.name);
+                let d = Diagnostic::new("plan::duplicate_table", message).at(self.at(i).cloned());
+                self.problems.push(d.help("rename one of the stages"));
+            }
+        }
+        producers
+    }
+
+    fn unknown_table(&self, i: usize, text: &Text, producers: &BTreeMap<String, usize>) -> Diagnostic {
+        let message = format!("stage `{}` reads `{}`, which no stage makes", self.name(i), text.value);
+        let d = Diagnostic::new("plan::unknown_table", message).at(text.at.clone().or_else(|| self.at(i).cloned()));
+        let others: Vec<&str> = producers.iter().filter(|(_, p)| **p != i).map(|(t, _)| t.as_str()).collect();
+        match nearest(&text.value, others.iter().copied()) {
+            Some(near) => d.help(format!("did you mean `{near}`? tables: {}", others.join(", "))),
+            None if others.is_empty() => d.help("no other stage makes a table"),
+            None => d.help(format!("tables: {}", others.join(", "))),
+        }
+    }
+
+    /// Kahn's algorithm, the first stage in the file first; what is left over is in or behind a cycle.
+    fn order(&mut self) -> Vec<usize> {
+        let n = self.inputs.len();
+        let mut order: Vec<usize> = Vec::with_capacity(n);
+        let mut done = vec![false; n];
+        while let Some(next) = (0..n).find(|&i| !done[i] && self.inputs[i].iter().all(|input| done[input.producer])) {
+            done[next] = true;
+            order.push(next);
+        }
+        let mut left: BTreeSet<usize> = (0..n).filter(|&i| !done[i]).collect();
+        while let Some(cycle) = self.cycle(&left) {
+            let names: Vec<String> = cycle.iter().chain(&cycle[..1]).map(|&i| format!("`{}`", self.name(i))).collect();
+            let message = format!("stages read from each other in a circle: {}", names.join(" reads "));
+            let d = Diagnostic::new("plan::cycle", message).at(self.at(cycle[0]).cloned());
+            self.problems.push(d);
+            left.retain(|i| !cycle.contains(i));
+        }
+        order.extend((0..n).filter(|&i| !done[i]));
+        order
+    }
+
+    /// A cycle among `left`, beginning with the first of its stages in the file.
+    fn cycle(&self, left: &BTreeSet<usize>) -> Option<Vec<usize>> {
+        for &start in left {
+            let mut path = vec![start];
+            let mut at = start;
+            while let Some(input) = self.inputs[at].iter().find(|input| left.contains(&input.producer)) {
+                at = input.producer;
+                if let Some(begin) = path.iter().position(|&i| i == at) {
+                    let mut cycle = path.split_off(begin);
+                    let first = cycle.iter().enumerate().min_by_key(|(_, i)| **i).map_or(0, |(k, _)| k);
+                    cycle.rotate_left(first);
+                    return Some(cycle);
+                }
+                path.push(at);
+            }
+        }
+        None
+    }
+
+    /// Asks the kinds, each with the tables of what comes before it.
+    fn check_kinds(&mut self, order: &[usize]) {
+        let mut known: BTreeMap<String, TableShape> = BTreeMap::new();
+        for &i in order {
+            if self.reads[i].is_some() {
+                let absent: Vec<String> = self.inputs[i]
+                    .iter()
+                    .map(|input| &input.table)
+                    .filter(|table| !known.contains_key(*table))
+                    .chain(&self.dangling[i])
+                    .map(|table| format!("`{table}`"))
+                    .collect();
+                let found = self.kind(i).check(self.name(i), &self.cx(&known));
+                let found = Failure::usage(found).or_at(self.at(i)).diagnostics;
+                let news = found.into_iter().filter(|d| !absent.iter().any(|name| d.message.contains(name)));
+                self.problems.extend(news);
+            }
+            let shapes = self.kind(i).tables(self.name(i), &self.cx(&known));
+            known.extend(shapes.iter().map(|shape| (shape.name.clone(), shape.clone())));
+            self.tables[i] = shapes;
+        }
+    }
+
+    /// The nodes of a pipeline without mistakes.
+    fn nodes(&self, order: &[usize]) -> Vec<Node> {
+        let mut known: BTreeMap<String, TableShape> = BTreeMap::new();
+        let mut nodes: BTreeMap<usize, Node> = BTreeMap::new();
+        for &i in order {
+            let kind = self.kind(i);
+            let node = Node {
+                name: self.name(i).to_string(),
+                kind: kind.kind(),
+                version: kind.version(),
+                config: kind.recipe(&self.cx(&known)),
+                inputs: self.inputs[i].clone(),
+                files: kind.files(),
+                tables: self.tables[i].clone(),
+            };
+            known.extend(node.tables.iter().map(|shape| (shape.name.clone(), shape.clone())));
+            nodes.insert(i, node);
+        }
+        nodes.into_values().collect()
+    }
+}
+
+/// Tables that a stage reads because another stage does: `optimize` simulates the requests of the stage it varies, so
+/// its result depends on them, and not only on the results of that stage.
+fn implied(spec: &StageSpec, pipeline: &Pipeline) -> Vec<Text> {
+    match spec {
+        StageSpec::Optimize(optimize) => {
+            let over = pipeline.stages.iter().find(|s| s.name.value == optimize.over.0.value);
+            match over.map(|s| &s.spec) {
+                Some(StageSpec::Simulate(simulate)) => vec![simulate.requests.0.clone()],
+                _ => Vec::new(),
+            }
+        }
+        StageSpec::Ingest(_)
+        | StageSpec::Synthesize(_)
+        | StageSpec::Tokenize(_)
+        | StageSpec::Simulate(_)
+        | StageSpec::Sql(_)
+        | StageSpec::Slo(_)
+        | StageSpec::Plot(_) => Vec::new(),
+    }
+}
+
+/// By place, those without one first; the same problem is said once.
+fn in_file_order(mut problems: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    problems.sort_by(|a, b| (&a.at, &a.message).cmp(&(&b.at, &b.message)));
+    problems.dedup();
+    problems
+}

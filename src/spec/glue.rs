@@ -1,0 +1,97 @@
+//! Serde and JSON Schema of the types that know their place.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
+
+use super::{FilePath, Ref, Text, Tree, TreeValue, de};
+
+/// Takes what [`de::De`] handed over, or reads a plain value of another format.
+struct Handed {
+    wanted: &'static str,
+}
+
+impl<'de> Visitor<'de> for Handed {
+    type Value = Tree;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.wanted)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Tree, E> {
+        Ok(de::take().unwrap_or_else(|| Tree::new(TreeValue::Null, None)))
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, d: D) -> Result<Tree, D::Error> {
+        serde_json::Value::deserialize(d).map(Tree::from_json)
+    }
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_newtype_struct(de::TREE, Handed { wanted: "a value" })
+    }
+}
+
+/// A string with its place, as a tree.
+fn text<'de, D: Deserializer<'de>>(d: D) -> Result<(String, Tree), D::Error> {
+    let mut tree = d.deserialize_newtype_struct(de::TEXT, Handed { wanted: "text" })?;
+    match std::mem::replace(&mut tree.value, TreeValue::Null) {
+        TreeValue::String(s) => Ok((s, tree)),
+        _ => Err(D::Error::custom("expected text")),
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        text(d).map(|(value, tree)| Text::new(value, tree.at))
+    }
+}
+
+impl<'de> Deserialize<'de> for Ref {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Text::deserialize(d).map(Ref)
+    }
+}
+
+impl<'de> Deserialize<'de> for FilePath {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let (written, tree) = text(d)?;
+        if written.is_empty() {
+            return Err(D::Error::custom("a path cannot be empty"));
+        }
+        let path = match &tree.base {
+            // An absolute path replaces the base; an address of a store is none of our paths.
+            Some(base) if !written.contains("://") => base.join(&written).components().collect(),
+            _ => PathBuf::from(&written),
+        };
+        Ok(FilePath { written, path, at: tree.at })
+    }
+}
+
+impl std::hash::Hash for Text {
+    fn hash<H: std::hash::Hasher>(&self, h: &mut H) {
+        self.value.hash(h);
+    }
+}
+
+impl Eq for Text {}
+
+macro_rules! schema_of {
+    ($($t:ty as $other:ty),*) => {$(
+        impl schemars::JsonSchema for $t {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($t).into()
+            }
+            fn json_schema(g: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                <$other>::json_schema(g)
+            }
+        }
+    )*};
+}
+
+schema_of!(FilePath as String, Ref as String, Text as String, Tree as serde_json::Value);

@@ -1,0 +1,355 @@
+//! `optimize`: the search for the best configurations of a simulation.
+//!
+//! ```text
+//! space.rs       base scenario, domains, what is possible      objective.rs  SQL -> one number per trial
+//! ```
+//!
+//! A trial is a scenario, and scenarios are remembered: a search that was stopped asks for the same trials again and
+//! finds them done. Neither `batch` nor the number of threads changes which trials there are.
+
+mod objective;
+mod space;
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use serde_json::{Map, Value, json};
+
+use pipe_kernel::SIM_VERSION;
+use pipe_kernel::scenario::Scenario;
+use pipe_kernel::tune::{self, Trial, pareto};
+
+use self::objective::Judge;
+use self::space::Search;
+use super::simulate::evaluate::{Evaluator, Finished};
+use super::simulate::input::Workload;
+use super::simulate::{filter, totals_columns};
+use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
+use crate::diag::{Diagnostic, Exit, Failure, Result};
+use crate::spec::{Optimize, Text};
+use crate::table::{column, simulation};
+
+/// Rows of the front that the answer shows.
+const SHOWN: usize = 5;
+/// Most trials of one search.
+const TRIALS_MAX: u64 = 1_000_000;
+
+#[async_trait]
+impl Kind for Optimize {
+    fn kind(&self) -> &'static str {
+        "optimize"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    /// The simulation; the requests that it reads come in with it.
+    fn inputs(&self) -> Result<Vec<Text>> {
+        Ok(vec![self.over.0.clone()])
+    }
+
+    fn tables(&self, stage: &str, _cx: &CheckCx) -> Vec<TableShape> {
+        let (front, trials) = schemas(self);
+        vec![
+            TableShape { name: stage.to_string(), schema: Some(front) },
+            TableShape { name: format!("{stage}_trials"), schema: Some(trials) },
+        ]
+    }
+
+    fn check(&self, _stage: &str, cx: &CheckCx) -> Vec<Diagnostic> {
+        let mut problems = Judge::new(self).err().unwrap_or_default();
+        let at = self.over.0.at.clone();
+        if self.trials == 0 || self.trials > TRIALS_MAX || self.batch == 0 {
+            let message = format!("`trials` must be 1 to {TRIALS_MAX} and `batch` at least 1");
+            problems.push(Diagnostic::new("optimize::trials", message).at(at.clone()));
+        }
+        let search = match Search::new(self, cx.stages, cx.project, cx.seed) {
+            Ok(search) => search,
+            Err(found) => {
+                problems.extend(found);
+                return problems;
+            }
+        };
+        let sampler = tune::build(&self.sampler);
+        let unfit = sampler.problems(&search.space);
+        let fits = unfit.is_empty();
+        problems.extend(unfit.into_iter().map(|m| Diagnostic::new("optimize::sampler", m).at(at.clone())));
+        if fits && problems.is_empty() && sampler.ask(&search.space, &[], 1, self.seed.unwrap_or(cx.seed), &|p| search.feasible(p)).is_empty() {
+            let found = search.failed().unwrap_or_else(|| {
+                Diagnostic::new("optimize::infeasible", "no point of the space is a scenario that can be simulated")
+                    .help("look at `where`, and at the memory that the model needs at each `deployment.tp`")
+            });
+            problems.push(if found.at.is_some() { found } else { found.at(at) });
+        }
+        problems
+    }
+
+    fn recipe(&self, cx: &CheckCx) -> Value {
+        recipe(self, cx)
+    }
+
+    async fn run(&self, cx: RunCx) -> Result<Outcome> {
+        let search = Search::new(self, &cx.stages, &cx.project, cx.seed).map_err(Failure::usage)?;
+        let judge = Judge::new(self).map_err(Failure::usage)?;
+        let requests = space::over(self, &cx.stages)?.requests.0.clone();
+        let missing = || Failure::stage("optimize::requests", format!("there is no table `{}`", requests.value));
+        let workload = Workload::read(cx.inputs.get(&requests.value).ok_or_else(missing)?).await?;
+        cx.progress.0.total(self.trials, "trials");
+        let evaluator = Evaluator::new(&cx, workload, false);
+        let searched = Run { spec: self, cx: &cx, search: &search, judge: &judge, evaluator, requests };
+        let trials = searched.trials().await?;
+        let front = front(&trials, judge.objectives.len() == 1);
+        write(self, &cx, &search, &judge, &trials, &front)?;
+        Ok(Outcome { answer: answer(&cx.stage, &search, &judge, &trials, &front), violated: None })
+    }
+}
+
+/// A trial, and the scenario that it was.
+struct Done {
+    trial: Trial,
+    scenario: String,
+    /// As written, not negated.
+    objectives: Option<Vec<f64>>,
+}
+
+/// A search in progress.
+struct Run<'a> {
+    spec: &'a Optimize,
+    cx: &'a RunCx,
+    search: &'a Search,
+    judge: &'a Judge,
+    evaluator: Evaluator,
+    requests: Text,
+}
+
+impl Run<'_> {
+    /// All trials, in order of number.
+    async fn trials(&self) -> Result<Vec<Done>> {
+        let mut done: Vec<Done> = Vec::new();
+        let mut history: Vec<Trial> = Vec::new();
+        while (history.len() as u64) < self.spec.trials {
+            self.cx.cancel.check()?;
+            let points = self.ask(&history);
+            if let Some(d) = self.search.failed() {
+                return Err(Failure { exit: Exit::Stage, diagnostics: vec![d] });
+            }
+            if points.is_empty() {
+                break;
+            }
+            // The sampler returns nothing but feasible points, and those have scenarios.
+            let scenarios: Vec<Scenario> = points.iter().filter_map(|p| self.search.scenario(p)).collect();
+            assert!(scenarios.len() == points.len(), "the sampler returned a point that is not feasible");
+            for scenario in &scenarios {
+                self.evaluator.workload.check(&scenario.workload, &self.requests)?;
+            }
+            let (finished, _) = self.evaluator.evaluate(&scenarios).await?;
+            for ((params, scenario), finished) in points.into_iter().zip(&scenarios).zip(&finished) {
+                let trial = self.judged(history.len() as u64, params, scenario, finished).await?;
+                history.push(trial.trial.clone());
+                done.push(trial);
+            }
+        }
+        Ok(done)
+    }
+
+    /// The next points. Sampling and the rules on points are quick; simulations are not.
+    fn ask(&self, history: &[Trial]) -> Vec<Vec<Value>> {
+        let left = self.spec.trials - history.len() as u64;
+        let batch = usize::try_from(left.min(u64::from(self.spec.batch))).unwrap_or(1);
+        let seed = self.spec.seed.unwrap_or(self.cx.seed);
+        let sampler = tune::build(&self.spec.sampler);
+        sampler.ask(&self.search.space, history, batch, seed, &|p| self.search.feasible(p))
+    }
+
+    async fn judged(&self, number: u64, params: Vec<Value>, scenario: &Scenario, finished: &Finished) -> Result<Done> {
+        let rows = self.evaluator.request_rows(scenario, finished, number as i64).await?;
+        let row = scenario_row(scenario, finished)?;
+        let objectives = self.judge.evaluate(&rows, &row).await.map_err(|d| {
+            let message = format!("{} (trial {number})", d.message);
+            Failure { exit: Exit::Stage, diagnostics: vec![Diagnostic { message, ..d }] }
+        })?;
+        let minimized = objectives.as_ref().map(|values| {
+            let signed = values.iter().zip(&self.judge.objectives);
+            signed.map(|(v, o)| if o.maximize { -v } else { *v }).collect()
+        });
+        let trial = Trial { number, params, feasible: minimized.is_some(), objectives: minimized };
+        Ok(Done { trial, scenario: finished.key.0.clone(), objectives })
+    }
+}
+
+/// The columns that objectives know of a trial's scenario, in one row.
+fn scenario_row(scenario: &Scenario, finished: &Finished) -> Result<RecordBatch> {
+    let configs = [filter::config(scenario)];
+    let mut columns: Vec<ArrayRef> = filter::leaves().into_iter().map(|s| filter::setting_column(s, &configs)).collect();
+    columns.extend(totals_columns(std::slice::from_ref(&finished.totals)));
+    RecordBatch::try_new(objective::scenario_schema(), columns).map_err(|e| wrong_rows(&e))
+}
+
+fn wrong_rows(e: &arrow::error::ArrowError) -> Failure {
+    Failure::stage("optimize::rows", e.to_string())
+}
+
+/// Indices of the best trials: those that no other beats in every objective, by the first objective, then by number.
+/// With one objective, the first of the best.
+fn front(done: &[Done], single: bool) -> Vec<usize> {
+    let judged: Vec<(usize, &Vec<f64>)> =
+        done.iter().enumerate().filter_map(|(i, d)| Some((i, d.trial.objectives.as_ref()?))).collect();
+    let points: Vec<Vec<f64>> = judged.iter().map(|(_, o)| (*o).clone()).collect();
+    let mut best = pareto::front(&points);
+    best.sort_by(|a, b| points[*a][0].total_cmp(&points[*b][0]).then(a.cmp(b)));
+    if single {
+        best.truncate(1);
+    }
+    best.into_iter().map(|i| judged[i].0).collect()
+}
+
+/// Name, column and unit-less field of every objective and parameter; what both tables have in common.
+fn common_fields(spec: &Optimize) -> Vec<Field> {
+    use super::simulate::settings;
+    let parameter = |path: &Text| {
+        let setting = settings::at(&path.value, None).ok();
+        let kind = setting.and_then(|s| s.data_type()).unwrap_or(DataType::Utf8);
+        let description = setting.map_or("", |s| s.description.as_str());
+        column(&settings::column_name(&path.value), kind, true, "", description)
+    };
+    let mut fields: Vec<Field> = spec.space.keys().map(parameter).collect();
+    let objective = |(name, sql): (&String, &Text)| column(name, DataType::Float64, true, "", &sql.value);
+    fields.extend(spec.minimize.iter().map(objective));
+    fields.extend(spec.maximize.iter().map(objective));
+    fields
+}
+
+/// Schemas of the front and of the trials.
+fn schemas(spec: &Optimize) -> (SchemaRef, SchemaRef) {
+    let trial = column("trial", DataType::Int64, false, "", "Number of the trial, from 0");
+    let mut front = vec![trial.clone()];
+    front.extend(common_fields(spec));
+    let mut trials = vec![trial];
+    trials.extend(simulation::identity().into_iter().filter(|f| f.name() == "scenario"));
+    trials.extend(common_fields(spec));
+    trials.push(column("feasible", DataType::Boolean, false, "", "Every objective is a number"));
+    trials.push(column("on_front", DataType::Boolean, false, "", "No other trial is better in every objective"));
+    (Arc::new(Schema::new(front)), Arc::new(Schema::new(trials)))
+}
+
+/// Parameters and objectives of some trials.
+fn common_columns(search: &Search, judge: &Judge, trials: &[&Done]) -> Vec<ArrayRef> {
+    let mut columns: Vec<ArrayRef> = Vec::new();
+    for (j, setting) in search.settings.iter().enumerate() {
+        let values = || trials.iter().map(|d| d.trial.params.get(j));
+        columns.push(match setting.data_type() {
+            Some(DataType::Int64) => Arc::new(values().map(|v| v.and_then(Value::as_i64)).collect::<Int64Array>()),
+            Some(DataType::Float64) => Arc::new(values().map(|v| v.and_then(Value::as_f64)).collect::<Float64Array>()),
+            Some(DataType::Boolean) => Arc::new(values().map(|v| v.and_then(Value::as_bool)).collect::<BooleanArray>()),
+            Some(_) | None => Arc::new(values().map(|v| v.and_then(text)).collect::<StringArray>()),
+        });
+    }
+    for i in 0..judge.objectives.len() {
+        let values = trials.iter().map(|d| d.objectives.as_ref().and_then(|o| o.get(i).copied()));
+        columns.push(Arc::new(values.collect::<Float64Array>()));
+    }
+    columns
+}
+
+/// A name, or the JSON of a choice with its parameters.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(s) => Some(s.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+fn write(
+    spec: &Optimize,
+    cx: &RunCx,
+    search: &Search,
+    judge: &Judge,
+    trials: &[Done],
+    front: &[usize],
+) -> Result<()> {
+    let (front_schema, trials_schema) = schemas(spec);
+    let numbers = |of: &[&Done]| -> ArrayRef { Arc::new(of.iter().map(|d| d.trial.number as i64).collect::<Int64Array>()) };
+    let put = |name: &str, schema: SchemaRef, columns: Vec<ArrayRef>| -> Result<()> {
+        let batch = RecordBatch::try_new(schema.clone(), columns).map_err(|e| wrong_rows(&e))?;
+        let mut writer = cx.out.table(name, schema)?;
+        writer.write(&batch)?;
+        writer.finish()
+    };
+    let best: Vec<&Done> = front.iter().map(|&i| &trials[i]).collect();
+    let mut columns = vec![numbers(&best)];
+    columns.extend(common_columns(search, judge, &best));
+    put(&cx.stage, front_schema, columns)?;
+
+    let all: Vec<&Done> = trials.iter().collect();
+    let mut columns = vec![numbers(&all)];
+    columns.push(Arc::new(StringArray::from_iter_values(all.iter().map(|d| d.scenario.as_str()))));
+    columns.extend(common_columns(search, judge, &all));
+    columns.push(Arc::new(all.iter().map(|d| Some(d.trial.feasible)).collect::<BooleanArray>()));
+    columns.push(Arc::new((0..all.len()).map(|i| Some(front.contains(&i))).collect::<BooleanArray>()));
+    put(&format!("{}_trials", cx.stage), trials_schema, columns)
+}
+
+/// The best configurations, ready to read.
+fn answer(stage: &str, search: &Search, judge: &Judge, trials: &[Done], front: &[usize]) -> Vec<String> {
+    let failed = trials.iter().filter(|d| d.objectives.is_none()).count();
+    let mut head = format!("{stage}: {} trials", trials.len());
+    if failed > 0 {
+        head.push_str(&format!(", {failed} failed"));
+    }
+    match front.len() {
+        0 => head.push_str("; none of them has a value for every objective"),
+        1 => head.push_str("; the best configuration:"),
+        n if n > SHOWN => head.push_str(&format!("; {n} configurations that no other beats, the first {SHOWN}:")),
+        n => head.push_str(&format!("; {n} configurations that no other beats:")),
+    }
+    let mut lines = vec![head];
+    for &i in front.iter().take(SHOWN) {
+        let done = &trials[i];
+        let params = search.settings.iter().zip(&done.trial.params);
+        let params: Vec<String> =
+            params.map(|(s, v)| format!("{}={}", s.column(), text(v).unwrap_or_else(|| "default".to_string()))).collect();
+        let values = judge.objectives.iter().zip(done.objectives.iter().flatten());
+        let values: Vec<String> = values.map(|(o, v)| format!("{} {}", o.name, short(*v))).collect();
+        lines.push(format!("  {} -> {} (trial {})", params.join(" "), values.join(", "), done.trial.number));
+    }
+    lines
+}
+
+/// Five significant digits, without an exponent where that can be read.
+fn short(v: f64) -> String {
+    let magnitude = if v == 0.0 { 0 } else { v.abs().log10().floor() as i32 };
+    if (-4..15).contains(&magnitude) {
+        let text = format!("{v:.*}", usize::try_from(4 - magnitude).unwrap_or(0));
+        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_string() } else { text }
+    } else {
+        format!("{v:.4e}")
+    }
+}
+
+fn recipe(spec: &Optimize, cx: &CheckCx) -> Value {
+    let Ok(search) = Search::new(spec, cx.stages, cx.project, cx.seed) else { return Value::Null };
+    let texts = |objectives: &indexmap::IndexMap<String, Text>| -> Map<String, Value> {
+        objectives.iter().map(|(name, sql)| (name.clone(), Value::from(sql.value.as_str()))).collect()
+    };
+    let space: Map<String, Value> = spec.space.iter().map(|(p, t)| (p.value.clone(), t.to_json())).collect();
+    json!({
+        "base": search.base_recipe(),
+        "space": space,
+        // The order of parameters and objectives decides the trials; keys of JSON objects have none.
+        "order": spec.space.keys().map(|p| &p.value).collect::<Vec<_>>(),
+        "objectives": spec.minimize.keys().chain(spec.maximize.keys()).collect::<Vec<_>>(),
+        "where": spec.filter.as_ref().map(|f| &f.value),
+        "minimize": texts(&spec.minimize),
+        "maximize": texts(&spec.maximize),
+        "sampler": serde_json::to_value(&spec.sampler).unwrap_or_default(),
+        "trials": spec.trials,
+        "seed": spec.seed.unwrap_or(cx.seed),
+        "facts": search.facts(),
+        "sim_version": SIM_VERSION,
+        "memo_version": simulation::MEMO_VERSION,
+    })
+}

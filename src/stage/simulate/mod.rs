@@ -1,0 +1,251 @@
+//! `simulate`: every scenario of a sweep over the same requests.
+//!
+//! ```text
+//! settings.rs   the settings as paths and columns      filter.rs    `where`
+//! scenario.rs   base + sweep -> scenarios, checked     input.rs     the shared requests
+//! evaluate.rs   scenarios -> results, by memory        operator.rs  the DataFusion operators that simulate
+//! rows.rs       kernel rows -> Arrow, totals
+//! ```
+//!
+//! Finished scenarios are remembered one by one: a sweep that grows simulates what is new, and a run that was stopped
+//! goes on. The tables are then written in the order of the scenarios, one scenario at a time.
+
+pub(crate) mod evaluate;
+pub(crate) mod filter;
+pub(crate) mod input;
+mod operator;
+mod rows;
+pub(crate) mod scenario;
+pub(crate) mod settings;
+
+pub(crate) use rows::{Totals, totals_columns};
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{Schema, SchemaRef};
+use async_trait::async_trait;
+use serde_json::{Map, Value, json};
+
+use pipe_kernel::SIM_VERSION;
+use pipe_kernel::scenario::Scenario;
+
+use self::evaluate::{Evaluator, Finished};
+use self::input::Workload;
+use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
+use crate::catalog;
+use crate::diag::{Diagnostic, Failure, Result};
+use crate::spec::{Simulate, Sweep, Text, Tree};
+use crate::table::simulation;
+
+#[async_trait]
+impl Kind for Simulate {
+    fn kind(&self) -> &'static str {
+        "simulate"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn inputs(&self) -> Result<Vec<Text>> {
+        Ok(vec![self.requests.0.clone()])
+    }
+
+    fn tables(&self, stage: &str, cx: &CheckCx) -> Vec<TableShape> {
+        let scenarios = scenarios(self, cx.project, cx.seed).ok();
+        let shape = |name: String, schema: Option<SchemaRef>| TableShape { name, schema };
+        let mut tables = vec![
+            shape(stage.to_string(), scenarios.map(|s| scenario_schema(&configs(&s)))),
+            shape(format!("{stage}_requests"), Some(simulation::requests())),
+        ];
+        if self.steps {
+            tables.push(shape(format!("{stage}_steps"), Some(simulation::steps())));
+        }
+        tables
+    }
+
+    fn check(&self, _stage: &str, cx: &CheckCx) -> Vec<Diagnostic> {
+        let mut problems: Vec<Diagnostic> = check_requests(self, cx).into_iter().collect();
+        if let Err(found) = scenarios(self, cx.project, cx.seed) {
+            problems.extend(found);
+        }
+        problems
+    }
+
+    fn recipe(&self, cx: &CheckCx) -> Value {
+        recipe(self, cx)
+    }
+
+    async fn run(&self, cx: RunCx) -> Result<Outcome> {
+        let scenarios = scenarios(self, &cx.project, cx.seed).map_err(Failure::usage)?;
+        let name = &self.requests.0;
+        let missing = || Failure::stage("simulate::requests", format!("there is no table `{}`", name.value));
+        let workload = Workload::read(cx.inputs.get(&name.value).ok_or_else(missing)?).await?;
+        for scenario in &scenarios {
+            workload.check(&scenario.workload, name)?;
+        }
+        cx.progress.0.total(scenarios.len() as u64, "scenarios");
+        let evaluator = Evaluator::new(&cx, workload, self.steps);
+        let (finished, reused) = evaluator.evaluate(&scenarios).await?;
+        write_scenarios(&cx, &scenarios, &finished)?;
+        write_rows(&cx, &evaluator, &scenarios, &finished, self.steps).await?;
+        Ok(Outcome { answer: vec![answer(&cx.stage, &finished, reused)], violated: None })
+    }
+}
+
+/// Every scenario of a stage.
+///
+/// # Errors
+/// Every problem of settings, sweep and catalog.
+pub(crate) fn scenarios(
+    spec: &Simulate,
+    project: &std::path::Path,
+    seed: u64,
+) -> std::result::Result<Vec<Scenario>, Vec<Diagnostic>> {
+    let catalog = catalog::load(project).map_err(|f| f.diagnostics)?;
+    scenario::expand(spec, seed, &catalog)
+}
+
+/// The table of requests must have token counts.
+fn check_requests(spec: &Simulate, cx: &CheckCx) -> Option<Diagnostic> {
+    let name = &spec.requests.0;
+    let schema = cx.tables.get(&name.value)?.schema.as_ref()?;
+    let needed = crate::table::requests::schema();
+    let lacking: Vec<&str> = needed
+        .fields()
+        .iter()
+        .filter(|f| schema.field_with_name(f.name()).map_or(true, |have| have.data_type() != f.data_type()))
+        .map(|f| f.name().as_str())
+        .collect();
+    if lacking.is_empty() {
+        return None;
+    }
+    let message = format!("`{}` is no table of requests with token counts: no {}", name.value, lacking.join(", "));
+    let help = match schema.field_with_name("input").is_ok() {
+        true => format!("it has texts; count their tokens first, with a stage `tokenize: {{ from: {} }}`", name.value),
+        false => "give a table of `ingest`, `synthesize` or `tokenize`".to_string(),
+    };
+    Some(Diagnostic::new("simulate::requests", message).at(name.at.clone()).help(help))
+}
+
+fn recipe(spec: &Simulate, cx: &CheckCx) -> Value {
+    let Ok(scenarios) = scenarios(spec, cx.project, cx.seed) else { return Value::Null };
+    let mut facts = Map::new();
+    for s in &scenarios {
+        facts.insert(format!("model {}", s.deployment.model), serde_json::to_value(&s.model).unwrap_or_default());
+        facts.insert(format!("gpu {}", s.deployment.gpu), serde_json::to_value(&s.gpu).unwrap_or_default());
+    }
+    let sweep = spec.sweep.as_ref();
+    // With every default filled in: a default that changes is a change of the recipe.
+    let mut base = scenarios.first().map(filter::config).unwrap_or_default();
+    for path in sweep.into_iter().flat_map(swept_paths) {
+        remove(&mut base, &path.value);
+    }
+    json!({
+        "base": base,
+        "sweep": sweep.map(sweep_recipe),
+        "steps": spec.steps,
+        "facts": facts,
+        "sim_version": SIM_VERSION,
+        "memo_version": simulation::MEMO_VERSION,
+    })
+}
+
+fn swept_paths(sweep: &Sweep) -> impl Iterator<Item = &Text> {
+    sweep.grid.keys().chain(sweep.zip.keys()).chain(sweep.list.iter().flat_map(|item| item.keys()))
+}
+
+fn sweep_recipe(sweep: &Sweep) -> Value {
+    let values = |v: &Vec<Tree>| Value::Array(v.iter().map(Tree::to_json).collect());
+    let grid: Map<String, Value> = sweep.grid.iter().map(|(p, v)| (p.value.clone(), values(v))).collect();
+    let zip: Map<String, Value> = sweep.zip.iter().map(|(p, v)| (p.value.clone(), values(v))).collect();
+    let item = |i: &indexmap::IndexMap<Text, Tree>| -> Value {
+        i.iter().map(|(p, v)| (p.value.clone(), v.to_json())).collect::<Map<_, _>>().into()
+    };
+    json!({
+        "grid": grid,
+        "zip": zip,
+        "list": sweep.list.iter().map(item).collect::<Vec<_>>(),
+        "where": sweep.filter.as_ref().map(|f| &f.value),
+        // The order of the paths is the order of the scenarios; keys of JSON objects have none.
+        "order": sweep.grid.keys().chain(sweep.zip.keys()).map(|p| &p.value).collect::<Vec<_>>(),
+    })
+}
+
+fn remove(config: &mut Value, path: &str) {
+    let (parent, name) = match path.rsplit_once('.') {
+        Some((parent, name)) => (config.pointer_mut(&format!("/{}", parent.replace('.', "/"))), name),
+        None => (Some(config), path),
+    };
+    if let Some(map) = parent.and_then(Value::as_object_mut) {
+        map.shift_remove(name);
+    }
+}
+
+pub(crate) fn configs(scenarios: &[Scenario]) -> Vec<Value> {
+    scenarios.iter().map(filter::config).collect()
+}
+
+/// Schema of `<stage>`: the settings that at least one scenario has, between identity and totals.
+fn scenario_schema(configs: &[Value]) -> SchemaRef {
+    let mut fields = simulation::identity();
+    fields.extend(filter::present(configs).into_iter().filter_map(|s| s.field()));
+    fields.extend(simulation::totals());
+    Arc::new(Schema::new(fields))
+}
+
+fn write_scenarios(cx: &RunCx, scenarios: &[Scenario], finished: &[Finished]) -> Result<()> {
+    let configs = configs(scenarios);
+    let schema = scenario_schema(&configs);
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(0..scenarios.len() as i64)),
+        Arc::new(StringArray::from_iter_values(finished.iter().map(|f| f.key.0.as_str()))),
+    ];
+    columns.extend(filter::present(&configs).into_iter().map(|s| filter::setting_column(s, &configs)));
+    let totals: Vec<Totals> = finished.iter().map(|f| f.totals.clone()).collect();
+    columns.extend(totals_columns(&totals));
+    let batch = RecordBatch::try_new(schema.clone(), columns);
+    let batch = batch.map_err(|e| Failure::stage("simulate::rows", e.to_string()))?;
+    let mut writer = cx.out.table(&cx.stage, schema)?;
+    writer.write(&batch)?;
+    writer.finish()
+}
+
+async fn write_rows(
+    cx: &RunCx,
+    evaluator: &Evaluator,
+    scenarios: &[Scenario],
+    finished: &[Finished],
+    steps: bool,
+) -> Result<()> {
+    let mut requests = cx.out.table(&format!("{}_requests", cx.stage), simulation::requests())?;
+    for (id, (scenario, finished)) in (0i64..).zip(scenarios.iter().zip(finished)) {
+        cx.cancel.check()?;
+        for batch in evaluator.request_rows(scenario, finished, id).await? {
+            requests.write(&batch)?;
+        }
+    }
+    requests.finish()?;
+    if !steps {
+        return Ok(());
+    }
+    let mut table = cx.out.table(&format!("{}_steps", cx.stage), simulation::steps())?;
+    for (id, (scenario, finished)) in (0i64..).zip(scenarios.iter().zip(finished)) {
+        cx.cancel.check()?;
+        for batch in evaluator.step_rows(scenario, finished, id).await? {
+            table.write(&batch)?;
+        }
+    }
+    table.finish()
+}
+
+fn answer(stage: &str, finished: &[Finished], reused: usize) -> String {
+    let requests: i64 = finished.iter().map(|f| f.totals.requests()).sum();
+    let plural = if finished.len() == 1 { "" } else { "s" };
+    let mut line = format!("{stage}: {} scenario{plural}, {requests} requests", finished.len());
+    if reused > 0 {
+        line.push_str(&format!(", {reused} reused"));
+    }
+    line
+}

@@ -1,0 +1,287 @@
+//! From settings and sweep to scenarios: every combination, typed, with its facts, filtered and checked.
+//!
+//! The order is that of the file: the product of `grid` (the last path varies fastest), then `zip`, then `list`. Of
+//! scenarios that are equal in everything the first stays.
+
+use std::collections::{BTreeMap, HashSet};
+
+use pipe_kernel::scenario::Scenario;
+use pipe_kernel::sim::{self, SimError};
+
+use super::filter::{self, Filter};
+use super::settings::{self, Config};
+use crate::catalog::Catalog;
+use crate::diag::{Diagnostic, Span};
+use crate::spec::{Simulate, Sweep, Text, Tree, TreeValue};
+
+/// Most scenarios of one sweep, before its condition.
+const SCENARIOS_MAX: u64 = 1_000_000;
+/// Problems of one sweep that are shown.
+const PROBLEMS_MAX: usize = 20;
+/// Problems that are told apart; with more, the rest is only counted.
+const PROBLEMS_KEPT: usize = 1000;
+const OR_LEAVE_OUT: &str = "change it, or leave such scenarios out with `sweep.where`";
+
+/// The settings that a sweep starts from: `deployment`, `workload` and `seed` in one tree.
+pub(crate) fn base(spec: &Simulate, pipeline_seed: u64) -> Tree {
+    let seed = i64::try_from(spec.seed.unwrap_or(pipeline_seed)).unwrap_or(i64::MAX);
+    let empty = || Tree::new(TreeValue::Map(Vec::new()), None);
+    let entry = |name: &str, tree: Tree| (Text::new(name.to_string(), tree.at.clone()), tree);
+    let entries = vec![
+        entry("deployment", spec.deployment.clone()),
+        entry("workload", spec.workload.clone().unwrap_or_else(empty)),
+        entry("seed", Tree::new(TreeValue::Int(seed), None)),
+    ];
+    Tree::new(TreeValue::Map(entries), spec.deployment.at.clone())
+}
+
+/// What one item of a sweep sets.
+type Item<'a> = Vec<(&'a Text, &'a Tree)>;
+
+/// Every scenario of a stage, in order.
+///
+/// # Errors
+/// Every problem found, without repetitions, the first twenty.
+pub(crate) fn expand(spec: &Simulate, seed: u64, catalog: &Catalog) -> Result<Vec<Scenario>, Vec<Diagnostic>> {
+    let nothing = Sweep::default();
+    let sweep = spec.sweep.as_ref().unwrap_or(&nothing);
+    let axes = axes(sweep)?;
+    let base = base(spec, seed);
+    let mut problems = Problems::default();
+    let mut built: Vec<(Scenario, Vec<usize>)> = Vec::new();
+    for picks in Product::new(&axes) {
+        let mut tree = base.clone();
+        for (path, value) in picked(&axes, &picks) {
+            tree.set_path(&path.value, value.clone());
+        }
+        match resolve(&tree, catalog) {
+            Ok(scenario) => built.push((scenario, picks)),
+            Err(found) => found.into_iter().for_each(|d| problems.add(d)),
+        }
+    }
+    problems.done()?;
+    if let Some(condition) = &sweep.filter {
+        built = keep(condition, built)?;
+    }
+    let mut problems = Problems::default();
+    for (scenario, picks) in &built {
+        let place = |path: &str| {
+            let swept = picked(&axes, picks).filter(|(p, _)| covers(&p.value, path)).last();
+            swept.and_then(|(p, v)| v.at.clone().or_else(|| p.at.clone())).or_else(|| nearest_place(&base, path))
+        };
+        for d in check(scenario, place) {
+            problems.add(if spec.sweep.is_some() { d.help(OR_LEAVE_OUT) } else { d });
+        }
+    }
+    problems.done()?;
+    Ok(distinct(built.into_iter().map(|(s, _)| s).collect()))
+}
+
+/// The typed scenario of a complete tree, with the facts of its model and GPU. Names become those of the catalog, so
+/// that an alias is the same scenario.
+///
+/// # Errors
+/// Wrong types, unknown keys, unknown names, each at its place.
+pub(crate) fn resolve(tree: &Tree, catalog: &Catalog) -> Result<Scenario, Vec<Diagnostic>> {
+    let Config { mut deployment, workload, seed } = crate::spec::from_tree::<Config>(tree)?;
+    let place = |path: &str| nearest_place(tree, path);
+    let model = catalog.model(&deployment.model).map_err(|d| d.at(place("deployment.model")));
+    let gpu = catalog.gpu(&deployment.gpu).map_err(|d| d.at(place("deployment.gpu")));
+    match (model, gpu) {
+        (Ok((model_name, model)), Ok((gpu_name, gpu))) => {
+            deployment.model = model_name.to_string();
+            deployment.gpu = gpu_name.to_string();
+            Ok(Scenario { deployment, model: model.clone(), gpu: gpu.clone(), workload, seed })
+        }
+        (model, gpu) => Err(model.err().into_iter().chain(gpu.err()).collect()),
+    }
+}
+
+/// What the simulator would refuse, each problem at the place that `place` knows for its path.
+pub(crate) fn check(scenario: &Scenario, place: impl Fn(&str) -> Option<Span>) -> Vec<Diagnostic> {
+    let problems = sim::check(scenario).err().unwrap_or_default();
+    let mut found = Vec::new();
+    for problem in problems {
+        let SimError::Invalid { path, message } = problem else { continue };
+        // Facts have no place in the pipeline; the name that chose them has.
+        let written = match path.split('.').next() {
+            Some("model") => "deployment.model",
+            Some("gpu") => "deployment.gpu",
+            Some(_) | None => path,
+        };
+        found.push(Diagnostic::new("simulate::impossible", format!("`{path}`: {message}")).at(place(written)));
+    }
+    found
+}
+
+/// Where the value at `path` was written, or else the innermost map around it that is written anywhere.
+pub(crate) fn nearest_place(tree: &Tree, path: &str) -> Option<Span> {
+    let mut path = path;
+    loop {
+        if let Some(at) = tree.get_path(path).and_then(|t| t.at.clone()) {
+            return Some(at);
+        }
+        match path.rsplit_once('.') {
+            Some((parent, _)) => path = parent,
+            None => return tree.at.clone(),
+        }
+    }
+}
+
+/// A value set at `set` decides what is at `path`.
+fn covers(set: &str, path: &str) -> bool {
+    path == set || path.strip_prefix(set).is_some_and(|rest| rest.starts_with('.'))
+}
+
+fn keep(
+    condition: &Text,
+    built: Vec<(Scenario, Vec<usize>)>,
+) -> Result<Vec<(Scenario, Vec<usize>)>, Vec<Diagnostic>> {
+    let configs: Vec<_> = built.iter().map(|(s, _)| filter::config(s)).collect();
+    let filter = Filter::new(condition, filter::present(&configs)).map_err(|d| vec![d])?;
+    let scenarios: Vec<&Scenario> = built.iter().map(|(s, _)| s).collect();
+    let mask = filter.keep(&scenarios).map_err(|d| vec![d])?;
+    let count = built.len();
+    let kept: Vec<_> = built.into_iter().zip(mask).filter(|(_, keep)| *keep).map(|(b, _)| b).collect();
+    if kept.is_empty() {
+        let message = format!("the condition is true for none of the {count} scenarios");
+        return Err(vec![Diagnostic::new("simulate::no_scenarios", message).at(condition.at.clone())]);
+    }
+    Ok(kept)
+}
+
+fn distinct(scenarios: Vec<Scenario>) -> Vec<Scenario> {
+    let mut seen = HashSet::new();
+    scenarios.into_iter().filter(|s| seen.insert(serde_json::to_string(s).unwrap_or_default())).collect()
+}
+
+/// The axes of the product: each a list of items.
+fn axes(sweep: &Sweep) -> Result<Vec<Vec<Item<'_>>>, Vec<Diagnostic>> {
+    let mut problems = check_paths(sweep);
+    let wrong = |at: &Text, message: String| Diagnostic::new("simulate::sweep", message).at(at.at.clone());
+    let mut axes: Vec<Vec<Item>> = Vec::new();
+    for (path, values) in &sweep.grid {
+        if values.is_empty() {
+            problems.push(wrong(path, format!("`{}` has no values", path.value)));
+        }
+        axes.push(values.iter().map(|v| vec![(path, v)]).collect());
+    }
+    if let Some((first, values)) = sweep.zip.first() {
+        for (path, others) in &sweep.zip {
+            if others.len() != values.len() || others.is_empty() {
+                let message = format!(
+                    "`{}` has {} values and `{}` has {}; what is zipped has one length, at least 1",
+                    path.value,
+                    others.len(),
+                    first.value,
+                    values.len()
+                );
+                problems.push(wrong(path, message));
+            }
+        }
+        axes.push((0..values.len()).map(|i| zip_item(sweep, i)).collect());
+    }
+    if !sweep.list.is_empty() {
+        axes.push(sweep.list.iter().map(|item| item.iter().collect()).collect());
+    }
+    let count = axes.iter().try_fold(1u64, |n, axis| n.checked_mul(axis.len() as u64));
+    if count.is_none_or(|n| n > SCENARIOS_MAX) {
+        let at = sweep.grid.keys().chain(sweep.zip.keys()).next().and_then(|t| t.at.clone());
+        let message = format!("the sweep has more than {SCENARIOS_MAX} scenarios");
+        problems.push(Diagnostic::new("simulate::sweep", message).at(at).help("give fewer values, or use `optimize`"));
+    }
+    if problems.is_empty() { Ok(axes) } else { Err(problems) }
+}
+
+fn zip_item(sweep: &Sweep, i: usize) -> Item<'_> {
+    sweep.zip.iter().filter_map(|(path, values)| Some((path, values.get(i)?))).collect()
+}
+
+/// Paths that do not exist, and paths that two parts of the sweep set.
+fn check_paths(sweep: &Sweep) -> Vec<Diagnostic> {
+    let list: BTreeMap<&str, &Text> = sweep.list.iter().flat_map(|i| i.keys()).map(|t| (t.value.as_str(), t)).collect();
+    let mut problems = Vec::new();
+    let mut seen = HashSet::new();
+    for path in sweep.grid.keys().chain(sweep.zip.keys()).chain(list.into_values()) {
+        if let Err(d) = settings::at(&path.value, path.at.as_ref()) {
+            problems.push(d);
+        }
+        if !seen.insert(&path.value) {
+            let message = format!("`{}` is swept twice", path.value);
+            problems.push(Diagnostic::new("simulate::sweep", message).at(path.at.clone()));
+        }
+    }
+    problems
+}
+
+fn picked<'a>(axes: &'a [Vec<Item<'a>>], picks: &'a [usize]) -> impl Iterator<Item = (&'a Text, &'a Tree)> {
+    axes.iter().zip(picks).flat_map(|(axis, &i)| axis[i].iter().copied())
+}
+
+/// Every combination of one item per axis; the last axis varies fastest. One empty combination without axes.
+struct Product {
+    lengths: Vec<usize>,
+    next: Option<Vec<usize>>,
+}
+
+impl Product {
+    fn new(axes: &[Vec<Item>]) -> Self {
+        let lengths: Vec<usize> = axes.iter().map(Vec::len).collect();
+        let next = lengths.iter().all(|n| *n > 0).then(|| vec![0; lengths.len()]);
+        Product { lengths, next }
+    }
+}
+
+impl Iterator for Product {
+    type Item = Vec<usize>;
+
+    fn next(&mut self) -> Option<Vec<usize>> {
+        let current = self.next.take()?;
+        let mut following = current.clone();
+        for i in (0..following.len()).rev() {
+            following[i] += 1;
+            if following[i] < self.lengths[i] {
+                self.next = Some(following);
+                break;
+            }
+            following[i] = 0;
+        }
+        Some(current)
+    }
+}
+
+/// Problems without repetitions, and how many scenarios have each.
+#[derive(Default)]
+struct Problems {
+    found: Vec<(Diagnostic, usize)>,
+    beyond: usize,
+}
+
+impl Problems {
+    fn add(&mut self, d: Diagnostic) {
+        match self.found.iter_mut().find(|(known, _)| *known == d) {
+            Some((_, count)) => *count += 1,
+            None if self.found.len() >= PROBLEMS_KEPT => self.beyond += 1,
+            None => self.found.push((d, 1)),
+        }
+    }
+
+    fn done(self) -> Result<(), Vec<Diagnostic>> {
+        if self.found.is_empty() {
+            return Ok(());
+        }
+        let left_out = self.found.len().saturating_sub(PROBLEMS_MAX) + self.beyond;
+        let mut shown: Vec<Diagnostic> = self.found.into_iter().take(PROBLEMS_MAX).map(with_count).collect();
+        if left_out > 0 {
+            shown.push(Diagnostic::new("simulate::more", format!("and {left_out} more problems of this sweep")));
+        }
+        Err(shown)
+    }
+}
+
+fn with_count((mut d, count): (Diagnostic, usize)) -> Diagnostic {
+    if count > 1 && d.code == "simulate::impossible" {
+        d.message = format!("{} ({count} scenarios)", d.message);
+    }
+    d
+}

@@ -1,0 +1,225 @@
+//! The settings of a scenario as paths and columns: what a sweep, a search or a condition can name.
+//!
+//! The list is derived from the types themselves, by way of their JSON Schema, so that a new field of the kernel is
+//! swept, stored and searched without a line here. Order is that of the structs.
+
+use std::sync::LazyLock;
+
+use arrow::datatypes::{DataType, Field};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use pipe_kernel::scenario::{Deployment, Load};
+
+use crate::diag::{Diagnostic, Span, nearest};
+use crate::table::column;
+
+/// What a user writes of a scenario; the rest is facts from the catalog.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    pub deployment: Deployment,
+    #[serde(default)]
+    pub workload: Load,
+    /// Seed of the scenario's random streams.
+    pub seed: u64,
+}
+
+/// What stands at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SettingKind {
+    /// A map of settings; no column of its own.
+    Group,
+    /// One of several implementations; its column holds the name of the one chosen.
+    Choice,
+    Int,
+    Float,
+    Text,
+    Bool,
+}
+
+/// One addressable setting.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    /// Dotted path, e.g. `deployment.scheduler.vllm_v1.max_num_seqs`.
+    pub path: String,
+    pub kind: SettingKind,
+    /// Without it there is no scenario.
+    pub required: bool,
+    pub description: String,
+}
+
+impl Setting {
+    /// Name of its column: the path with underscores, without `workload`.
+    pub fn column(&self) -> String {
+        column_name(&self.path)
+    }
+
+    pub fn data_type(&self) -> Option<DataType> {
+        match self.kind {
+            SettingKind::Group => None,
+            SettingKind::Choice | SettingKind::Text => Some(DataType::Utf8),
+            SettingKind::Int => Some(DataType::Int64),
+            SettingKind::Float => Some(DataType::Float64),
+            SettingKind::Bool => Some(DataType::Boolean),
+        }
+    }
+
+    pub fn field(&self) -> Option<Field> {
+        Some(column(&self.column(), self.data_type()?, true, "", &self.description))
+    }
+
+    /// The value in a configuration written as JSON; `None` where a choice was made that has no such setting.
+    pub fn value<'a>(&self, config: &'a Value) -> Option<&'a Value> {
+        self.path.split('.').try_fold(config, |v, segment| v.get(segment))
+    }
+}
+
+/// Name of the column of the setting at `path`.
+pub(crate) fn column_name(path: &str) -> String {
+    path.strip_prefix("workload.").unwrap_or(path).replace('.', "_")
+}
+
+/// Every setting, in the order of the structs.
+pub(crate) fn all() -> &'static [Setting] {
+    static ALL: LazyLock<Vec<Setting>> = LazyLock::new(|| {
+        let schema = schemars::schema_for!(Config).to_value();
+        let mut found = Vec::new();
+        let walk = Walk { defs: schema.get("$defs").cloned().unwrap_or(Value::Null) };
+        walk.properties(&schema, "", true, &mut found);
+        found
+    });
+    &ALL
+}
+
+/// The setting at `path`.
+///
+/// # Errors
+/// No setting has that path; the diagnostic names the nearest.
+pub(crate) fn at(path: &str, written: Option<&Span>) -> Result<&'static Setting, Diagnostic> {
+    if let Some(found) = all().iter().find(|s| s.path == path) {
+        return Ok(found);
+    }
+    let help = match nearest(path, all().iter().map(|s| s.path.as_str())) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => {
+            let parent = all().iter().filter(|s| path.starts_with(&format!("{}.", s.path))).next_back();
+            let prefix = parent.map_or(String::new(), |p| format!("{}.", p.path));
+            let valid: Vec<&str> = all()
+                .iter()
+                .map(|s| s.path.as_str())
+                .filter(|p| p.strip_prefix(prefix.as_str()).is_some_and(|rest| !rest.contains('.')))
+                .collect();
+            if valid.is_empty() {
+                "paths begin with `deployment.` or `workload.`, or are `seed`".to_string()
+            } else {
+                format!("valid are {}", valid.join(", "))
+            }
+        }
+    };
+    let message = format!("no setting `{path}` in a scenario");
+    Err(Diagnostic::new("simulate::unknown_path", message).at(written.cloned()).help(help))
+}
+
+/// A walk through a JSON Schema as schemars writes it for serde's types.
+struct Walk {
+    defs: Value,
+}
+
+impl Walk {
+    /// Follows a reference, keeping the description that stands next to it.
+    fn resolve<'a>(&'a self, node: &'a Value) -> &'a Value {
+        let name = node.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix("#/$defs/"));
+        if let Some(target) = name.and_then(|n| self.defs.get(n)) {
+            return self.resolve(target);
+        }
+        let optional = node.get("anyOf").and_then(Value::as_array);
+        let inner = optional.and_then(|o| o.iter().find(|n| n.get("type").and_then(Value::as_str) != Some("null")));
+        match inner {
+            Some(inner) => self.resolve(inner),
+            None => node,
+        }
+    }
+
+    fn properties(&self, node: &Value, prefix: &str, required: bool, found: &mut Vec<Setting>) {
+        let Some(properties) = node.get("properties").and_then(Value::as_object) else { return };
+        let needed = node.get("required").and_then(Value::as_array);
+        for (name, property) in properties {
+            let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            let required = required && needed.is_some_and(|n| n.iter().any(|r| r == name));
+            self.setting(property, path, required, found);
+        }
+    }
+
+    fn setting(&self, property: &Value, path: String, required: bool, found: &mut Vec<Setting>) {
+        let node = self.resolve(property);
+        let choices = node.get("oneOf").and_then(Value::as_array);
+        let kind = match choices {
+            Some(_) => SettingKind::Choice,
+            None if node.get("properties").is_some() => SettingKind::Group,
+            None => scalar(node),
+        };
+        let describe = |n: &Value| n.get("description").and_then(Value::as_str).map(first_sentence);
+        let description = describe(property).or_else(|| describe(node)).unwrap_or_default();
+        found.push(Setting { path: path.clone(), kind, required, description });
+        for choice in choices.into_iter().flatten() {
+            self.properties(choice, &path, false, found);
+        }
+        self.properties(node, &path, required, found);
+    }
+}
+
+fn scalar(node: &Value) -> SettingKind {
+    let kinds: Vec<&str> = match node.get("type") {
+        Some(Value::String(one)) => vec![one],
+        Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
+        Some(_) | None => Vec::new(),
+    };
+    match kinds.iter().find(|k| **k != "null") {
+        Some(&"integer") => SettingKind::Int,
+        Some(&"number") => SettingKind::Float,
+        Some(&"boolean") => SettingKind::Bool,
+        Some(_) | None => SettingKind::Text,
+    }
+}
+
+fn first_sentence(text: &str) -> String {
+    let line = text.split("\n\n").next().unwrap_or_default().replace('\n', " ");
+    match line.split_once(". ") {
+        Some((first, _)) => first.to_string(),
+        None => line.trim_end_matches('.').to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_come_from_the_types_in_their_order() {
+        let of = |path: &str| at(path, None).unwrap();
+        assert_eq!(all()[0].path, "deployment");
+        assert_eq!(all()[1].path, "deployment.model");
+        assert!(of("deployment.model").required);
+        assert!(!of("deployment.tp").required);
+        assert_eq!(of("deployment.scheduler").kind, SettingKind::Choice);
+        assert_eq!(of("deployment.scheduler.vllm_v1").kind, SettingKind::Group);
+        assert_eq!(of("deployment.scheduler.vllm_v1.max_num_seqs").kind, SettingKind::Int);
+        assert_eq!(of("deployment.max_model_len").kind, SettingKind::Int);
+        assert_eq!(of("workload.rate_rps").kind, SettingKind::Float);
+        assert_eq!(of("workload.arrivals").kind, SettingKind::Choice);
+        assert_eq!(of("workload.arrivals.gamma.cv").column(), "arrivals_gamma_cv");
+        assert_eq!(of("deployment.kv.enable_prefix_caching").kind, SettingKind::Bool);
+        assert_eq!(of("seed").kind, SettingKind::Int);
+        assert_eq!(of("deployment.router").data_type(), Some(DataType::Utf8));
+    }
+
+    #[test]
+    fn a_wrong_path_is_corrected() {
+        let help = |path| at(path, None).unwrap_err().help.unwrap();
+        assert_eq!(help("deployment.replcas"), "did you mean `deployment.replicas`?");
+        assert!(help("workload.something_else_entirely").contains("workload.rate_rps"));
+        assert!(help("xyz").contains("deployment."));
+    }
+}
