@@ -188,7 +188,7 @@ async fn answers_are_readable() {
 }
 
 fn stages() -> Vec<Stage> {
-    let nothing = Tree { value: TreeValue::Null, at: None };
+    let nothing = Tree::new(TreeValue::Null, None);
     let simulate = Simulate {
         requests: Ref(text("t")),
         deployment: nothing,
