@@ -1,7 +1,7 @@
 //! What a search varies: the base scenario, the domains of its parameters, and which points are possible at all.
 
-use std::cell::RefCell;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -26,7 +26,7 @@ pub(super) struct Search {
     catalog: Catalog,
     filter: Option<Filter>,
     /// The first condition that could not be evaluated. The sampler's question has no room for an error.
-    failed: RefCell<Option<Diagnostic>>,
+    failed: OnceLock<Diagnostic>,
 }
 
 /// A range of numbers, as written.
@@ -98,7 +98,7 @@ impl Search {
         let space = Space::new(parameters).map_err(|e| Diagnostic::new("optimize::space", e).at(spec.over.0.at.clone()));
         match (space, filter) {
             (Ok(space), Ok(filter)) if problems.is_empty() => {
-                Ok(Search { space, settings: found, base, catalog, filter, failed: RefCell::default() })
+                Ok(Search { space, settings: found, base, catalog, filter, failed: OnceLock::new() })
             }
             (space, filter) => {
                 // An empty space is only worth a word when nothing else is wrong with it.
@@ -127,7 +127,7 @@ impl Search {
         match filter.keep(&[&scenario]) {
             Ok(kept) => kept.first() == Some(&true),
             Err(d) => {
-                self.failed.borrow_mut().get_or_insert(d);
+                self.failed.get_or_init(|| d);
                 false
             }
         }
@@ -135,7 +135,7 @@ impl Search {
 
     /// The first point at which the condition could not be evaluated.
     pub fn failed(&self) -> Option<Diagnostic> {
-        self.failed.borrow().clone()
+        self.failed.get().cloned()
     }
 
     /// The base scenario with its defaults, for the recipe: that of some point of the space, without what is varied.
@@ -144,9 +144,30 @@ impl Search {
         self.scenario(&zero).map(|s| filter::config(&s)).unwrap_or_default()
     }
 
-    /// The facts that points of the space use.
-    pub fn facts(&self) -> (&Catalog, &Tree) {
-        (&self.catalog, &self.base)
+    /// The facts of every model and GPU that a point of the space may have, for the recipe.
+    pub fn facts(&self) -> Value {
+        let mut facts = serde_json::Map::new();
+        for name in self.names("deployment.model") {
+            if let Ok((name, model)) = self.catalog.model(&name) {
+                facts.insert(format!("model {name}"), serde_json::to_value(model).unwrap_or_default());
+            }
+        }
+        for name in self.names("deployment.gpu") {
+            if let Ok((name, gpu)) = self.catalog.gpu(&name) {
+                facts.insert(format!("gpu {name}"), serde_json::to_value(gpu).unwrap_or_default());
+            }
+        }
+        facts.into()
+    }
+
+    /// The texts that may stand at `path`: all levels of its domain, or what the base says.
+    fn names(&self, path: &str) -> Vec<String> {
+        let varied = self.space.parameters().iter().find(|p| p.path == path);
+        let text = |v: Value| v.as_str().map(str::to_string);
+        match varied.map(|p| (&p.domain, p.domain.levels().unwrap_or(1))) {
+            Some((domain, n)) => (0..n).filter_map(|i| text(domain.decode((i as f64 + 0.5) / n as f64))).collect(),
+            None => self.base.get_path(path).and_then(|t| text(t.to_json())).into_iter().collect(),
+        }
     }
 }
 
@@ -179,7 +200,7 @@ fn domain(path: &Text, tree: &Tree) -> Result<(Domain, Vec<Tree>), Vec<Diagnosti
         return Err(wrong("must be a list of values, or `{ int: [low, high] }`, or `{ float: [low, high] }`".to_string()));
     };
     let range: Range = from_tree(tree)?;
-    let ends = |values: [Value; 2]| values.map(|v| Tree { at: at(), ..Tree::from_json(v) }).to_vec();
+    let ends = |values: [Value; 2]| values.map(|v| Tree::new(Tree::from_json(v).value, at())).to_vec();
     match (range.int, range.float) {
         (Some((low, high)), None) => {
             let step = match range.step {
