@@ -1,5 +1,87 @@
 //! pipe: a declarative dataflow pipeline that turns request traces of LLM services into capacity, configuration and
-//! cost decisions.
+//! cost decisions. This page is for the next author; users start at README.md.
+//!
+//! # The picture
+//!
+//! ```text
+//!  YAML ──► spec ──► plan ──► run ──► stage ──► kernel (simulator, samplers)
+//!                     │        │       │  └───► query (DataFusion)
+//!                     └────────┴───────┴──────► store (Parquet, content-addressed)
+//!                                                 ▲
+//!            cli: run, plan, check, schema,       │
+//!                 ls, show, sql ──────► query ────┘
+//! ```
+//!
+//! A user writes a YAML file of named stages. Every stage reads tables and makes tables; every table is Parquet in a
+//! content-addressed store and is published under a stable path. A stage whose recipe (settings, inputs, versions) is
+//! in the store is never run again; a scenario that was ever simulated is never simulated again.
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | pipeline | one YAML file: name, seed, params, stages |
+//! | stage | a named step of one kind that reads tables and makes tables |
+//! | table | rows with a documented schema; named after its stage (`sim`), or stage and part (`sim_requests`) |
+//! | scenario | one fully specified simulation: deployment + workload + seed; a row of a table like anything else |
+//! | deployment | what is operated: model, GPU, parallelism, replicas, router, scheduler, KV cache, latency model |
+//! | replica | one engine instance (TP x PP GPUs) with its own scheduler and KV cache |
+//! | step | one iteration of an engine: a batch formed, executed, and its tokens handed out |
+//! | fingerprint | the hash of a stage's recipe: kind, version, settings, seed, content hashes of its inputs |
+//! | trial | one evaluation that an optimizer made |
+//!
+//! TTFT: arrival to first token. ITL: gap between two consecutive tokens of a request. TPOT: (finish - first token) /
+//! (output tokens - 1). E2E: arrival to last token. Goodput: requests per second that meet every objective. Quantiles
+//! are exact, with linear interpolation.
+//!
+//! # The code
+//!
+//! | module | holds | may use |
+//! |---|---|---|
+//! | [`cli`] | one file per subcommand | everything |
+//! | [`run`] | executes a plan: order, concurrency, progress, cancel, record | `plan stage store spec` |
+//! | [`plan`] | pipeline to DAG; what is cached, what runs, and why | `spec stage store` |
+//! | [`stage`] | the kinds of stages, one file each | `kernel table trace query report store spec catalog` |
+//! | [`query`] | the DataFusion session over tables: functions, rules, output formats | `store table` |
+//! | [`report`] | charts | |
+//! | [`trace`] | trace formats | `table spec` |
+//! | [`store`] | recipes, atomic publish, the memory of scenarios, records of runs | `table` |
+//! | [`table`] | schemas between stages | |
+//! | [`catalog`] | facts of models and GPUs | `spec` |
+//! | [`spec`] | YAML to typed values that know their place | |
+//! | [`diag`] | diagnostics and exit codes | |
+//! | `pipe-kernel` | simulator, workloads, samplers: no I/O, no clock, no threads, no Arrow | nobody |
+//!
+//! A test holds these directions, and that kernel types meet Arrow only in `stage` and `table`.
+//!
+//! # What must stay true
+//!
+//! - Same pipeline, seed and inputs: the same bytes in every table, on any machine, with any number of threads. So:
+//!   integer nanoseconds and integer sums; random numbers from labelled streams with a specified generator; `libm`
+//!   instead of the platform's; stored results are ordered; parts are cut by rows, never by threads.
+//! - A crash at any instant leaves the old table or the new one.
+//! - An operator of ours in a DataFusion plan is never a leaf, and takes nothing from a partition's index: on a
+//!   cluster, leaves are repeated per task and partitions are renumbered.
+//! - Every mistake of the user is found before anything runs, all at once, with file, line, column and remedy; a bug
+//!   of ours is an `assert!`.
+//! - The fast engine equals `sim::reference` in every row, on random scenarios.
+//!
+//! # To add something
+//!
+//! A router, scheduler, latency model, sampler, trace format or kind of stage: one new file, one variant of its enum,
+//! one line where the enum is built. An objective or a view: one `.sql` file.
+//!
+//! # Decisions
+//!
+//! - **Settings live in `spec`, behaviour in `stage`.** A kind's settings are plain data with positions; its [`stage::Kind`]
+//!   implementation reads, checks and runs them.
+//! - **Paths in YAML are relative to their file; paths given with `--set` are relative to the working directory**, as
+//!   for any other command.
+//! - **Errors are collected, not thrown.** Serde stops at the first mistake; `spec` notes it, takes the offending
+//!   entry out of a copy and tries again.
+//! - **Scenarios are remembered by content, in packs**, not by their number: a sweep that grows keeps what it has.
+//! - **The store is a local folder.** `object_store` enters with DataFusion; the store's own writes need rename, fsync
+//!   and locks, which it does not offer.
 
 pub mod catalog;
 pub mod cli;

@@ -1,1 +1,276 @@
-//! cli
+//! The command line: one file per subcommand. Results go to standard output, everything else to standard error.
+
+mod check;
+mod progress;
+mod run;
+mod sql;
+mod tables;
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+
+use crate::diag::{self, Diagnostic, Exit, Failure, Result, Sources};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    everything asked for is there
+  1    a stage failed while it ran
+  2    the command line, the pipeline or a query is wrong; nothing ran
+  3    an objective with `assert: true` is violated
+  130  interrupted; what was finished is kept, run again to go on
+
+Where things are:
+  data/tables/<pipeline>/<table>/   the tables, as Parquet
+  data/figures/<pipeline>/          the charts, as SVG and PNG
+  data/store/                       the cache; may be deleted at any time";
+
+/// From request traces of LLM services to capacity, configuration and cost decisions.
+///
+/// A pipeline is a YAML file of stages. Every stage makes tables, every table is Parquet and can be queried in SQL, and
+/// a stage whose settings and inputs have not changed is never run again.
+#[derive(Parser, Debug)]
+#[command(name = "pipe", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Args {
+    /// The project's folder. Default: the nearest folder upwards that holds `pipelines/` or `data/store/`.
+    #[arg(long, global = true, value_name = "DIR", env = "PIPE_ROOT")]
+    root: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a pipeline: every stage whose settings or inputs changed
+    ///
+    /// Stages run in the order of what they read, independent ones side by side. Finished stages come from the cache.
+    /// Ctrl-C stops within a second and loses no finished scenario: run again to go on.
+    ///
+    /// Examples:
+    ///   pipe run pipelines/sweep.yaml
+    ///   pipe run pipelines/sweep.yaml --set trace=my/requests.jsonl --only verdict
+    ///   pipe run pipelines/sweep.yaml --set stages.sim.simulate.deployment.gpu=h100-sxm
+    #[command(verbatim_doc_comment)]
+    Run(run::RunArgs),
+    /// Say what a run would do, and why: cached, will run, or depends on what comes before
+    Plan(run::PlanArgs),
+    /// Find every mistake in a pipeline without running it
+    Check(check::CheckArgs),
+    /// Print the JSON Schema of pipeline files, for editors
+    Schema,
+    /// List the tables of all pipelines, and the views
+    Ls(tables::LsArgs),
+    /// Show a table: columns with units, rows, size, where it comes from, first rows
+    Show(tables::ShowArgs),
+    /// Query tables with SQL
+    ///
+    /// Tables are `<pipeline>.<table>`, or just `<table>` where only one pipeline has it. Files of `queries/views/`
+    /// are views. Functions besides those of DataFusion: `pipe sql --functions`.
+    ///
+    /// Examples:
+    ///   pipe sql "SELECT * FROM sweep.metrics ORDER BY ttft_ms_p99 LIMIT 5"
+    ///   pipe sql -f queries/slo/chat.sql --format csv
+    ///   pipe sql "SELECT * FROM sweep.sim_requests" --format parquet > requests.parquet
+    #[command(verbatim_doc_comment)]
+    Sql(sql::SqlArgs),
+    /// Write the sample traces, one per format
+    Samples {
+        /// Folder to write to
+        #[arg(default_value = "data/samples")]
+        dir: PathBuf,
+    },
+}
+
+/// Runs the command, prints what went wrong, and says how to exit.
+pub fn main(args: Args) -> Exit {
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("PIPE_LOG").unwrap_or_else(|_| "pipe=warn,error".into()),
+        )
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .try_init();
+    let root = args.root;
+    let done = match args.command {
+        Command::Run(a) => run::run(root, a),
+        Command::Plan(a) => run::plan(root, a),
+        Command::Check(a) => check::check(root, a),
+        Command::Schema => check::schema(),
+        Command::Ls(a) => tables::ls(root, a),
+        Command::Show(a) => tables::show(root, a),
+        Command::Sql(a) => sql::sql(root, a),
+        Command::Samples { dir } => crate::trace::sample::write_all(&dir).map(|()| Exit::Ok).map_err(Reported::bare),
+    };
+    match done {
+        Ok(exit) => exit,
+        Err(Reported { failure, sources }) => {
+            let text = diag::render(&failure, &sources, colour());
+            if !text.is_empty() {
+                eprint!("{text}");
+            }
+            if failure.exit == Exit::Interrupted {
+                eprintln!("interrupted; what was finished is kept: run the same command again to go on");
+            }
+            failure.exit
+        }
+    }
+}
+
+/// A failure, and the texts that its places point into.
+struct Reported {
+    failure: Failure,
+    sources: Sources,
+}
+
+impl Reported {
+    fn bare(failure: Failure) -> Self {
+        Reported { failure, sources: Sources::default() }
+    }
+}
+
+impl From<Failure> for Reported {
+    fn from(failure: Failure) -> Self {
+        Reported::bare(failure)
+    }
+}
+
+type Done = std::result::Result<Exit, Reported>;
+
+/// Colour on a terminal, unless `NO_COLOR` is set.
+fn colour() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// The project's folder: as given, or found from `near`.
+fn project(root: Option<PathBuf>, near: &Path) -> Result<PathBuf> {
+    match root {
+        Some(dir) if dir.is_dir() => {
+            dir.canonicalize().map_err(|e| diag::io(&dir, "open the project's folder", &e))
+        }
+        Some(dir) => Err(Diagnostic::new("cli::root", format!("`{}` is not a folder", dir.display()))
+            .help("give --root an existing folder")
+            .into()),
+        None => Ok(crate::store::project_root(near)),
+    }
+}
+
+/// The folder that a pipeline's file lies in.
+fn folder(file: &Path) -> &Path {
+    match file.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// `k=v` of `--set`.
+fn key_value(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((k, v)) if !k.trim().is_empty() => Ok((k.trim().to_string(), v.to_string())),
+        _ => Err("write NAME=VALUE, e.g. trace=data/requests.jsonl".to_string()),
+    }
+}
+
+/// A runtime for commands that read tables.
+fn runtime(threads: usize) -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.max(1))
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::stage("runtime", format!("cannot start threads: {e}")))
+}
+
+/// Cores of the machine.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// `1234567` as `1,234,567`.
+fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// A duration in the unit that suits it.
+fn duration(millis: u64) -> String {
+    match millis {
+        0..1_000 => format!("{millis} ms"),
+        1_000..60_000 => format!("{:.1} s", millis as f64 / 1e3),
+        _ => format!("{} min {:02} s", millis / 60_000, millis / 1_000 % 60),
+    }
+}
+
+/// A number of bytes in the unit that suits it.
+fn bytes(n: u64) -> String {
+    match n {
+        0..1_024 => format!("{n} B"),
+        1_024..1_048_576 => format!("{:.1} KiB", n as f64 / 1_024.0),
+        _ => format!("{:.1} MiB", n as f64 / 1_048_576.0),
+    }
+}
+
+/// Columns of text, padded to their widest cell; numbers to the right.
+fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |c: usize| rows.iter().map(|r| r[c].chars().count()).chain([header[c].chars().count()]).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let numeric: Vec<bool> = (0..header.len())
+        .map(|c| !rows.is_empty() && rows.iter().all(|r| r[c].is_empty() || r[c].starts_with(|x: char| x.is_ascii_digit())))
+        .collect();
+    let line = |cells: Vec<&str>| {
+        let mut out = String::from(" ");
+        for (c, cell) in cells.iter().enumerate() {
+            let pad = " ".repeat(widths[c] - cell.chars().count());
+            out.push(' ');
+            if numeric[c] {
+                out.push_str(&pad);
+                out.push_str(cell);
+            } else {
+                out.push_str(cell);
+                out.push_str(&pad);
+            }
+            out.push(' ');
+        }
+        out.trim_end().to_string() + "\n"
+    };
+    let mut out = line(header.to_vec());
+    for row in rows {
+        out.push_str(&line(row.iter().map(String::as_str).collect()));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!(thousands(0), "0");
+        assert_eq!(thousands(999), "999");
+        assert_eq!(thousands(1_234_567), "1,234,567");
+        assert_eq!(duration(12), "12 ms");
+        assert_eq!(duration(61_000), "1 min 01 s");
+        assert_eq!(bytes(1_536), "1.5 KiB");
+    }
+
+    #[test]
+    fn numbers_stand_to_the_right() {
+        let text = table(&["name", "rows"], &[vec!["a".into(), "1".into()], vec!["long".into(), "10".into()]]);
+        assert_eq!(text, "  name  rows\n  a        1\n  long    10\n");
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+}

@@ -156,7 +156,9 @@ impl Replica {
             let (hits, idle_hits) = self.find_prefix(request, known, target, env);
             let computed = hits * env.block_size;
             let Some(tokens) = env.rules.waiting_tokens(target - computed, budget) else { return };
-            if new_blocks(computed, tokens, env.block_size) + idle_hits > self.pool.free() {
+            // No tokens: only by `Quirks::free_full_hits`.
+            let held = if tokens > 0 { hits } else { 0 };
+            if tokens > 0 && new_blocks(computed, tokens, env.block_size) + idle_hits > self.pool.free() {
                 return;
             }
             self.waiting.pop_front();
@@ -165,7 +167,7 @@ impl Replica {
                 out.prefix_tokens_queried += u64::from(target);
                 out.prefix_tokens_hit += u64::from(computed);
             }
-            for block in 0..hits {
+            for block in 0..held {
                 let hash = env.derivation.hash(env.requests, request, block);
                 if let Some(id) = self.pool.find(hash) {
                     self.pool.share(id);
@@ -180,13 +182,15 @@ impl Replica {
             }
             live.phase = Phase::Prefill;
             live.computed = computed + tokens;
+            // Blocks that do not start with the prompt cannot be told by their place.
+            live.known = if held == hits { known } else { 0 };
             live.seq = self.next_seq;
             self.next_seq += 1;
             self.running.push(slot);
             self.prefills.push(slot);
             self.chunks.push((slot, tokens));
             if tokens > 0 {
-                add_chunk(shape, tokens, computed, target);
+                add_chunk(shape, tokens, if env.quirks.hits_without_context { 0 } else { computed }, target);
             }
             budget -= tokens;
         }
@@ -270,6 +274,7 @@ impl Replica {
             Phase::Waiting => {}
         }
         let live = &mut self.live[slot as usize];
+        live.known = env.derivation.known_blocks(env.requests, live.request as usize, env.block_size);
         if env.quirks.restart_from_prompt {
             (live.emitted, live.first_token, live.last_token) = (0, None, SimTime::ZERO);
         }

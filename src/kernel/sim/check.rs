@@ -32,7 +32,7 @@ impl Problems {
     }
 }
 
-/// See [`super::check`].
+/// See [`super::check()`].
 pub(super) fn check(scenario: &Scenario) -> Result<(), Vec<SimError>> {
     let mut p = Problems(Vec::new());
     facts(&scenario.model, &scenario.gpu, &mut p);
@@ -60,8 +60,12 @@ fn facts(m: &ModelSpec, g: &GpuSpec, p: &mut Problems) {
         ("model.head_dim", m.head_dim),
         ("model.vocab", m.vocab),
         ("model.max_pos", m.max_pos),
+        ("model.mlp_matrices", m.mlp_matrices),
     ] {
         p.positive(path, value);
+    }
+    if m.experts >= 2 && !(1..=m.experts).contains(&m.top_k) {
+        p.add("model.top_k", format!("is {} of {} experts; must be 1 to {}", m.top_k, m.experts, m.experts));
     }
     for (path, value) in [
         ("gpu.bf16_tflops", g.bf16_tflops),
@@ -80,8 +84,10 @@ fn parallelism(s: &Scenario, p: &mut Problems) {
     p.positive("deployment.tp", d.tp);
     p.positive("deployment.pp", d.pp);
     if d.tp > 0 && !s.model.heads.is_multiple_of(d.tp) {
-        let valid: Vec<String> =
-            (1..=s.model.heads.min(64)).filter(|tp| s.model.heads.is_multiple_of(*tp)).map(|tp| tp.to_string()).collect();
+        let valid: Vec<String> = (1..=s.model.heads.min(64))
+            .filter(|tp| s.model.heads.is_multiple_of(*tp))
+            .map(|tp| tp.to_string())
+            .collect();
         p.add(
             "deployment.tp",
             format!("{} does not divide the {} attention heads; valid are {}", d.tp, s.model.heads, valid.join(", ")),

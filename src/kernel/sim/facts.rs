@@ -20,7 +20,7 @@ pub(crate) fn attention_params(m: &ModelSpec) -> f64 {
 }
 
 /// Width of the keys of one token in one layer over all heads; the values are as wide.
-pub(crate) fn kv_width(m: &ModelSpec) -> f64 {
+fn kv_width(m: &ModelSpec) -> f64 {
     f64::from(m.kv_heads) * f64::from(m.head_dim)
 }
 
@@ -61,19 +61,14 @@ pub(crate) fn params(m: &ModelSpec) -> f64 {
         + moe_layers(m) * (experts + router)
 }
 
-/// Bytes of cache that one token takes on one GPU, for the layers of the largest pipeline stage.
+/// Numbers that the cache holds per token and layer on one GPU.
 ///
 /// Heads are split over the tensor-parallel GPUs and repeated where there are fewer heads than GPUs; the compressed
 /// cache of latent attention is one for all heads, so every GPU holds all of it.
-pub(crate) fn kv_bytes_per_token_per_gpu(d: &Deployment, m: &ModelSpec) -> f64 {
-    let layers = f64::from(m.layers.div_ceil(d.pp.max(1)));
-    let bytes = d.kv.kv_cache_dtype.bytes();
+pub(crate) fn kv_numbers_per_gpu(d: &Deployment, m: &ModelSpec) -> f64 {
     match &m.mla {
-        Some(a) => layers * (f64::from(a.kv_rank) + f64::from(a.rope_dim)) * bytes,
-        None => {
-            let heads = f64::from(m.kv_heads.div_ceil(d.tp.max(1)).max(1));
-            layers * 2.0 * heads * f64::from(m.head_dim) * bytes
-        }
+        Some(a) => f64::from(a.kv_rank) + f64::from(a.rope_dim),
+        None => 2.0 * f64::from(m.kv_heads.div_ceil(d.tp.max(1)).max(1)) * f64::from(m.head_dim),
     }
 }
 
@@ -85,4 +80,36 @@ pub(crate) fn peak_flops(d: &Deployment, g: &GpuSpec) -> f64 {
         Dtype::Fp8 | Dtype::Bf16 => g.bf16_tflops,
     };
     tflops * 1e12
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Mla;
+    use crate::sim::swarm::llama_8b;
+
+    #[test]
+    fn parameters_match_the_published_counts() {
+        let mixtral = ModelSpec { vocab: 32_000, experts: 8, top_k: 2, params_b: 46.7, ..llama_8b() };
+        let deepseek_v3 = ModelSpec {
+            layers: 61,
+            hidden: 7168,
+            intermediate: 18_432,
+            heads: 128,
+            kv_heads: 128,
+            vocab: 129_280,
+            experts: 256,
+            top_k: 8,
+            shared_experts: 1,
+            moe_intermediate: 2048,
+            first_dense: 3,
+            mla: Some(Mla { q_rank: 1536, kv_rank: 512, nope_dim: 128, rope_dim: 64, v_dim: 128 }),
+            params_b: 671.0,
+            ..llama_8b()
+        };
+        for m in [llama_8b(), mixtral, deepseek_v3] {
+            let billions = params(&m) / 1e9;
+            assert!((billions / m.params_b - 1.0).abs() < 2e-3, "{billions} instead of {}", m.params_b);
+        }
+    }
 }

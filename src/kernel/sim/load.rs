@@ -3,9 +3,6 @@
 //! Promises: the same seed draws the same sequence of unit gaps at every rate, so scenarios that differ in their rate
 //! only see the same pattern, faster or slower. Generated processes start with a gap, a trace keeps its first arrival.
 
-use rand::Rng;
-use rand_pcg::Pcg64;
-
 use super::SimError;
 use crate::request::Requests;
 use crate::rng;
@@ -34,12 +31,12 @@ pub(crate) fn arrivals(load: &Load, requests: &Requests, seed: u64) -> Result<Ve
         Arrivals::Constant => Ok(accumulate(count, gap_ns(load.rate_rps)?, || 1.0)),
         Arrivals::Poisson => {
             let mut r = rng::stream(seed, "workload/arrivals");
-            Ok(accumulate(count, gap_ns(load.rate_rps)?, || exponential(&mut r)))
+            Ok(accumulate(count, gap_ns(load.rate_rps)?, || rng::exponential(&mut r, 1.0)))
         }
         Arrivals::Gamma(gamma) => {
             let mut r = rng::stream(seed, "workload/arrivals");
             let shape = 1.0 / (gamma.cv * gamma.cv);
-            Ok(accumulate(count, gap_ns(load.rate_rps)?, || standard_gamma(&mut r, shape) / shape))
+            Ok(accumulate(count, gap_ns(load.rate_rps)?, || rng::gamma(&mut r, shape, 1.0 / shape)))
         }
     }
 }
@@ -95,48 +92,6 @@ fn accumulate(count: usize, gap_ns: f64, mut unit_gap: impl FnMut() -> f64) -> V
 
 fn round(x: f64) -> i64 {
     (x + 0.5) as i64
-}
-
-/// Uniform in [0, 1) with 53 bits.
-fn uniform(r: &mut Pcg64) -> f64 {
-    (r.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
-}
-
-/// Exponential of mean 1, by inversion.
-fn exponential(r: &mut Pcg64) -> f64 {
-    -libm::log(1.0 - uniform(r))
-}
-
-/// Normal of mean 0 and deviation 1: the polar method of Marsaglia, one of the pair.
-fn normal(r: &mut Pcg64) -> f64 {
-    loop {
-        let (x, y) = (2.0 * uniform(r) - 1.0, 2.0 * uniform(r) - 1.0);
-        let s = x * x + y * y;
-        if s > 0.0 && s < 1.0 {
-            return x * libm::sqrt(-2.0 * libm::log(s) / s);
-        }
-    }
-}
-
-/// Gamma of the given shape and scale 1. Marsaglia and Tsang, "A simple method for generating gamma variables", 2000.
-fn standard_gamma(r: &mut Pcg64, shape: f64) -> f64 {
-    if shape < 1.0 {
-        let boost = libm::pow(1.0 - uniform(r), 1.0 / shape);
-        return standard_gamma(r, shape + 1.0) * boost;
-    }
-    let d = shape - 1.0 / 3.0;
-    let c = 1.0 / libm::sqrt(9.0 * d);
-    loop {
-        let x = normal(r);
-        let v = 1.0 + c * x;
-        if v <= 0.0 {
-            continue;
-        }
-        let v = v * v * v;
-        if libm::log(1.0 - uniform(r)) < 0.5 * x * x + d - d * v + d * libm::log(v) {
-            return d * v;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -110,7 +110,8 @@ pub struct Summary {
     /// Prompt tokens looked up in the prefix cache at first admissions, and found there.
     pub prefix_tokens_queried: u64,
     pub prefix_tokens_hit: u64,
-    /// Gaps between consecutive tokens of a request over all requests, as (gap, how often), sorted by gap.
+    /// Gaps between consecutive tokens of a request over all requests, as (gap, how often), sorted by gap. As the engine
+    /// hands tokens out: what a latency model adds after every token shifts them all, and changes no gap.
     pub itl: Vec<(SimDuration, u64)>,
 }
 
@@ -140,12 +141,15 @@ impl std::error::Error for SimError {}
 pub struct Quirks {
     /// A preempted request loses its tokens and starts again from its prompt.
     pub restart_from_prompt: bool,
-    /// A prompt found whole in the prefix cache computes nothing; vLLM computes its last token again.
+    /// A prompt found whole in the prefix cache computes nothing and holds none of the blocks found; vLLM holds them
+    /// and computes the last token again.
     pub free_full_hits: bool,
     /// Steps last whole microseconds, rounded down, at least one.
     pub whole_microseconds: bool,
     /// A completed request takes the place of its last token too, before it frees all.
     pub block_at_completion: bool,
+    /// The chunk with which a request is admitted attends to nothing that it found in the prefix cache.
+    pub hits_without_context: bool,
 }
 
 /// Checks a scenario without running it: sizes that must be positive, memory that must fit.

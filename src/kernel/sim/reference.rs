@@ -87,6 +87,8 @@ struct Life {
     /// Tokens that must be computed before the next one can come out.
     target: usize,
     blocks: Vec<usize>,
+    /// Blocks at the start of the prompt that it should hold but does not: see [`Quirks::free_full_hits`].
+    missing: usize,
     scheduled: Option<SimTime>,
     cached: usize,
     preemptions: u32,
@@ -101,6 +103,7 @@ impl Life {
             tokens: Vec::new(),
             target: 0,
             blocks: Vec::new(),
+            missing: 0,
             scheduled: None,
             cached: 0,
             preemptions: 0,
@@ -114,6 +117,16 @@ struct Block {
     hash: Option<u64>,
 }
 
+/// What one request does in a step.
+#[derive(Clone, Copy)]
+struct Part {
+    request: usize,
+    tokens: usize,
+    decode: bool,
+    /// Tokens in the cache before the step.
+    context: usize,
+}
+
 /// One replica.
 struct Machine {
     /// Between arrival and queue.
@@ -123,8 +136,8 @@ struct Machine {
     blocks: Vec<Block>,
     free: VecDeque<usize>,
     by_hash: BTreeMap<u64, Vec<usize>>,
-    /// End of the step that runs, and (request, tokens, is a decode) of its batch.
-    step: Option<(SimTime, Vec<(usize, usize, bool)>)>,
+    /// End of the step that runs, and its batch.
+    step: Option<(SimTime, Vec<Part>)>,
 }
 
 impl Machine {
@@ -271,8 +284,7 @@ impl World<'_> {
 
     fn start_step(&mut self, r: usize, now: SimTime, sink: &mut dyn Sink) {
         let mut budget = self.rules.max_num_batched_tokens as usize;
-        // (request, tokens, is a decode, tokens in the cache before)
-        let mut batch: Vec<(usize, usize, bool, usize)> = Vec::new();
+        let mut batch: Vec<Part> = Vec::new();
         let mut preempted = false;
         let mut at = 0;
         while at < self.replicas[r].running.len() && budget > 0 {
@@ -293,7 +305,7 @@ impl World<'_> {
             if !fits {
                 break;
             }
-            batch.push((i, tokens, decode, self.lives[i].computed));
+            batch.push(Part { request: i, tokens, decode, context: self.lives[i].computed });
             self.lives[i].computed += tokens;
             budget -= tokens;
             at += 1;
@@ -303,15 +315,14 @@ impl World<'_> {
         }
         let used = self.note_use(r);
         let shape = self.shape(&batch);
-        let empty = batch.iter().all(|(_, tokens, _, _)| *tokens == 0);
+        let empty = batch.iter().all(|part| part.tokens == 0);
         let duration = clamp(if empty { SimDuration::ZERO } else { self.model.step(&shape) }, self.quirks);
         self.summary.steps += 1;
         self.summary.busy += duration;
         if sink.wants_steps() {
             self.steps_row(r, now, duration, &shape, used, sink);
         }
-        let step = batch.into_iter().map(|(i, tokens, decode, _)| (i, tokens, decode)).collect();
-        self.replicas[r].step = Some((now + duration, step));
+        self.replicas[r].step = Some((now + duration, batch));
     }
 
     fn steps_row(
@@ -342,7 +353,7 @@ impl World<'_> {
         }
     }
 
-    fn admit(&mut self, r: usize, now: SimTime, mut budget: usize, batch: &mut Vec<(usize, usize, bool, usize)>) {
+    fn admit(&mut self, r: usize, now: SimTime, mut budget: usize, batch: &mut Vec<Part>) {
         while budget > 0 && self.replicas[r].running.len() < self.rules.max_num_seqs as usize {
             let Some(&i) = self.replicas[r].waiting.front() else { return };
             let hits = self.prefix(r, i);
@@ -354,11 +365,12 @@ impl World<'_> {
             let tokens = wanted.min(budget);
             let blocks = (computed + tokens).div_ceil(self.block_size);
             let idle = hits.iter().filter(|id| self.replicas[r].blocks[**id].users == 0).count();
-            if blocks - hits.len() + idle > self.replicas[r].free.len() {
+            if tokens > 0 && blocks - hits.len() + idle > self.replicas[r].free.len() {
                 return;
             }
             let machine = &mut self.replicas[r];
             machine.waiting.pop_front();
+            let (hits, missing) = if tokens > 0 { (hits, 0) } else { (Vec::new(), hits.len()) };
             for &id in &hits {
                 machine.free.retain(|free| *free != id);
                 machine.blocks[id].users += 1;
@@ -372,12 +384,14 @@ impl World<'_> {
                 }
             }
             self.lives[i].blocks = hits;
+            self.lives[i].missing = missing;
             self.lives[i].computed = computed;
             let fits = self.extend(r, i, tokens);
             assert!(fits, "an admitted request must get its blocks");
             self.lives[i].computed += tokens;
             self.replicas[r].running.push(i);
-            batch.push((i, tokens, false, computed));
+            let context = if self.quirks.hits_without_context { 0 } else { computed };
+            batch.push(Part { request: i, tokens, decode: false, context });
             budget -= tokens;
         }
     }
@@ -401,7 +415,7 @@ impl World<'_> {
     /// Gives request `i` the blocks for `tokens` more tokens and notes which blocks that fills; false if none is free.
     fn extend(&mut self, r: usize, i: usize, tokens: usize) -> bool {
         let before = self.lives[i].computed;
-        let need = (before + tokens).div_ceil(self.block_size) - self.lives[i].blocks.len();
+        let need = (before + tokens).div_ceil(self.block_size) - self.lives[i].missing - self.lives[i].blocks.len();
         if need > self.replicas[r].free.len() {
             return false;
         }
@@ -409,6 +423,9 @@ impl World<'_> {
             if let Some(id) = self.replicas[r].take() {
                 self.lives[i].blocks.push(id);
             }
+        }
+        if self.lives[i].missing > 0 {
+            return true;
         }
         let known = self.derivation.known_blocks(self.requests, i, self.block_size as u32) as usize;
         for block in before / self.block_size..(before + tokens) / self.block_size {
@@ -430,17 +447,19 @@ impl World<'_> {
             self.lives[i].tokens.clear();
         }
         self.lives[i].computed = 0;
+        self.lives[i].missing = 0;
         self.lives[i].target = self.input(i) + self.lives[i].tokens.len();
         self.lives[i].preemptions += 1;
         self.summary.preemptions += 1;
         self.replicas[r].waiting.push_front(i);
     }
 
-    fn shape(&self, batch: &[(usize, usize, bool, usize)]) -> BatchShape {
+    fn shape(&self, batch: &[Part]) -> BatchShape {
         let mut s = BatchShape::default();
-        for &(i, tokens, decode, context) in batch {
-            let (n, context, input) = (tokens as u64, context as u64, self.lives[i].target as u64);
-            if decode {
+        for part in batch {
+            let (n, context) = (part.tokens as u64, part.context as u64);
+            let input = self.lives[part.request].target as u64;
+            if part.decode {
                 s.decode_requests += 1;
                 s.decode_context += context;
             } else if n > 0 {
@@ -470,7 +489,7 @@ impl World<'_> {
             return;
         }
         let mut done = Vec::new();
-        for (i, _, decode) in batch {
+        for Part { request: i, decode, .. } in batch {
             let life = &mut self.lives[i];
             if !decode && life.computed < life.target {
                 continue;

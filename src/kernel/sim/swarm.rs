@@ -225,6 +225,7 @@ pub fn scenario(seed: u64) -> (Scenario, Requests, Quirks) {
         free_full_hits: dice.one_in(5),
         whole_microseconds: dice.one_in(5),
         block_at_completion: dice.one_in(5),
+        hits_without_context: dice.one_in(5),
     };
     let requests = requests(dice, block_size);
     (s, requests, quirks)

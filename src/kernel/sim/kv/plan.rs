@@ -44,7 +44,10 @@ pub fn plan(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> MemoryPlan {
     let activations = GIB * if model.experts >= 2 { ACTIVATIONS_MOE_GIB } else { ACTIVATIONS_DENSE_GIB };
     let non_torch = GIB * if gpus > 1.0 { NON_TORCH_MULTI_GIB } else { NON_TORCH_SINGLE_GIB };
     let kv_available = budget - weights - activations - non_torch;
-    let bytes_per_block = facts::kv_bytes_per_token_per_gpu(d, model) * f64::from(d.kv.block_size);
+    // The GPU with the most layers limits all.
+    let layers = f64::from(model.layers.div_ceil(d.pp.max(1)));
+    let bytes_per_token = layers * facts::kv_numbers_per_gpu(d, model) * d.kv.kv_cache_dtype.bytes();
+    let bytes_per_block = bytes_per_token * f64::from(d.kv.block_size);
     let blocks = if kv_available > 0.0 && bytes_per_block > 0.0 { (kv_available / bytes_per_block) as u64 } else { 0 };
     MemoryPlan { budget, weights, activations, non_torch, kv_available, bytes_per_block, blocks }
 }
@@ -81,8 +84,10 @@ pub fn blocks(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Result<u64, S
     }
     let advice = match smallest_tp(d, model, gpu) {
         Some(tp) => format!("the smallest tensor-parallel size that fits is {tp}"),
-        None => format!("no tensor-parallel size up to {TP_MAX_TRIED} fits: a GPU with more memory, fp8 weights or \
-                         a larger pp is needed"),
+        None => format!(
+            "no tensor-parallel size up to {TP_MAX_TRIED} fits: a GPU with more memory, fp8 weights or \
+                         a larger pp is needed"
+        ),
     };
     Err(SimError::Invalid { path: "deployment.tp", message: format!("{terms}; {advice}") })
 }

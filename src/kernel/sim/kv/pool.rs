@@ -58,7 +58,7 @@ impl Pool {
     /// Takes `n` blocks without naming them.
     #[inline]
     pub(crate) fn take(&mut self, n: u64) {
-        debug_assert!(n <= self.free, "took {n} blocks of {}", self.free);
+        assert!(n <= self.free, "took {n} blocks of {}", self.free);
         self.free -= n;
     }
 

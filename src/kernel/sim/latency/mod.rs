@@ -54,7 +54,12 @@ pub struct DecodeForm {
 impl DecodeForm {
     /// One line only.
     pub fn affine(ns: f64, ns_per_token: f64) -> DecodeForm {
-        DecodeForm { compute_ns: ns, compute_ns_per_token: ns_per_token, memory_ns: ns, memory_ns_per_token: ns_per_token }
+        DecodeForm {
+            compute_ns: ns,
+            compute_ns_per_token: ns_per_token,
+            memory_ns: ns,
+            memory_ns_per_token: ns_per_token,
+        }
     }
 
     /// Time of a step at a sum of contexts.
@@ -68,10 +73,11 @@ impl DecodeForm {
     }
 }
 
-/// Nearest whole nanosecond, halves up. Not `f64::round`, which is a call into a library on x86-64's baseline.
+/// Whole nanoseconds, rounded down; saturates, and takes NaN as zero. Down, so that rounding down further, to whole
+/// microseconds, gives what rounding down once would.
 #[inline]
 pub(crate) fn ns(x: f64) -> i64 {
-    (x + 0.5) as i64
+    x as i64
 }
 
 /// Time of a step, and what a request costs outside of steps.
@@ -123,5 +129,71 @@ pub fn build(deployment: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Box<d
         Latency::TrainedPhysics => Box::new(trained_physics::TrainedPhysics::new(deployment, model, gpu)),
         Latency::Linear(linear) => Box::new(*linear),
         Latency::Rates(rates) => Box::new(*rates),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Dtype;
+    use crate::sim::swarm::{h100, llama_8b, scenario_8b};
+
+    fn shape(decode_requests: u64, context: u64, prompt: u64) -> BatchShape {
+        BatchShape {
+            decode_requests,
+            decode_context: decode_requests * context,
+            prefill_requests: u64::from(prompt > 0),
+            prefill_tokens: prompt,
+            prefill_tokens_squared: prompt * prompt,
+            prefill_tokens_x_input: prompt * prompt,
+            ..BatchShape::default()
+        }
+    }
+
+    fn ms(latency: &str, tp: u32, dtype: Dtype, shape: &BatchShape) -> f64 {
+        let mut d = scenario_8b().deployment;
+        (d.latency, d.tp, d.dtype) = (serde_json::from_str(latency).unwrap(), tp, dtype);
+        build(&d, &llama_8b(), &h100()).step(shape).as_ms()
+    }
+
+    #[test]
+    fn steps_of_known_batches() {
+        const LINEAR: &str = r#"{"linear": {"base_us": 1000, "per_prefill_token_us": 10, "per_decode_token_us": 3}}"#;
+        const RATES: &str = r#"{"rates": {"prefill_tokens_per_s": 10000, "decode_tokens_per_s": 100}}"#;
+        let (decode, prefill, both) = (shape(8, 1000, 0), shape(0, 0, 2000), shape(8, 1000, 2000));
+        let cases = [
+            // 6.98e9 weights of 2 bytes and 8008 tokens of 131,072 bytes, at 3.35 TB/s.
+            (r#""roofline""#, 1, Dtype::Bf16, &decode, 4.4810),
+            (r#""roofline""#, 2, Dtype::Bf16, &decode, 2.2405),
+            (r#""roofline""#, 1, Dtype::Fp8, &decode, 2.3972),
+            // 2 x 6.98e9 x 2000 operations, and those of attention, at 45 % of 989.5 TFLOP/s.
+            (r#""roofline""#, 1, Dtype::Bf16, &prefill, 65.0758),
+            (LINEAR, 1, Dtype::Bf16, &both, 21.024),
+            (RATES, 1, Dtype::Bf16, &both, 210.0),
+            (RATES, 1, Dtype::Bf16, &prefill, 200.0),
+        ];
+        for (latency, tp, dtype, shape, expect) in cases {
+            let ms = ms(latency, tp, dtype, shape);
+            assert!((ms / expect - 1.0).abs() < 1e-3, "{latency} tp {tp} {dtype:?} {shape:?}: {ms}, not {expect}");
+        }
+    }
+
+    #[test]
+    fn the_form_of_decode_steps_is_the_step() {
+        let s = scenario_8b();
+        let names = [r#""roofline""#, r#""trained_physics""#];
+        for latency in names {
+            let mut d = s.deployment.clone();
+            d.latency = serde_json::from_str(latency).unwrap();
+            let model = build(&d, &s.model, &s.gpu);
+            for requests in [1, 7, 256] {
+                let form = model.decode_form(requests).unwrap();
+                for context in [1, 100, 5_000] {
+                    let step = model.step(&shape(requests, context, 0));
+                    assert_eq!(form.at(requests * context), step);
+                }
+            }
+        }
+        assert!(serde_json::from_str::<Latency>(r#"{"rates": {"prefill": 1}}"#).is_err());
     }
 }

@@ -48,10 +48,7 @@ impl Roofline {
         let (prefill, decode) = (peak_per_ns * g.mfu_prefill * tp, peak_per_ns * g.mfu_decode * tp);
         let bytes_per_ns = g.memory_tb_per_s * 1e3;
         let weight_bytes = d.dtype.bytes() / tp / bytes_per_ns;
-        let kv_bytes = match &m.mla {
-            Some(a) => layers * (f64::from(a.kv_rank) + f64::from(a.rope_dim)) * d.kv.kv_cache_dtype.bytes(),
-            None => 2.0 * layers * facts::kv_width(m) * d.kv.kv_cache_dtype.bytes() / tp,
-        };
+        let kv_bytes = layers * facts::kv_numbers_per_gpu(d, m) * d.kv.kv_cache_dtype.bytes();
         let experts = f64::from(m.experts);
         Roofline {
             prefill_token_ns: token_flop / prefill,
@@ -101,9 +98,8 @@ impl LatencyModel for Roofline {
             + self.decode_token_ns * decode
             + self.decode_pair_ns * context;
         let cached = prefill + s.prefill_context as f64 + decode + context;
-        let memory = self.read_weights(prefill + decode)
-            + self.kv_token_ns * cached
-            + self.activation_ns * (prefill + decode);
+        let memory =
+            self.read_weights(prefill + decode) + self.kv_token_ns * cached + self.activation_ns * (prefill + decode);
         SimDuration(ns(compute.max(memory)))
     }
 

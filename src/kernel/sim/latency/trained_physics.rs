@@ -25,8 +25,9 @@ const STEP_US: f64 = 126.024_825;
 const BEFORE_QUEUE_US: f64 = 15_563.199_579;
 const AFTER_REQUEST_US: f64 = 777.345_5;
 const AFTER_TOKEN_US: f64 = 45.907_545;
-/// Activations are exchanged in bf16.
+/// Activations are exchanged, and the cache is kept, in bf16.
 const ACTIVATION_BYTES: f64 = 2.0;
+const KV_BYTES: f64 = 2.0;
 
 /// The fitted terms, reduced to nanoseconds per unit of the batch's sums.
 pub(crate) struct TrainedPhysics {
@@ -51,7 +52,7 @@ impl TrainedPhysics {
         let used = layers * facts::attention_params(m) + dense * dense_mlp + moe * (top_k + shared) * expert;
         let token_compute = 2.0 * used / tp / flop_per_ns;
         let pair_compute = layers * 4.0 * (f64::from(m.heads) / tp) * f64::from(m.head_dim) / flop_per_ns;
-        let kv = layers * 2.0 * (facts::kv_width(m) / tp) * 2.0 / bytes_per_ns;
+        let kv = layers * facts::kv_numbers_per_gpu(d, m) * KV_BYTES / bytes_per_ns;
         let bytes = d.dtype.bytes();
         let weights = (layers * facts::attention_params(m) + dense * dense_mlp + moe * shared * expert) * bytes / tp
             + moe * (f64::from(m.experts) / tp) * expert * bytes;

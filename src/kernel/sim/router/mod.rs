@@ -1,9 +1,9 @@
 //! Routers: which replica an arriving request goes to.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use rand::Rng;
 use rand_pcg::Pcg64;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::rng;
 

@@ -1,0 +1,184 @@
+//! `pipe ls` and `pipe show`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Done, bytes, cores, duration, project, runtime, sql, table, thousands};
+use crate::diag::{self, Diagnostic, Exit, Result};
+use crate::query::output;
+use crate::store::{Published, Store, TableHandle, TableManifest};
+use crate::table::{DESCRIPTION, UNIT};
+
+#[derive(Args, Debug)]
+pub struct LsArgs {
+    /// Only tables of this pipeline
+    pipeline: Option<String>,
+    /// One JSON object per table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ShowArgs {
+    /// `<pipeline>.<table>`, or `<table>` where only one pipeline has it
+    table: String,
+    /// Rows to preview
+    #[arg(long, default_value_t = 5)]
+    rows: usize,
+}
+
+/// The part of a manifest that is about a published table.
+fn of(published: &Published) -> Option<&TableManifest> {
+    published.manifest.tables.iter().find(|t| published.manifest.table_as(&published.stage, t) == published.table)
+}
+
+pub(super) fn ls(root: Option<PathBuf>, args: LsArgs) -> Done {
+    let project = project(root.clone(), Path::new("."))?;
+    let store = Store::open(&project)?;
+    let wanted = |pipeline: &str| args.pipeline.as_deref().is_none_or(|p| p == pipeline);
+    let all: Vec<Published> = store.published().into_iter().filter(|p| wanted(&p.pipeline)).collect();
+    if args.json {
+        for p in &all {
+            let Some(t) = of(p) else { continue };
+            println!(
+                "{}",
+                json!({
+                    "pipeline": p.pipeline, "table": p.table, "stage": p.stage, "kind": p.manifest.recipe.kind,
+                    "rows": t.rows, "bytes": size(t), "hash": t.hash.0, "path": p.dir,
+                    "finished_unix_s": p.manifest.finished_unix_s,
+                })
+            );
+        }
+        return Ok(Exit::Ok);
+    }
+    if all.is_empty() {
+        println!("no tables yet: pipe run pipelines/sweep.yaml");
+        return Ok(Exit::Ok);
+    }
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .filter_map(|p| {
+            let t = of(p)?;
+            Some(vec![
+                format!("{}.{}", p.pipeline, p.table),
+                p.manifest.recipe.kind.clone(),
+                thousands(t.rows),
+                bytes(size(t)),
+                ago(p.manifest.finished_unix_s),
+            ])
+        })
+        .collect();
+    print!("{}", table(&["table", "kind", "rows", "size", "made"], &rows));
+    for file in store.published_files().into_iter().filter(|f| wanted(&f.pipeline)) {
+        println!("  {}", file.path.strip_prefix(&project).unwrap_or(&file.path).display());
+    }
+    let engine = runtime(cores())?.block_on(sql::engine(root, None))?;
+    for view in engine.views().iter().filter(|v| wanted(&v.pipeline)) {
+        match &view.unavailable {
+            None => println!("  {}.{} (view)", view.pipeline, view.name),
+            Some(why) => println!("  {}.{} (view, unavailable: {why})", view.pipeline, view.name),
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn size(t: &TableManifest) -> u64 {
+    t.parts.iter().map(|p| p.bytes).sum()
+}
+
+/// How long ago, roughly.
+fn ago(unix_s: u64) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    match now.saturating_sub(unix_s) {
+        0..60 => "just now".to_string(),
+        s @ 60..3_600 => format!("{} min ago", s / 60),
+        s @ 3_600..86_400 => format!("{} h ago", s / 3_600),
+        s => format!("{} days ago", s / 86_400),
+    }
+}
+
+pub(super) fn show(root: Option<PathBuf>, args: ShowArgs) -> Done {
+    let project = project(root.clone(), Path::new("."))?;
+    let store = Store::open(&project)?;
+    let all = store.published();
+    let found = find(&all, &args.table)?;
+    let handle = store.published_handle(found)?;
+    print!("{}", describe(found, &handle));
+    print!("\n{}", columns(&handle));
+    if args.rows > 0 {
+        println!();
+        let query = format!("SELECT * FROM \"{}\".\"{}\" LIMIT {}", found.pipeline, found.table, args.rows);
+        runtime(cores())?.block_on(async {
+            let engine = sql::engine(root, None).await?;
+            output::write(engine.sql(&query).await?, output::Format::Table, std::io::stdout()).await
+        })?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn find<'a>(all: &'a [Published], name: &str) -> Result<&'a Published> {
+    let matching: Vec<&Published> = match name.split_once('.') {
+        Some((pipeline, table)) => all.iter().filter(|p| p.pipeline == pipeline && p.table == table).collect(),
+        None => all.iter().filter(|p| p.table == name).collect(),
+    };
+    match matching.as_slice() {
+        [one] => Ok(one),
+        [] => {
+            let full: Vec<String> = all.iter().map(|p| format!("{}.{}", p.pipeline, p.table)).collect();
+            let names = all.iter().map(|p| p.table.as_str()).chain(full.iter().map(String::as_str));
+            let help = match diag::nearest(name, names) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "`pipe ls` lists the tables; tables are made by `pipe run`".to_string(),
+            };
+            Err(Diagnostic::new("cli::no_table", format!("there is no table `{name}`")).help(help).into())
+        }
+        several => {
+            let names: Vec<String> = several.iter().map(|p| format!("{}.{}", p.pipeline, p.table)).collect();
+            Err(Diagnostic::new("cli::ambiguous", format!("several pipelines have a table `{name}`"))
+                .help(format!("name one: {}", names.join(", ")))
+                .into())
+        }
+    }
+}
+
+/// What a table is and where it comes from.
+fn describe(p: &Published, handle: &TableHandle) -> String {
+    let recipe = &p.manifest.recipe;
+    let mut out = format!("{}.{}: {} rows", p.pipeline, p.table, thousands(handle.rows));
+    if let Some(t) = of(p) {
+        out += &format!(", {} in {} part(s), content {}\n", bytes(size(t)), t.parts.len(), t.hash.short());
+    }
+    out += &format!("  parts    {}\n", p.dir.display());
+    out += &format!(
+        "  made by  stage `{}` ({} version {}), {}, in {}, pipe {}\n",
+        p.stage,
+        recipe.kind,
+        recipe.version,
+        ago(p.manifest.finished_unix_s),
+        duration(p.manifest.millis),
+        p.manifest.pipe_version,
+    );
+    for (name, hash) in &recipe.inputs {
+        out += &format!("  from     table `{name}` ({})\n", hash.short());
+    }
+    for (file, hash) in &recipe.files {
+        out += &format!("  from     file {file} ({})\n", hash.short());
+    }
+    out
+}
+
+fn columns(handle: &TableHandle) -> String {
+    let rows: Vec<Vec<String>> = handle
+        .schema
+        .fields()
+        .iter()
+        .map(|f| {
+            let meta = |key: &str| f.metadata().get(key).cloned().unwrap_or_default();
+            let kind = format!("{}{}", f.data_type(), if f.is_nullable() { ", nullable" } else { "" });
+            vec![f.name().clone(), kind, meta(UNIT), meta(DESCRIPTION)]
+        })
+        .collect();
+    table(&["column", "type", "unit", ""], &rows)
+}
