@@ -9,6 +9,8 @@
 
 mod objective;
 mod space;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
