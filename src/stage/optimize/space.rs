@@ -1,11 +1,10 @@
 //! What a search varies: the base scenario, the domains of its parameters, and which points are possible at all.
 
-use std::sync::{Mutex, PoisonError};
 use std::path::Path;
+use std::sync::OnceLock;
 
-use indexmap::IndexMap;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use pipe_kernel::scenario::Scenario;
 use pipe_kernel::sim;
@@ -27,7 +26,7 @@ pub(super) struct Search {
     catalog: Catalog,
     filter: Option<Filter>,
     /// The first condition that could not be evaluated. The sampler's question has no room for an error.
-    failed: Mutex<Option<Diagnostic>>,
+    failed: OnceLock<Diagnostic>,
 }
 
 /// A range of numbers, as written.
@@ -99,7 +98,7 @@ impl Search {
         let space = Space::new(parameters).map_err(|e| Diagnostic::new("optimize::space", e).at(spec.over.0.at.clone()));
         match (space, filter) {
             (Ok(space), Ok(filter)) if problems.is_empty() => {
-                Ok(Search { space, settings: found, base, catalog, filter, failed: Mutex::default() })
+                Ok(Search { space, settings: found, base, catalog, filter, failed: OnceLock::new() })
             }
             (space, filter) => {
                 // An empty space is only worth a word when nothing else is wrong with it.
@@ -128,7 +127,7 @@ impl Search {
         match filter.keep(&[&scenario]) {
             Ok(kept) => kept.first() == Some(&true),
             Err(d) => {
-                self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(d);
+                self.failed.get_or_init(|| d);
                 false
             }
         }
@@ -136,7 +135,7 @@ impl Search {
 
     /// The first point at which the condition could not be evaluated.
     pub fn failed(&self) -> Option<Diagnostic> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failed.get().cloned()
     }
 
     /// The base scenario with its defaults, for the recipe: that of some point of the space, without what is varied.
@@ -145,18 +144,30 @@ impl Search {
         self.scenario(&zero).map(|s| filter::config(&s)).unwrap_or_default()
     }
 
-    /// The base scenario as written, and the facts of every model and GPU that a point of `space` can name.
-    pub fn facts(&self, space: &IndexMap<Text, Tree>) -> Value {
-        let named = |path: &str| -> Vec<String> {
-            let varied = space.iter().find(|(p, _)| p.value == path).map(|(_, values)| values.to_json());
-            let base = self.base.get_path(path).map(Tree::to_json);
-            let all = varied.or(base).unwrap_or_default();
-            let names = all.as_array().cloned().unwrap_or_else(|| vec![all]);
-            names.iter().filter_map(|n| n.as_str().map(str::to_string)).collect()
-        };
-        let models: Vec<_> = named("deployment.model").iter().map(|n| self.catalog.model(n).ok()).collect();
-        let gpus: Vec<_> = named("deployment.gpu").iter().map(|n| self.catalog.gpu(n).ok()).collect();
-        json!({"base": self.base.to_json(), "models": models, "gpus": gpus})
+    /// The facts of every model and GPU that a point of the space may have, for the recipe.
+    pub fn facts(&self) -> Value {
+        let mut facts = serde_json::Map::new();
+        for name in self.names("deployment.model") {
+            if let Ok((name, model)) = self.catalog.model(&name) {
+                facts.insert(format!("model {name}"), serde_json::to_value(model).unwrap_or_default());
+            }
+        }
+        for name in self.names("deployment.gpu") {
+            if let Ok((name, gpu)) = self.catalog.gpu(&name) {
+                facts.insert(format!("gpu {name}"), serde_json::to_value(gpu).unwrap_or_default());
+            }
+        }
+        facts.into()
+    }
+
+    /// The texts that may stand at `path`: all levels of its domain, or what the base says.
+    fn names(&self, path: &str) -> Vec<String> {
+        let varied = self.space.parameters().iter().find(|p| p.path == path);
+        let text = |v: Value| v.as_str().map(str::to_string);
+        match varied.map(|p| (&p.domain, p.domain.levels().unwrap_or(1))) {
+            Some((domain, n)) => (0..n).filter_map(|i| text(domain.decode((i as f64 + 0.5) / n as f64))).collect(),
+            None => self.base.get_path(path).and_then(|t| text(t.to_json())).into_iter().collect(),
+        }
     }
 }
 

@@ -259,12 +259,11 @@ struct Problems {
 
 impl Problems {
     fn add(&mut self, d: Diagnostic) {
-        if let Some((_, count)) = self.found.iter_mut().find(|(known, _)| *known == d) {
-            *count += 1;
-        } else if self.found.len() >= PROBLEMS_KEPT {
-            self.beyond += 1;
-        } else {
-            self.found.push((d, 1));
+        let known = self.found.iter().position(|(known, _)| *known == d);
+        match known {
+            Some(i) => self.found[i].1 += 1,
+            None if self.found.len() >= PROBLEMS_KEPT => self.beyond += 1,
+            None => self.found.push((d, 1)),
         }
     }
 
