@@ -350,7 +350,7 @@ fn recipe(spec: &Optimize, cx: &CheckCx) -> Value {
         "sampler": serde_json::to_value(&spec.sampler).unwrap_or_default(),
         "trials": spec.trials,
         "seed": spec.seed.unwrap_or(cx.seed),
-        "facts": search.facts(&spec.space),
+        "facts": search.facts(),
         "sim_version": SIM_VERSION,
         "memo_version": simulation::MEMO_VERSION,
     })
