@@ -12,8 +12,8 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, StringArray, UInt64Array};
 use arrow::array::new_null_array;
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, StringArray, UInt64Array};
 use arrow::compute::interleave;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, UInt64Type};
 use arrow::error::ArrowError;
@@ -79,10 +79,18 @@ impl Kind for Ingest {
         if matches!(self.format, Format::Mooncake | Format::Azure | Format::Vidur | Format::Sharegpt) {
             let help = "leave it out, or read the file as `jsonl`, `csv` or `parquet`";
             if self.columns != Columns::default() {
-                refuse("ingest::columns", "`columns` is for `csv`, `jsonl` and `parquet`: this format has its own", help);
+                refuse(
+                    "ingest::columns",
+                    "`columns` is for `csv`, `jsonl` and `parquet`: this format has its own",
+                    help,
+                );
             }
             if self.time_unit != TimeUnit::default() {
-                refuse("ingest::time_unit", "`time_unit` is for `csv`, `jsonl` and `parquet`: this format has its own", help);
+                refuse(
+                    "ingest::time_unit",
+                    "`time_unit` is for `csv`, `jsonl` and `parquet`: this format has its own",
+                    help,
+                );
             }
         }
         let Columns { input_tokens, output_tokens, input, output, .. } = &self.columns;
@@ -469,9 +477,8 @@ impl<'a> Rejects<'a> {
 }
 
 fn rejected_rows(file: &str, problems: &[Problem]) -> Result<RecordBatch> {
-    let texts = |f: fn(&Problem) -> &str| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(problems.iter().map(f)))
-    };
+    let texts =
+        |f: fn(&Problem) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(problems.iter().map(f))) };
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(problems.iter().map(|_| file))),
         Arc::new(Int64Array::from_iter_values(problems.iter().map(|p| p.line as i64))),

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int32Array, ListBuilder, RecordBatch, UInt64Builder};
+use arrow::array::{ArrayRef, AsArray, Int32Array, ListBuilder, RecordBatch, UInt64Builder};
 use arrow::datatypes::{DataType, Field};
 use async_trait::async_trait;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
@@ -145,11 +145,16 @@ impl Tokenize {
             cancel.check()?;
             tokenize_rows(&batch, &tokens, block_tokens)
         };
-        ordered(&cx.pool, || batches.next().transpose(), work, |batch| {
-            writer.write(&batch)?;
-            cx.progress.0.advance(batch.num_rows() as u64);
-            Ok(ControlFlow::Continue(()))
-        })?;
+        ordered(
+            &cx.pool,
+            || batches.next().transpose(),
+            work,
+            |batch| {
+                writer.write(&batch)?;
+                cx.progress.0.advance(batch.num_rows() as u64);
+                Ok(ControlFlow::Continue(()))
+            },
+        )?;
         writer.finish()?;
         Ok(Outcome::default())
     }
@@ -267,9 +272,7 @@ impl Tokens {
         };
         match self {
             // With no special tokens allowed it does the same as `encode_ordinary`, which panics where this fails.
-            Tokens::Tiktoken(bpe) => {
-                bpe.encode(text, &Default::default()).map(|(ids, _)| ids).map_err(|e| failed(&e))
-            }
+            Tokens::Tiktoken(bpe) => bpe.encode(text, &Default::default()).map(|(ids, _)| ids).map_err(|e| failed(&e)),
             Tokens::HuggingFace(tokenizer) => {
                 tokenizer.encode_fast(text, false).map(|e| e.get_ids().to_vec()).map_err(|e| failed(&e))
             }

@@ -2,8 +2,8 @@
 
 use std::io::{BufRead, Read};
 
-use arrow::array::RecordBatch;
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+use arrow::array::RecordBatch;
 
 use super::open::{Content, OnBytes};
 use super::{Fault, Problem};
@@ -19,7 +19,10 @@ const MAX_ROW: usize = 256 << 20;
 pub enum Chunk {
     Text(Text),
     /// Of a Parquet file; rows count from 1.
-    Rows { batch: RecordBatch, first_row: u64 },
+    Rows {
+        batch: RecordBatch,
+        first_row: u64,
+    },
 }
 
 /// Whole rows as text, and where they stand.
@@ -58,7 +61,7 @@ impl Text {
     }
 
     /// The problem at byte `start + fault.at`, of the row `start..end`.
-    pub fn problem(&self, start: usize, end: usize, fault: Fault) -> Problem {
+    pub(super) fn problem(&self, start: usize, end: usize, fault: Fault) -> Problem {
         let at = (start + fault.at).min(self.bytes.len());
         let before = &self.bytes[..at];
         let newlines = before.iter().filter(|b| **b == b'\n').count() as u64;

@@ -66,7 +66,7 @@ pub fn parse(fields: &Fields, header: &Header, text: &Text) -> Result<Parsed> {
         if !more {
             return rows.finish();
         }
-        let position = record.position().cloned().unwrap_or_default();
+        let position = record.position().cloned().unwrap_or_else(::csv::Position::new);
         let line = text.line + position.line() - 1;
         if record.len() == 1 && record[0].trim_ascii().is_empty() {
             continue;
@@ -113,9 +113,9 @@ fn row(
 fn hashes(value: &str, rows: &mut Rows) -> std::result::Result<(), Fault> {
     if value.starts_with('[') {
         let mut scanner = Scanner::new(value);
-        return jsonl::list(&mut scanner, Role::Hashes, rows).and_then(|()| scanner.end()).map_err(|f| {
-            Fault::new(0, format!("{} (in `{}`)", f.reason, number::shorten(value)))
-        });
+        return jsonl::list(&mut scanner, Role::Hashes, rows)
+            .and_then(|()| scanner.end())
+            .map_err(|f| Fault::new(0, format!("{} (in `{}`)", f.reason, number::shorten(value))));
     }
     value.split_whitespace().try_for_each(|item| rows.hash(item, 0))
 }

@@ -195,7 +195,8 @@ impl<'f> Rows<'f> {
     }
 
     pub fn hash(&mut self, text: &str, at: usize) -> std::result::Result<(), Fault> {
-        let hash = number::whole(text, u64::MAX).map_err(|r| self.fault(Role::Hashes, at, &format!("has an item that {r}")))?;
+        let hash = number::whole(text, u64::MAX)
+            .map_err(|r| self.fault(Role::Hashes, at, &format!("has an item that {r}")))?;
         self.row.hashes.push(hash);
         Ok(())
     }

@@ -39,9 +39,11 @@ pub fn parts(paths: &[PathBuf]) -> Result<impl Iterator<Item = Result<RecordBatc
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| unreadable(&e))?;
         let reader = builder.with_batch_size(PART_BATCH_ROWS).build().map_err(|e| unreadable(&e))?;
         let name = path.display().to_string();
-        readers.push(reader.map(move |batch| {
-            batch.map_err(|e| Failure::stage("trace::parquet", format!("cannot read {name}: {e}")))
-        }));
+        readers.push(
+            reader.map(move |batch| {
+                batch.map_err(|e| Failure::stage("trace::parquet", format!("cannot read {name}: {e}")))
+            }),
+        );
     }
     Ok(readers.into_iter().flatten())
 }
