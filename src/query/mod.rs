@@ -5,6 +5,7 @@
 //! sql.rs          the script of a stage: statements, tables that it names     lint.rs   what would not be reproducible
 //! plan.rs         plans: checked against schemas, and run                     errors.rs DataFusion's errors, with places
 //! determinism.rs  which plans may run in several partitions                   columns.rs types and units of results
+//! execute.rs      runs a script into a sink
 //! session.rs      sessions and tables       views.rs  queries/views/*.sql     output.rs table, CSV, JSON, Parquet, Arrow
 //! functions/      quantile, slo_attainment, goodput, ms, s; exact sum and avg
 //! ```
@@ -14,6 +15,7 @@
 pub mod columns;
 pub mod determinism;
 pub mod errors;
+pub mod execute;
 pub mod functions;
 mod lint;
 pub mod output;

@@ -1,1 +1,20 @@
-//! report
+//! Charts for people to look at: data in, SVG or PNG out.
+//!
+//! The same drawing goes to both formats. It depends on nothing but the [`Chart`]: fonts come with the binary, and
+//! logarithms from `libm`, so the same chart gives the same bytes on every machine. Data is drawn as given; what cannot
+//! be drawn (NULL, NaN, zero on a logarithmic axis) is counted in a note under the title, never dropped in silence.
+
+mod axis;
+mod bearing;
+mod canvas;
+mod chart;
+mod data;
+mod label;
+mod layout;
+mod marks;
+mod number;
+mod palette;
+mod scale;
+
+pub use chart::{Chart, ChartKind, Series, png, svg};
+pub use label::pretty;

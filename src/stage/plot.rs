@@ -1,33 +1,350 @@
-//! plot
+//! `plot`: a chart of the rows of a query, as SVG and PNG, with the rows as a table beside it.
+//!
+//! The query obeys the rules of `sql` stages. Its result is the stage's table; the pictures show the columns `x`, `y`
+//! and `series` of it. NULL is not drawn; text on the horizontal axis makes a slot per value, in the order of the rows.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
-use serde_json::Value;
+use indexmap::{IndexMap, IndexSet};
+use serde_json::{Value, json};
 
 use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
-use crate::diag::{Diagnostic, Result};
-use crate::spec::{Plot, Text};
+use crate::diag::{Diagnostic, Exit, Failure, Result, io};
+use crate::query::columns::type_name;
+use crate::query::errors::{Place, did_you_mean};
+use crate::query::execute::{Sink, execute};
+use crate::query::plan::{self, Made};
+use crate::query::session::{self, SCHEMA, SessionOptions};
+use crate::query::sql::{Makes, Script};
+use crate::report::{self, Chart, ChartKind, Series, pretty};
+use crate::spec::{Plot, PlotKind, Text};
+use crate::store::TableWriter;
+
+/// Part of every recipe, as for `sql` stages.
+const ENGINE: &str = "datafusion-55";
+
+/// Pixels that a picture may have on each side.
+const SIDES: std::ops::RangeInclusive<u32> = 100..=8000;
+
+impl Plot {
+    fn script(&self) -> Result<Script> {
+        Script::parse(&self.query.value, Place::Within(self.query.at.clone())).map_err(Failure::usage)
+    }
+
+    fn planned(&self, cx: &CheckCx) -> Result<(Script, Vec<Made>, Vec<Diagnostic>)> {
+        let script = self.script()?;
+        let tables: BTreeMap<_, _> = cx.tables.iter().map(|(name, t)| (name.clone(), t.schema.clone())).collect();
+        let (made, problems) = plan::check(&script, &tables);
+        Ok((script, made, problems))
+    }
+
+    /// The column on the vertical axis, if this kind of chart has one.
+    fn height_column(&self) -> Option<&Text> {
+        self.y.as_ref().filter(|_| self.kind != PlotKind::Cdf)
+    }
+
+    /// What is wrong with the settings, whatever the query yields.
+    fn setting_problems(&self) -> Vec<Diagnostic> {
+        let mut problems = Vec::new();
+        match (self.kind, &self.y) {
+            (PlotKind::Cdf, Some(y)) => problems.push(
+                Diagnostic::new("plot::y", "`y` has no meaning for `kind: cdf`")
+                    .at(y.at.clone())
+                    .help("leave it out: a distribution shows for each `x` the fraction of rows up to it"),
+            ),
+            (PlotKind::Line | PlotKind::Scatter | PlotKind::Bar, None) => problems.push(
+                Diagnostic::new("plot::y", format!("`y` is missing for `kind: {}`", kind_name(self.kind)))
+                    .at(self.x.at.clone())
+                    .help("add `y: <column>`, or choose `kind: cdf` for the distribution of `x`"),
+            ),
+            (PlotKind::Cdf, None) | (PlotKind::Line | PlotKind::Scatter | PlotKind::Bar, Some(_)) => {}
+        }
+        if self.kind == PlotKind::Bar && self.x_log {
+            problems.push(
+                Diagnostic::new("plot::log", "`x_log` has no meaning for `kind: bar`")
+                    .at(self.x.at.clone())
+                    .help("bars stand side by side; leave it out, or choose another kind"),
+            );
+        }
+        for (name, pixels) in [("width", self.width), ("height", self.height)] {
+            if !SIDES.contains(&pixels) {
+                problems.push(
+                    Diagnostic::new("plot::size", format!("`{name}` is {pixels} pixels"))
+                        .at(self.query.at.clone())
+                        .help(format!("choose {} to {} pixels", SIDES.start(), SIDES.end())),
+                );
+            }
+        }
+        problems
+    }
+
+    /// What is wrong with the columns that are to be drawn.
+    fn column_problems(&self, schema: &Schema) -> Vec<Diagnostic> {
+        let names: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
+        let mut problems = Vec::new();
+        let mut check = |axis: &str, column: &Text, fits: &dyn Fn(&DataType) -> bool, wants: &str| {
+            let problem = |message: String| Diagnostic::new("plot::column", message).at(column.at.clone());
+            let name = &column.value;
+            match schema.field_with_name(name) {
+                Err(_) => problems.push(
+                    problem(format!("the query has no column `{name}`, which is to be `{axis}`"))
+                        .help(did_you_mean(name, &names, "columns")),
+                ),
+                Ok(field) if !fits(field.data_type()) => problems.push(
+                    problem(format!("`{axis}` is the column `{name}` of type {}", type_name(field.data_type())))
+                        .help(format!("{wants}; CAST it in the query, or choose another column")),
+                ),
+                Ok(_) => {}
+            }
+        };
+        match (self.kind, self.x_log) {
+            (PlotKind::Cdf, _) => check("x", &self.x, &is_number, "a distribution is one of numbers"),
+            (_, true) => check("x", &self.x, &is_number, "a logarithmic axis shows numbers"),
+            (_, false) => check("x", &self.x, &is_plain, "an axis shows numbers or names"),
+        }
+        if let Some(y) = self.height_column() {
+            check("y", y, &is_number, "a vertical axis shows numbers");
+        }
+        if let Some(series) = &self.series {
+            check("series", series, &is_plain, "series are named by plain values");
+        }
+        problems
+    }
+
+    /// The chart without its data.
+    fn frame(&self) -> Chart {
+        let label = |given: &Option<String>, column: Option<&Text>, otherwise: &str| match (given, column) {
+            (Some(label), _) => label.clone(),
+            (None, Some(column)) => pretty(&column.value),
+            (None, None) => otherwise.to_string(),
+        };
+        Chart {
+            kind: match self.kind {
+                PlotKind::Line => ChartKind::Line,
+                PlotKind::Scatter => ChartKind::Scatter,
+                PlotKind::Bar => ChartKind::Bar,
+                PlotKind::Cdf => ChartKind::Cdf,
+            },
+            title: self.title.clone().unwrap_or_default(),
+            x_label: label(&self.x_label, Some(&self.x), ""),
+            y_label: label(&self.y_label, self.height_column(), "Fraction of rows"),
+            x_log: self.x_log,
+            y_log: self.y_log,
+            width: self.width,
+            height: self.height,
+            legend: self.series.as_ref().map(|s| pretty(&s.value)).unwrap_or_default(),
+            series: Vec::new(),
+            categories: None,
+        }
+    }
+}
+
+fn kind_name(kind: PlotKind) -> &'static str {
+    match kind {
+        PlotKind::Line => "line",
+        PlotKind::Scatter => "scatter",
+        PlotKind::Bar => "bar",
+        PlotKind::Cdf => "cdf",
+    }
+}
+
+fn is_number(kind: &DataType) -> bool {
+    kind.is_numeric()
+}
+
+/// Numbers, and what has a short text.
+fn is_plain(kind: &DataType) -> bool {
+    match kind {
+        DataType::Dictionary(_, value) => is_plain(value),
+        other => {
+            !other.is_nested() && !matches!(other, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
+        }
+    }
+}
 
 #[async_trait]
 impl Kind for Plot {
     fn kind(&self) -> &'static str {
         "plot"
     }
+
     fn version(&self) -> u32 {
         1
     }
+
     fn inputs(&self) -> Result<Vec<Text>> {
-        unimplemented!()
+        Ok(self.script()?.references())
     }
-    fn tables(&self, _stage: &str, _cx: &CheckCx) -> Vec<TableShape> {
-        unimplemented!()
+
+    fn tables(&self, stage: &str, cx: &CheckCx) -> Vec<TableShape> {
+        let schema = self.planned(cx).ok().and_then(|(_, made, _)| made.last().and_then(|m| m.schema.clone()));
+        vec![TableShape { name: stage.to_string(), schema }]
     }
-    fn check(&self, _stage: &str, _cx: &CheckCx) -> Vec<Diagnostic> {
-        unimplemented!()
+
+    fn check(&self, _stage: &str, cx: &CheckCx) -> Vec<Diagnostic> {
+        let mut problems = self.setting_problems();
+        let (script, made, wrong) = match self.planned(cx) {
+            Ok(planned) => planned,
+            Err(failure) => {
+                problems.extend(failure.diagnostics);
+                return problems;
+            }
+        };
+        problems.extend(wrong);
+        problems.extend(script.lint(false));
+        for step in script.steps.iter().filter(|s| matches!(s.makes, Makes::Table(_))) {
+            let problem = script.problem("plot::table", "a plot stores one table: its own", step.at);
+            problems.push(problem.help("use CREATE VIEW or WITH, or make the table in a `sql` stage"));
+        }
+        if let Some(schema) = made.last().and_then(|m| m.schema.as_ref()) {
+            problems.extend(self.column_problems(schema));
+        }
+        problems
     }
+
     fn recipe(&self, _cx: &CheckCx) -> Value {
-        unimplemented!()
+        let Plot { query: _, kind, x, y, series, title, x_label, y_label, x_log, y_log, width, height } = self;
+        json!({
+            "engine": ENGINE,
+            "statements": self.script().map(|s| s.normalised()).unwrap_or_default(),
+            "kind": kind,
+            "x": x.value,
+            "y": y.as_ref().map(|y| &y.value),
+            "series": series.as_ref().map(|s| &s.value),
+            "title": title,
+            "x_label": x_label,
+            "y_label": y_label,
+            "x_log": x_log,
+            "y_log": y_log,
+            "width": width,
+            "height": height,
+        })
     }
-    async fn run(&self, _cx: RunCx) -> Result<Outcome> {
-        unimplemented!()
+
+    async fn run(&self, cx: RunCx) -> Result<Outcome> {
+        let script = self.script()?;
+        let ctx = session::context(&SessionOptions::threads(cx.pool.current_num_threads()))?;
+        for (name, handle) in &cx.inputs {
+            session::register(&ctx, SCHEMA, name, session::provider(handle)?)?;
+        }
+        let mut rows = Rows { cx: &cx, plot: self, writer: None, drawn: Gathered::default() };
+        execute(&ctx, &script, &mut rows, &cx.cancel).await?;
+        let chart = rows.drawn.into_chart(self.frame());
+        let (svg, png) = (cx.out.file(&format!("{}.svg", cx.stage))?, cx.out.file(&format!("{}.png", cx.stage))?);
+        cx.cancel.check()?;
+        tokio::task::spawn_blocking(move || draw(&chart, &svg, &png))
+            .await
+            .map_err(|e| Failure::stage("plot::draw", format!("cannot draw the chart: {e}")))??;
+        Ok(Outcome::default())
     }
 }
+
+fn draw(chart: &Chart, svg: &Path, png: &Path) -> Result<()> {
+    std::fs::write(svg, report::svg(chart)?).map_err(|e| io(svg, "write", &e))?;
+    report::png(chart, png)
+}
+
+/// Stores the result, and keeps what is drawn of it.
+struct Rows<'a> {
+    cx: &'a RunCx,
+    plot: &'a Plot,
+    writer: Option<TableWriter>,
+    drawn: Gathered,
+}
+
+impl Sink for Rows<'_> {
+    fn begin(&mut self, makes: &Makes, schema: &SchemaRef) -> Result<()> {
+        if *makes == Makes::Result {
+            // Known before the run only where the schemas of all inputs were.
+            let diagnostics = self.plot.column_problems(schema);
+            if !diagnostics.is_empty() {
+                return Err(Failure { exit: Exit::Stage, diagnostics });
+            }
+            self.writer = Some(self.cx.out.table(&self.cx.stage, schema.clone())?);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        self.cx.progress.0.advance(batch.num_rows() as u64);
+        writer.write(batch)?;
+        self.drawn.add(self.plot, batch).map_err(|e| Failure::stage("plot::rows", e.to_string()))
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.writer.take().map_or(Ok(()), TableWriter::finish)
+    }
+}
+
+/// The points of the rows so far.
+#[derive(Default)]
+struct Gathered {
+    /// By the text of the series column, in the order in which they come.
+    series: IndexMap<String, Vec<(f64, f64)>>,
+    /// Values of x that are not numbers.
+    names: IndexSet<String>,
+    /// x is a column of names.
+    named: bool,
+}
+
+impl Gathered {
+    fn add(&mut self, plot: &Plot, batch: &RecordBatch) -> std::result::Result<(), ArrowError> {
+        let column = |name: &Text| {
+            let missing = || ArrowError::SchemaError(format!("the query has no column `{}`", name.value));
+            batch.column_by_name(&name.value).ok_or_else(missing)
+        };
+        let x = column(&plot.x)?;
+        self.named = !is_number(x.data_type());
+        let xs = if self.named { self.slots(x)? } else { numbers(x)? };
+        let ys = match plot.height_column() {
+            Some(y) => numbers(column(y)?)?,
+            None => vec![0.0; batch.num_rows()],
+        };
+        let names = match &plot.series {
+            Some(series) => texts(column(series)?)?,
+            None => vec![String::new(); batch.num_rows()],
+        };
+        for ((name, x), y) in names.into_iter().zip(xs).zip(ys) {
+            self.series.entry(name).or_default().push((x, y));
+        }
+        Ok(())
+    }
+
+    /// The index of each value among the distinct ones.
+    fn slots(&mut self, column: &ArrayRef) -> std::result::Result<Vec<f64>, ArrowError> {
+        Ok(texts(column)?.into_iter().map(|name| self.names.insert_full(name).0 as f64).collect())
+    }
+
+    fn into_chart(self, frame: Chart) -> Chart {
+        Chart {
+            series: self.series.into_iter().map(|(name, points)| Series { name, points }).collect(),
+            categories: self.named.then(|| self.names.into_iter().collect()),
+            ..frame
+        }
+    }
+}
+
+/// A column as numbers; NULL is NaN.
+fn numbers(column: &ArrayRef) -> std::result::Result<Vec<f64>, ArrowError> {
+    let cast = cast(column, &DataType::Float64)?;
+    Ok(cast.as_primitive::<Float64Type>().iter().map(|v| v.unwrap_or(f64::NAN)).collect())
+}
+
+/// A column as people read it.
+fn texts(column: &ArrayRef) -> std::result::Result<Vec<String>, ArrowError> {
+    let options = FormatOptions::default().with_null("NULL");
+    let format = ArrayFormatter::try_new(column.as_ref(), &options)?;
+    (0..column.len()).map(|i| format.value(i).try_to_string()).collect()
+}
+
+#[cfg(test)]
+#[path = "plot_tests.rs"]
+mod tests;
