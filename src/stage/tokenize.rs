@@ -279,3 +279,150 @@ impl Tokens {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod testing {
+    //! What a stage needs to run in a test.
+
+    use std::path::Path;
+
+    use super::*;
+    use crate::stage::{Cancel, Progress, ProgressSink};
+    use crate::store::{Memo, Staging};
+
+    struct Silent;
+
+    impl ProgressSink for Silent {
+        fn total(&self, _units: u64, _what: &'static str) {}
+        fn advance(&self, _units: u64) {}
+    }
+
+    pub fn cx(dir: &Path, threads: usize) -> RunCx {
+        RunCx {
+            stage: "t".to_string(),
+            pipeline: "p".to_string(),
+            recipe: Value::Null,
+            seed: 1,
+            project: dir.to_path_buf(),
+            inputs: Default::default(),
+            stages: Arc::default(),
+            out: Staging::create(dir.join(format!("staging-{threads}"))).unwrap(),
+            memo: Memo::open(dir.join("memo")),
+            progress: Progress(Arc::new(Silent)),
+            cancel: Cancel::default(),
+            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()),
+        }
+    }
+
+    pub fn read(cx: &RunCx, table: &str) -> RecordBatch {
+        let handle = cx.out.handle(table).unwrap();
+        let batches: Vec<RecordBatch> = trace::parts(&handle.parts).unwrap().map(Result::unwrap).collect();
+        arrow::compute::concat_batches(&handle.schema, &batches).unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use arrow::datatypes::{Int32Type, UInt64Type};
+
+    use super::*;
+    use crate::spec::{HuggingFace, Ref};
+
+    fn hugging_face(path: &Path) -> Encoding {
+        let path = FilePath { written: "tokenizer.json".to_string(), path: path.to_path_buf(), at: None };
+        Encoding::HuggingFace(HuggingFace { path })
+    }
+
+    #[test]
+    fn known_texts_have_known_tokens() {
+        let o200k = Tokens::new(&Encoding::O200kBase).unwrap();
+        let cl100k = Tokens::new(&Encoding::Cl100kBase).unwrap();
+        assert_eq!(o200k.encode("hello world").unwrap(), [24912, 2375]);
+        assert_eq!(cl100k.encode("hello world").unwrap(), [15339, 1917]);
+        assert!(o200k.encode("").unwrap().is_empty());
+        // A special token in a text is text.
+        assert!(o200k.encode("<|endoftext|>").unwrap().len() > 1);
+    }
+
+    #[test]
+    fn tokenizer_files_are_read() {
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/samples/tokenizer.json");
+        let tokens = Tokens::new(&hugging_face(&sample)).unwrap();
+        let ids = tokens.encode("the garden xyzzy the").unwrap();
+        assert_eq!((ids.len(), ids[0], ids[2]), (4, ids[3], 0));
+        let dir = tempfile::tempdir().unwrap();
+        let wrong = dir.path().join("tokenizer.json");
+        std::fs::write(&wrong, "{}").unwrap();
+        let failure = Tokens::new(&hugging_face(&wrong)).err().unwrap();
+        assert!(failure.to_string().contains("cannot read tokenizer.json"), "{failure}");
+    }
+
+    #[test]
+    fn a_prefix_of_tokens_is_a_prefix_of_hashes() {
+        let hashes = |ids: &[u32]| {
+            let mut builder = UInt64Builder::new();
+            push_hashes(ids, 4, &mut builder);
+            builder.finish().values().to_vec()
+        };
+        let long: Vec<u32> = (0..18).collect();
+        assert_eq!(hashes(&long).len(), 4);
+        assert_eq!(hashes(&long[..11]), hashes(&long)[..2]);
+        assert!(hashes(&long[..3]).is_empty());
+        let mut other = long.clone();
+        other[5] = 99;
+        let pairs: Vec<bool> = hashes(&long).iter().zip(hashes(&other)).map(|(a, b)| *a == b).collect();
+        assert_eq!(pairs, [true, false, false, false]);
+    }
+
+    /// The table made from the sample of conversations with so many threads.
+    fn tokenize_sample(threads: usize) -> RecordBatch {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cx = testing::cx(dir.path(), threads);
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/samples/sharegpt.json");
+        let settings = trace::Settings {
+            path: sample,
+            written: "sharegpt.json".to_string(),
+            format: crate::spec::Format::Sharegpt,
+            columns: Default::default(),
+            time_unit: Default::default(),
+            block_tokens: None,
+        };
+        let (parser, mut chunks) = trace::open(&settings, Box::new(|_| ())).unwrap();
+        let mut writer = cx.out.table("texts", requests::texts_schema()).unwrap();
+        while let Some(chunk) = chunks.next_chunk().unwrap() {
+            let parsed = parser.parse(chunk).unwrap();
+            trace::conversation_requests(&parsed.conversations, |rows| {
+                writer.write(&rows)?;
+                Ok(ControlFlow::Continue(()))
+            })
+            .unwrap();
+        }
+        writer.finish().unwrap();
+        cx.inputs.insert("texts".to_string(), cx.out.handle("texts").unwrap());
+        let from = Ref(Text::new("texts".to_string(), None));
+        let spec = Tokenize { from, encoding: Encoding::O200kBase, block_tokens: 16 };
+        spec.tokenize(&cx).unwrap();
+        testing::read(&cx, "t")
+    }
+
+    #[test]
+    fn rows_do_not_depend_on_threads_and_turns_share_their_past() {
+        let rows = tokenize_sample(1);
+        assert_eq!(rows, tokenize_sample(4));
+        let lengths = |name: &str| rows.column_by_name(name).unwrap().as_primitive::<Int32Type>().values().to_vec();
+        let (input, output) = (lengths("input_tokens"), lengths("output_tokens"));
+        let hashes = rows.column_by_name("block_hashes").unwrap().as_list::<i32>();
+        let hashes = |i: usize| hashes.value(i).as_primitive::<UInt64Type>().values().to_vec();
+        assert!((0..rows.num_rows()).all(|i| hashes(i).len() as i32 == (input[i] + output[i]) / 16));
+        let sessions = rows.column_by_name("session_id").unwrap().as_string::<i32>();
+        let turns = lengths("turn");
+        for i in 0..rows.num_rows() {
+            let next =
+                (i..rows.num_rows()).find(|j| sessions.value(*j) == sessions.value(i) && turns[*j] == turns[i] + 1);
+            let Some(next) = next else { continue };
+            assert!(hashes(next).starts_with(&hashes(i)), "the next turn of request {i}");
+        }
+    }
+}

@@ -61,7 +61,7 @@ impl Text {
     }
 
     /// The problem at byte `start + fault.at`, of the row `start..end`.
-    pub fn problem(&self, start: usize, end: usize, fault: Fault) -> Problem {
+    pub(super) fn problem(&self, start: usize, end: usize, fault: Fault) -> Problem {
         let at = (start + fault.at).min(self.bytes.len());
         let before = &self.bytes[..at];
         let newlines = before.iter().filter(|b| **b == b'\n').count() as u64;

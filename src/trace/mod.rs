@@ -30,6 +30,7 @@ pub mod ordered;
 mod parquet;
 pub mod sample;
 mod sharegpt;
+mod talk;
 #[cfg(test)]
 mod tests;
 mod vidur;

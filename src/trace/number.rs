@@ -55,7 +55,7 @@ pub fn shorten(text: &str) -> String {
 /// What is wrong with the text, to be put behind the name of the field.
 pub fn time_ns(text: &str, unit: TimeUnit) -> Result<i64, String> {
     let text = text.trim();
-    if text.as_bytes().get(4) == Some(&b'-') {
+    if text.as_bytes().get(4) == Some(&b'-') && text.as_bytes()[..4].iter().all(u8::is_ascii_digit) {
         return date_time_ns(text);
     }
     let shift = match unit {
