@@ -429,3 +429,14 @@ async fn tables_of_several_parts_and_odd_paths() {
     let schema = engine.sql("SELECT duration_ns FROM sim").await.unwrap().schema();
     assert_eq!(schema.field(0).metadata().get("unit").map(String::as_str), Some("ns"));
 }
+
+#[test]
+fn the_test_tables_are_like_those_of_a_simulation() {
+    let columns = |schema: &arrow::datatypes::Schema| -> Vec<_> {
+        schema.fields().iter().map(|f| (f.name().clone(), f.data_type().clone())).collect()
+    };
+    assert_eq!(columns(&requests().schema()), columns(&crate::table::simulation::requests()));
+    let totals: Vec<_> =
+        crate::table::simulation::totals().iter().map(|f| (f.name().clone(), f.data_type().clone())).collect();
+    assert!(columns(&scenarios().schema()).ends_with(&totals));
+}
