@@ -423,6 +423,9 @@ async fn tables_of_several_parts_and_odd_paths() {
     handle.parts.push(second);
     // A part that does not belong to the table.
     std::fs::copy(&handle.parts[0], handle.dir.join("part-00002.parquet")).unwrap();
+    let mut damaged = handle.clone();
+    damaged.parts.push("nowhere.parquet".into());
+    assert_eq!(session::provider(&damaged).unwrap_err().exit, crate::diag::Exit::Stage);
     let engine = Engine::open(dir.path(), vec![("p".to_string(), handle)], None, 2).await.unwrap();
     let rows = engine.rows("SELECT count(*) AS n FROM sim").await.unwrap();
     assert_eq!(floats(&rows, "n"), [Some(4.0)]);

@@ -230,7 +230,7 @@ async fn tables_are_written() {
     let engine = crate::query::Engine::open(dir.path(), tables, None, 2).await.unwrap();
     let rows = engine.rows("SELECT * FROM verdict").await.unwrap();
     assert_eq!(floats(&rows, "margin"), [Some(0.0), Some(-1.0)]);
-    assert_eq!(floats(&rows, "rules_passed"), [Some(2.0), Some(1.0)]);
+    assert_eq!(floats(&rows, "rules_passed"), [Some(2.0), Some(0.0)]);
     let rows = engine.rows("SELECT * FROM verdict_rules WHERE scenario_id = 0").await.unwrap();
     assert_eq!(floats(&rows, "threshold"), [0.5, 0.5, 0.75].map(Some));
     assert_eq!(floats(&rows, "value"), [200.0, 425.0, 0.75].map(Some));
