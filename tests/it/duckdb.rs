@@ -15,7 +15,7 @@ fn duckdb_reads_published_tables() {
     project.run(&["run", "pipelines/small.yaml"]).ok();
     let query = "SELECT count(*) AS n, sum(e2e_ns) AS e, max(scenario_id) AS s FROM 'data/tables/small/sim_requests/*.parquet'";
     let out = Command::new("python3")
-        .args(["-c", &format!("import duckdb; print(*duckdb.sql(\"{query}\").fetchone())")])
+        .args(["-c", &format!("import duckdb; print(*duckdb.connect().execute(\"{query}\").fetchall()[0])")])
         .current_dir(project.path())
         .output()
         .expect("python3 starts");
