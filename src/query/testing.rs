@@ -7,7 +7,8 @@ use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, 
 use arrow::datatypes::{DataType, Schema};
 use parquet::arrow::ArrowWriter;
 
-use crate::store::{Hash, TableHandle};
+use crate::stage::{Cancel, Progress, ProgressSink, RunCx};
+use crate::store::{Hash, Memo, Staging, TableHandle};
 use crate::table::column;
 
 const MS: i64 = 1_000_000;
@@ -136,4 +137,30 @@ pub fn floats(batches: &[RecordBatch], column: &str) -> Vec<Option<f64>> {
     use arrow::datatypes::Float64Type;
     let cast = |b: &RecordBatch| arrow::compute::cast(b.column_by_name(column).unwrap(), &DataType::Float64).unwrap();
     batches.iter().flat_map(|b| cast(b).as_primitive::<Float64Type>().iter().collect::<Vec<_>>()).collect()
+}
+
+struct Quiet;
+
+impl ProgressSink for Quiet {
+    fn total(&self, _units: u64, _what: &'static str) {}
+    fn advance(&self, _units: u64) {}
+}
+
+/// What a stage that reads the simulation runs with; its tables go under `dir`.
+pub fn run_cx(dir: &Path, stage: &str) -> RunCx {
+    let out = tempfile::tempdir_in(dir).unwrap().keep().join("out");
+    RunCx {
+        stage: stage.to_string(),
+        pipeline: "p".to_string(),
+        recipe: serde_json::Value::Null,
+        seed: 0,
+        project: dir.to_path_buf(),
+        inputs: simulation(dir).into_iter().map(|t| (t.name.clone(), t)).collect(),
+        stages: Arc::new(Vec::new()),
+        out: Staging::create(out).unwrap(),
+        memo: Memo::open(dir.join("memo")),
+        progress: Progress(Arc::new(Quiet)),
+        cancel: Cancel::default(),
+        pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap()),
+    }
 }

@@ -423,9 +423,23 @@ async fn tables_of_several_parts_and_odd_paths() {
     handle.parts.push(second);
     // A part that does not belong to the table.
     std::fs::copy(&handle.parts[0], handle.dir.join("part-00002.parquet")).unwrap();
+    let mut damaged = handle.clone();
+    damaged.parts.push("nowhere.parquet".into());
+    assert_eq!(session::provider(&damaged).unwrap_err().exit, crate::diag::Exit::Stage);
     let engine = Engine::open(dir.path(), vec![("p".to_string(), handle)], None, 2).await.unwrap();
     let rows = engine.rows("SELECT count(*) AS n FROM sim").await.unwrap();
     assert_eq!(floats(&rows, "n"), [Some(4.0)]);
     let schema = engine.sql("SELECT duration_ns FROM sim").await.unwrap().schema();
     assert_eq!(schema.field(0).metadata().get("unit").map(String::as_str), Some("ns"));
+}
+
+#[test]
+fn the_test_tables_are_like_those_of_a_simulation() {
+    let columns = |schema: &arrow::datatypes::Schema| -> Vec<_> {
+        schema.fields().iter().map(|f| (f.name().clone(), f.data_type().clone())).collect()
+    };
+    assert_eq!(columns(&requests().schema()), columns(&crate::table::simulation::requests()));
+    let totals: Vec<_> =
+        crate::table::simulation::totals().iter().map(|f| (f.name().clone(), f.data_type().clone())).collect();
+    assert!(columns(&scenarios().schema()).ends_with(&totals));
 }

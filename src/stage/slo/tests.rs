@@ -11,7 +11,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, Schema};
 
 use super::*;
-use crate::query::testing::{requests, simulation};
+use crate::query::testing::{floats, requests, run_cx, simulation};
 use crate::spec::{Limit, Ref, Simulate, Stage, StageSpec, Tree, TreeValue};
 
 fn text(s: &str) -> Text {
@@ -210,6 +210,32 @@ fn found(slo: &Slo, schema: Option<Arc<Schema>>) -> Vec<(String, String)> {
     let stages = stages();
     let cx = CheckCx { stages: &stages, tables: &tables, seed: 0, project: Path::new(".") };
     slo.check("verdict", &cx).into_iter().map(|d| (d.message, d.help.unwrap_or_default())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let cx = run_cx(dir.path(), "verdict");
+    let stage = slo(vec![
+        rule("fast", Some(0.5), None, vec![limit("ttft_ms", Some(250.0), None), limit("e2e_ms", Some(1e4), None)]),
+        rule("most", None, Some(0.75), vec![limit("e2e_ms", Some(700.0), None)]),
+    ]);
+    let out = cx.out.clone();
+    let outcome = stage.run(cx).await.unwrap();
+    assert!(outcome.answer[0].starts_with("verdict: 1 of 2") && outcome.violated.is_none());
+    let tables = vec![
+        ("p".to_string(), out.handle("verdict").unwrap()),
+        ("p".to_string(), out.handle("verdict_rules").unwrap()),
+    ];
+    let engine = crate::query::Engine::open(dir.path(), tables, None, 2).await.unwrap();
+    let rows = engine.rows("SELECT * FROM verdict").await.unwrap();
+    assert_eq!(floats(&rows, "margin"), [Some(0.0), Some(-1.0)]);
+    assert_eq!(floats(&rows, "rules_passed"), [Some(2.0), Some(0.0)]);
+    let rows = engine.rows("SELECT * FROM verdict_rules WHERE scenario_id = 0").await.unwrap();
+    assert_eq!(floats(&rows, "threshold"), [0.5, 0.5, 0.75].map(Some));
+    assert_eq!(floats(&rows, "value"), [200.0, 425.0, 0.75].map(Some));
+    assert_eq!(floats(&rows, "max"), [Some(250.0), Some(1e4), None]);
+    assert_eq!(floats(&rows, "min"), [None, None, Some(0.75)]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::diag::Span;
-use crate::query::testing::{requests, scenarios};
+use crate::query::testing::{floats, requests, run_cx, scenarios};
 use crate::spec::FilePath;
 
 fn stage(query: &str) -> Sql {
@@ -109,4 +109,30 @@ fn approximate_aggregates_on_request() {
     let approximate = stage("SELECT approx_distinct(gpus) AS n FROM sim");
     assert_eq!(messages(&approximate), ["`approx_distinct` gives another value in every run"]);
     assert_eq!(messages(&Sql { allow_approx: true, ..approximate }), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let query = "CREATE TABLE slow AS SELECT request_id, ms(ttft_ns) AS ttft_ms FROM sim_requests WHERE ttft_ns > 2e8 \
+                 ORDER BY 2; SELECT sum(ttft_ms) AS ttft_ms_sum FROM slow";
+    let written = async || {
+        let cx = run_cx(dir.path(), "m");
+        let out = cx.out.clone();
+        stage(query).run(cx).await.unwrap();
+        // The tables are there as long as the staging is.
+        (vec![out.handle("m").unwrap(), out.handle("m_slow").unwrap()], out)
+    };
+    let ((first, _kept), (again, _)) = (written().await, written().await);
+    let hashes = |tables: &[crate::store::TableHandle]| tables.iter().map(|t| t.hash.clone()).collect::<Vec<_>>();
+    assert_eq!(hashes(&first), hashes(&again));
+    let tables = first.into_iter().map(|t| ("p".to_string(), t)).collect();
+    let engine = crate::query::Engine::open(dir.path(), tables, None, 2).await.unwrap();
+    let rows = engine.rows("SELECT * FROM m_slow").await.unwrap();
+    assert_eq!(floats(&rows, "ttft_ms"), [250.0, 400.0, 600.0].map(Some));
+    let stream = engine.sql("SELECT ttft_ms_sum FROM m").await.unwrap();
+    assert_eq!(stream.schema().field(0).metadata().get("unit").map(String::as_str), Some("ms"));
+    let wrong = Sql { schema: Some([("x".to_string(), "int".to_string())].into_iter().collect()), ..stage(query) };
+    let failure = wrong.run(run_cx(dir.path(), "m")).await.unwrap_err();
+    assert_eq!(failure.exit, Exit::Stage);
 }
