@@ -19,7 +19,7 @@ use pipe_kernel::SIM_VERSION;
 use pipe_kernel::scenario::Scenario;
 
 use super::input::Workload;
-use super::operator::{self, SimulateTable, Site};
+use super::operator::{self, SimulateTable, Site, failure};
 use super::rows::Totals;
 use crate::diag::{Failure, Result};
 use crate::stage::RunCx;
@@ -263,16 +263,5 @@ async fn drive(ctx: SessionContext, table: SimulateTable, threads: usize) -> Res
     match failures.min_by_key(|f| f.diagnostics.is_empty()) {
         Some(worst) => Err(worst),
         None => Ok(()),
-    }
-}
-
-/// The failure inside an error of DataFusion.
-fn failure(e: &DataFusionError) -> Failure {
-    match e.find_root() {
-        DataFusionError::External(inner) => match inner.downcast_ref::<Failure>() {
-            Some(failure) => failure.clone(),
-            None => Failure::stage("simulate::failed", inner.to_string()),
-        },
-        root => Failure::stage("simulate::failed", root.strip_backtrace()),
     }
 }

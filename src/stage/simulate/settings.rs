@@ -104,7 +104,7 @@ pub(crate) fn at(path: &str, written: Option<&Span>) -> Result<&'static Setting,
     let help = match nearest(path, all().iter().map(|s| s.path.as_str())) {
         Some(near) => format!("did you mean `{near}`?"),
         None => {
-            let parent = all().iter().filter(|s| path.starts_with(&format!("{}.", s.path))).next_back();
+            let parent = all().iter().rfind(|s| path.starts_with(&format!("{}.", s.path)));
             let prefix = parent.map_or(String::new(), |p| format!("{}.", p.path));
             let valid: Vec<&str> = all()
                 .iter()
