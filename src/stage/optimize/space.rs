@@ -50,7 +50,8 @@ struct Range {
 pub(super) fn over<'a>(spec: &Optimize, stages: &'a [Stage]) -> Result<&'a Simulate, Diagnostic> {
     let name = &spec.over.0;
     let wrong = |message: String| Diagnostic::new("optimize::over", message).at(name.at.clone());
-    let simulations = || stages.iter().filter(|s| matches!(s.spec, StageSpec::Simulate(_))).map(|s| s.name.value.as_str());
+    let simulations =
+        || stages.iter().filter(|s| matches!(s.spec, StageSpec::Simulate(_))).map(|s| s.name.value.as_str());
     match stages.iter().find(|s| s.name.value == name.value).map(|s| &s.spec) {
         Some(StageSpec::Simulate(simulate)) => Ok(simulate),
         Some(_) => {
@@ -95,7 +96,8 @@ impl Search {
             problems.extend(types(&base, &samples, &catalog));
         }
         let filter = spec.filter.as_ref().map(|f| Filter::new(f, filter::leaves())).transpose();
-        let space = Space::new(parameters).map_err(|e| Diagnostic::new("optimize::space", e).at(spec.over.0.at.clone()));
+        let space =
+            Space::new(parameters).map_err(|e| Diagnostic::new("optimize::space", e).at(spec.over.0.at.clone()));
         match (space, filter) {
             (Ok(space), Ok(filter)) if problems.is_empty() => {
                 Ok(Search { space, settings: found, base, catalog, filter, failed: OnceLock::new() })
@@ -189,15 +191,16 @@ fn with_required(simulate: &Simulate, mut base: Tree, spec: &Optimize) -> Tree {
 /// A domain, and values of it that show whether it fits the type of its setting.
 fn domain(path: &Text, tree: &Tree) -> Result<(Domain, Vec<Tree>), Vec<Diagnostic>> {
     let at = || tree.at.clone().or_else(|| path.at.clone());
-    let wrong = |message: String| {
-        vec![Diagnostic::new("optimize::space", format!("`{}`: {message}", path.value)).at(at())]
-    };
+    let wrong =
+        |message: String| vec![Diagnostic::new("optimize::space", format!("`{}`: {message}", path.value)).at(at())];
     if let TreeValue::List(items) = &tree.value {
         let values = items.iter().map(Tree::to_json).collect();
         return Domain::list(values).map(|d| (d, items.clone())).map_err(wrong);
     }
     let TreeValue::Map(_) = &tree.value else {
-        return Err(wrong("must be a list of values, or `{ int: [low, high] }`, or `{ float: [low, high] }`".to_string()));
+        return Err(wrong(
+            "must be a list of values, or `{ int: [low, high] }`, or `{ float: [low, high] }`".to_string(),
+        ));
     };
     let range: Range = from_tree(tree)?;
     let ends = |values: [Value; 2]| values.map(|v| Tree::new(Tree::from_json(v).value, at())).to_vec();
@@ -216,7 +219,9 @@ fn domain(path: &Text, tree: &Tree) -> Result<(Domain, Vec<Tree>), Vec<Diagnosti
             let made = Domain::float(low, high, range.log, range.step);
             made.map(|d| (d, ends([Value::from(low), Value::from(high)]))).map_err(wrong)
         }
-        (Some(_), Some(_)) | (None, None) => Err(wrong("give either `int: [low, high]` or `float: [low, high]`".to_string())),
+        (Some(_), Some(_)) | (None, None) => {
+            Err(wrong("give either `int: [low, high]` or `float: [low, high]`".to_string()))
+        }
     }
 }
 

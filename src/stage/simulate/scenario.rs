@@ -133,10 +133,7 @@ fn covers(set: &str, path: &str) -> bool {
     path == set || path.strip_prefix(set).is_some_and(|rest| rest.starts_with('.'))
 }
 
-fn keep(
-    condition: &Text,
-    built: Vec<(Scenario, Vec<usize>)>,
-) -> Result<Vec<(Scenario, Vec<usize>)>, Vec<Diagnostic>> {
+fn keep(condition: &Text, built: Vec<(Scenario, Vec<usize>)>) -> Result<Vec<(Scenario, Vec<usize>)>, Vec<Diagnostic>> {
     let configs: Vec<_> = built.iter().map(|(s, _)| filter::config(s)).collect();
     let filter = Filter::new(condition, filter::present(&configs)).map_err(|d| vec![d])?;
     let scenarios: Vec<&Scenario> = built.iter().map(|(s, _)| s).collect();
