@@ -120,7 +120,8 @@ async fn run(plot: &Plot, dir: &Path) -> Result<(String, Vec<u8>, usize)> {
     plot.run(cx).await?;
     let svg = std::fs::read_to_string(out.file("curve.svg").unwrap()).unwrap();
     let png = std::fs::read(out.file("curve.png").unwrap()).unwrap();
-    let rows = out.handle("curve").unwrap().parts.iter().map(|part| {
+    let table = out.handle("curve").unwrap();
+    let rows = table.parts.iter().map(|part| {
         let file = std::fs::File::open(part).unwrap();
         let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
         reader.map(|b| b.unwrap().num_rows()).sum::<usize>()
