@@ -70,7 +70,7 @@ pub(super) async fn engine(root: Option<PathBuf>, pipeline: Option<&str>) -> Res
 pub(super) fn sql(root: Option<PathBuf>, args: SqlArgs) -> Done {
     if args.functions {
         for f in function_docs() {
-            println!("{}\n    {}\n", f.signature, f.description);
+            println!("{}\n    {}\n    {}\n", f.syntax, f.description, f.example);
         }
         return Ok(Exit::Ok);
     }
@@ -78,8 +78,8 @@ pub(super) fn sql(root: Option<PathBuf>, args: SqlArgs) -> Done {
         (Some(file), _) => std::fs::read_to_string(file).map_err(|e| diag::io(file, "read", &e))?,
         (None, query) => query.unwrap_or_default(),
     };
-    let mut out = std::io::stdout().lock();
-    output::Format::from(args.format).check_target(out.is_terminal())?;
+    let mut out = std::io::BufWriter::new(std::io::stdout());
+    output::Format::from(args.format).check_target(std::io::stdout().is_terminal())?;
     let sources = diag::Sources([("<sql>".into(), text.as_str().into())].into());
     let done = runtime(cores())?.block_on(async {
         let engine = engine(root, args.pipeline.as_deref()).await?;

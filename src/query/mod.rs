@@ -5,6 +5,7 @@
 //! sql.rs          the script of a stage: statements, tables that it names     lint.rs   what would not be reproducible
 //! plan.rs         plans: checked against schemas, and run                     errors.rs DataFusion's errors, with places
 //! determinism.rs  which plans may run in several partitions                   columns.rs types and units of results
+//! execute.rs      runs a script into a sink
 //! session.rs      sessions and tables       views.rs  queries/views/*.sql     output.rs table, CSV, JSON, Parquet, Arrow
 //! functions/      quantile, slo_attainment, goodput, ms, s; exact sum and avg
 //! ```
@@ -14,6 +15,7 @@
 pub mod columns;
 pub mod determinism;
 pub mod errors;
+pub mod execute;
 pub mod functions;
 mod lint;
 pub mod output;
@@ -127,11 +129,7 @@ impl Engine {
 }
 
 /// Gives tables and views their short names; returns them, and the long ones.
-async fn bare_names(
-    ctx: &SessionContext,
-    pipelines: &BTreeSet<String>,
-    default: Option<&str>,
-) -> Result<Vec<String>> {
+async fn bare_names(ctx: &SessionContext, pipelines: &BTreeSet<String>, default: Option<&str>) -> Result<Vec<String>> {
     let mut owners: BTreeMap<String, Vec<&String>> = BTreeMap::new();
     let mut names = Vec::new();
     for pipeline in pipelines {
@@ -176,5 +174,7 @@ fn reads_only(statement: &Statement) -> bool {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

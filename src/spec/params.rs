@@ -10,6 +10,10 @@ use super::problems::list;
 use super::{Text, Tree, TreeValue};
 use crate::diag::{Diagnostic, Sources, Span, nearest};
 
+/// Parameters that are made from parameters, one inside the other.
+const MAX_CHAIN: usize = 32;
+/// Work of one value, in characters.
+const VALUE_WORK: usize = 16;
 /// Values and characters that replacement may make: parameters that repeat each other grow without bound.
 const MAX_WORK: usize = 4 << 20;
 
@@ -80,8 +84,13 @@ impl<'a> Params<'a> {
             None => {}
         }
         let mut tree = self.entries.iter().find(|(k, _)| k.value == name)?.1.clone();
-        self.resolved.insert(name.to_owned(), State::Open);
         let before = self.problems.len();
+        if self.resolved.values().filter(|s| matches!(s, State::Open)).count() >= MAX_CHAIN {
+            let message = format!("more than {MAX_CHAIN} parameters are made from each other");
+            self.problems.push(Diagnostic::new("spec::interpolation", message).at(tree.at));
+            return None;
+        }
+        self.resolved.insert(name.to_owned(), State::Open);
         self.replace(&mut tree);
         let failed = self.problems.len() > before || has_stand_in(&tree);
         let state = if failed { State::Failed } else { State::Done(tree.clone()) };
@@ -144,7 +153,7 @@ impl<'a> Params<'a> {
             return None;
         }
         let value = self.resolve(name)?;
-        self.spend(size(&value), whole)?;
+        self.spend(size(&value) * VALUE_WORK, whole)?;
         Some(value)
     }
 

@@ -264,13 +264,21 @@ impl<'a> Builder<'a> {
         let at = self.span(&granit_parser::Span::new(*mark, *mark));
         let message = e.info().lines().next().unwrap_or("this is not YAML").to_owned();
         let d = Diagnostic::new("spec::yaml", message).at(at);
-        let line = self.text.lines().nth(mark.line().saturating_sub(1)).unwrap_or_default();
-        match e.kind() {
-            ErrorKind::TabNotAllowed | ErrorKind::TabInBlockIndentation => {
-                d.help("YAML is indented with spaces, not tabs")
+        let line = mark.line().saturating_sub(1);
+        let indented_by_tab = |l: &&str| l.trim_start_matches(' ').starts_with('\t');
+        // The parser may notice a tab only on behalf of the value before it.
+        let tab = self.text.lines().enumerate().skip(line).take(2).find(|(_, l)| indented_by_tab(l));
+        let tabs = matches!(e.kind(), ErrorKind::TabNotAllowed | ErrorKind::TabInBlockIndentation);
+        match (tab, self.text.lines().nth(line)) {
+            (Some((i, l)), _) => {
+                let column = l.len() - l.trim_start_matches(' ').len();
+                let start = granit_parser::Marker::new(0, i + 1, column);
+                let end = granit_parser::Marker::new(0, i + 1, column + 1);
+                let at = self.span(&granit_parser::Span::new(start, end));
+                Diagnostic::new("spec::yaml", "a tab in the indentation").at(at).help("indent with spaces")
             }
-            _ if line.trim_start_matches(' ').starts_with('\t') => d.help("YAML is indented with spaces, not tabs"),
-            _ if line.contains("${") => d.help("inside `{ }` and `[ ]`, write \"${name}\" in quotes"),
+            _ if tabs => d.help("use spaces instead of tabs"),
+            (_, Some(l)) if l.contains("${") => d.help("inside `{ }` and `[ ]`, write \"${name}\" in quotes"),
             _ => d,
         }
     }

@@ -160,7 +160,9 @@ fn place(tree: &Tree, path: &[Step], problem: &Problem) -> Option<Span> {
         let around = key.and_then(|k| k.at.clone()).or(at);
         at = here.at.clone().or(around);
     }
-    let wants_key = problem.on_key || matches!(problem.kind, Kind::Missing { .. }) || is_empty_value(here);
+    // A choice given as a bare name is itself what lacks settings.
+    let lacks = matches!(problem.kind, Kind::Missing { .. }) && here.as_str().is_none();
+    let wants_key = problem.on_key || lacks || is_empty_value(here);
     match key {
         Some(key) if wants_key => key.at.clone().or(at),
         _ => at,

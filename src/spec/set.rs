@@ -23,7 +23,7 @@ impl Set {
     /// Reads the arguments, and makes them a source for messages. Values with problems are left out.
     pub fn read(set: &[(String, String)], sources: &mut Sources, problems: &mut Vec<Diagnostic>) -> Vec<Set> {
         let file: Arc<str> = FILE.into();
-        let folder = std::env::current_dir().ok().map(|p| Arc::<Path>::from(p));
+        let folder = std::env::current_dir().ok().map(Arc::<Path>::from);
         let mut text = String::new();
         let mut sets = Vec::new();
         for (path, value) in set {
@@ -121,7 +121,7 @@ fn into(
         return;
     };
     match below {
-        Some(below) => tree.set_path(below, value),
+        Some(below) => tree.set_path_from(below, value, path.at.as_ref()),
         None => *tree = value,
     }
 }

@@ -121,12 +121,18 @@ impl Tree {
     /// scheduler, `scheduler.vllm_v1.max_num_seqs` leaves `scheduler: { vllm_v1: { max_num_seqs: .. } }`. Settings of
     /// the same choice stay.
     pub fn set_path(&mut self, path: &str, value: Tree) {
+        let at = value.at.clone();
+        self.set_path_from(path, value, at.as_ref());
+    }
+
+    /// The same, where the path itself was written at `from`.
+    pub(super) fn set_path_from(&mut self, path: &str, value: Tree, from: Option<&Span>) {
         let segments: Vec<&str> = path.split('.').collect();
-        self.set_segments(None, &segments, value);
+        self.set_segments(None, &segments, value, from);
     }
 
     /// `under` is the key that `self` stands at.
-    fn set_segments(&mut self, under: Option<&str>, segments: &[&str], value: Tree) {
+    fn set_segments(&mut self, under: Option<&str>, segments: &[&str], value: Tree, from: Option<&Span>) {
         let Some((first, rest)) = segments.split_first() else {
             *self = value;
             return;
@@ -134,7 +140,7 @@ impl Tree {
         if let TreeValue::List(items) = &mut self.value
             && let Some(item) = first.parse::<usize>().ok().and_then(|i| items.get_mut(i))
         {
-            return item.set_segments(None, rest, value);
+            return item.set_segments(None, rest, value, from);
         }
         let other_choice = |entries: &[(Text, Tree)]| {
             under.is_some_and(schema::is_choice) && entries.iter().all(|(k, _)| k.value != *first)
@@ -142,15 +148,15 @@ impl Tree {
         match &mut self.value {
             TreeValue::Map(entries) if !other_choice(entries) => {}
             // A bare choice, another choice, or something that the path cannot go through.
-            _ => *self = Tree::new(TreeValue::Map(Vec::new()), value.at.clone()).with_base(self.base.take()),
+            _ => *self = Tree::new(TreeValue::Map(Vec::new()), from.cloned()).with_base(self.base.take()),
         }
         let TreeValue::Map(entries) = &mut self.value else { return };
         let index = entries.iter().position(|(k, _)| k.value == *first).unwrap_or_else(|| {
-            let key = Text::new((*first).to_owned(), value.at.clone());
-            entries.push((key, Tree::new(TreeValue::Null, value.at.clone())));
+            let key = Text::new((*first).to_owned(), from.cloned());
+            entries.push((key, Tree::new(TreeValue::Null, from.cloned())));
             entries.len() - 1
         });
-        entries[index].1.set_segments(Some(first), rest, value);
+        entries[index].1.set_segments(Some(first), rest, value, from);
     }
 
     /// What it is, in words for the user: "text `two`", "the number 3", "a list".

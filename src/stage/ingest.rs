@@ -1,33 +1,490 @@
-//! ingest
+//! `ingest`: a trace file to a table of requests.
+//!
+//! Promises: rows depend on the content of the file and the settings, never on threads or chunks. The trace starts
+//! with its first arrival: `arrival_ns` is the time since then. Rows are sorted by arrival; those of one instant stay
+//! in the order of the file. Block hashes are chained over the identifiers of the file, so that they keep the promise
+//! of the table also for files whose identifiers name a block alone.
+//!
+//! Rows are held until the end of the file shows whether they are in order: a plain row takes 16 bytes. A file whose
+//! rows take more than half a GiB is read twice: once to see whether it is in order, once to write it through, with
+//! bounded memory, or to sort it, in memory. Rows without arrivals have no order, and are written as they come.
 
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use arrow::array::new_null_array;
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, StringArray, UInt64Array};
+use arrow::compute::interleave;
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, UInt64Type};
+use arrow::error::ArrowError;
 use async_trait::async_trait;
-use serde_json::Value;
+use rayon::slice::ParallelSliceMut;
+use serde_json::{Value, json};
 
 use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
-use crate::diag::{Diagnostic, Result};
-use crate::spec::{Ingest, Text};
+use crate::diag::{Diagnostic, Exit, Failure, Result};
+use crate::spec::{BadRows, Columns, FilePath, Format, Ingest, Text, TimeUnit};
+use crate::store::TableWriter;
+use crate::table::column;
+use crate::trace::{self, Conversation, Parsed, Problem, Settings, ordered::ordered};
+
+/// Bad rows that are reported at once.
+const PROBLEMS_MAX: usize = 20;
+/// Bytes of rows that are held to see whether the file is in order, before it is read twice instead.
+const HELD_MAX: usize = 512 << 20;
+/// The column `arrival_ns`.
+const ARRIVAL: usize = 1;
+/// Rows of a batch written after sorting.
+const SORTED_ROWS: usize = 1 << 16;
 
 #[async_trait]
 impl Kind for Ingest {
     fn kind(&self) -> &'static str {
         "ingest"
     }
+
     fn version(&self) -> u32 {
         1
     }
+
     fn inputs(&self) -> Result<Vec<Text>> {
-        unimplemented!()
+        Ok(Vec::new())
     }
-    fn tables(&self, _stage: &str, _cx: &CheckCx) -> Vec<TableShape> {
-        unimplemented!()
+
+    fn files(&self) -> Vec<FilePath> {
+        vec![self.path.clone()]
     }
+
+    fn tables(&self, stage: &str, _cx: &CheckCx) -> Vec<TableShape> {
+        let schema = trace::looks(&self.settings()).ok().map(|parser| parser.layout().schema());
+        let mut tables = vec![TableShape { name: stage.to_string(), schema }];
+        if self.bad_rows == BadRows::Reject {
+            tables.push(TableShape { name: rejected_name(stage), schema: Some(rejected_schema()) });
+        }
+        tables
+    }
+
     fn check(&self, _stage: &str, _cx: &CheckCx) -> Vec<Diagnostic> {
-        unimplemented!()
+        let at = self.path.at.as_ref();
+        let mut found = Vec::new();
+        // A file that is not there is reported by whoever hashes it.
+        if self.path.path.is_file()
+            && let Err(failure) = trace::looks(&self.settings())
+        {
+            found.extend(failure.or_at(at).diagnostics);
+        }
+        let mut refuse = |code, message: &str, help: &str| {
+            found.push(Diagnostic::new(code, message).at(at.cloned()).help(help));
+        };
+        if matches!(self.format, Format::Mooncake | Format::Azure | Format::Vidur | Format::Sharegpt) {
+            let help = "leave it out, or read the file as `jsonl`, `csv` or `parquet`";
+            if self.columns != Columns::default() {
+                refuse(
+                    "ingest::columns",
+                    "`columns` is for `csv`, `jsonl` and `parquet`: this format has its own",
+                    help,
+                );
+            }
+            if self.time_unit != TimeUnit::default() {
+                refuse(
+                    "ingest::time_unit",
+                    "`time_unit` is for `csv`, `jsonl` and `parquet`: this format has its own",
+                    help,
+                );
+            }
+        }
+        let Columns { input_tokens, output_tokens, input, output, .. } = &self.columns;
+        if (input_tokens.is_some() || output_tokens.is_some()) && (input.is_some() || output.is_some()) {
+            let help = "with counts the texts are not needed; with texts, the stage `tokenize` counts";
+            refuse("ingest::columns", "`columns` names token counts and texts: expected one of them", help);
+        }
+        if self.limit == Some(0) {
+            refuse("ingest::limit", "`limit` is 0: expected at least 1", "leave it out to read all requests");
+        }
+        if self.block_tokens.is_some_and(|n| n == 0 || n > trace::MAX_TOKENS as u32) {
+            let message = format!("`block_tokens` is out of range: expected 1 to {}", trace::MAX_TOKENS);
+            refuse("ingest::block_tokens", &message, "vLLM's default is 16; Mooncake's traces have 512");
+        }
+        found
     }
+
     fn recipe(&self, _cx: &CheckCx) -> Value {
-        unimplemented!()
+        let Ingest { path: _, format, columns, time_unit, block_tokens, bad_rows, limit } = self;
+        // What `auto` finds follows from the content of the file, which enters the fingerprint by its hash.
+        json!({
+            "format": format,
+            "columns": columns,
+            "time_unit": time_unit,
+            "block_tokens": block_tokens,
+            "bad_rows": bad_rows,
+            "limit": limit,
+        })
     }
-    async fn run(&self, _cx: RunCx) -> Result<Outcome> {
-        unimplemented!()
+
+    async fn run(&self, cx: RunCx) -> Result<Outcome> {
+        let job = Job { settings: self.settings(), bad_rows: self.bad_rows, limit: self.limit, cx };
+        super::tokenize::blocking(move || job.run()).await
     }
+}
+
+impl Ingest {
+    fn settings(&self) -> Settings {
+        Settings {
+            path: self.path.path.clone(),
+            written: self.path.written.clone(),
+            format: self.format,
+            columns: self.columns.clone(),
+            time_unit: self.time_unit,
+            block_tokens: self.block_tokens,
+        }
+    }
+}
+
+fn rejected_name(stage: &str) -> String {
+    format!("{stage}_rejected")
+}
+
+/// Rows that could not be read.
+fn rejected_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        column("file", DataType::Utf8, false, "", "The file, as written in the pipeline"),
+        column("line", DataType::Int64, false, "", "Line, from 1; of Parquet files the row"),
+        column("column", DataType::Int64, false, "", "Character in the line, from 1; of Parquet files the column"),
+        column("reason", DataType::Utf8, false, "", "What is wrong, and what was expected"),
+        column("text", DataType::Utf8, false, "", "The row, cut after 200 characters"),
+    ]))
+}
+
+fn arrow(e: ArrowError) -> Failure {
+    Failure::stage("ingest::arrow", format!("cannot put the rows together: {e}"))
+}
+
+struct Job {
+    settings: Settings,
+    bad_rows: BadRows,
+    limit: Option<u64>,
+    cx: RunCx,
+}
+
+impl Job {
+    fn run(&self) -> Result<Outcome> {
+        let size = std::fs::metadata(&self.settings.path).map_or(0, |m| m.len());
+        self.cx.progress.0.total(size, "bytes");
+        let mut rejects = Rejects::new(self)?;
+        let mut table = Requests::new(&self.cx, Mode::Hold);
+        self.pass(&mut table, &mut rejects)?;
+        if table.mode == Mode::Probe {
+            self.cx.progress.0.total(2 * size, "bytes");
+            table = Requests::new(&self.cx, if table.sorted { Mode::Stream } else { Mode::HoldAll });
+            rejects.again();
+            self.pass(&mut table, &mut rejects)?;
+        }
+        rejects.finish()?;
+        table.finish()?;
+        Ok(Outcome::default())
+    }
+
+    /// Reads the file from start to end.
+    fn pass(&self, table: &mut Requests, rejects: &mut Rejects) -> Result<()> {
+        let progress = self.cx.progress.clone();
+        let (parser, mut chunks) = trace::open(&self.settings, Box::new(move |n| progress.0.advance(n)))?;
+        table.schema = parser.layout().schema();
+        let cancel = self.cx.cancel.clone();
+        let mut left = self.limit.unwrap_or(u64::MAX);
+        let mut conversations = Vec::new();
+        let source = || chunks.next_chunk();
+        let work = move |chunk| {
+            cancel.check()?;
+            let mut parsed = parser.parse(chunk)?;
+            parsed.rows = chain_hashes(&parsed.rows)?;
+            Ok(parsed)
+        };
+        ordered(&self.cx.pool, source, work, |mut parsed: Parsed| {
+            conversations.append(&mut parsed.conversations);
+            let full = cut(&mut parsed, left);
+            left -= parsed.rows.num_rows() as u64;
+            rejects.add(parsed.problems)?;
+            if parsed.rows.num_rows() > 0 {
+                table.push(&parsed.rows)?;
+            }
+            Ok(if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        rejects.check()?;
+        self.write_conversations(&conversations, table)?;
+        self.cx.cancel.check()
+    }
+
+    fn write_conversations(&self, conversations: &[Conversation], table: &mut Requests) -> Result<()> {
+        let mut left = usize::try_from(self.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+        trace::conversation_requests(conversations, |rows| {
+            self.cx.cancel.check()?;
+            let rows = rows.slice(0, left.min(rows.num_rows()));
+            left -= rows.num_rows();
+            table.push(&rows)?;
+            Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })
+    }
+}
+
+/// Keeps the first `left` rows, and the problems up to the last of them. Says whether rows enough were there.
+fn cut(parsed: &mut Parsed, left: u64) -> bool {
+    let rows = parsed.rows.num_rows();
+    let keep = usize::try_from(left).unwrap_or(usize::MAX);
+    if rows < keep || keep == 0 {
+        return keep == 0;
+    }
+    let last = parsed.lines[keep - 1];
+    parsed.problems.retain(|p| p.line <= last);
+    parsed.rows = parsed.rows.slice(0, keep);
+    true
+}
+
+/// Replaces the identifiers of blocks by chained hashes.
+fn chain_hashes(rows: &RecordBatch) -> Result<RecordBatch> {
+    let Ok(at) = rows.schema().index_of("block_hashes") else { return Ok(rows.clone()) };
+    let lists = rows.column(at).as_list::<i32>();
+    if lists.null_count() == lists.len() {
+        return Ok(rows.clone());
+    }
+    let DataType::List(item) = lists.data_type() else { return Ok(rows.clone()) };
+    let mut hashes = lists.values().as_primitive::<UInt64Type>().values().to_vec();
+    for ends in lists.value_offsets().windows(2) {
+        let mut hash = 0;
+        for block in &mut hashes[ends[0] as usize..ends[1] as usize] {
+            hash = pipe_kernel::workload::chain(hash, *block);
+            *block = hash;
+        }
+    }
+    let values: ArrayRef = Arc::new(UInt64Array::from(hashes));
+    let lists = ListArray::try_new(item.clone(), lists.offsets().clone(), values, lists.nulls().cloned());
+    let mut columns = rows.columns().to_vec();
+    columns[at] = Arc::new(lists.map_err(arrow)?);
+    RecordBatch::try_new(rows.schema(), columns).map_err(arrow)
+}
+
+/// What is done with rows as they come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Kept in memory until it is clear that they are in order, or until they are too many.
+    Hold,
+    /// Only looked at: are they in order?
+    Probe,
+    /// Written: they are known to be in order.
+    Stream,
+    /// Kept in memory: they are known not to be in order.
+    HoldAll,
+}
+
+/// The columns of some rows; those without any value take no memory.
+struct Held {
+    rows: usize,
+    columns: Vec<Option<ArrayRef>>,
+}
+
+/// The table of requests in the making: numbers, shifts and, where it must, sorts.
+struct Requests<'a> {
+    cx: &'a RunCx,
+    schema: SchemaRef,
+    mode: Mode,
+    writer: Option<TableWriter>,
+    held: Vec<Held>,
+    held_bytes: usize,
+    sorted: bool,
+    first_ns: i64,
+    last_ns: i64,
+    next_id: i64,
+}
+
+impl<'a> Requests<'a> {
+    fn new(cx: &'a RunCx, mode: Mode) -> Self {
+        Requests {
+            cx,
+            schema: Arc::new(Schema::empty()),
+            mode,
+            writer: None,
+            held: Vec::new(),
+            held_bytes: 0,
+            sorted: true,
+            first_ns: i64::MAX,
+            last_ns: i64::MIN,
+            next_id: 0,
+        }
+    }
+
+    fn push(&mut self, rows: &RecordBatch) -> Result<()> {
+        // Either all rows have an arrival or none has: the parser sees to that.
+        let arrival = rows.column(ARRIVAL).as_primitive::<Int64Type>();
+        if arrival.null_count() > 0 {
+            self.mode = Mode::Stream;
+        } else {
+            for ns in arrival.values() {
+                self.sorted &= *ns >= self.last_ns;
+                self.last_ns = *ns;
+                self.first_ns = self.first_ns.min(*ns);
+            }
+        }
+        match self.mode {
+            Mode::Probe => Ok(()),
+            Mode::Stream => self.write(rows.num_rows(), rows.columns().to_vec()),
+            Mode::Hold | Mode::HoldAll => {
+                self.hold(rows);
+                Ok(())
+            }
+        }
+    }
+
+    fn hold(&mut self, rows: &RecordBatch) {
+        let keep = |(i, c): (usize, &ArrayRef)| (i != 0 && c.null_count() < c.len()).then(|| c.clone());
+        let columns: Vec<Option<ArrayRef>> = rows.columns().iter().enumerate().map(keep).collect();
+        self.held_bytes += columns.iter().flatten().map(|c| c.get_array_memory_size()).sum::<usize>();
+        self.held.push(Held { rows: rows.num_rows(), columns });
+        if self.mode == Mode::Hold && self.held_bytes > HELD_MAX {
+            self.mode = Mode::Probe;
+            self.held.clear();
+        }
+    }
+
+    /// Writes rows whose numbers and arrivals are still to be set.
+    fn write(&mut self, rows: usize, mut columns: Vec<ArrayRef>) -> Result<()> {
+        let ids = self.next_id..self.next_id + rows as i64;
+        self.next_id = ids.end;
+        columns[0] = Arc::new(Int64Array::from_iter_values(ids));
+        let arrival = columns[ARRIVAL].as_primitive::<Int64Type>();
+        if arrival.null_count() == 0 {
+            let first = self.first_ns;
+            columns[ARRIVAL] = Arc::new(arrival.unary::<_, Int64Type>(|ns| ns - first));
+        }
+        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(arrow)?;
+        self.writer()?.write(&batch)
+    }
+
+    fn writer(&mut self) -> Result<&mut TableWriter> {
+        match &mut self.writer {
+            Some(writer) => Ok(writer),
+            empty => Ok(empty.insert(self.cx.out.table(&self.cx.stage, self.schema.clone())?)),
+        }
+    }
+
+    fn finish(mut self) -> Result<()> {
+        let held = std::mem::take(&mut self.held);
+        if self.sorted {
+            for Held { rows, columns } in held {
+                self.cx.cancel.check()?;
+                let fill = |(c, f): (Option<ArrayRef>, &Arc<Field>)| filled(c, f, rows);
+                let columns = columns.into_iter().zip(self.schema.clone().fields()).map(fill).collect();
+                self.write(rows, columns)?;
+            }
+        } else {
+            self.write_sorted(&held)?;
+        }
+        self.writer()?;
+        self.writer.map_or(Ok(()), TableWriter::finish)
+    }
+
+    fn write_sorted(&mut self, held: &[Held]) -> Result<()> {
+        let mut order: Vec<(i64, (usize, usize))> = Vec::new();
+        for (batch, Held { columns, .. }) in held.iter().enumerate() {
+            let arrival = columns[ARRIVAL].iter().flat_map(|c| c.as_primitive::<Int64Type>().values());
+            order.extend(arrival.enumerate().map(|(row, ns)| (*ns, (batch, row))));
+        }
+        // Stable: rows of one instant stay in the order of the file.
+        self.cx.pool.install(|| order.par_sort_by_key(|(ns, _)| *ns));
+        for part in order.chunks(SORTED_ROWS) {
+            self.cx.cancel.check()?;
+            let places: Vec<(usize, usize)> = part.iter().map(|(_, place)| *place).collect();
+            let fields = self.schema.clone();
+            let gather = |(i, field): (usize, &Arc<Field>)| gather(held, i, field, &places);
+            let columns = fields.fields().iter().enumerate().map(gather).collect::<Result<_>>()?;
+            self.write(places.len(), columns)?;
+        }
+        Ok(())
+    }
+}
+
+/// A column that was left out, put back. The first, the number of the request, is set while writing.
+fn filled(column: Option<ArrayRef>, field: &Field, rows: usize) -> ArrayRef {
+    column.unwrap_or_else(|| new_null_array(field.data_type(), rows))
+}
+
+/// The values of column `i` at `places`: pairs of batch and row.
+fn gather(held: &[Held], i: usize, field: &Field, places: &[(usize, usize)]) -> Result<ArrayRef> {
+    if held.iter().all(|h| h.columns[i].is_none()) {
+        return Ok(new_null_array(field.data_type(), places.len()));
+    }
+    let columns: Vec<ArrayRef> = held.iter().map(|h| filled(h.columns[i].clone(), field, h.rows)).collect();
+    let columns: Vec<&dyn Array> = columns.iter().map(AsRef::as_ref).collect();
+    interleave(&columns, places).map_err(arrow)
+}
+
+/// What becomes of bad rows.
+struct Rejects<'a> {
+    file: &'a str,
+    /// Of the table of rejected rows; without it, problems are collected.
+    writer: Option<TableWriter>,
+    problems: Vec<Problem>,
+    seen: usize,
+    /// Problems at the start of this pass that an earlier pass has written.
+    known: usize,
+}
+
+impl<'a> Rejects<'a> {
+    fn new(job: &'a Job) -> Result<Self> {
+        let writer = match job.bad_rows {
+            BadRows::Fail => None,
+            BadRows::Reject => Some(job.cx.out.table(&rejected_name(&job.cx.stage), rejected_schema())?),
+        };
+        Ok(Rejects { file: &job.settings.written, writer, problems: Vec::new(), seen: 0, known: 0 })
+    }
+
+    /// The file is read once more from its start.
+    fn again(&mut self) {
+        self.known = self.seen;
+        self.seen = 0;
+    }
+
+    fn add(&mut self, problems: Vec<Problem>) -> Result<()> {
+        let skip = self.known.saturating_sub(self.seen);
+        self.seen += problems.len();
+        let new: Vec<Problem> = problems.into_iter().skip(skip).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        if let Some(writer) = &mut self.writer {
+            return writer.write(&rejected_rows(self.file, &new)?);
+        }
+        self.problems.extend(new);
+        if self.problems.len() >= PROBLEMS_MAX { self.check() } else { Ok(()) }
+    }
+
+    /// Fails if there are bad rows and they are not wanted in a table.
+    fn check(&self) -> Result<()> {
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        let mut diagnostics: Vec<Diagnostic> =
+            self.problems.iter().take(PROBLEMS_MAX).map(|p| p.diagnostic(self.file)).collect();
+        if let Some(last) = diagnostics.last_mut() {
+            let stopped = if self.problems.len() >= PROBLEMS_MAX { "reading stopped here; " } else { "" };
+            let help = "`bad_rows: reject` goes on without such rows and lists them in a table";
+            last.help = Some(format!("{stopped}{help}"));
+        }
+        Err(Failure { exit: Exit::Stage, diagnostics })
+    }
+
+    fn finish(self) -> Result<()> {
+        self.writer.map_or(Ok(()), TableWriter::finish)
+    }
+}
+
+fn rejected_rows(file: &str, problems: &[Problem]) -> Result<RecordBatch> {
+    let texts =
+        |f: fn(&Problem) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(problems.iter().map(f))) };
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(problems.iter().map(|_| file))),
+        Arc::new(Int64Array::from_iter_values(problems.iter().map(|p| p.line as i64))),
+        Arc::new(Int64Array::from_iter_values(problems.iter().map(|p| i64::from(p.column)))),
+        texts(|p| &p.reason),
+        texts(|p| &p.text),
+    ];
+    RecordBatch::try_new(rejected_schema(), columns).map_err(arrow)
 }

@@ -9,6 +9,8 @@
 
 mod objective;
 mod space;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -348,7 +350,7 @@ fn recipe(spec: &Optimize, cx: &CheckCx) -> Value {
         "sampler": serde_json::to_value(&spec.sampler).unwrap_or_default(),
         "trials": spec.trials,
         "seed": spec.seed.unwrap_or(cx.seed),
-        "facts": search.facts(),
+        "facts": search.facts(&spec.space),
         "sim_version": SIM_VERSION,
         "memo_version": simulation::MEMO_VERSION,
     })

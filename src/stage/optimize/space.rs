@@ -1,10 +1,11 @@
 //! What a search varies: the base scenario, the domains of its parameters, and which points are possible at all.
 
-use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 use std::path::Path;
 
+use indexmap::IndexMap;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use pipe_kernel::scenario::Scenario;
 use pipe_kernel::sim;
@@ -26,7 +27,7 @@ pub(super) struct Search {
     catalog: Catalog,
     filter: Option<Filter>,
     /// The first condition that could not be evaluated. The sampler's question has no room for an error.
-    failed: RefCell<Option<Diagnostic>>,
+    failed: Mutex<Option<Diagnostic>>,
 }
 
 /// A range of numbers, as written.
@@ -98,7 +99,7 @@ impl Search {
         let space = Space::new(parameters).map_err(|e| Diagnostic::new("optimize::space", e).at(spec.over.0.at.clone()));
         match (space, filter) {
             (Ok(space), Ok(filter)) if problems.is_empty() => {
-                Ok(Search { space, settings: found, base, catalog, filter, failed: RefCell::default() })
+                Ok(Search { space, settings: found, base, catalog, filter, failed: Mutex::default() })
             }
             (space, filter) => {
                 // An empty space is only worth a word when nothing else is wrong with it.
@@ -127,7 +128,7 @@ impl Search {
         match filter.keep(&[&scenario]) {
             Ok(kept) => kept.first() == Some(&true),
             Err(d) => {
-                self.failed.borrow_mut().get_or_insert(d);
+                self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(d);
                 false
             }
         }
@@ -135,7 +136,7 @@ impl Search {
 
     /// The first point at which the condition could not be evaluated.
     pub fn failed(&self) -> Option<Diagnostic> {
-        self.failed.borrow().clone()
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The base scenario with its defaults, for the recipe: that of some point of the space, without what is varied.
@@ -144,9 +145,18 @@ impl Search {
         self.scenario(&zero).map(|s| filter::config(&s)).unwrap_or_default()
     }
 
-    /// The facts that points of the space use.
-    pub fn facts(&self) -> (&Catalog, &Tree) {
-        (&self.catalog, &self.base)
+    /// The base scenario as written, and the facts of every model and GPU that a point of `space` can name.
+    pub fn facts(&self, space: &IndexMap<Text, Tree>) -> Value {
+        let named = |path: &str| -> Vec<String> {
+            let varied = space.iter().find(|(p, _)| p.value == path).map(|(_, values)| values.to_json());
+            let base = self.base.get_path(path).map(Tree::to_json);
+            let all = varied.or(base).unwrap_or_default();
+            let names = all.as_array().cloned().unwrap_or_else(|| vec![all]);
+            names.iter().filter_map(|n| n.as_str().map(str::to_string)).collect()
+        };
+        let models: Vec<_> = named("deployment.model").iter().map(|n| self.catalog.model(n).ok()).collect();
+        let gpus: Vec<_> = named("deployment.gpu").iter().map(|n| self.catalog.gpu(n).ok()).collect();
+        json!({"base": self.base.to_json(), "models": models, "gpus": gpus})
     }
 }
 
@@ -179,7 +189,7 @@ fn domain(path: &Text, tree: &Tree) -> Result<(Domain, Vec<Tree>), Vec<Diagnosti
         return Err(wrong("must be a list of values, or `{ int: [low, high] }`, or `{ float: [low, high] }`".to_string()));
     };
     let range: Range = from_tree(tree)?;
-    let ends = |values: [Value; 2]| values.map(|v| Tree { at: at(), ..Tree::from_json(v) }).to_vec();
+    let ends = |values: [Value; 2]| values.map(|v| Tree::new(Tree::from_json(v).value, at())).to_vec();
     match (range.int, range.float) {
         (Some((low, high)), None) => {
             let step = match range.step {

@@ -18,6 +18,9 @@ mod rows;
 pub(crate) mod scenario;
 pub(crate) mod settings;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 pub(crate) use rows::{Totals, totals_columns};
 
 use std::sync::Arc;

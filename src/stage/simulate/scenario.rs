@@ -259,10 +259,12 @@ struct Problems {
 
 impl Problems {
     fn add(&mut self, d: Diagnostic) {
-        match self.found.iter_mut().find(|(known, _)| *known == d) {
-            Some((_, count)) => *count += 1,
-            None if self.found.len() >= PROBLEMS_KEPT => self.beyond += 1,
-            None => self.found.push((d, 1)),
+        if let Some((_, count)) = self.found.iter_mut().find(|(known, _)| *known == d) {
+            *count += 1;
+        } else if self.found.len() >= PROBLEMS_KEPT {
+            self.beyond += 1;
+        } else {
+            self.found.push((d, 1));
         }
     }
 

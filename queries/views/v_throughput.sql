@@ -1,0 +1,6 @@
+-- Throughput of every scenario, in all and per GPU.
+SELECT
+    scenario_id, gpus, finished, rejected, request_rps, output_tps,
+    output_tps / gpus AS output_tps_per_gpu,
+    CAST(busy_ns AS DOUBLE) / nullif(duration_ns * deployment_replicas, 0) AS busy_ratio
+FROM sim

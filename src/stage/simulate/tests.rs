@@ -1,0 +1,306 @@
+//! Whole stages over a store in a temporary folder.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::array::{Array, AsArray, ListArray, RecordBatch, UInt64Array, new_null_array};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Float64Type, Int64Type};
+
+use super::*;
+use crate::spec::{Pipeline, StageSpec};
+use crate::stage::{Cancel, Progress, ProgressSink, of};
+use crate::store::{Memo, Staging, TableHandle};
+
+/// A folder with a pipeline, a table of requests, and a memory of scenarios.
+pub(crate) struct Bench {
+    dir: tempfile::TempDir,
+    memo: Memo,
+    requests: TableHandle,
+    _kept: Staging,
+}
+
+#[derive(Default)]
+struct Count {
+    advanced: AtomicU64,
+    /// Cancels once so many units are done.
+    cancel: Option<(u64, Cancel)>,
+}
+
+impl ProgressSink for Count {
+    fn total(&self, _units: u64, _what: &'static str) {}
+    fn advance(&self, units: u64) {
+        let done = self.advanced.fetch_add(units, Ordering::Relaxed) + units;
+        if let Some((limit, cancel)) = &self.cancel
+            && done >= *limit
+        {
+            cancel.cancel();
+        }
+    }
+}
+
+/// What one run of a stage made.
+pub(crate) struct Ran {
+    pub out: Staging,
+    pub outcome: Outcome,
+}
+
+impl Ran {
+    pub fn rows(&self, table: &str) -> RecordBatch {
+        let handle = self.out.handle(table).unwrap();
+        let mut batches = Vec::new();
+        for part in &handle.parts {
+            let file = std::fs::File::open(part).unwrap();
+            let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+            batches.extend(reader.build().unwrap().map(std::result::Result::unwrap));
+        }
+        concat_batches(&handle.schema, &batches).unwrap()
+    }
+
+    pub fn hash(&self, table: &str) -> crate::store::Hash {
+        self.out.handle(table).unwrap().hash
+    }
+}
+
+pub(crate) fn ints(rows: &RecordBatch, column: &str) -> Vec<i64> {
+    rows.column_by_name(column).unwrap().as_primitive::<Int64Type>().values().to_vec()
+}
+
+impl Bench {
+    /// `n` requests, 10 a second, or without times.
+    pub fn new(n: usize, timed: bool) -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        let schema = crate::table::requests::schema();
+        let arrival: Int64Array =
+            (0..n as i64).map(|i| timed.then_some(i * 100_000_000)).collect();
+        let int32 = |f: fn(usize) -> i32| Arc::new((0..n).map(f).collect::<arrow::array::Int32Array>()) as ArrayRef;
+        let class: StringArray = (0..n).map(|i| (i % 2 == 0).then_some("chat")).collect();
+        let hashes = ListArray::new_null(
+            Arc::new(arrow::datatypes::Field::new_list_field(DataType::UInt64, false)),
+            n,
+        );
+        assert_eq!(hashes.values().as_any().downcast_ref::<UInt64Array>().unwrap().len(), 0);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from_iter_values(0..n as i64)),
+            Arc::new(arrival),
+            new_null_array(&DataType::Utf8, n),
+            new_null_array(&DataType::Int32, n),
+            Arc::new(class),
+            int32(|i| 100 + (i as i32 * 37) % 900),
+            int32(|i| 20 + (i as i32 * 13) % 100),
+            Arc::new(hashes),
+            new_null_array(&DataType::Int32, n),
+        ];
+        let batch = RecordBatch::try_new(schema.clone(), columns).unwrap();
+        let staging = Staging::create(dir.path().join("input")).unwrap();
+        let mut writer = staging.table("trace", schema).unwrap();
+        writer.write(&batch).unwrap();
+        writer.finish().unwrap();
+        let requests = staging.handle("trace").unwrap();
+        let memo = Memo::open(dir.path().join("memo"));
+        Bench { dir, memo, requests, _kept: staging }
+    }
+
+    /// Reads a pipeline whose stages follow a stage `trace`.
+    pub fn pipeline(&self, stages: &str) -> Pipeline {
+        let head = "name: test\nseed: 7\nstages:\n  trace:\n    synthesize: { requests: 10, rate_rps: 1, \
+                    input: { constant: { tokens: 10 } }, output: { constant: { tokens: 10 } } }\n";
+        let file = self.dir.path().join("test.yaml");
+        std::fs::write(&file, format!("{head}{stages}")).unwrap();
+        crate::spec::load(&file, &[]).unwrap_or_else(|f| panic!("{f}"))
+    }
+
+    fn with_kind<T>(&self, pipeline: &Pipeline, stage: &str, f: impl FnOnce(&dyn Kind, &CheckCx) -> T) -> T {
+        let mut tables = BTreeMap::new();
+        let schema = Some(crate::table::requests::schema());
+        tables.insert("trace".to_string(), TableShape { name: "trace".to_string(), schema });
+        let cx = CheckCx { stages: &pipeline.stages, tables: &tables, seed: pipeline.seed, project: self.dir.path() };
+        let found = pipeline.stages.iter().find(|s| s.name.value == stage).unwrap();
+        f(of(&found.spec), &cx)
+    }
+
+    pub fn check(&self, stages: &str, stage: &str) -> Vec<Diagnostic> {
+        let pipeline = self.pipeline(stages);
+        self.with_kind(&pipeline, stage, |kind, cx| kind.check(stage, cx))
+    }
+
+    pub fn recipe(&self, stages: &str, stage: &str) -> Value {
+        let pipeline = self.pipeline(stages);
+        self.with_kind(&pipeline, stage, |kind, cx| kind.recipe(cx))
+    }
+
+    pub fn tables(&self, stages: &str, stage: &str) -> Vec<TableShape> {
+        let pipeline = self.pipeline(stages);
+        self.with_kind(&pipeline, stage, |kind, cx| kind.tables(stage, cx))
+    }
+
+    pub fn run(&self, stages: &str, stage: &str, threads: usize) -> Result<Ran> {
+        self.run_until(stages, stage, threads, None)
+    }
+
+    /// Cancels the run once `limit` units of progress are done.
+    pub fn run_until(&self, stages: &str, stage: &str, threads: usize, limit: Option<u64>) -> Result<Ran> {
+        let pipeline = self.pipeline(stages);
+        let cancel = Cancel::default();
+        let progress = Count { cancel: limit.map(|l| (l, cancel.clone())), ..Count::default() };
+        static RUNS: AtomicU64 = AtomicU64::new(0);
+        let out = Staging::create(self.dir.path().join(format!("out{}", RUNS.fetch_add(1, Ordering::Relaxed)))).unwrap();
+        let cx = RunCx {
+            stage: stage.to_string(),
+            pipeline: pipeline.name.clone(),
+            recipe: Value::Null,
+            seed: pipeline.seed,
+            project: self.dir.path().to_path_buf(),
+            inputs: BTreeMap::from([("trace".to_string(), self.requests.clone())]),
+            stages: Arc::new(pipeline.stages.clone()),
+            out: out.clone(),
+            memo: self.memo.clone(),
+            progress: Progress(Arc::new(progress)),
+            cancel,
+            pool: Arc::new(rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()),
+        };
+        let spec: &StageSpec = &pipeline.stages.iter().find(|s| s.name.value == stage).unwrap().spec;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let outcome = runtime.block_on(of(spec).run(cx))?;
+        Ok(Ran { out, outcome })
+    }
+}
+
+const SWEEP: &str = "
+  sim:
+    simulate:
+      requests: trace
+      deployment: { model: llama-3.1-8b, gpu: H100 }
+      sweep:
+        grid:
+          workload.rate_rps: [1, 4, 16]
+          deployment.tp: [1, 2]
+        where: \"not (deployment_tp = 2 and rate_rps < 2) and deployment_pp = 1\"
+";
+
+#[test]
+fn a_sweep_gives_its_tables_in_order_whatever_the_threads() {
+    let bench = Bench::new(200, true);
+    let ran = bench.run(SWEEP, "sim", 2).unwrap();
+    let sim = ran.rows("sim");
+    assert_eq!(ints(&sim, "scenario_id"), [0, 1, 2, 3, 4]);
+    assert_eq!(ints(&sim, "deployment_tp"), [1, 1, 2, 1, 2]);
+    let rates = sim.column_by_name("rate_rps").unwrap().as_primitive::<Float64Type>().values().to_vec();
+    assert_eq!(rates, [1.0, 4.0, 4.0, 16.0, 16.0]);
+    assert_eq!(ints(&sim, "gpus"), [1, 1, 2, 1, 2]);
+    assert_eq!(ints(&sim, "requests"), [200; 5]);
+    assert_eq!(sim.column_by_name("deployment_model").unwrap().as_string::<i32>().value(0), "meta-llama/Llama-3.1-8B");
+    assert_eq!(sim.column_by_name("deployment_scheduler").unwrap().as_string::<i32>().value(0), "vllm_v1");
+    assert_eq!(ints(&sim, "deployment_scheduler_vllm_v1_max_num_seqs"), [256; 5]);
+    let shapes = bench.tables(SWEEP, "sim");
+    assert_eq!(shapes[0].schema.as_ref().unwrap(), &sim.schema());
+
+    let requests = ran.rows("sim_requests");
+    assert_eq!(requests.num_rows(), 1000);
+    let ids: Vec<(i64, i64)> =
+        ints(&requests, "scenario_id").into_iter().zip(ints(&requests, "request_id")).collect();
+    assert!(ids.is_sorted());
+    let class = requests.column_by_name("class").unwrap().as_string::<i32>();
+    assert!(class.value(200) == "chat" && class.is_null(201));
+
+    let again = Bench::new(200, true).run(SWEEP, "sim", 1).unwrap();
+    assert_eq!(ran.hash("sim"), again.hash("sim"));
+    assert_eq!(ran.hash("sim_requests"), again.hash("sim_requests"));
+}
+
+#[test]
+fn finished_scenarios_are_reused_one_by_one() {
+    let bench = Bench::new(100, true);
+    let first = bench.run(SWEEP, "sim", 2).unwrap();
+    assert_eq!(first.outcome.answer, ["sim: 5 scenarios, 500 requests"]);
+    let grown = SWEEP.replace("[1, 4, 16]", "[1, 2, 4, 16]");
+    let second = bench.run(&grown, "sim", 2).unwrap();
+    assert_eq!(second.outcome.answer, ["sim: 7 scenarios, 700 requests, 5 reused"]);
+    let fresh = Bench::new(100, true).run(&grown, "sim", 2).unwrap();
+    assert_eq!(second.hash("sim_requests"), fresh.hash("sim_requests"));
+    assert_eq!(second.hash("sim"), fresh.hash("sim"));
+}
+
+#[test]
+fn a_stopped_run_keeps_what_was_finished() {
+    let bench = Bench::new(300, true);
+    let rates: Vec<String> = (1..=100).map(|r| r.to_string()).collect();
+    let sweep = SWEEP.replace("[1, 4, 16]", &format!("[{}]", rates.join(", ")));
+    let stopped = bench.run_until(&sweep, "sim", 2, Some(5)).map(|_| ()).unwrap_err();
+    assert_eq!(stopped.exit, crate::diag::Exit::Interrupted);
+    let answer = bench.run(&sweep, "sim", 2).unwrap().outcome.answer.remove(0);
+    let reused: usize = answer.rsplit(", ").next().unwrap().trim_end_matches(" reused").parse().unwrap();
+    assert!((5..199).contains(&reused), "{answer}");
+}
+
+#[test]
+fn steps_are_written_where_asked_for() {
+    let bench = Bench::new(50, true);
+    bench.run(SWEEP, "sim", 2).unwrap();
+    let with_steps = SWEEP.replace("requests: trace", "requests: trace\n      steps: true");
+    let ran = bench.run(&with_steps, "sim", 2).unwrap();
+    let steps = ran.rows("sim_steps");
+    assert_eq!(steps.num_rows() as i64, ints(&ran.rows("sim"), "steps").iter().sum::<i64>());
+    assert!(ints(&steps, "scenario_id").is_sorted());
+    let again = bench.run(&with_steps, "sim", 2).unwrap();
+    assert!(again.outcome.answer[0].ends_with("5 reused"), "{:?}", again.outcome.answer);
+}
+
+#[test]
+fn requests_without_times_need_a_process() {
+    let bench = Bench::new(50, false);
+    let plain = "
+  sim:
+    simulate: { requests: trace, deployment: { model: llama-3.1-8b, gpu: h100-sxm } }
+";
+    let failure = bench.run(plain, "sim", 1).map(|_| ()).unwrap_err();
+    assert!(failure.diagnostics[0].help.as_ref().unwrap().contains("arrivals: poisson"), "{failure}");
+    let with = plain.replace("gpu: h100-sxm }", "gpu: h100-sxm }, workload: { arrivals: poisson, rate_rps: 4 }");
+    assert_eq!(ints(&bench.run(&with, "sim", 1).unwrap().rows("sim"), "finished"), [50]);
+}
+
+#[test]
+fn mistakes_have_a_place_and_a_remedy() {
+    let bench = Bench::new(1, true);
+    let case = |from: &str, to: &str| {
+        let found = bench.check(&SWEEP.replace(from, to), "sim");
+        let told = |d: &Diagnostic| {
+            let line = d.at.as_ref().map_or(0, |a| a.line);
+            format!("{line}: {} | {}", d.message, d.help.clone().unwrap_or_default())
+        };
+        found.iter().map(told).collect::<Vec<_>>()
+    };
+    assert_eq!(case("", ""), [""; 0]);
+    assert_eq!(
+        case("deployment.tp:", "deployment.tq:"),
+        ["13: no setting `deployment.tq` in a scenario | did you mean `deployment.tp`?"]
+    );
+    assert_eq!(case("llama-3.1-8b", "llama-3.1-9b").len(), 1);
+    let column = case("deployment_pp = 1", "deployment_qp = 1");
+    assert!(column[0].starts_with("14: ") && column[0].contains("deployment_pp"), "{column:?}");
+    let none = case("deployment_pp = 1", "deployment_pp = 3");
+    assert_eq!(none, ["14: the condition is true for none of the 6 scenarios | "]);
+    let impossible = case("[1, 2]", "[1, 3]");
+    assert_eq!(impossible.len(), 1, "{impossible:?}");
+    assert!(impossible[0].starts_with("13: `deployment.tp`: 3 does not divide"), "{impossible:?}");
+    assert!(impossible[0].contains("(3 scenarios)"), "{impossible:?}");
+    let wrong = case("[1, 4, 16]", "[1, four, 16]");
+    assert_eq!(wrong.len(), 1, "{wrong:?}");
+    assert!(wrong[0].starts_with("12: "), "{wrong:?}");
+}
+
+#[test]
+fn the_recipe_has_defaults_facts_and_sweep() {
+    let bench = Bench::new(1, true);
+    let recipe = bench.recipe(SWEEP, "sim");
+    assert_eq!(recipe["base"]["deployment"]["kv"]["block_size"], 16);
+    assert_eq!(recipe["base"]["deployment"].get("tp"), None);
+    assert_eq!(recipe["sweep"]["grid"]["workload.rate_rps"], json!([1, 4, 16]));
+    assert_eq!(recipe["facts"]["gpu h100-sxm"]["bf16_tflops"], 989.0);
+    // An alias, and a line more, change nothing.
+    let other = SWEEP.replace("llama-3.1-8b", "meta-llama/Llama-3.1-8B").replace("H100", "h100-sxm");
+    assert_eq!(recipe, bench.recipe(&format!("\n{other}"), "sim"));
+    let steps = SWEEP.replace("requests: trace", "requests: trace\n      steps: true");
+    assert_ne!(recipe, bench.recipe(&steps, "sim"));
+}

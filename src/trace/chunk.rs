@@ -1,0 +1,258 @@
+//! Cuts a file into chunks of whole rows, which are then parsed side by side.
+
+use std::io::{BufRead, Read};
+
+use ::parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+use arrow::array::RecordBatch;
+
+use super::open::{Content, OnBytes};
+use super::{Fault, Problem};
+use crate::diag::{self, Failure, Result};
+
+/// Bytes read for a chunk: large enough to be worth a thread's while, small enough to keep several in flight.
+const CHUNK: usize = 4 << 20;
+/// Longest row. A quote or bracket that is never closed would otherwise read the whole file into memory.
+const MAX_ROW: usize = 256 << 20;
+
+/// Some rows of a file.
+#[derive(Debug)]
+pub enum Chunk {
+    Text(Text),
+    /// Of a Parquet file; rows count from 1.
+    Rows {
+        batch: RecordBatch,
+        first_row: u64,
+    },
+}
+
+/// Whole rows as text, and where they stand.
+#[derive(Debug)]
+pub struct Text {
+    pub bytes: Vec<u8>,
+    /// Of the first byte, from 1.
+    pub line: u64,
+    /// Of the first byte, in characters from 1.
+    pub column: u32,
+    /// JSON brackets open before the first byte.
+    pub depth: u32,
+}
+
+impl Text {
+    /// The lines that are not blank: number, byte where it begins, content without the end of line.
+    pub fn lines(&self) -> impl Iterator<Item = (u64, usize, &[u8])> {
+        let mut rest = self.bytes.as_slice();
+        let mut number = self.line;
+        std::iter::from_fn(move || {
+            loop {
+                let whole = rest;
+                let start = self.bytes.len() - whole.len();
+                // Of all ways to find a byte in the standard library, the fastest.
+                let len = rest.skip_until(b'\n').unwrap_or(0);
+                if len == 0 {
+                    return None;
+                }
+                number += 1;
+                let line = &whole[..len];
+                if !line.trim_ascii().is_empty() {
+                    return Some((number - 1, start, strip_end(line)));
+                }
+            }
+        })
+    }
+
+    /// The problem at byte `start + fault.at`, of the row `start..end`.
+    pub fn problem(&self, start: usize, end: usize, fault: Fault) -> Problem {
+        let at = (start + fault.at).min(self.bytes.len());
+        let before = &self.bytes[..at];
+        let newlines = before.iter().filter(|b| **b == b'\n').count() as u64;
+        let line_start = before.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
+        let shift = if newlines == 0 { self.column } else { 1 };
+        let column = String::from_utf8_lossy(&before[line_start..]).chars().count() as u32 + shift;
+        let row = String::from_utf8_lossy(strip_end(&self.bytes[start..end]));
+        Problem { line: self.line + newlines, column, reason: fault.reason, text: row.chars().take(200).collect() }
+    }
+}
+
+fn strip_end(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// Where a text may be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// After every end of line.
+    Lines,
+    /// After ends of lines outside quotes.
+    Quoted,
+    /// After the commas of the outermost JSON list.
+    Elements,
+}
+
+/// The chunks of a file, in order.
+pub struct Chunks(Source);
+
+enum Source {
+    Text(Box<TextSource>),
+    Rows { reader: Box<ParquetRecordBatchReader>, next_row: u64, on_rows: OnBytes, written: String },
+}
+
+struct TextSource {
+    cut: Cut,
+    content: Content,
+    /// Read, but not yet handed out.
+    carry: Vec<u8>,
+    line: u64,
+    column: u32,
+    depth: u32,
+    written: String,
+}
+
+impl Chunks {
+    /// `skip` bytes of the head (the header of a CSV file) are passed over.
+    pub(super) fn text(mut content: Content, cut: Cut, skip: usize, written: &str) -> Self {
+        let mut carry = std::mem::take(&mut content.head);
+        let line = 1 + carry.drain(..skip).filter(|b| *b == b'\n').count() as u64;
+        let written = written.to_string();
+        Chunks(Source::Text(Box::new(TextSource { cut, content, carry, line, column: 1, depth: 0, written })))
+    }
+
+    pub(super) fn rows(reader: ParquetRecordBatchReader, written: &str, on_rows: OnBytes) -> Self {
+        Chunks(Source::Rows { reader: Box::new(reader), next_row: 1, on_rows, written: written.to_string() })
+    }
+
+    /// The next chunk; `None` at the end of the file.
+    ///
+    /// # Errors
+    /// The file cannot be read or unpacked, or a row is too long.
+    pub fn next_chunk(&mut self) -> Result<Option<Chunk>> {
+        match &mut self.0 {
+            Source::Text(source) => Ok(source.next()?.map(Chunk::Text)),
+            Source::Rows { reader, next_row, on_rows, written } => {
+                let unreadable = |e| Failure::stage("trace::parquet", format!("cannot read {written}: {e}"));
+                let Some(batch) = reader.next().transpose().map_err(unreadable)? else { return Ok(None) };
+                let first_row = *next_row;
+                *next_row += batch.num_rows() as u64;
+                on_rows(batch.num_rows() as u64);
+                Ok(Some(Chunk::Rows { batch, first_row }))
+            }
+        }
+    }
+}
+
+impl TextSource {
+    fn next(&mut self) -> Result<Option<Text>> {
+        let mut bytes = std::mem::take(&mut self.carry);
+        let mut scan = Scan::new(self.cut, self.depth);
+        loop {
+            let got = (&mut self.content.rest).take(CHUNK as u64).read_to_end(&mut bytes);
+            let got = got.map_err(|e| diag::io(self.written.as_ref(), "read", &e))?;
+            scan.go_on(&bytes);
+            // A chunk without a boundary grows; a full one is cut at its last boundary.
+            match scan.boundary {
+                _ if got == 0 => break,
+                Some(end) if bytes.len() >= CHUNK => {
+                    self.carry = bytes.split_off(end);
+                    break;
+                }
+                _ if bytes.len() > MAX_ROW => return Err(self.too_long()),
+                _ => {}
+            }
+        }
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let text = Text { line: self.line, column: self.column, depth: self.depth, bytes };
+        self.advance(&text.bytes);
+        Ok(Some(text))
+    }
+
+    fn advance(&mut self, bytes: &[u8]) {
+        self.line += bytes.iter().filter(|b| **b == b'\n').count() as u64;
+        if self.cut == Cut::Elements {
+            let line_start = bytes.iter().rposition(|b| *b == b'\n');
+            let characters = String::from_utf8_lossy(&bytes[line_start.map_or(0, |n| n + 1)..]).chars().count() as u32;
+            self.column = if line_start.is_some() { 1 + characters } else { self.column + characters };
+            self.depth = 1;
+        }
+    }
+
+    fn too_long(&self) -> Failure {
+        let what = match self.cut {
+            Cut::Lines => "no end of line",
+            Cut::Quoted => "no end of line outside quotes: is a quote never closed?",
+            Cut::Elements => "no end of a conversation: is a bracket or a quote never closed?",
+        };
+        let at = crate::diag::Span {
+            file: self.written.as_str().into(),
+            line: u32::try_from(self.line).unwrap_or(u32::MAX),
+            column: self.column,
+            len: 0,
+        };
+        let mut failure = Failure::stage("trace::row_too_long", format!("{what} within {} MiB", MAX_ROW >> 20));
+        failure.diagnostics[0].at = Some(at);
+        failure
+    }
+}
+
+/// Looks for the last place where a growing text may be cut.
+pub struct Scan {
+    cut: Cut,
+    at: usize,
+    quoted: bool,
+    escaped: bool,
+    pub depth: u32,
+    pub boundary: Option<usize>,
+}
+
+impl Scan {
+    pub fn new(cut: Cut, depth: u32) -> Self {
+        Scan { cut, at: 0, quoted: false, escaped: false, depth, boundary: None }
+    }
+
+    fn go_on(&mut self, bytes: &[u8]) {
+        let new = &bytes[self.at..];
+        let plain = match self.cut {
+            Cut::Lines => true,
+            Cut::Quoted => !self.quoted && !new.contains(&b'"'),
+            Cut::Elements => false,
+        };
+        if plain {
+            self.boundary = new.iter().rposition(|b| *b == b'\n').map(|n| self.at + n + 1).or(self.boundary);
+        } else {
+            for (i, b) in new.iter().enumerate() {
+                let ends = if self.cut == Cut::Elements { self.element(*b) } else { self.record(*b) };
+                if ends {
+                    self.boundary = Some(self.at + i + 1);
+                }
+            }
+        }
+        self.at = bytes.len();
+    }
+
+    /// Whether a CSV record ends with `byte`. A doubled quote opens and closes, and so changes nothing.
+    fn record(&mut self, byte: u8) -> bool {
+        self.quoted ^= byte == b'"';
+        byte == b'\n' && !self.quoted
+    }
+
+    /// Whether an element of the outermost list ends with `byte`.
+    pub fn element(&mut self, byte: u8) -> bool {
+        if self.quoted {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' => self.escaped = true,
+                b'"' => self.quoted = false,
+                _ => {}
+            }
+            return false;
+        }
+        match byte {
+            b'"' => self.quoted = true,
+            b'[' | b'{' => self.depth += 1,
+            b']' | b'}' => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+        byte == b',' && self.depth == 1
+    }
+}

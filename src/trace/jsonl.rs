@@ -1,0 +1,111 @@
+//! JSON lines: an object per line, with names of the user's choice, also nested ones (`usage.prompt_tokens`).
+
+use super::chunk::Text;
+use super::fields::{Fields, Role, Rows};
+use super::json::{Scanner, Value};
+use super::{Fault, Parsed};
+use crate::diag::Result;
+
+/// A name that is looked for in an object: the value is used, or the object that it holds is looked into.
+#[derive(Debug, Default)]
+struct Node<'f> {
+    key: &'f str,
+    role: Option<Role>,
+    inner: Vec<Node<'f>>,
+}
+
+impl<'f> Node<'f> {
+    fn tree(fields: &'f Fields) -> Vec<Node<'f>> {
+        let mut nodes = Vec::new();
+        for (role, name) in fields.named() {
+            Node::add(&mut nodes, role, name);
+            if name.contains('.') {
+                // A key may have dots of its own.
+                nodes.push(Node { key: name, role: Some(role), inner: Vec::new() });
+            }
+        }
+        nodes
+    }
+
+    fn add(nodes: &mut Vec<Node<'f>>, role: Role, path: &'f str) {
+        let (key, rest) = path.split_once('.').map_or((path, None), |(key, rest)| (key, Some(rest)));
+        let Some(rest) = rest else {
+            return nodes.push(Node { key, role: Some(role), inner: Vec::new() });
+        };
+        match nodes.iter_mut().find(|n| n.key == key && n.role.is_none()) {
+            Some(node) => Node::add(&mut node.inner, role, rest),
+            None => {
+                let mut inner = Vec::new();
+                Node::add(&mut inner, role, rest);
+                nodes.push(Node { key, role: None, inner });
+            }
+        }
+    }
+}
+
+/// The rows of a chunk.
+pub fn parse(fields: &Fields, text: &Text) -> Result<Parsed> {
+    let nodes = Node::tree(fields);
+    let mut rows = Rows::new(fields);
+    for (number, start, line) in text.lines() {
+        let result = utf8(line).and_then(|line| row(line, &nodes, &mut rows)).and_then(|()| rows.commit(number));
+        if let Err(fault) = result {
+            rows.reject(text.problem(start, start + line.len(), fault));
+        }
+    }
+    rows.finish()
+}
+
+pub fn utf8(bytes: &[u8]) -> std::result::Result<&str, Fault> {
+    std::str::from_utf8(bytes).map_err(|e| Fault::new(e.valid_up_to(), "not UTF-8: expected a text file in UTF-8"))
+}
+
+fn row<'a>(line: &'a str, nodes: &[Node], rows: &mut Rows) -> std::result::Result<(), Fault> {
+    let mut scanner = Scanner::new(line);
+    object(&mut scanner, nodes, rows)?;
+    scanner.end()
+}
+
+fn object(scanner: &mut Scanner, nodes: &[Node], rows: &mut Rows) -> std::result::Result<(), Fault> {
+    scanner.members(|scanner, key| match nodes.iter().find(|n| n.key == key) {
+        None => scanner.skip(),
+        Some(Node { role: Some(role), .. }) => field(scanner, *role, rows),
+        Some(node) => match (scanner.value_at(), scanner.value()?) {
+            (_, Value::Object) => object(scanner, &node.inner, rows),
+            (_, Value::List) => scanner.skip(),
+            _ => Ok(()),
+        },
+    })
+}
+
+fn field(scanner: &mut Scanner, role: Role, rows: &mut Rows) -> std::result::Result<(), Fault> {
+    let at = scanner.value_at();
+    match scanner.value()? {
+        Value::Null => Ok(()),
+        Value::Number(_) if matches!(role, Role::Input | Role::Output) => {
+            Err(rows.fault(role, at, "is a number: expected text"))
+        }
+        Value::Number(text) => rows.text(role, text, at),
+        Value::Text(text) => rows.text(role, &text, at),
+        Value::Bool => Err(rows.fault(role, at, "is true or false: expected a number or text")),
+        Value::Object => Err(rows.fault(role, at, "is an object: expected a single value")),
+        Value::List => {
+            rows.list(role, at)?;
+            list(scanner, role, rows)
+        }
+    }
+}
+
+/// The items of a list of messages or hashes.
+pub fn list(scanner: &mut Scanner, role: Role, rows: &mut Rows) -> std::result::Result<(), Fault> {
+    scanner.items(|scanner| {
+        let at = scanner.value_at();
+        match (scanner.value()?, role) {
+            (Value::Text(text), Role::Input) => Ok(rows.message(&text)),
+            (Value::Number(text), Role::Hashes) => rows.hash(text, at),
+            (Value::Text(text), Role::Hashes) => rows.hash(&text, at),
+            (_, Role::Hashes) => Err(rows.fault(role, at, "has an item that is not a whole number")),
+            _ => Err(rows.fault(role, at, "has an item that is not text")),
+        }
+    })
+}
