@@ -8,7 +8,9 @@ const FILE: &str = "pipelines/small.yaml";
 
 /// Enough work to be in the middle of something at most instants.
 fn larger() -> String {
-    SMALL.replace("requests: 200", "requests: 4000").replace("[4, 16, 64]", "[4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64]")
+    SMALL
+        .replace("requests: 200", "requests: 4000")
+        .replace("[4, 16, 64]", "[4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64]")
 }
 
 #[test]

@@ -43,7 +43,9 @@ fn mistakes_are_explained() {
     let ran = project.run(&["sql", "SELECT * FROM sim_reqests"]);
     assert_eq!(ran.code, Some(2));
     assert!(ran.err.contains("sim_requests"), "{}", ran.err);
-    for write in ["DROP TABLE sim", "CREATE TABLE x AS SELECT 1", "COPY sim TO 'x.parquet'", "INSERT INTO sim SELECT * FROM sim"] {
+    for write in
+        ["DROP TABLE sim", "CREATE TABLE x AS SELECT 1", "COPY sim TO 'x.parquet'", "INSERT INTO sim SELECT * FROM sim"]
+    {
         let ran = project.run(&["sql", write]);
         assert_eq!(ran.code, Some(2), "{write}: {}", ran.out);
     }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::project::repository;
 
 fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(dir).expect("a folder").map(|e| e.expect("an entry").path()).collect();
+    let mut entries: Vec<PathBuf> =
+        std::fs::read_dir(dir).expect("a folder").map(|e| e.expect("an entry").path()).collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
@@ -72,7 +73,17 @@ fn the_kernel_is_pure() {
         if !file.starts_with("src/kernel/") || file.contains("/examples/") || file.contains("/tests/") {
             continue;
         }
-        for word in ["std::fs", "std::thread", "std::time", "std::env", "std::process", "arrow::", "tokio::", "rayon::", "println!"] {
+        for word in [
+            "std::fs",
+            "std::thread",
+            "std::time",
+            "std::env",
+            "std::process",
+            "arrow::",
+            "tokio::",
+            "rayon::",
+            "println!",
+        ] {
             if code(&text).contains(word) {
                 wrong.push(format!("{file} uses {word}"));
             }
