@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Done, Reported, folder, key_value, project};
-use crate::diag::{self, Exit, Sources};
+use crate::diag::{self, Exit, Failure, Sources};
 use crate::spec::Pipeline;
 use crate::{plan, spec};
 
@@ -29,8 +29,16 @@ pub(super) fn checked(
 ) -> Result<(Pipeline, plan::Dag, PathBuf), Reported> {
     let project = project(root, folder(file))?;
     let mut sources = Sources::default();
-    let pipeline = spec::load_with(file, set, &mut sources)
-        .map_err(|failure| Reported { failure, sources: std::mem::take(&mut sources) })?;
+    let (pipeline, mut problems) = spec::load_mended(file, set, &mut sources);
+    let pipeline = match pipeline {
+        Some(pipeline) if problems.is_empty() => pipeline,
+        mended => {
+            if let Some(pipeline) = mended {
+                problems.extend(plan::more_problems(&pipeline, &project, &problems));
+            }
+            return Err(Reported { failure: Failure::usage(problems), sources });
+        }
+    };
     let dag =
         plan::check(&pipeline, &project).map_err(|failure| Reported { failure, sources: pipeline.sources.clone() })?;
     Ok((pipeline, dag, project))

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{BuiltIn, Dag, Input, Kinds, Node};
-use crate::diag::{Diagnostic, Failure, Result, nearest};
+use crate::diag::{Diagnostic, Failure, Result, Span, nearest};
 use crate::spec::{Pipeline, StageSpec, Text};
 use crate::stage::{CheckCx, Kind, TableShape};
 use crate::store::input_problem;
@@ -23,7 +23,7 @@ pub fn check(pipeline: &Pipeline, project: &Path) -> Result<Dag> {
 /// # Errors
 /// Every mistake, in the order of the file.
 pub fn check_with(pipeline: &Pipeline, project: &Path, kinds: Arc<dyn Kinds>) -> Result<Dag> {
-    let mut graph = Graph::new(pipeline, project, &*kinds);
+    let mut graph = Graph::new(pipeline, project, &*kinds, &[]);
     graph.resolve();
     let order = graph.order();
     graph.check_kinds(&order);
@@ -32,6 +32,24 @@ pub fn check_with(pipeline: &Pipeline, project: &Path, kinds: Arc<dyn Kinds>) ->
     }
     let nodes = graph.nodes(&order);
     Ok(Dag { order, nodes, stages: Arc::new(pipeline.stages.clone()), kinds })
+}
+
+/// What else is wrong with a pipeline whose text has `problems` already, in all but the stages that have them.
+pub fn more_problems(pipeline: &Pipeline, project: &Path, problems: &[Diagnostic]) -> Vec<Diagnostic> {
+    let mut graph = Graph::new(pipeline, project, &BuiltIn, problems);
+    graph.resolve();
+    let order = graph.order();
+    graph.check_kinds(&order);
+    graph.problems
+}
+
+/// Whether one of `problems` lies in stage `i`: between its name and that of the next stage of the file.
+fn is_broken(pipeline: &Pipeline, i: usize, problems: &[Diagnostic]) -> bool {
+    let Some(start) = &pipeline.stages[i].name.at else { return false };
+    let starts = pipeline.stages.iter().filter_map(|s| s.name.at.as_ref());
+    let end = starts.filter(|at| at.file == start.file && *at > start).min();
+    let inside = |at: &Span| at.file == start.file && at >= start && end.is_none_or(|end| at < end);
+    problems.iter().filter_map(|d| d.at.as_ref()).any(inside)
 }
 
 struct Graph<'a> {
@@ -46,10 +64,17 @@ struct Graph<'a> {
     /// Tables by stage, in order; schemas come in with [`Graph::check_kinds`].
     tables: Vec<Vec<TableShape>>,
     problems: Vec<Diagnostic>,
+    /// Stages whose text is wrong: only their names and files are looked at.
+    broken: Vec<bool>,
 }
 
 impl<'a> Graph<'a> {
-    fn new(pipeline: &'a Pipeline, project: &'a Path, kinds: &'a dyn Kinds) -> Graph<'a> {
+    fn new(
+        pipeline: &'a Pipeline,
+        project: &'a Path,
+        kinds: &'a dyn Kinds,
+        known: &[Diagnostic],
+    ) -> Graph<'a> {
         let n = pipeline.stages.len();
         let mut graph = Graph {
             pipeline,
@@ -60,10 +85,12 @@ impl<'a> Graph<'a> {
             dangling: vec![BTreeSet::new(); n],
             tables: Vec::new(),
             problems: Vec::new(),
+            broken: (0..n).map(|i| is_broken(pipeline, i, known)).collect(),
         };
         for i in 0..n {
             let reads = graph.kind(i).inputs();
             graph.reads.push(match reads {
+                _ if graph.broken[i] => None,
                 Ok(texts) => Some(texts),
                 Err(failure) => {
                     graph.problems.extend(failure.or_at(graph.at(i)).diagnostics);
@@ -73,7 +100,7 @@ impl<'a> Graph<'a> {
             // Names only: the schemas of what it reads are not known yet.
             let shapes = graph.kind(i).tables(graph.name(i), &graph.cx(&BTreeMap::new()));
             graph.tables.push(shapes);
-            let missing: Vec<Diagnostic> = graph.kind(i).files().iter().filter_map(input_problem).collect();
+            let missing: Vec<Diagnostic> = graph.kind(i).files().iter().filter(|f| !f.written.is_empty()).filter_map(input_problem).collect();
             graph.problems.extend(missing);
         }
         graph
@@ -175,7 +202,7 @@ impl<'a> Graph<'a> {
             let names: Vec<String> = cycle.iter().chain(&cycle[..1]).map(|&i| format!("`{}`", self.name(i))).collect();
             let message = format!("stages read from each other in a circle: {}", names.join(" reads "));
             let d = Diagnostic::new("plan::cycle", message).at(self.at(cycle[0]).cloned());
-            self.problems.push(d);
+            self.problems.push(d.help("a stage can read only what does not depend on it"));
             left.retain(|i| !cycle.contains(i));
         }
         order.extend((0..n).filter(|&i| !done[i]));
@@ -218,7 +245,10 @@ impl<'a> Graph<'a> {
                 let news = found.into_iter().filter(|d| !absent.iter().any(|name| d.message.contains(name)));
                 self.problems.extend(news);
             }
-            let shapes = self.kind(i).tables(self.name(i), &self.cx(&known));
+            let mut shapes = self.kind(i).tables(self.name(i), &self.cx(&known));
+            if self.broken[i] {
+                shapes.iter_mut().for_each(|shape| shape.schema = None);
+            }
             known.extend(shapes.iter().map(|shape| (shape.name.clone(), shape.clone())));
             self.tables[i] = shapes;
         }

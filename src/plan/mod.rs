@@ -24,7 +24,7 @@ use crate::spec::{FilePath, Pipeline, Stage};
 use crate::stage::{self, Kind, TableShape};
 use crate::store::{Entry, Hash, Manifest, Recipe, Store};
 
-pub use check::{check, check_with};
+pub use check::{check, check_with, more_problems};
 
 /// Finds the implementation of a stage. [`BuiltIn`] but for tests.
 pub trait Kinds: Send + Sync {

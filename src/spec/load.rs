@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::params::Params;
-use super::problems::{from_tree, list};
+use super::problems::{from_tree, list, mended};
 use super::set::{Set, apply};
 use super::{Document, Pipeline, Stage, Text, Tree, TreeValue, parse};
 use crate::diag::{Diagnostic, Failure, Result, Sources, Span, nearest};
@@ -20,27 +20,38 @@ const RESERVED: &str = "all and as between by case cross distinct else end excep
 /// # Errors
 /// As for [`super::load`].
 pub fn load_with(file: &Path, set: &[(String, String)], sources: &mut Sources) -> Result<Pipeline> {
+    match load_mended(file, set, sources) {
+        (Some(pipeline), problems) if problems.is_empty() => Ok(pipeline),
+        (_, problems) => Err(failure(problems)),
+    }
+}
+
+/// Reads a pipeline that may have mistakes: what can be made of it, and every problem. Stages with problems have
+/// stand-ins for what is wrong in them, and are good for nothing but finding more problems in the others.
+pub fn load_mended(
+    file: &Path,
+    set: &[(String, String)],
+    sources: &mut Sources,
+) -> (Option<Pipeline>, Vec<Diagnostic>) {
     let mut loader = Loader { sources, problems: Vec::new(), open: Vec::new(), done: HashMap::new() };
     let layer = loader.layer(file, &file.display().to_string().into(), None);
     let problems = std::mem::take(&mut loader.problems);
     let Some(mut layer) = layer.filter(|_| problems.is_empty()) else {
-        return Err(failure(problems));
+        return (None, problems);
     };
     let mut problems = Vec::new();
     for set in Set::read(set, sources, &mut problems) {
         apply(set, &mut layer, &mut problems);
     }
     let document = document(layer, sources, &mut problems);
-    match document {
-        Some(document) if problems.is_empty() => Ok(Pipeline {
-            name: document.name.value,
-            seed: document.seed,
-            stages: document.stages.into_iter().map(|(name, spec)| Stage { name, spec }).collect(),
-            file: file.to_path_buf(),
-            sources: sources.clone(),
-        }),
-        _ => Err(failure(problems)),
-    }
+    let pipeline = document.map(|document| Pipeline {
+        name: document.name.value,
+        seed: document.seed,
+        stages: document.stages.into_iter().map(|(name, spec)| Stage { name, spec }).collect(),
+        file: file.to_path_buf(),
+        sources: sources.clone(),
+    });
+    (pipeline, problems)
 }
 
 fn failure(mut problems: Vec<Diagnostic>) -> Failure {
@@ -291,13 +302,9 @@ fn document(layer: Layer, sources: &Sources, problems: &mut Vec<Diagnostic>) -> 
     if layer.has_stages {
         entries.push(map("stages", stages));
     }
-    match from_tree(&Tree::new(TreeValue::Map(entries), layer.at)) {
-        Ok(document) => Some(document),
-        Err(found) => {
-            problems.extend(found);
-            None
-        }
-    }
+    let (document, found) = mended(&Tree::new(TreeValue::Map(entries), layer.at));
+    problems.extend(found);
+    document
 }
 
 /// `sql: "SELECT ..."` to `sql: { query: "SELECT ..." }`.

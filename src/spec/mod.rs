@@ -19,7 +19,7 @@ mod tree;
 use std::path::{Path, PathBuf};
 
 pub use kinds::*;
-pub use load::load_with;
+pub use load::{load_mended, load_with};
 pub use problems::from_tree;
 pub use schema::json_schema;
 pub use tree::{Tree, TreeValue};

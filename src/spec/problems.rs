@@ -18,11 +18,20 @@ const MAX_PROBLEMS: usize = 50;
 /// # Errors
 /// Every problem, at the place of the innermost value that has one.
 pub fn from_tree<T: DeserializeOwned>(tree: &Tree) -> Result<T, Vec<Diagnostic>> {
+    match mended(tree) {
+        (Some(value), problems) if problems.is_empty() => Ok(value),
+        (_, problems) => Err(problems),
+    }
+}
+
+/// The value with every problem mended, where that is possible, and the problems.
+pub(super) fn mended<T: DeserializeOwned>(tree: &Tree) -> (Option<T>, Vec<Diagnostic>) {
     let mut problem = match T::deserialize(De(tree)) {
-        Ok(value) => return Ok(value),
+        Ok(value) => return (Some(value), Vec::new()),
         Err(problem) => problem,
     };
     let mut tree = tree.clone();
+    let mut value = None;
     let mut found = Found::default();
     while found.count() < MAX_PROBLEMS {
         let path: Vec<Step> = problem.path.iter().rev().copied().collect();
@@ -32,11 +41,14 @@ pub fn from_tree<T: DeserializeOwned>(tree: &Tree) -> Result<T, Vec<Diagnostic>>
         found.note(&tree, &path, &problem);
         mend(&mut tree, &path, &problem);
         problem = match T::deserialize(De(&tree)) {
-            Ok(_) => break,
+            Ok(read) => {
+                value = Some(read);
+                break;
+            }
             Err(problem) => problem,
         };
     }
-    Err(found.finish())
+    (value, found.finish())
 }
 
 /// What was found so far. Keys missing from one map become one diagnostic.
