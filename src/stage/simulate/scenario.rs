@@ -45,21 +45,17 @@ type Item<'a> = Vec<(&'a Text, &'a Tree)>;
 pub(crate) fn expand(spec: &Simulate, seed: u64, catalog: &Catalog) -> Result<Vec<Scenario>, Vec<Diagnostic>> {
     let nothing = Sweep::default();
     let sweep = spec.sweep.as_ref().unwrap_or(&nothing);
-    let axes = axes(sweep)?;
+    let (axes, mut problems) = axes(sweep);
     let base = base(spec, seed);
-    let mut problems = Problems::default();
-    let mut built: Vec<(Scenario, Vec<usize>)> = Vec::new();
-    for picks in Product::new(&axes) {
-        let mut tree = base.clone();
-        for (path, value) in picked(&axes, &picks) {
-            tree.set_path(&path.value, value.clone());
-        }
-        match resolve(&tree, catalog) {
-            Ok(scenario) => built.push((scenario, picks)),
-            Err(found) => found.into_iter().for_each(|d| problems.add(d)),
-        }
+    let (mut built, wrong) = build(&base, &axes, catalog);
+    problems.extend(wrong.done().err().unwrap_or_default());
+    if let (Some(condition), false) = (&sweep.filter, problems.is_empty()) {
+        // The scenarios are wrong, so which columns they have is not known; any setting will do.
+        problems.extend(Filter::new(condition, filter::leaves()).err());
     }
-    problems.done()?;
+    if !problems.is_empty() {
+        return Err(problems);
+    }
     if let Some(condition) = &sweep.filter {
         built = keep(condition, built)?;
     }
@@ -75,6 +71,23 @@ pub(crate) fn expand(spec: &Simulate, seed: u64, catalog: &Catalog) -> Result<Ve
     }
     problems.done()?;
     Ok(distinct(built.into_iter().map(|(s, _)| s).collect()))
+}
+
+/// Every combination with a typed scenario, and what is wrong with the others.
+fn build(base: &Tree, axes: &[Vec<Item>], catalog: &Catalog) -> (Vec<(Scenario, Vec<usize>)>, Problems) {
+    let mut problems = Problems::default();
+    let mut built = Vec::new();
+    for picks in Product::new(axes) {
+        let mut tree = base.clone();
+        for (path, value) in picked(axes, &picks) {
+            tree.set_path(&path.value, value.clone());
+        }
+        match resolve(&tree, catalog) {
+            Ok(scenario) => built.push((scenario, picks)),
+            Err(found) => found.into_iter().for_each(|d| problems.add(d)),
+        }
+    }
+    (built, problems)
 }
 
 /// The typed scenario of a complete tree, with the facts of its model and GPU. Names become those of the catalog, so
@@ -152,16 +165,18 @@ fn distinct(scenarios: Vec<Scenario>) -> Vec<Scenario> {
     scenarios.into_iter().filter(|s| seen.insert(serde_json::to_string(s).unwrap_or_default())).collect()
 }
 
-/// The axes of the product: each a list of items.
-fn axes(sweep: &Sweep) -> Result<Vec<Vec<Item<'_>>>, Vec<Diagnostic>> {
+/// The axes of the product, each a list of items, without what is wrong with them: paths that do not exist are left
+/// out, so that the values of the others are still looked at.
+fn axes(sweep: &Sweep) -> (Vec<Vec<Item<'_>>>, Vec<Diagnostic>) {
     let mut problems = check_paths(sweep);
     let wrong = |at: &Text, message: String| Diagnostic::new("simulate::sweep", message).at(at.at.clone());
     let mut axes: Vec<Vec<Item>> = Vec::new();
     for (path, values) in &sweep.grid {
         if values.is_empty() {
             problems.push(wrong(path, format!("`{}` has no values", path.value)));
+        } else if exists(path) {
+            axes.push(values.iter().map(|v| vec![(path, v)]).collect());
         }
-        axes.push(values.iter().map(|v| vec![(path, v)]).collect());
     }
     if let Some((first, values)) = sweep.zip.first() {
         for (path, others) in &sweep.zip {
@@ -179,19 +194,25 @@ fn axes(sweep: &Sweep) -> Result<Vec<Vec<Item<'_>>>, Vec<Diagnostic>> {
         axes.push((0..values.len()).map(|i| zip_item(sweep, i)).collect());
     }
     if !sweep.list.is_empty() {
-        axes.push(sweep.list.iter().map(|item| item.iter().collect()).collect());
+        axes.push(sweep.list.iter().map(|item| item.iter().filter(|(path, _)| exists(path)).collect()).collect());
     }
     let count = axes.iter().try_fold(1u64, |n, axis| n.checked_mul(axis.len() as u64));
     if count.is_none_or(|n| n > SCENARIOS_MAX) {
         let at = sweep.grid.keys().chain(sweep.zip.keys()).next().and_then(|t| t.at.clone());
         let message = format!("the sweep has more than {SCENARIOS_MAX} scenarios");
         problems.push(Diagnostic::new("simulate::sweep", message).at(at).help("give fewer values, or use `optimize`"));
+        axes.iter_mut().for_each(|axis| axis.truncate(1));
     }
-    if problems.is_empty() { Ok(axes) } else { Err(problems) }
+    (axes, problems)
+}
+
+fn exists(path: &Text) -> bool {
+    settings::at(&path.value, None).is_ok()
 }
 
 fn zip_item(sweep: &Sweep, i: usize) -> Item<'_> {
-    sweep.zip.iter().filter_map(|(path, values)| Some((path, values.get(i)?))).collect()
+    let known = sweep.zip.iter().filter(|(path, _)| exists(path));
+    known.filter_map(|(path, values)| Some((path, values.get(i)?))).collect()
 }
 
 /// Paths that do not exist, and paths that two parts of the sweep set.

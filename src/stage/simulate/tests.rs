@@ -286,6 +286,12 @@ fn mistakes_have_a_place_and_a_remedy() {
     let wrong = case("[1, 4, 16]", "[1, four, 16]");
     assert_eq!(wrong.len(), 1, "{wrong:?}");
     assert!(wrong[0].starts_with("13: "), "{wrong:?}");
+    let all = bench.check(
+        &SWEEP.replace("[1, 4, 16]", "[1, four, 16]").replace("deployment.tp:", "deployment.tq:").replace("_pp", "_qp"),
+        "sim",
+    );
+    let lines: Vec<u32> = all.iter().map(|d| d.at.as_ref().unwrap().line).collect();
+    assert_eq!(lines, [14, 13, 15], "{all:?}");
 }
 
 #[test]
