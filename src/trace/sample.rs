@@ -38,7 +38,7 @@ impl Draw {
 
     /// A number from 0 to `n - 1`.
     pub fn below(&mut self, n: u64) -> u64 {
-        (u128::from(self.bits()) * u128::from(n) >> 64) as u64
+        ((u128::from(self.bits()) * u128::from(n)) >> 64) as u64
     }
 
     pub fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
