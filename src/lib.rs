@@ -45,7 +45,7 @@
 //! | [`query`] | the DataFusion session over tables: functions, rules, output formats | `store table` |
 //! | [`report`] | charts | |
 //! | [`trace`] | trace formats | `table spec` |
-//! | [`store`] | recipes, atomic publish, the memory of scenarios, records of runs | `table` |
+//! | [`store`] | recipes, atomic publish, the memory of scenarios, records of runs | `table spec` |
 //! | [`table`] | schemas between stages | |
 //! | [`catalog`] | facts of models and GPUs | `spec` |
 //! | [`spec`] | YAML to typed values that know their place | |

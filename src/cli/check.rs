@@ -31,8 +31,8 @@ pub(super) fn checked(
     let mut sources = Sources::default();
     let pipeline = spec::load_with(file, set, &mut sources)
         .map_err(|failure| Reported { failure, sources: std::mem::take(&mut sources) })?;
-    let dag = plan::check(&pipeline, &project)
-        .map_err(|failure| Reported { failure, sources: pipeline.sources.clone() })?;
+    let dag =
+        plan::check(&pipeline, &project).map_err(|failure| Reported { failure, sources: pipeline.sources.clone() })?;
     Ok((pipeline, dag, project))
 }
 

@@ -147,9 +147,7 @@ fn colour() -> bool {
 /// The project's folder: as given, or found from `near`.
 fn project(root: Option<PathBuf>, near: &Path) -> Result<PathBuf> {
     match root {
-        Some(dir) if dir.is_dir() => {
-            dir.canonicalize().map_err(|e| diag::io(&dir, "open the project's folder", &e))
-        }
+        Some(dir) if dir.is_dir() => dir.canonicalize().map_err(|e| diag::io(&dir, "open the project's folder", &e)),
         Some(dir) => Err(Diagnostic::new("cli::root", format!("`{}` is not a folder", dir.display()))
             .help("give --root an existing folder")
             .into()),
@@ -220,10 +218,13 @@ fn bytes(n: u64) -> String {
 
 /// Columns of text, padded to their widest cell; numbers to the right.
 fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let width = |c: usize| rows.iter().map(|r| r[c].chars().count()).chain([header[c].chars().count()]).max().unwrap_or(0);
+    let width =
+        |c: usize| rows.iter().map(|r| r[c].chars().count()).chain([header[c].chars().count()]).max().unwrap_or(0);
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
     let numeric: Vec<bool> = (0..header.len())
-        .map(|c| !rows.is_empty() && rows.iter().all(|r| r[c].is_empty() || r[c].starts_with(|x: char| x.is_ascii_digit())))
+        .map(|c| {
+            !rows.is_empty() && rows.iter().all(|r| r[c].is_empty() || r[c].starts_with(|x: char| x.is_ascii_digit()))
+        })
         .collect();
     let line = |cells: Vec<&str>| {
         let mut out = String::from(" ");

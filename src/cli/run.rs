@@ -184,11 +184,8 @@ fn print_report(report: &RunReport, quiet: bool, store: &Store) {
     if !quiet {
         println!("{}", stages(report));
     }
-    for (stage, lines) in &report.answers {
-        for (i, line) in lines.iter().enumerate() {
-            let name = if i == 0 { stage.as_str() } else { "" };
-            println!("{name:>12}  {line}");
-        }
+    for line in report.answers.iter().flat_map(|(_, lines)| lines) {
+        println!("{line}");
     }
     for (_, text) in &report.violated {
         println!("\n{text}");

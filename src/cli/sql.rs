@@ -35,7 +35,7 @@ enum Format {
     Table,
     /// CSV with a header
     Csv,
-    /// One JSON object per line
+    /// A JSON array, one object per line
     Json,
     /// A Parquet file
     Parquet,

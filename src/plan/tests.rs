@@ -43,11 +43,11 @@ fn everything_wrong_is_said_at_once() {
         [
             "plan::missing_file: file `trac.csv` does not exist (did you mean `trace.csv`?)".to_string(),
             "fake: rate must be above 0 ()".to_string(),
-            "plan::own_table: stage `own` reads its own table `own` ()".to_string(),
             format!(
                 "plan::unknown_table: stage `own` reads `trase`, which no stage makes (did you mean `trace`? tables: {})",
                 without("own")
             ),
+            "plan::own_table: stage `own` reads its own table `own` ()".to_string(),
             "plan::cycle: stages read from each other in a circle: `a` reads `b` reads `c` reads `a` ()".to_string(),
             format!(
                 "plan::unknown_table: stage `echo` reads `gone`, which no stage makes (tables: {})",

@@ -30,7 +30,7 @@ impl Stretch {
     /// `None` for spans that the parser left empty.
     pub fn of(span: SqlSpan) -> Option<Stretch> {
         let len = if span.start.line == span.end.line { span.end.column.saturating_sub(span.start.column) } else { 0 };
-        (span.start.line > 0).then(|| Stretch {
+        (span.start.line > 0).then_some(Stretch {
             line: span.start.line as u32,
             column: span.start.column as u32,
             len: len as u32,
@@ -201,7 +201,7 @@ fn quoted_after(message: &str, start: &str) -> Option<String> {
 }
 
 /// The first place where `word` stands by itself.
-fn find_word(text: &str, word: &str) -> Option<Stretch> {
+pub fn find_word(text: &str, word: &str) -> Option<Stretch> {
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     for (line, content) in text.lines().enumerate() {
         let lower = content.to_lowercase();

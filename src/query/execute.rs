@@ -10,11 +10,11 @@ use datafusion::execution::context::SessionContext;
 use datafusion::logical_expr::LogicalPlan;
 use futures::StreamExt;
 
+use super::columns;
 use super::errors::{Names, planning, running};
 use super::plan::{function_names, plan_query, stream};
 use super::session::{self, SCHEMA};
 use super::sql::{Makes, Script, Step};
-use super::columns;
 use crate::diag::{Exit, Failure, Result};
 use crate::stage::Cancel;
 

@@ -7,7 +7,7 @@ use datafusion::sql::sqlparser::ast::{
     Visitor,
 };
 
-use super::errors::Stretch;
+use super::errors::{Stretch, find_word};
 use super::session::aggregate_names;
 use super::sql::{Makes, Script, Step, is_ordered};
 use crate::diag::Diagnostic;
@@ -80,9 +80,11 @@ impl Visitor for Problems<'_> {
         if limited(query) && !is_ordered(query) && !single_row(query) {
             self.found.push(
                 self.script
-                    .problem("sql::unordered_limit", "LIMIT without ORDER BY keeps other rows in every run", Stretch::of(
-                        query.span(),
-                    ).map(|s| Stretch { len: 0, ..s }))
+                    .problem(
+                        "sql::unordered_limit",
+                        "LIMIT without ORDER BY keeps other rows in every run",
+                        Stretch::of(query.span()).map(|s| Stretch { len: 0, ..s }),
+                    )
                     .help("add `ORDER BY ...` before the LIMIT"),
             );
         }
@@ -103,6 +105,8 @@ impl Visitor for Problems<'_> {
                 return ControlFlow::Continue(());
             }
             let text = name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.as_str()).collect::<Vec<_>>();
+            // The parser gives names in single quotes no place.
+            let at = at.or_else(|| find_word(&self.script.text, text.last()?));
             let quoted = name.0.iter().filter_map(|p| p.as_ident()).any(|i| i.quote_style == Some('\''));
             if quoted || text.iter().any(|t| is_file(t)) {
                 let what = format!("`{}` is a file: SQL reads tables only", text.join("."));
@@ -158,12 +162,14 @@ fn one_group(select: &Select) -> bool {
         GroupByExpr::Expressions(keys, modifiers) => !keys.is_empty() || !modifiers.is_empty(),
     };
     let distinct_on = matches!(select.distinct, Some(Distinct::On(_)));
-    !grouped && !distinct_on && select.projection.iter().any(|item| match item {
-        SelectItem::UnnamedExpr(expr)
-        | SelectItem::ExprWithAlias { expr, .. }
-        | SelectItem::ExprWithAliases { expr, .. } => aggregates(expr),
-        SelectItem::QualifiedWildcard(..) | SelectItem::Wildcard(_) => false,
-    })
+    !grouped
+        && !distinct_on
+        && select.projection.iter().any(|item| match item {
+            SelectItem::UnnamedExpr(expr)
+            | SelectItem::ExprWithAlias { expr, .. }
+            | SelectItem::ExprWithAliases { expr, .. } => aggregates(expr),
+            SelectItem::QualifiedWildcard(..) | SelectItem::Wildcard(_) => false,
+        })
 }
 
 /// A SELECT without FROM, whose functions yield one row each.

@@ -129,11 +129,7 @@ impl Engine {
 }
 
 /// Gives tables and views their short names; returns them, and the long ones.
-async fn bare_names(
-    ctx: &SessionContext,
-    pipelines: &BTreeSet<String>,
-    default: Option<&str>,
-) -> Result<Vec<String>> {
+async fn bare_names(ctx: &SessionContext, pipelines: &BTreeSet<String>, default: Option<&str>) -> Result<Vec<String>> {
     let mut owners: BTreeMap<String, Vec<&String>> = BTreeMap::new();
     let mut names = Vec::new();
     for pipeline in pipelines {
@@ -178,5 +174,7 @@ fn reads_only(statement: &Statement) -> bool {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

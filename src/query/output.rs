@@ -132,7 +132,7 @@ impl JsonFormat for ObjectPerLine {
 
 enum Sink<W: Write + Send> {
     Table { schema: SchemaRef, batches: Vec<RecordBatch>, out: W },
-    Csv(arrow::csv::Writer<W>),
+    Csv(Box<arrow::csv::Writer<W>>),
     Json(arrow::json::Writer<W, ObjectPerLine>),
     Parquet(Box<ArrowWriter<W>>),
     Arrow(Box<StreamWriter<W>>),
@@ -146,7 +146,7 @@ impl<W: Write + Send> Sink<W> {
                 let mut writer = CsvBuilder::new().with_header(true).build(out);
                 // The names also stand over no rows.
                 writer.write(&RecordBatch::new_empty(schema.clone()))?;
-                Sink::Csv(writer)
+                Sink::Csv(Box::new(writer))
             }
             Format::Json => Sink::Json(JsonBuilder::new().with_explicit_nulls(true).build(out)),
             Format::Parquet => {

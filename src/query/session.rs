@@ -21,7 +21,7 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::SessionConfig;
 
 use super::functions;
-use crate::diag::{Failure, Result};
+use crate::diag::{Diagnostic, Exit, Failure, Result};
 use crate::store::TableHandle;
 
 /// The catalog of every session.
@@ -117,7 +117,7 @@ pub fn register(ctx: &SessionContext, schema_name: &str, name: &str, table: Arc<
 /// A stored table as DataFusion reads it: its parts, with the schema that the store knows.
 ///
 /// # Errors
-/// A path that is not valid.
+/// A part that is missing, or a path that is not valid.
 pub fn provider(handle: &TableHandle) -> Result<Arc<dyn TableProvider>> {
     parts_provider(&handle.schema, &handle.parts)
 }
@@ -125,10 +125,16 @@ pub fn provider(handle: &TableHandle) -> Result<Arc<dyn TableProvider>> {
 /// Parquet files of one schema as a table.
 ///
 /// # Errors
-/// A path that is not valid.
+/// A file that is missing, or a path that is not valid.
 pub fn parts_provider(schema: &SchemaRef, parts: &[std::path::PathBuf]) -> Result<Arc<dyn TableProvider>> {
     if parts.is_empty() {
         return Ok(Arc::new(EmptyTable::new(schema.clone())));
+    }
+    // DataFusion takes a file that is not there for a folder without files: no rows, and no error.
+    if let Some(missing) = parts.iter().find(|p| !p.is_file()) {
+        let what = format!("a part of a table is missing: {}", missing.display());
+        let problem = Diagnostic::new("query::part", what).help("`pipe run` makes the table again");
+        return Err(Failure { exit: Exit::Stage, diagnostics: vec![problem] });
     }
     let urls = parts.iter().map(|p| url(p)).collect::<Result<Vec<_>>>()?;
     let options = ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension("");

@@ -56,8 +56,7 @@ pub enum Makes {
 /// Syntax.
 pub fn statements(text: &str) -> Result<Vec<Statement>, DataFusionError> {
     let dialect = GenericDialect {};
-    let mut parser =
-        DFParserBuilder::new(text).with_dialect(&dialect).with_recursion_limit(MAX_DEPTH).build()?;
+    let mut parser = DFParserBuilder::new(text).with_dialect(&dialect).with_recursion_limit(MAX_DEPTH).build()?;
     Ok(parser.parse_statements()?.into())
 }
 
@@ -67,8 +66,7 @@ impl Script {
     /// # Errors
     /// Every problem that can be seen without knowing any table.
     pub fn parse(text: &str, place: Place) -> Result<Script, Vec<Diagnostic>> {
-        let statements =
-            statements(text).map_err(|e| vec![planning(&e, text, &place, &Names::default())])?;
+        let statements = statements(text).map_err(|e| vec![planning(&e, text, &place, &Names::default())])?;
         let mut script = Script { text: text.to_string(), place, steps: Vec::new() };
         let mut problems = Vec::new();
         for statement in statements {

@@ -94,8 +94,11 @@ async fn view(ctx: &SessionContext, pipeline: &str, file: &ViewFile) -> std::res
     let query = single_query(&file.sql).map_err(&explain)?;
     let query = query.ok_or_else(|| format!("{}: a view is one SELECT", file.file))?;
     let schema = session::schema(ctx, pipeline).map_err(|f| f.to_string())?;
-    let missing: Vec<String> =
-        reads(&query).into_iter().map(|(name, _)| name).filter(|n| !n.contains('.') && !schema.table_exist(n)).collect();
+    let missing: Vec<String> = reads(&query)
+        .into_iter()
+        .map(|(name, _)| name)
+        .filter(|n| !n.contains('.') && !schema.table_exist(n))
+        .collect();
     if !missing.is_empty() {
         return Err(format!("no table `{}`", missing.join("`, `")));
     }

@@ -180,7 +180,7 @@ fn sizes_at_the_limits_are_drawn() {
 }
 
 #[test]
-fn a_million_points_make_a_small_file() {
+fn many_points_make_a_small_file() {
     let points: Vec<_> = noise(200_000).zip(noise(400_000).skip(200_000)).collect();
     for kind in [ChartKind::Line, ChartKind::Cdf] {
         let chart = Chart { series: vec![series("", points.clone())], ..base(kind, "", "x", "y") };

@@ -19,7 +19,7 @@ pub(super) fn number(v: f64) -> String {
 /// Labels of evenly spaced ticks: the same unit and as many decimals as the spacing needs.
 pub(super) fn tick_labels(values: &[f64], step: f64) -> Vec<String> {
     let largest = values.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
-    if largest < 1e-3 || largest >= 1e15 {
+    if !(1e-3..1e15).contains(&largest) {
         return values.iter().map(|v| if v.abs() < step / 2.0 { "0".into() } else { scientific(*v) }).collect();
     }
     let (mut unit, mut suffix) = suffix(largest);

@@ -91,11 +91,11 @@ pub async fn run(pipeline: &Pipeline, dag: &Dag, store: &Store, options: RunOpti
     let (selected, forced) = plan::selection(dag, &select)?;
     let begun = Instant::now();
     let mut lock = store.lock()?;
+    let names: Vec<&str> = dag.nodes.iter().map(|n| n.name.as_str()).collect();
+    store.retain_stages(&pipeline.name, &names)?;
     let mut record = RunRecord::start(&pipeline.name, &pipeline.file.display().to_string(), options.args.clone());
     lock.note_run(&record.id);
     store.record_run(&record)?;
-    let names: Vec<&str> = dag.nodes.iter().map(|n| n.name.as_str()).collect();
-    store.retain_stages(&pipeline.name, &names)?;
 
     let jobs = jobs(options.jobs);
     let shared = Arc::new(Shared {

@@ -264,3 +264,13 @@ fn removed_and_renamed_stages_leave_no_tables_behind() {
     assert_eq!(tables, ["x"]);
     assert_eq!(std::fs::read_dir(dir.path().join("data/tables/p")).unwrap().count(), 1);
 }
+
+#[test]
+fn stages_with_one_recipe_share_one_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..8).map(|i| format!("s{i}")).collect();
+    let stages = names.iter().map(|n| (n.as_str(), fake(&[], &[1]))).collect();
+    let report = go_with(dir.path(), stages, RunOptions { jobs: 8, ..RunOptions::default() }).unwrap();
+    assert!(report.stages.iter().all(|s| s.fingerprint == report.stages[0].fingerprint));
+    assert_eq!(Store::open(dir.path()).unwrap().published().len(), 8);
+}

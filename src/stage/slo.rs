@@ -19,7 +19,7 @@ use datafusion::logical_expr::{cast, col, ident};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
+use super::{Cancel, CheckCx, Kind, Outcome, RunCx, TableShape};
 use crate::diag::{Diagnostic, Failure, Result};
 use crate::query::errors::running;
 use crate::query::session::{self, SCHEMA, SessionOptions};
@@ -67,12 +67,24 @@ fn rules_schema() -> SchemaRef {
         column("rule", DataType::Utf8, false, "", "Name of the rule"),
         column("class", DataType::Utf8, true, "", "Class of the requests that count; null for all"),
         column("metric", DataType::Utf8, false, "", "The metric that is limited; several for a fraction"),
-        column("kind", DataType::Utf8, false, "", "quantile: the limit holds there; fraction: so many requests meet it"),
+        column(
+            "kind",
+            DataType::Utf8,
+            false,
+            "",
+            "quantile: the limit holds there; fraction: so many requests meet it",
+        ),
         column("threshold", DataType::Float64, false, "", "The quantile or the fraction, 0 to 1"),
         column("value", DataType::Float64, true, "", "Value of the metric at the quantile, or the fraction reached"),
         column("max", DataType::Float64, true, "", "Value must not be above"),
         column("min", DataType::Float64, true, "", "Value must not be below"),
-        column("margin", DataType::Float64, true, "", "What is left to the limit, relative to it; a difference for fractions"),
+        column(
+            "margin",
+            DataType::Float64,
+            true,
+            "",
+            "What is left to the limit, relative to it; a difference for fractions",
+        ),
         column("pass", DataType::Boolean, false, "", "The limit holds"),
     ]))
 }
@@ -134,7 +146,7 @@ impl Kind for Slo {
         for (name, handle) in &cx.inputs {
             session::register(&ctx, SCHEMA, name, session::provider(handle)?)?;
         }
-        let (verdicts, rules) = self.verdicts(&ctx, &cx).await?;
+        let (verdicts, rules) = self.verdicts(&ctx, &cx.cancel, &|rows| cx.progress.0.advance(rows)).await?;
         write(&cx, &verdicts, &rules, &metrics(&self.rules))?;
         let scenarios = Scenarios::read(&ctx, &self.scenarios_table()).await?;
         Ok(answer::outcome(&cx.stage, &verdicts, &rules, &metrics(&self.rules), &scenarios, self.assert))
@@ -143,7 +155,12 @@ impl Kind for Slo {
 
 impl Slo {
     /// Judges scenario by scenario, holding the requests of one at a time.
-    async fn verdicts(&self, ctx: &SessionContext, cx: &RunCx) -> Result<(Vec<Verdict>, Vec<CheckedRule>)> {
+    async fn verdicts(
+        &self,
+        ctx: &SessionContext,
+        cancel: &Cancel,
+        advance: &(dyn Fn(u64) + Sync),
+    ) -> Result<(Vec<Verdict>, Vec<CheckedRule>)> {
         let metrics = metrics(&self.rules);
         let rules = checked(&self.rules, &metrics)?;
         let table = ctx.table(self.requests_table()).await.map_err(|e| running(&e))?;
@@ -151,18 +168,14 @@ impl Slo {
         for (i, metric) in metrics.iter().enumerate() {
             select.push(cast(ident(metric.column()), DataType::Float64).alias(format!("metric_{i}")));
         }
-        let mut rows = table
-            .select(select)
-            .map_err(|e| running(&e))?
-            .execute_stream()
-            .await
-            .map_err(|e| running(&e))?;
+        let mut rows =
+            table.select(select).map_err(|e| running(&e))?.execute_stream().await.map_err(|e| running(&e))?;
         let mut judging = Judging::new(&metrics, &rules);
         while let Some(batch) = rows.next().await {
-            cx.cancel.check()?;
+            cancel.check()?;
             let batch = batch.map_err(|e| running(&e))?;
             judging.take(&batch)?;
-            cx.progress.0.advance(batch.num_rows() as u64);
+            advance(batch.num_rows() as u64);
         }
         let verdicts = judging.finish();
         Ok((verdicts, rules))
@@ -182,8 +195,14 @@ struct Judging<'a> {
 impl<'a> Judging<'a> {
     fn new(metrics: &'a [Metric], rules: &'a [CheckedRule]) -> Self {
         let with_classes = rules.iter().any(|r| r.class.is_some());
-        let mut judging =
-            Judging { metrics, rules, with_classes, scenario: None, requests: Requests::default(), verdicts: Vec::new() };
+        let mut judging = Judging {
+            metrics,
+            rules,
+            with_classes,
+            scenario: None,
+            requests: Requests::default(),
+            verdicts: Vec::new(),
+        };
         judging.clear();
         judging
     }
@@ -197,7 +216,8 @@ impl<'a> Judging<'a> {
 
     /// Rows: scenario, status, class, metrics.
     fn take(&mut self, batch: &RecordBatch) -> Result<()> {
-        let wrong = |what: &str| Failure::stage("slo::input", format!("column `{what}` has another type than expected"));
+        let wrong =
+            |what: &str| Failure::stage("slo::input", format!("column `{what}` has another type than expected"));
         let ids = batch.column(0).as_primitive_opt::<Int64Type>().ok_or_else(|| wrong("scenario_id"))?;
         let status = batch.column(1).as_string_opt::<i32>().ok_or_else(|| wrong("status"))?;
         let class = batch.column(2).as_string_opt::<i32>().ok_or_else(|| wrong("class"))?;
@@ -308,9 +328,7 @@ fn rules_batch(
         Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, rule, _)| rule.over.kind()))),
         Arc::new(Float64Array::from_iter_values(rows.iter().map(|(_, rule, _)| rule.over.threshold()))),
         Arc::new(Float64Array::from_iter(rows.iter().map(|(.., f)| f.value))),
-        Arc::new(Float64Array::from_iter(
-            rows.iter().map(|(_, rule, f)| bounds(rule, f.limit).and_then(|b| b.max)),
-        )),
+        Arc::new(Float64Array::from_iter(rows.iter().map(|(_, rule, f)| bounds(rule, f.limit).and_then(|b| b.max)))),
         Arc::new(Float64Array::from_iter(rows.iter().map(|(_, rule, f)| min(rule, f.limit)))),
         Arc::new(Float64Array::from_iter(rows.iter().map(|(.., f)| f.margin))),
         Arc::new(BooleanArray::from_iter(rows.iter().map(|(.., f)| Some(f.pass)))),

@@ -30,9 +30,7 @@ impl Sql {
     /// The statements and where they stand.
     fn script(&self) -> Result<Script> {
         match (&self.query, &self.file) {
-            (Some(query), None) => {
-                Script::parse(&query.value, Place::Within(query.at.clone())).map_err(Failure::usage)
-            }
+            (Some(query), None) => Script::parse(&query.value, Place::Within(query.at.clone())).map_err(Failure::usage),
             (None, Some(file)) => {
                 let text = std::fs::read_to_string(&file.path).map_err(|e| {
                     let failure = Failure { exit: Exit::Usage, ..io(&file.path, "read", &e) };
@@ -160,11 +158,7 @@ impl Sink for Tables<'_> {
 }
 
 /// Where the result is not as the stage's `schema:` says. Nothing if the result is not known yet.
-fn schema_problems(
-    wanted: &IndexMap<String, String>,
-    result: Option<&SchemaRef>,
-    script: &Script,
-) -> Vec<Diagnostic> {
+fn schema_problems(wanted: &IndexMap<String, String>, result: Option<&SchemaRef>, script: &Script) -> Vec<Diagnostic> {
     let problem = |message: String, help: String| Diagnostic::new("sql::schema", message).at(script.start()).help(help);
     let mut problems = Vec::new();
     for (name, kind) in wanted {

@@ -162,7 +162,7 @@ struct Inner {
     inputs: inputs::HashCache,
     verified: inputs::HashCache,
     memo: Memo,
-    /// Held while links and their records change.
+    /// Held while results move in, and while links and their records change.
     publishing: Mutex<()>,
 }
 

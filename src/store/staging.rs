@@ -306,6 +306,8 @@ impl Store {
     }
 
     fn move_in(&self, staging: &Staging, manifest: Manifest) -> Result<Manifest> {
+        // Two stages of one run may have the same recipe and end at once: the second finds what the first made.
+        let _guard = self.inner.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let target = self.object_dir(&manifest.fingerprint);
         match self.entry(&manifest.fingerprint) {
             Entry::Missing => {}
@@ -332,14 +334,17 @@ impl Store {
         Ok(manifest)
     }
 
-    /// Takes a result out of the store. At no instant is there half of it: it is moved away first.
+    /// Takes a result out of the store, if it is there. At no instant is there half of it: it is moved away first.
     ///
     /// # Errors
     /// It cannot be moved.
     pub fn discard(&self, fingerprint: &Hash) -> Result<()> {
         let dir = self.object_dir(fingerprint);
         let away = self.root().join("tmp").join(format!("discarded-{}", random_hex()));
-        std::fs::rename(&dir, &away).map_err(|e| disk(&dir, "remove", &e))?;
+        match std::fs::rename(&dir, &away) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            moved => moved.map_err(|e| disk(&dir, "remove", &e))?,
+        }
         self.inner.verified.forget(&dir);
         // Whatever is left is swept by the next writer.
         let _ = std::fs::remove_dir_all(&away);

@@ -128,7 +128,11 @@ pub fn totals() -> Vec<Field> {
         float("request_rps", "1/s", "Finished requests per second of the duration"),
         float("output_tps", "tokens/s", "Generated tokens per second of the duration"),
         float("itl_ms_mean", "ms", "Mean gap between two consecutive tokens of a request"),
-        float("itl_ms_p50", "ms", "Median gap between two consecutive tokens of a request (exact, linear interpolation)"),
+        float(
+            "itl_ms_p50",
+            "ms",
+            "Median gap between two consecutive tokens of a request (exact, linear interpolation)",
+        ),
         float("itl_ms_p90", "ms", "90th percentile of the gaps between tokens (exact, linear interpolation)"),
         float("itl_ms_p99", "ms", "99th percentile of the gaps between tokens (exact, linear interpolation)"),
     ]

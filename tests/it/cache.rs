@@ -55,9 +55,9 @@ fn the_same_rows_stop_the_reruns() {
     project.run(&["run", FILE]).ok();
     // Another query that gives the same table: what reads it stays cached.
     let changed = SMALL.replace("avg(ms(e2e_ns))", "avg(e2e_ns / 1e6)");
-    let more = changed.clone()
-        + "  few:\n    sql: SELECT scenario_id, ttft_ms_p99 FROM metrics ORDER BY scenario_id\n";
-    let before = SMALL.to_string() + "  few:\n    sql: SELECT scenario_id, ttft_ms_p99 FROM metrics ORDER BY scenario_id\n";
+    let more = changed.clone() + "  few:\n    sql: SELECT scenario_id, ttft_ms_p99 FROM metrics ORDER BY scenario_id\n";
+    let before =
+        SMALL.to_string() + "  few:\n    sql: SELECT scenario_id, ttft_ms_p99 FROM metrics ORDER BY scenario_id\n";
     project.write(FILE, &before);
     project.run(&["run", FILE]).ok();
     project.write(FILE, &more);

@@ -13,7 +13,8 @@ fn check(name: &str) {
     for entry in std::fs::read_dir(&from).expect("cases") {
         let path = entry.expect("an entry").path();
         if path.is_file() {
-            std::fs::copy(&path, project.path().join("tests/cases").join(path.file_name().expect("a name"))).expect("a copy");
+            std::fs::copy(&path, project.path().join("tests/cases").join(path.file_name().expect("a name")))
+                .expect("a copy");
         }
     }
     let ran = project.run(&["run", "--quiet", "--root", ".", &format!("tests/cases/{name}.yaml")]);

@@ -45,7 +45,9 @@ fn metrics_equal_numpy() {
     project.write(file, &text);
     project.run(&["run", file]).ok();
 
-    let requests = project.run(&["sql", "SELECT scenario_id, ttft_ns, tpot_ns, e2e_ns FROM small.sim_requests", "--format", "csv"]).ok();
+    let requests = project
+        .run(&["sql", "SELECT scenario_id, ttft_ns, tpot_ns, e2e_ns FROM small.sim_requests", "--format", "csv"])
+        .ok();
     let script = project.path().join("metrics.py");
     std::fs::write(&script, SCRIPT).expect("a script");
     let input = project.path().join("requests.csv");

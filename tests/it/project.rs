@@ -79,7 +79,7 @@ impl Project {
     /// Rows of a query as JSON objects.
     pub fn rows(&self, query: &str) -> Vec<serde_json::Value> {
         let ran = self.run(&["sql", query, "--format", "json"]).ok();
-        ran.out.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{l}: {e}"))).collect()
+        serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{}: {e}", ran.out))
     }
 
     /// Content hash of every published table of a pipeline, from `pipe ls`.

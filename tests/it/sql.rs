@@ -15,7 +15,7 @@ fn formats() {
     let query = "SELECT scenario_id, rate_rps FROM sim ORDER BY scenario_id LIMIT 2";
     assert_eq!(project.run(&["sql", query, "--format", "csv"]).ok().out, "scenario_id,rate_rps\n0,4.0\n1,16.0\n");
     let json = project.run(&["sql", query, "--format", "json"]).ok().out;
-    assert_eq!(json, "{\"scenario_id\":0,\"rate_rps\":4.0}\n{\"scenario_id\":1,\"rate_rps\":16.0}\n");
+    assert_eq!(json, "[\n{\"scenario_id\":0,\"rate_rps\":4.0},\n{\"scenario_id\":1,\"rate_rps\":16.0}\n]\n");
     assert!(project.run(&["sql", query]).ok().out.contains("| scenario_id | rate_rps |"));
     for (format, magic) in [("parquet", &b"PAR1"[..]), ("arrow", &[0xff, 0xff, 0xff, 0xff][..])] {
         let out = project.command(&["sql", query, "--format", format]).output().expect("the binary starts");
@@ -43,7 +43,9 @@ fn mistakes_are_explained() {
     let ran = project.run(&["sql", "SELECT * FROM sim_reqests"]);
     assert_eq!(ran.code, Some(2));
     assert!(ran.err.contains("sim_requests"), "{}", ran.err);
-    for write in ["DROP TABLE sim", "CREATE TABLE x AS SELECT 1", "COPY sim TO 'x.parquet'", "INSERT INTO sim SELECT * FROM sim"] {
+    for write in
+        ["DROP TABLE sim", "CREATE TABLE x AS SELECT 1", "COPY sim TO 'x.parquet'", "INSERT INTO sim SELECT * FROM sim"]
+    {
         let ran = project.run(&["sql", write]);
         assert_eq!(ran.code, Some(2), "{write}: {}", ran.out);
     }

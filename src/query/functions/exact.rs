@@ -63,8 +63,7 @@ impl ExactSum {
             let bits = x.to_bits();
             let exponent = ((bits >> 52) & 0x7ff) as usize;
             let fraction = bits & ((1 << 52) - 1);
-            let (significand, shift) =
-                if exponent == 0 { (fraction, 0) } else { (fraction | (1 << 52), exponent - 1) };
+            let (significand, shift) = if exponent == 0 { (fraction, 0) } else { (fraction | (1 << 52), exponent - 1) };
             self.add_scaled(significand, shift, x.is_sign_negative() != (times < 0));
         }
     }

@@ -8,9 +8,9 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::common::utils::SingleRowListArrayBuilder;
 use datafusion::common::{ScalarValue, exec_err, plan_err};
 use datafusion::error::Result;
-use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
+use datafusion::logical_expr::function::{AccumulatorArgs, AggregateFunctionSimplification, StateFieldsArgs};
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
-use datafusion::logical_expr::{Accumulator, AggregateUDFImpl, ColumnarValue, Signature, Volatility};
+use datafusion::logical_expr::{Accumulator, AggregateUDFImpl, ColumnarValue, Expr, Signature, Volatility};
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::{each_list, floats, is_number};
@@ -92,17 +92,38 @@ impl AggregateUDFImpl for Quantile {
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         let q = match args.exprs.get(1).map(constant) {
             Some(Ok(Some(q))) => q,
-            _ => return plan_err!("the second argument of quantile(x, q) must be a constant"),
+            _ => return not_constant(),
         };
-        if !(0.0..=1.0).contains(&q) {
-            return plan_err!("the second argument of quantile(x, q) must be from 0 to 1, not {q}");
-        }
+        check_range(q)?;
         Ok(Box::new(Values { values: Vec::new(), q, distinct: args.is_distinct }))
+    }
+
+    /// Simplifies nothing: it finds a wrong `q` while planning, before any row is read.
+    fn simplify(&self) -> Option<AggregateFunctionSimplification> {
+        Some(Box::new(|call, _info| {
+            match call.params.args.get(1) {
+                Some(q) if q.any_column_refs() => return not_constant(),
+                Some(Expr::Literal(ScalarValue::Float64(Some(q)), _)) => check_range(*q)?,
+                _ => {}
+            }
+            Ok(Expr::AggregateFunction(call))
+        }))
     }
 
     fn order_sensitivity(&self) -> AggregateOrderSensitivity {
         AggregateOrderSensitivity::Insensitive
     }
+}
+
+fn check_range(q: f64) -> Result<()> {
+    if (0.0..=1.0).contains(&q) {
+        return Ok(());
+    }
+    plan_err!("the second argument of quantile(x, q) must be from 0 to 1, not {q}")
+}
+
+fn not_constant<T>() -> Result<T> {
+    plan_err!("the second argument of quantile(x, q) must be a constant")
 }
 
 /// The value of an expression without columns; `None` where it is NULL or no number.

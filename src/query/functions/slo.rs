@@ -161,7 +161,9 @@ impl AggregateUDFImpl for Goodput {
             [condition, arrival, finished] if is_condition(condition) && is_time(arrival) && is_time(finished) => {
                 Ok(vec![DataType::Boolean, DataType::Int64, DataType::Int64])
             }
-            _ => plan_err!("goodput takes a condition and two times in ns: goodput(condition, arrival_ns, finished_ns)"),
+            _ => {
+                plan_err!("goodput takes a condition and two times in ns: goodput(condition, arrival_ns, finished_ns)")
+            }
         }
     }
 

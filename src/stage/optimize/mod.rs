@@ -79,7 +79,10 @@ impl Kind for Optimize {
         let unfit = sampler.problems(&search.space);
         let fits = unfit.is_empty();
         problems.extend(unfit.into_iter().map(|m| Diagnostic::new("optimize::sampler", m).at(at.clone())));
-        if fits && problems.is_empty() && sampler.ask(&search.space, &[], 1, self.seed.unwrap_or(cx.seed), &|p| search.feasible(p)).is_empty() {
+        if fits
+            && problems.is_empty()
+            && sampler.ask(&search.space, &[], 1, self.seed.unwrap_or(cx.seed), &|p| search.feasible(p)).is_empty()
+        {
             let found = search.failed().unwrap_or_else(|| {
                 Diagnostic::new("optimize::infeasible", "no point of the space is a scenario that can be simulated")
                     .help("look at `where`, and at the memory that the model needs at each `deployment.tp`")
@@ -185,7 +188,8 @@ impl Run<'_> {
 /// The columns that objectives know of a trial's scenario, in one row.
 fn scenario_row(scenario: &Scenario, finished: &Finished) -> Result<RecordBatch> {
     let configs = [filter::config(scenario)];
-    let mut columns: Vec<ArrayRef> = filter::leaves().into_iter().map(|s| filter::setting_column(s, &configs)).collect();
+    let mut columns: Vec<ArrayRef> =
+        filter::leaves().into_iter().map(|s| filter::setting_column(s, &configs)).collect();
     columns.extend(totals_columns(std::slice::from_ref(&finished.totals)));
     RecordBatch::try_new(objective::scenario_schema(), columns).map_err(|e| wrong_rows(&e))
 }
@@ -265,16 +269,10 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-fn write(
-    spec: &Optimize,
-    cx: &RunCx,
-    search: &Search,
-    judge: &Judge,
-    trials: &[Done],
-    front: &[usize],
-) -> Result<()> {
+fn write(spec: &Optimize, cx: &RunCx, search: &Search, judge: &Judge, trials: &[Done], front: &[usize]) -> Result<()> {
     let (front_schema, trials_schema) = schemas(spec);
-    let numbers = |of: &[&Done]| -> ArrayRef { Arc::new(of.iter().map(|d| d.trial.number as i64).collect::<Int64Array>()) };
+    let numbers =
+        |of: &[&Done]| -> ArrayRef { Arc::new(of.iter().map(|d| d.trial.number as i64).collect::<Int64Array>()) };
     let put = |name: &str, schema: SchemaRef, columns: Vec<ArrayRef>| -> Result<()> {
         let batch = RecordBatch::try_new(schema.clone(), columns).map_err(|e| wrong_rows(&e))?;
         let mut writer = cx.out.table(name, schema)?;
@@ -312,8 +310,9 @@ fn answer(stage: &str, search: &Search, judge: &Judge, trials: &[Done], front: &
     for &i in front.iter().take(SHOWN) {
         let done = &trials[i];
         let params = search.settings.iter().zip(&done.trial.params);
-        let params: Vec<String> =
-            params.map(|(s, v)| format!("{}={}", s.column(), text(v).unwrap_or_else(|| "default".to_string()))).collect();
+        let params: Vec<String> = params
+            .map(|(s, v)| format!("{}={}", s.column(), text(v).unwrap_or_else(|| "default".to_string())))
+            .collect();
         let values = judge.objectives.iter().zip(done.objectives.iter().flatten());
         let values: Vec<String> = values.map(|(o, v)| format!("{} {}", o.name, short(*v))).collect();
         lines.push(format!("  {} -> {} (trial {})", params.join(" "), values.join(", "), done.trial.number));
@@ -350,7 +349,7 @@ fn recipe(spec: &Optimize, cx: &CheckCx) -> Value {
         "sampler": serde_json::to_value(&spec.sampler).unwrap_or_default(),
         "trials": spec.trials,
         "seed": spec.seed.unwrap_or(cx.seed),
-        "facts": search.facts(&spec.space),
+        "facts": search.facts(),
         "sim_version": SIM_VERSION,
         "memo_version": simulation::MEMO_VERSION,
     })

@@ -132,7 +132,9 @@ impl Judge {
             let wrong = |e: &DataFusionError| sql_problem(e, &objective.sql, &Names::default());
             let frame = self.frame(&objective.expr, rows.to_vec(), scenario).map_err(|problem| match problem {
                 Unplanned::Sql(e) => wrong(&e),
-                Unplanned::Outside(column) => Diagnostic::new("optimize::objective", format!("`{column}` is no constant")),
+                Unplanned::Outside(column) => {
+                    Diagnostic::new("optimize::objective", format!("`{column}` is no constant"))
+                }
             })?;
             let result = frame.collect().await.map_err(|e| wrong(&e))?;
             let value = result.iter().find(|b| b.num_rows() > 0).and_then(|b| number(b.column(0)));

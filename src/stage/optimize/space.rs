@@ -1,11 +1,10 @@
 //! What a search varies: the base scenario, the domains of its parameters, and which points are possible at all.
 
-use std::sync::{Mutex, PoisonError};
 use std::path::Path;
+use std::sync::OnceLock;
 
-use indexmap::IndexMap;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use pipe_kernel::scenario::Scenario;
 use pipe_kernel::sim;
@@ -27,7 +26,7 @@ pub(super) struct Search {
     catalog: Catalog,
     filter: Option<Filter>,
     /// The first condition that could not be evaluated. The sampler's question has no room for an error.
-    failed: Mutex<Option<Diagnostic>>,
+    failed: OnceLock<Diagnostic>,
 }
 
 /// A range of numbers, as written.
@@ -51,7 +50,8 @@ struct Range {
 pub(super) fn over<'a>(spec: &Optimize, stages: &'a [Stage]) -> Result<&'a Simulate, Diagnostic> {
     let name = &spec.over.0;
     let wrong = |message: String| Diagnostic::new("optimize::over", message).at(name.at.clone());
-    let simulations = || stages.iter().filter(|s| matches!(s.spec, StageSpec::Simulate(_))).map(|s| s.name.value.as_str());
+    let simulations =
+        || stages.iter().filter(|s| matches!(s.spec, StageSpec::Simulate(_))).map(|s| s.name.value.as_str());
     match stages.iter().find(|s| s.name.value == name.value).map(|s| &s.spec) {
         Some(StageSpec::Simulate(simulate)) => Ok(simulate),
         Some(_) => {
@@ -96,10 +96,11 @@ impl Search {
             problems.extend(types(&base, &samples, &catalog));
         }
         let filter = spec.filter.as_ref().map(|f| Filter::new(f, filter::leaves())).transpose();
-        let space = Space::new(parameters).map_err(|e| Diagnostic::new("optimize::space", e).at(spec.over.0.at.clone()));
+        let space =
+            Space::new(parameters).map_err(|e| Diagnostic::new("optimize::space", e).at(spec.over.0.at.clone()));
         match (space, filter) {
             (Ok(space), Ok(filter)) if problems.is_empty() => {
-                Ok(Search { space, settings: found, base, catalog, filter, failed: Mutex::default() })
+                Ok(Search { space, settings: found, base, catalog, filter, failed: OnceLock::new() })
             }
             (space, filter) => {
                 // An empty space is only worth a word when nothing else is wrong with it.
@@ -128,7 +129,7 @@ impl Search {
         match filter.keep(&[&scenario]) {
             Ok(kept) => kept.first() == Some(&true),
             Err(d) => {
-                self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(d);
+                self.failed.get_or_init(|| d);
                 false
             }
         }
@@ -136,7 +137,7 @@ impl Search {
 
     /// The first point at which the condition could not be evaluated.
     pub fn failed(&self) -> Option<Diagnostic> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failed.get().cloned()
     }
 
     /// The base scenario with its defaults, for the recipe: that of some point of the space, without what is varied.
@@ -145,18 +146,30 @@ impl Search {
         self.scenario(&zero).map(|s| filter::config(&s)).unwrap_or_default()
     }
 
-    /// The base scenario as written, and the facts of every model and GPU that a point of `space` can name.
-    pub fn facts(&self, space: &IndexMap<Text, Tree>) -> Value {
-        let named = |path: &str| -> Vec<String> {
-            let varied = space.iter().find(|(p, _)| p.value == path).map(|(_, values)| values.to_json());
-            let base = self.base.get_path(path).map(Tree::to_json);
-            let all = varied.or(base).unwrap_or_default();
-            let names = all.as_array().cloned().unwrap_or_else(|| vec![all]);
-            names.iter().filter_map(|n| n.as_str().map(str::to_string)).collect()
-        };
-        let models: Vec<_> = named("deployment.model").iter().map(|n| self.catalog.model(n).ok()).collect();
-        let gpus: Vec<_> = named("deployment.gpu").iter().map(|n| self.catalog.gpu(n).ok()).collect();
-        json!({"base": self.base.to_json(), "models": models, "gpus": gpus})
+    /// The facts of every model and GPU that a point of the space may have, for the recipe.
+    pub fn facts(&self) -> Value {
+        let mut facts = serde_json::Map::new();
+        for name in self.names("deployment.model") {
+            if let Ok((name, model)) = self.catalog.model(&name) {
+                facts.insert(format!("model {name}"), serde_json::to_value(model).unwrap_or_default());
+            }
+        }
+        for name in self.names("deployment.gpu") {
+            if let Ok((name, gpu)) = self.catalog.gpu(&name) {
+                facts.insert(format!("gpu {name}"), serde_json::to_value(gpu).unwrap_or_default());
+            }
+        }
+        facts.into()
+    }
+
+    /// The texts that may stand at `path`: all levels of its domain, or what the base says.
+    fn names(&self, path: &str) -> Vec<String> {
+        let varied = self.space.parameters().iter().find(|p| p.path == path);
+        let text = |v: Value| v.as_str().map(str::to_string);
+        match varied.map(|p| (&p.domain, p.domain.levels().unwrap_or(1))) {
+            Some((domain, n)) => (0..n).filter_map(|i| text(domain.decode((i as f64 + 0.5) / n as f64))).collect(),
+            None => self.base.get_path(path).and_then(|t| text(t.to_json())).into_iter().collect(),
+        }
     }
 }
 
@@ -178,15 +191,16 @@ fn with_required(simulate: &Simulate, mut base: Tree, spec: &Optimize) -> Tree {
 /// A domain, and values of it that show whether it fits the type of its setting.
 fn domain(path: &Text, tree: &Tree) -> Result<(Domain, Vec<Tree>), Vec<Diagnostic>> {
     let at = || tree.at.clone().or_else(|| path.at.clone());
-    let wrong = |message: String| {
-        vec![Diagnostic::new("optimize::space", format!("`{}`: {message}", path.value)).at(at())]
-    };
+    let wrong =
+        |message: String| vec![Diagnostic::new("optimize::space", format!("`{}`: {message}", path.value)).at(at())];
     if let TreeValue::List(items) = &tree.value {
         let values = items.iter().map(Tree::to_json).collect();
         return Domain::list(values).map(|d| (d, items.clone())).map_err(wrong);
     }
     let TreeValue::Map(_) = &tree.value else {
-        return Err(wrong("must be a list of values, or `{ int: [low, high] }`, or `{ float: [low, high] }`".to_string()));
+        return Err(wrong(
+            "must be a list of values, or `{ int: [low, high] }`, or `{ float: [low, high] }`".to_string(),
+        ));
     };
     let range: Range = from_tree(tree)?;
     let ends = |values: [Value; 2]| values.map(|v| Tree::new(Tree::from_json(v).value, at())).to_vec();
@@ -205,7 +219,9 @@ fn domain(path: &Text, tree: &Tree) -> Result<(Domain, Vec<Tree>), Vec<Diagnosti
             let made = Domain::float(low, high, range.log, range.step);
             made.map(|d| (d, ends([Value::from(low), Value::from(high)]))).map_err(wrong)
         }
-        (Some(_), Some(_)) | (None, None) => Err(wrong("give either `int: [low, high]` or `float: [low, high]`".to_string())),
+        (Some(_), Some(_)) | (None, None) => {
+            Err(wrong("give either `int: [low, high]` or `float: [low, high]`".to_string()))
+        }
     }
 }
 

@@ -49,7 +49,8 @@ fn a_search_finds_a_front_whatever_batch_and_threads() {
     assert!(ran.outcome.answer[1].contains("deployment_tp="), "{:?}", ran.outcome.answer);
 
     let other = SEARCH.replace("trials: 24", "trials: 24\n      batch: 3");
-    let again = Bench::new(120, true).run(&other, "best", 1).unwrap();
+    let elsewhere = Bench::new(120, true);
+    let again = elsewhere.run(&other, "best", 1).unwrap();
     assert_eq!(ran.hash("best_trials"), again.hash("best_trials"));
 }
 
@@ -58,7 +59,8 @@ fn a_stopped_search_goes_on() {
     let bench = Bench::new(120, true);
     assert!(bench.run_until(SEARCH, "best", 2, Some(9)).is_err());
     let resumed = bench.run(SEARCH, "best", 2).unwrap();
-    let fresh = Bench::new(120, true).run(SEARCH, "best", 2).unwrap();
+    let elsewhere = Bench::new(120, true);
+    let fresh = elsewhere.run(SEARCH, "best", 2).unwrap();
     assert_eq!(resumed.hash("best_trials"), fresh.hash("best_trials"));
 }
 

@@ -19,7 +19,7 @@ use pipe_kernel::SIM_VERSION;
 use pipe_kernel::scenario::Scenario;
 
 use super::input::Workload;
-use super::operator::{self, SimulateTable, Site};
+use super::operator::{self, SimulateTable, Site, failure};
 use super::rows::Totals;
 use crate::diag::{Failure, Result};
 use crate::stage::RunCx;
@@ -236,8 +236,11 @@ fn with_id(batch: &RecordBatch, id: i64) -> Result<RecordBatch> {
 fn shard_batch(shard: &[(&Hash, &Scenario)]) -> Result<RecordBatch> {
     let wrong = |e: &dyn std::fmt::Display| Failure::stage("simulate::scenario", e.to_string());
     let keys = StringArray::from_iter_values(shard.iter().map(|(key, _)| key.0.as_str()));
-    let configs: Vec<String> =
-        shard.iter().map(|(_, s)| serde_json::to_string(s)).collect::<std::result::Result<_, _>>().map_err(|e| wrong(&e))?;
+    let configs: Vec<String> = shard
+        .iter()
+        .map(|(_, s)| serde_json::to_string(s))
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|e| wrong(&e))?;
     let columns: Vec<ArrayRef> = vec![Arc::new(keys), Arc::new(StringArray::from(configs))];
     RecordBatch::try_new(operator::scenario_schema(), columns).map_err(|e| wrong(&e))
 }
@@ -253,22 +256,12 @@ async fn drive(ctx: SessionContext, table: SimulateTable, threads: usize) -> Res
         async move { opened?.try_for_each(|_| async { Ok(()) }).await }
     });
     // Every run is seen to its end: what the others finished is remembered before a failure is told.
-    let results: Vec<std::result::Result<(), DataFusionError>> = stream::iter(runs).buffer_unordered(threads.max(1)).collect().await;
+    let results: Vec<std::result::Result<(), DataFusionError>> =
+        stream::iter(runs).buffer_unordered(threads.max(1)).collect().await;
     let failures = results.into_iter().filter_map(std::result::Result::err).map(|e| failure(&e));
     // A scenario that failed stops the others, which then report that they were stopped.
     match failures.min_by_key(|f| f.diagnostics.is_empty()) {
         Some(worst) => Err(worst),
         None => Ok(()),
-    }
-}
-
-/// The failure inside an error of DataFusion.
-fn failure(e: &DataFusionError) -> Failure {
-    match e.find_root() {
-        DataFusionError::External(inner) => match inner.downcast_ref::<Failure>() {
-            Some(failure) => failure.clone(),
-            None => Failure::stage("simulate::failed", inner.to_string()),
-        },
-        root => Failure::stage("simulate::failed", root.strip_backtrace()),
     }
 }

@@ -25,11 +25,8 @@ const SQL_MEMORY: usize = 8 << 30;
 
 /// The settings of a scenario, by path, as JSON.
 pub(crate) fn config(scenario: &Scenario) -> Value {
-    let config = Config {
-        deployment: scenario.deployment.clone(),
-        workload: scenario.workload.clone(),
-        seed: scenario.seed,
-    };
+    let config =
+        Config { deployment: scenario.deployment.clone(), workload: scenario.workload.clone(), seed: scenario.seed };
     // These types have string keys only, and finite floats: the kernel's check refuses others.
     serde_json::to_value(config).unwrap_or(Value::Null)
 }

@@ -222,7 +222,7 @@ impl ExecutionPlan for SimulateExec {
                                 return Ok(());
                             }
                         }
-                        Err(e) => failure = failure.or(Some(e)),
+                        Err(e) => failure = Some(worse(failure, e)),
                     }
                 }
                 if let Some(e) = failure {
@@ -271,6 +271,25 @@ async fn run(job: Job, steps: bool, site: Arc<Site>) -> DfResult<RecordBatch> {
         let _ = done.send(computed);
     });
     result.await.map_err(|_| DataFusionError::Internal("a simulation was lost".to_string()))?
+}
+
+/// Of two errors the one that says more: a failure makes the scenarios beside it report that they were stopped.
+fn worse(first: Option<DataFusionError>, second: DataFusionError) -> DataFusionError {
+    match first {
+        Some(first) if !failure(&first).diagnostics.is_empty() => first,
+        Some(_) | None => second,
+    }
+}
+
+/// The failure inside an error of DataFusion.
+pub(crate) fn failure(e: &DataFusionError) -> Failure {
+    match e.find_root() {
+        DataFusionError::External(inner) => match inner.downcast_ref::<Failure>() {
+            Some(failure) => failure.clone(),
+            None => Failure::stage("simulate::failed", inner.to_string()),
+        },
+        root => Failure::stage("simulate::failed", root.strip_backtrace()),
+    }
 }
 
 fn failed(message: String) -> DataFusionError {

@@ -247,7 +247,8 @@ fn nth(itl: &[(SimDuration, u64)], rank: u64) -> i64 {
 /// The columns of [`simulation::totals`], a row per scenario.
 pub(crate) fn totals_columns(all: &[Totals]) -> Vec<ArrayRef> {
     let int = |f: fn(&Totals) -> i64| ints(all.iter().map(f));
-    let float = |f: &dyn Fn(&Totals) -> Option<f64>| -> ArrayRef { Arc::new(all.iter().map(f).collect::<Float64Array>()) };
+    let float =
+        |f: &dyn Fn(&Totals) -> Option<f64>| -> ArrayRef { Arc::new(all.iter().map(f).collect::<Float64Array>()) };
     vec![
         int(|t| t.gpus),
         int(|t| t.requests),

@@ -133,10 +133,7 @@ fn covers(set: &str, path: &str) -> bool {
     path == set || path.strip_prefix(set).is_some_and(|rest| rest.starts_with('.'))
 }
 
-fn keep(
-    condition: &Text,
-    built: Vec<(Scenario, Vec<usize>)>,
-) -> Result<Vec<(Scenario, Vec<usize>)>, Vec<Diagnostic>> {
+fn keep(condition: &Text, built: Vec<(Scenario, Vec<usize>)>) -> Result<Vec<(Scenario, Vec<usize>)>, Vec<Diagnostic>> {
     let configs: Vec<_> = built.iter().map(|(s, _)| filter::config(s)).collect();
     let filter = Filter::new(condition, filter::present(&configs)).map_err(|d| vec![d])?;
     let scenarios: Vec<&Scenario> = built.iter().map(|(s, _)| s).collect();
@@ -259,12 +256,11 @@ struct Problems {
 
 impl Problems {
     fn add(&mut self, d: Diagnostic) {
-        if let Some((_, count)) = self.found.iter_mut().find(|(known, _)| *known == d) {
-            *count += 1;
-        } else if self.found.len() >= PROBLEMS_KEPT {
-            self.beyond += 1;
-        } else {
-            self.found.push((d, 1));
+        let known = self.found.iter().position(|(known, _)| *known == d);
+        match known {
+            Some(i) => self.found[i].1 += 1,
+            None if self.found.len() >= PROBLEMS_KEPT => self.beyond += 1,
+            None => self.found.push((d, 1)),
         }
     }
 

@@ -104,17 +104,16 @@ pub(crate) fn at(path: &str, written: Option<&Span>) -> Result<&'static Setting,
     let help = match nearest(path, all().iter().map(|s| s.path.as_str())) {
         Some(near) => format!("did you mean `{near}`?"),
         None => {
-            let parent = all().iter().filter(|s| path.starts_with(&format!("{}.", s.path))).next_back();
+            let parent = all().iter().rfind(|s| path.starts_with(&format!("{}.", s.path)));
             let prefix = parent.map_or(String::new(), |p| format!("{}.", p.path));
             let valid: Vec<&str> = all()
                 .iter()
                 .map(|s| s.path.as_str())
                 .filter(|p| p.strip_prefix(prefix.as_str()).is_some_and(|rest| !rest.contains('.')))
                 .collect();
-            if valid.is_empty() {
-                "paths begin with `deployment.` or `workload.`, or are `seed`".to_string()
-            } else {
-                format!("valid are {}", valid.join(", "))
+            match (valid.is_empty(), parent) {
+                (true, Some(parent)) => format!("`{}` has no settings of its own", parent.path),
+                _ => format!("valid are {}", valid.join(", ")),
             }
         }
     };
@@ -220,6 +219,7 @@ mod tests {
         let help = |path| at(path, None).unwrap_err().help.unwrap();
         assert_eq!(help("deployment.replcas"), "did you mean `deployment.replicas`?");
         assert!(help("workload.something_else_entirely").contains("workload.rate_rps"));
-        assert!(help("xyz").contains("deployment."));
+        assert_eq!(help("xyz"), "valid are deployment, workload, seed");
+        assert_eq!(help("deployment.tp.some_thing"), "`deployment.tp` has no settings of its own");
     }
 }

@@ -72,14 +72,10 @@ impl Bench {
     pub fn new(n: usize, timed: bool) -> Bench {
         let dir = tempfile::tempdir().unwrap();
         let schema = crate::table::requests::schema();
-        let arrival: Int64Array =
-            (0..n as i64).map(|i| timed.then_some(i * 100_000_000)).collect();
+        let arrival: Int64Array = (0..n as i64).map(|i| timed.then_some(i * 100_000_000)).collect();
         let int32 = |f: fn(usize) -> i32| Arc::new((0..n).map(f).collect::<arrow::array::Int32Array>()) as ArrayRef;
         let class: StringArray = (0..n).map(|i| (i % 2 == 0).then_some("chat")).collect();
-        let hashes = ListArray::new_null(
-            Arc::new(arrow::datatypes::Field::new_list_field(DataType::UInt64, false)),
-            n,
-        );
+        let hashes = ListArray::new_null(Arc::new(arrow::datatypes::Field::new_list_field(DataType::UInt64, false)), n);
         assert_eq!(hashes.values().as_any().downcast_ref::<UInt64Array>().unwrap().len(), 0);
         let columns: Vec<ArrayRef> = vec![
             Arc::new(Int64Array::from_iter_values(0..n as i64)),
@@ -145,7 +141,8 @@ impl Bench {
         let cancel = Cancel::default();
         let progress = Count { cancel: limit.map(|l| (l, cancel.clone())), ..Count::default() };
         static RUNS: AtomicU64 = AtomicU64::new(0);
-        let out = Staging::create(self.dir.path().join(format!("out{}", RUNS.fetch_add(1, Ordering::Relaxed)))).unwrap();
+        let out =
+            Staging::create(self.dir.path().join(format!("out{}", RUNS.fetch_add(1, Ordering::Relaxed)))).unwrap();
         let cx = RunCx {
             stage: stage.to_string(),
             pipeline: pipeline.name.clone(),
@@ -198,13 +195,13 @@ fn a_sweep_gives_its_tables_in_order_whatever_the_threads() {
 
     let requests = ran.rows("sim_requests");
     assert_eq!(requests.num_rows(), 1000);
-    let ids: Vec<(i64, i64)> =
-        ints(&requests, "scenario_id").into_iter().zip(ints(&requests, "request_id")).collect();
+    let ids: Vec<(i64, i64)> = ints(&requests, "scenario_id").into_iter().zip(ints(&requests, "request_id")).collect();
     assert!(ids.is_sorted());
     let class = requests.column_by_name("class").unwrap().as_string::<i32>();
     assert!(class.value(200) == "chat" && class.is_null(201));
 
-    let again = Bench::new(200, true).run(SWEEP, "sim", 1).unwrap();
+    let other = Bench::new(200, true);
+    let again = other.run(SWEEP, "sim", 1).unwrap();
     assert_eq!(ran.hash("sim"), again.hash("sim"));
     assert_eq!(ran.hash("sim_requests"), again.hash("sim_requests"));
 }
@@ -217,7 +214,8 @@ fn finished_scenarios_are_reused_one_by_one() {
     let grown = SWEEP.replace("[1, 4, 16]", "[1, 2, 4, 16]");
     let second = bench.run(&grown, "sim", 2).unwrap();
     assert_eq!(second.outcome.answer, ["sim: 7 scenarios, 700 requests, 5 reused"]);
-    let fresh = Bench::new(100, true).run(&grown, "sim", 2).unwrap();
+    let other = Bench::new(100, true);
+    let fresh = other.run(&grown, "sim", 2).unwrap();
     assert_eq!(second.hash("sim_requests"), fresh.hash("sim_requests"));
     assert_eq!(second.hash("sim"), fresh.hash("sim"));
 }
@@ -274,20 +272,20 @@ fn mistakes_have_a_place_and_a_remedy() {
     assert_eq!(case("", ""), [""; 0]);
     assert_eq!(
         case("deployment.tp:", "deployment.tq:"),
-        ["13: no setting `deployment.tq` in a scenario | did you mean `deployment.tp`?"]
+        ["14: no setting `deployment.tq` in a scenario | did you mean `deployment.tp`?"]
     );
     assert_eq!(case("llama-3.1-8b", "llama-3.1-9b").len(), 1);
     let column = case("deployment_pp = 1", "deployment_qp = 1");
-    assert!(column[0].starts_with("14: ") && column[0].contains("deployment_pp"), "{column:?}");
+    assert!(column[0].starts_with("15: ") && column[0].contains("deployment_pp"), "{column:?}");
     let none = case("deployment_pp = 1", "deployment_pp = 3");
-    assert_eq!(none, ["14: the condition is true for none of the 6 scenarios | "]);
+    assert_eq!(none, ["15: the condition is true for none of the 6 scenarios | "]);
     let impossible = case("[1, 2]", "[1, 3]");
     assert_eq!(impossible.len(), 1, "{impossible:?}");
-    assert!(impossible[0].starts_with("13: `deployment.tp`: 3 does not divide"), "{impossible:?}");
+    assert!(impossible[0].starts_with("14: `deployment.tp`: 3 does not divide"), "{impossible:?}");
     assert!(impossible[0].contains("(3 scenarios)"), "{impossible:?}");
     let wrong = case("[1, 4, 16]", "[1, four, 16]");
     assert_eq!(wrong.len(), 1, "{wrong:?}");
-    assert!(wrong[0].starts_with("12: "), "{wrong:?}");
+    assert!(wrong[0].starts_with("13: "), "{wrong:?}");
 }
 
 #[test]

@@ -115,11 +115,7 @@ pub fn outcome(
     // Nearest to a pass; of equals the first.
     let closest = verdicts.iter().rev().max_by(|a, b| margin(a).total_cmp(&margin(b)));
     if let Some(closest) = closest {
-        answer.push(format!(
-            "  closest: {}, margin {}",
-            scenarios.describe(closest.scenario),
-            percent(closest.margin)
-        ));
+        answer.push(format!("  closest: {}, margin {}", scenarios.describe(closest.scenario), percent(closest.margin)));
     }
     let violated = assert.then(|| violation(stage, closest, rules, metrics, scenarios));
     Outcome { answer, violated }
@@ -177,7 +173,8 @@ fn violation(
             *width = (*width).max(cell.chars().count());
         }
     }
-    let mut text = format!("{stage}: no scenario meets every rule; closest is {}", scenarios.describe(closest.scenario));
+    let mut text =
+        format!("{stage}: no scenario meets every rule; closest is {}", scenarios.describe(closest.scenario));
     for row in &rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(widths) {

@@ -145,9 +145,13 @@ fn at_quantile(rule: usize, limit: usize, bounds: &Bounds, q: f64, requests: &Re
         })
         .collect();
     match quantile_of(&mut values, q) {
-        Some(value) => {
-            Finding { rule, limit: Some(limit), value: Some(value), margin: margin(value, bounds), pass: holds(value, bounds) }
-        }
+        Some(value) => Finding {
+            rule,
+            limit: Some(limit),
+            value: Some(value),
+            margin: margin(value, bounds),
+            pass: holds(value, bounds),
+        },
         // Requests to which the metric does not apply meet the limit; without any request there is nothing to praise.
         None => {
             let pass = chosen.iter().any(|&r| samples[r] == Sample::NotApplicable);

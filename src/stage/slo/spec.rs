@@ -9,16 +9,8 @@ use crate::spec::{Limit, Rule, Slo, StageSpec, Text};
 use crate::stage::CheckCx;
 
 /// Metrics that every requests table has, for when its schema is not known yet.
-const USUAL: &[&str] = &[
-    "ttft_ms",
-    "tpot_ms",
-    "e2e_ms",
-    "queue_ms",
-    "input_tokens",
-    "output_tokens",
-    "cached_tokens",
-    "preemptions",
-];
+const USUAL: &[&str] =
+    &["ttft_ms", "tpot_ms", "e2e_ms", "queue_ms", "input_tokens", "output_tokens", "cached_tokens", "preemptions"];
 
 /// A metric of a request.
 #[derive(Clone, Debug, PartialEq)]
@@ -170,11 +162,9 @@ fn rule_problems(rule: &Rule, valid: &[String], problems: &mut Vec<Diagnostic>) 
         _ => {}
     }
     match (rule.all.is_empty(), rule.any.is_empty()) {
-        (true, true) => add(
-            format!("rule `{name}` has no limits"),
-            &rule.name.at,
-            "write `all: [{ metric: ttft_ms, max: 500 }]`",
-        ),
+        (true, true) => {
+            add(format!("rule `{name}` has no limits"), &rule.name.at, "write `all: [{ metric: ttft_ms, max: 500 }]`")
+        }
         (false, false) => add(
             format!("rule `{name}` has both `all` and `any`"),
             &rule.name.at,
@@ -199,7 +189,10 @@ fn limit_problems(limit: &Limit, valid: &[String], problems: &mut Vec<Diagnostic
     match (limit.max, limit.min) {
         (None, None) => add(format!("`{}` has no limit", metric.value), bounds()),
         (Some(max), Some(min)) if min >= max => {
-            add(format!("`{}`: nothing is above {min} and below {max}", metric.value), "`min` is below `max`".to_string());
+            add(
+                format!("`{}`: nothing is above {min} and below {max}", metric.value),
+                "`min` is below `max`".to_string(),
+            );
         }
         _ => {}
     }
