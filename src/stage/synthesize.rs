@@ -84,10 +84,10 @@ impl Synthesize {
         Synthetic {
             requests: self.requests,
             rate_rps: self.rate_rps,
-            arrivals: self.arrivals.clone(),
-            input: self.input.clone(),
-            output: self.output.clone(),
-            shared_prefix: self.shared_prefix.clone(),
+            arrivals: self.arrivals,
+            input: self.input,
+            output: self.output,
+            shared_prefix: self.shared_prefix,
             block_tokens: self.block_tokens,
         }
     }
@@ -120,4 +120,34 @@ fn batch(made: &Requests, rows: std::ops::Range<usize>) -> Result<RecordBatch> {
     ];
     RecordBatch::try_new(requests::schema(), columns)
         .map_err(|e| Failure::stage("synthesize::arrow", format!("cannot put the rows together: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use pipe_kernel::workload::{Constant, Lengths, SharedPrefix};
+
+    use super::*;
+    use crate::stage::tokenize::testing;
+
+    #[tokio::test]
+    async fn the_table_holds_what_the_kernel_draws() {
+        let tokens = |tokens| Lengths::Constant(Constant { tokens });
+        let prefix = SharedPrefix { groups: 2, tokens: 32, skew: 0.0 };
+        let spec = Synthesize {
+            requests: 70_000,
+            rate_rps: 10.0,
+            arrivals: Default::default(),
+            input: tokens(20),
+            output: tokens(5),
+            shared_prefix: Some(prefix),
+            block_tokens: 16,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let cx = testing::cx(dir.path(), 2);
+        spec.run(cx.clone()).await.unwrap();
+        let rows = testing::read(&cx, "t");
+        let made = generate(&spec.workload(), cx.seed);
+        assert_eq!(rows, batch(&made, 0..made.len()).unwrap());
+        assert_eq!(rows.num_rows(), 70_000);
+    }
 }

@@ -166,19 +166,22 @@ impl<'f> Rows<'f> {
     pub fn text(&mut self, role: Role, text: &str, at: usize) -> std::result::Result<(), Fault> {
         self.once(role, at)?;
         let row = &mut self.row;
-        let result = match role {
-            Role::Arrival => number::time_ns(text, self.fields.unit).map(|t| row.arrival = t),
-            Role::InputTokens => number::tokens(text).map(|n| row.input_tokens = n),
-            Role::OutputTokens => number::tokens(text).map(|n| row.output_tokens = n),
-            Role::BlockTokens => number::tokens(text).map(|n| row.block_tokens = n),
-            Role::Session => Ok(row.session.push_str(text)),
-            Role::Class => Ok(row.class.push_str(text)),
-            Role::Input => Ok(row.input.push(text.to_string())),
-            Role::Output if text.is_empty() => Err("is empty: expected the text of the reply".to_string()),
-            Role::Output => Ok(row.output.push_str(text)),
-            Role::Hashes => Err("is not a list: expected the identifiers of blocks".to_string()),
+        let wrong = match role {
+            Role::Arrival => number::time_ns(text, self.fields.unit).map(|t| row.arrival = t).err(),
+            Role::InputTokens => number::tokens(text).map(|n| row.input_tokens = n).err(),
+            Role::OutputTokens => number::tokens(text).map(|n| row.output_tokens = n).err(),
+            Role::BlockTokens => number::tokens(text).map(|n| row.block_tokens = n).err(),
+            Role::Hashes => Some("is not a list: expected the identifiers of blocks".to_string()),
+            Role::Output if text.is_empty() => Some("is empty: expected the text of the reply".to_string()),
+            Role::Session => keep(&mut row.session, text),
+            Role::Class => keep(&mut row.class, text),
+            Role::Output => keep(&mut row.output, text),
+            Role::Input => {
+                row.input.push(text.to_string());
+                None
+            }
         };
-        result.map_err(|reason| self.fault(role, at, &reason))
+        wrong.map_or(Ok(()), |reason| Err(self.fault(role, at, &reason)))
     }
 
     /// A field that is a list of texts or of block identifiers: call [`Self::message`] or [`Self::hash`] per item.
@@ -318,6 +321,12 @@ impl<'f> Rows<'f> {
         let rows = RecordBatch::try_new(schema, columns).map_err(|e| Failure::stage("trace::arrow", e.to_string()))?;
         Ok(Parsed { rows, lines: self.lines, problems: self.problems, conversations: Vec::new() })
     }
+}
+
+/// Keeps a text, of which nothing can be wrong.
+fn keep(buffer: &mut String, text: &str) -> Option<String> {
+    buffer.push_str(text);
+    None
 }
 
 impl Row {

@@ -60,7 +60,7 @@ pub fn utf8(bytes: &[u8]) -> std::result::Result<&str, Fault> {
     std::str::from_utf8(bytes).map_err(|e| Fault::new(e.valid_up_to(), "not UTF-8: expected a text file in UTF-8"))
 }
 
-fn row<'a>(line: &'a str, nodes: &[Node], rows: &mut Rows) -> std::result::Result<(), Fault> {
+fn row(line: &str, nodes: &[Node], rows: &mut Rows) -> std::result::Result<(), Fault> {
     let mut scanner = Scanner::new(line);
     object(&mut scanner, nodes, rows)?;
     scanner.end()
@@ -101,7 +101,10 @@ pub fn list(scanner: &mut Scanner, role: Role, rows: &mut Rows) -> std::result::
     scanner.items(|scanner| {
         let at = scanner.value_at();
         match (scanner.value()?, role) {
-            (Value::Text(text), Role::Input) => Ok(rows.message(&text)),
+            (Value::Text(text), Role::Input) => {
+                rows.message(&text);
+                Ok(())
+            }
             (Value::Number(text), Role::Hashes) => rows.hash(text, at),
             (Value::Text(text), Role::Hashes) => rows.hash(&text, at),
             (_, Role::Hashes) => Err(rows.fault(role, at, "has an item that is not a whole number")),

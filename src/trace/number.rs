@@ -112,6 +112,21 @@ fn split_exponent(text: &str) -> Option<(&str, i32)> {
 
 /// `12.50` -> (1250, 2). Digits beyond the 36th are cut off.
 fn mantissa(text: &str) -> Option<(u128, i32)> {
+    // Nearly every time has few digits, and narrow numbers are several times faster.
+    if text.len() <= 19 {
+        let (mut value, mut digits, mut dot) = (0u64, 0, None);
+        for b in text.bytes() {
+            match b {
+                b'0'..=b'9' => {
+                    value = value * 10 + u64::from(b - b'0');
+                    digits += 1;
+                }
+                b'.' if dot.is_none() => dot = Some(digits),
+                _ => return None,
+            }
+        }
+        return (digits > 0).then_some((u128::from(value), dot.map_or(0, |whole| digits - whole)));
+    }
     let (mut value, mut digits, mut fraction, mut dot) = (0u128, 0, 0, false);
     for b in text.bytes() {
         match b {

@@ -71,13 +71,9 @@ fn elements(text: &Text) -> Vec<(usize, usize)> {
     };
     for (i, byte) in text.bytes.iter().enumerate() {
         let depth = scan.depth;
-        if scan.element(*byte) {
-            take(start, i);
-            start = i + 1;
-        } else if depth == 0 && scan.depth == 1 && *byte == b'[' {
-            take(start, i);
-            start = i + 1;
-        } else if depth == 1 && scan.depth == 0 {
+        let (next, opens) = (scan.element(*byte), depth == 0 && *byte == b'[');
+        let closes = depth == 1 && scan.depth == 0;
+        if next || opens || closes {
             take(start, i);
             start = i + 1;
         }

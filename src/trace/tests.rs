@@ -166,8 +166,9 @@ fn bad_rows_say_where_and_what() {
 
 #[test]
 fn files_that_are_no_trace_say_what_was_seen() {
+    type Change = Box<dyn Fn(&mut Settings)>;
     let auto = |_: &mut Settings| ();
-    let cases: Vec<(&str, Box<dyn Fn(&mut Settings)>, &str)> = vec![
+    let cases: Vec<(&str, Change, &str)> = vec![
         ("", Box::new(auto), "is empty"),
         ("a,b\n1,2\n", Box::new(auto), "has the columns `a`, `b`"),
         ("{\"a\":{\"b\":1}}\n", Box::new(auto), "has the columns `a`, `a.b`"),
