@@ -69,12 +69,7 @@ struct Graph<'a> {
 }
 
 impl<'a> Graph<'a> {
-    fn new(
-        pipeline: &'a Pipeline,
-        project: &'a Path,
-        kinds: &'a dyn Kinds,
-        known: &[Diagnostic],
-    ) -> Graph<'a> {
+    fn new(pipeline: &'a Pipeline, project: &'a Path, kinds: &'a dyn Kinds, known: &[Diagnostic]) -> Graph<'a> {
         let n = pipeline.stages.len();
         let mut graph = Graph {
             pipeline,
@@ -100,7 +95,8 @@ impl<'a> Graph<'a> {
             // Names only: the schemas of what it reads are not known yet.
             let shapes = graph.kind(i).tables(graph.name(i), &graph.cx(&BTreeMap::new()));
             graph.tables.push(shapes);
-            let missing: Vec<Diagnostic> = graph.kind(i).files().iter().filter(|f| !f.written.is_empty()).filter_map(input_problem).collect();
+            let missing: Vec<Diagnostic> =
+                graph.kind(i).files().iter().filter(|f| !f.written.is_empty()).filter_map(input_problem).collect();
             graph.problems.extend(missing);
         }
         graph
