@@ -57,10 +57,6 @@ impl Project {
         std::fs::write(path, text).expect("a file");
     }
 
-    pub fn read(&self, file: &str) -> String {
-        std::fs::read_to_string(self.path().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
-    }
-
     pub fn command(&self, args: &[&str]) -> Command {
         let mut c = Command::new(env!("CARGO_BIN_EXE_pipe"));
         c.args(args).current_dir(self.path()).env("NO_COLOR", "1").env_remove("PIPE_ROOT");

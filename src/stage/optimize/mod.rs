@@ -300,15 +300,21 @@ fn answer(stage: &str, search: &Search, judge: &Judge, trials: &[Done], front: &
     if failed > 0 {
         head.push_str(&format!(", {failed} failed"));
     }
-    match front.len() {
+    // Configurations that achieve the same are one answer: the first of them stands for all.
+    let mut answers: Vec<&Done> = Vec::new();
+    for &i in front {
+        if answers.iter().all(|known| known.objectives != trials[i].objectives) {
+            answers.push(&trials[i]);
+        }
+    }
+    match answers.len() {
         0 => head.push_str("; none of them has a value for every objective"),
         1 => head.push_str("; the best configuration:"),
-        n if n > SHOWN => head.push_str(&format!("; {n} configurations that no other beats, the first {SHOWN}:")),
-        n => head.push_str(&format!("; {n} configurations that no other beats:")),
+        n if n > SHOWN => head.push_str(&format!("; {n} results that no other beats, the first {SHOWN}:")),
+        n => head.push_str(&format!("; {n} results that no other beats:")),
     }
     let mut lines = vec![head];
-    for &i in front.iter().take(SHOWN) {
-        let done = &trials[i];
+    for done in answers.into_iter().take(SHOWN) {
         let params = search.settings.iter().zip(&done.trial.params);
         let params: Vec<String> = params
             .map(|(s, v)| format!("{}={}", s.column(), text(v).unwrap_or_else(|| "default".to_string())))
