@@ -25,6 +25,11 @@ WITH served AS (
 )
 SELECT
     sim.scenario_id,
+    sim.deployment_model,
+    sim.deployment_gpu,
+    sim.deployment_tp,
+    sim.deployment_replicas,
+    sim.rate_rps,
     sim.gpus,
     sim.requests,
     sim.finished,

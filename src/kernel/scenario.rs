@@ -12,9 +12,9 @@ use crate::sim::{latency::Latency, router::Router, scheduler::Scheduler};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Deployment {
-    /// Name of a model in the catalog, e.g. `meta-llama/Llama-3.1-8B`.
+    /// Name of a model in the catalog, such as `meta-llama/Llama-3.1-8B`.
     pub model: String,
-    /// Name of a GPU in the catalog, e.g. `h100-sxm`.
+    /// Name of a GPU in the catalog, such as `h100-sxm`.
     pub gpu: String,
     /// Engine instances behind the router.
     #[serde(default = "one")]

@@ -237,6 +237,7 @@ pub(crate) fn recipe(
         files.insert(file.written.clone(), store.input_hash(file)?);
     }
     let (kind, config) = (node.kind.to_string(), node.config.clone());
+    let seed = if dag.kind(stage).seeded() { seed } else { 0 };
     Ok(Recipe { kind, version: node.version, config, seed, inputs, files })
 }
 

@@ -70,6 +70,9 @@ impl Kind for Fake {
     fn kind(&self) -> &'static str {
         "fake"
     }
+    fn seeded(&self) -> bool {
+        true
+    }
     fn version(&self) -> u32 {
         self.version
     }

@@ -81,6 +81,7 @@ pub fn scenarios() -> RecordBatch {
         ("scenario_id", "", int([0, 1])),
         ("scenario", "", text(["f00", "f01"])),
         ("deployment_model", "", text(["m", "m"])),
+        ("deployment_gpu", "", text(["g", "g"])),
         ("deployment_tp", "", int([1, 1])),
         ("deployment_replicas", "", int([2, 1])),
         ("rate_rps", "1/s", float([4.0, 2.0])),

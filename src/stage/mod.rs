@@ -70,6 +70,12 @@ pub trait Kind: Send + Sync {
     /// Everything that the YAML cannot express by types: ranges, names, SQL against the schemas of its inputs.
     fn check(&self, stage: &str, cx: &CheckCx) -> Vec<Diagnostic>;
 
+    /// Whether rows depend on the pipeline's seed other than through [`Kind::recipe`]. Where they do not, another seed
+    /// runs nothing.
+    fn seeded(&self) -> bool {
+        false
+    }
+
     /// Everything of the settings that can change a row, with defaults filled in, as JSON. Part of the fingerprint;
     /// `pipe plan` names the paths in it that changed. Not in it: names, places, comments, threads.
     fn recipe(&self, cx: &CheckCx) -> Value;

@@ -26,6 +26,10 @@ impl Kind for Synthesize {
         "synthesize"
     }
 
+    fn seeded(&self) -> bool {
+        true
+    }
+
     fn version(&self) -> u32 {
         1
     }
