@@ -1,5 +1,6 @@
 //! What a run tells whoever shows it: progress bars, plain lines, or JSON.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,6 +30,33 @@ impl Events for Silent {
     fn stage_progress(&self, _name: &str, _done: u64, _total: Option<u64>, _what: &str) {}
     fn stage_finished(&self, _name: &str, _action: StageAction, _rows: u64, _millis: u64) {}
     fn warning(&self, _text: &str) {}
+}
+
+/// Passes everything on, and survives a listener that panics (a closed terminal): what is shown must not decide what
+/// is computed.
+pub(super) struct Guarded(pub Arc<dyn Events>);
+
+impl Guarded {
+    fn tell(&self, say: impl FnOnce(&dyn Events)) {
+        if std::panic::catch_unwind(AssertUnwindSafe(|| say(&*self.0))).is_err() {
+            tracing::debug!("the listener of the run failed");
+        }
+    }
+}
+
+impl Events for Guarded {
+    fn stage_started(&self, name: &str, kind: &str, reason: &str) {
+        self.tell(|e| e.stage_started(name, kind, reason));
+    }
+    fn stage_progress(&self, name: &str, done: u64, total: Option<u64>, what: &str) {
+        self.tell(|e| e.stage_progress(name, done, total, what));
+    }
+    fn stage_finished(&self, name: &str, action: StageAction, rows: u64, millis: u64) {
+        self.tell(|e| e.stage_finished(name, action, rows, millis));
+    }
+    fn warning(&self, text: &str) {
+        self.tell(|e| e.warning(text));
+    }
 }
 
 /// Adds up the progress of one stage.

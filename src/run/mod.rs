@@ -21,6 +21,7 @@ use crate::spec::Pipeline;
 use crate::stage::Cancel;
 use crate::store::{Manifest, RunRecord, RunStatus, StageAction, StageRecord, Store, TableRecord};
 
+use events::Guarded;
 pub use events::{Events, Silent};
 use stage::{Done, Shared};
 
@@ -105,7 +106,7 @@ pub async fn run(pipeline: &Pipeline, dag: &Dag, store: &Store, options: RunOpti
         store: store.clone(),
         last: store.last_recipes(&pipeline.name),
         forced,
-        events: Arc::clone(&options.events),
+        events: Arc::new(Guarded(Arc::clone(&options.events))),
         stop: Cancel::default(),
         pool: stage::LazyPool::new(jobs),
         _lock: lock,
@@ -160,8 +161,14 @@ async fn drive(shared: &Arc<Shared>, state: &mut State, cancel: &Cancel, jobs: u
         }
         tokio::select! {
             ended = tasks.join_next() => {
-                if let Some(Ok((i, result))) = ended {
-                    state.take(&shared.dag, i, result, &shared.stop);
+                match ended {
+                    Some(Ok((i, result))) => state.take(&shared.dag, i, result, &shared.stop),
+                    Some(Err(e)) => {
+                        // Which one is not known; it must not look as if the run were complete.
+                        shared.stop.cancel();
+                        state.failures.push(Failure::stage("run::bug", format!("a stage failed because of a bug in pipe: {e}")));
+                    }
+                    None => {}
                 }
             }
             () = cancel.cancelled(), if !shared.stop.is_cancelled() => shared.stop.cancel(),

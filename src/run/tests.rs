@@ -274,3 +274,29 @@ fn stages_with_one_recipe_share_one_result() {
     assert!(report.stages.iter().all(|s| s.fingerprint == report.stages[0].fingerprint));
     assert_eq!(Store::open(dir.path()).unwrap().published().len(), 8);
 }
+
+/// A terminal that is closed.
+struct Broken;
+
+impl Events for Broken {
+    fn stage_started(&self, _name: &str, _kind: &str, _reason: &str) {
+        panic!("closed");
+    }
+    fn stage_progress(&self, _name: &str, _done: u64, _total: Option<u64>, _what: &str) {
+        panic!("closed");
+    }
+    fn stage_finished(&self, _name: &str, _action: StageAction, _rows: u64, _millis: u64) {
+        panic!("closed");
+    }
+    fn warning(&self, _text: &str) {
+        panic!("closed");
+    }
+}
+
+#[test]
+fn a_listener_that_fails_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = RunOptions { events: Arc::new(Broken), ..RunOptions::default() };
+    let report = go_with(dir.path(), chain(&[1]), options).unwrap();
+    assert_eq!(lines(&report), ["a Ran: never ran", "b Ran: never ran", "c Ran: never ran"]);
+}
