@@ -49,12 +49,12 @@ pub(super) fn check(root: Option<PathBuf>, args: CheckArgs) -> Done {
         Ok((pipeline, dag, _)) => {
             if !args.json {
                 let tables: usize = dag.tables().count();
-                println!("{}: {} stages, {tables} tables, no problems", args.file.display(), pipeline.stages.len());
+                say!("{}: {} stages, {tables} tables, no problems", args.file.display(), pipeline.stages.len());
             }
             Ok(Exit::Ok)
         }
         Err(reported) if args.json => {
-            print!("{}", diag::render_json(&reported.failure));
+            put!("{}", diag::render_json(&reported.failure));
             Ok(reported.failure.exit)
         }
         Err(reported) => Err(reported),
@@ -62,6 +62,6 @@ pub(super) fn check(root: Option<PathBuf>, args: CheckArgs) -> Done {
 }
 
 pub(super) fn schema() -> Done {
-    println!("{:#}", spec::json_schema());
+    say!("{:#}", spec::json_schema());
     Ok(Exit::Ok)
 }

@@ -1,5 +1,25 @@
 //! The command line: one file per subcommand. Results go to standard output, everything else to standard error.
 
+// A reader that went away (`pipe ls | head`) is no reason to panic, as the macros of the standard library do.
+macro_rules! say {
+    ($($t:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($t)*);
+    }};
+}
+macro_rules! put {
+    ($($t:tt)*) => {{
+        use std::io::Write as _;
+        let _ = write!(std::io::stdout(), $($t)*);
+    }};
+}
+macro_rules! tell {
+    ($($t:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($t)*);
+    }};
+}
+
 mod check;
 mod progress;
 mod run;
@@ -85,6 +105,10 @@ enum Command {
 
 /// Runs the command, prints what went wrong, and says how to exit.
 pub fn main(args: Args) -> Exit {
+    // A panic is a bug of ours; it is caught where stages run, and told in one line.
+    std::panic::set_hook(Box::new(|info| {
+        tell!("internal error (a bug in pipe, please report it): {info}");
+    }));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("PIPE_LOG").unwrap_or_else(|_| "pipe=warn,error".into()),
@@ -109,10 +133,10 @@ pub fn main(args: Args) -> Exit {
         Err(Reported { failure, sources }) => {
             let text = diag::render(&failure, &sources, colour());
             if !text.is_empty() {
-                eprint!("{text}");
+                tell!("{}", text.trim_end_matches('\n'));
             }
             if failure.exit == Exit::Interrupted {
-                eprintln!("interrupted; what was finished is kept: run the same command again to go on");
+                tell!("interrupted; what was finished is kept: run the same command again to go on");
             }
             failure.exit
         }

@@ -40,7 +40,7 @@ impl Events for Quiet {
     fn stage_progress(&self, _stage: &str, _done: u64, _total: Option<u64>, _what: &str) {}
     fn stage_finished(&self, _stage: &str, _action: StageAction, _rows: u64, _millis: u64) {}
     fn warning(&self, text: &str) {
-        eprintln!("warning: {text}");
+        tell!("warning: {text}");
     }
 }
 
@@ -55,7 +55,7 @@ const BETWEEN_LINES: Duration = Duration::from_secs(10);
 impl Events for Lines {
     fn stage_started(&self, stage: &str, kind: &str, reason: &str) {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).insert(stage.to_string(), Instant::now());
-        eprintln!("{stage} ({kind}): running, {reason}");
+        tell!("{stage} ({kind}): running, {reason}");
     }
 
     fn stage_progress(&self, stage: &str, done: u64, total: Option<u64>, what: &str) {
@@ -64,24 +64,24 @@ impl Events for Lines {
         if due {
             last.insert(stage.to_string(), Instant::now());
             match total {
-                Some(total) => eprintln!("{stage}: {} of {} {what}", thousands(done), thousands(total)),
-                None => eprintln!("{stage}: {} {what}", thousands(done)),
+                Some(total) => tell!("{stage}: {} of {} {what}", thousands(done), thousands(total)),
+                None => tell!("{stage}: {} {what}", thousands(done)),
             }
         }
     }
 
     fn stage_finished(&self, stage: &str, action: StageAction, rows: u64, millis: u64) {
         match action {
-            StageAction::Cached => eprintln!("{stage}: cached, {} rows", thousands(rows)),
-            StageAction::Ran => eprintln!("{stage}: {} rows in {}", thousands(rows), duration(millis)),
-            StageAction::Failed => eprintln!("{stage}: failed after {}", duration(millis)),
-            StageAction::Interrupted => eprintln!("{stage}: interrupted after {}", duration(millis)),
+            StageAction::Cached => tell!("{stage}: cached, {} rows", thousands(rows)),
+            StageAction::Ran => tell!("{stage}: {} rows in {}", thousands(rows), duration(millis)),
+            StageAction::Failed => tell!("{stage}: failed after {}", duration(millis)),
+            StageAction::Interrupted => tell!("{stage}: interrupted after {}", duration(millis)),
             StageAction::Skipped => {}
         }
     }
 
     fn warning(&self, text: &str) {
-        eprintln!("warning: {text}");
+        tell!("warning: {text}");
     }
 }
 

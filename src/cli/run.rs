@@ -84,7 +84,7 @@ fn print_plan(plan: &Plan, as_json: bool) {
     if as_json {
         for s in &plan.stages {
             let (action, reason) = (word(&s.action), s.action.reason());
-            println!("{}", json!({"stage": s.name, "kind": s.kind, "action": action, "reason": reason}));
+            say!("{}", json!({"stage": s.name, "kind": s.kind, "action": action, "reason": reason}));
         }
         return;
     }
@@ -93,9 +93,9 @@ fn print_plan(plan: &Plan, as_json: bool) {
         .iter()
         .map(|s| vec![s.name.clone(), s.kind.to_string(), word(&s.action).to_string(), s.action.reason()])
         .collect();
-    print!("{}", table(&["stage", "kind", "plan", "why"], &rows));
+    put!("{}", table(&["stage", "kind", "plan", "why"], &rows));
     let count = |wanted: &str| plan.stages.iter().filter(|s| word(&s.action) == wanted).count();
-    println!("\n{} cached, {} to run, {} perhaps", count("cached"), count("run"), count("perhaps"));
+    say!("\n{} cached, {} to run, {} perhaps", count("cached"), count("run"), count("perhaps"));
 }
 
 pub(super) fn run(root: Option<PathBuf>, args: RunArgs) -> Done {
@@ -171,7 +171,7 @@ async fn interrupted() {
 }
 
 fn print_json(report: &RunReport) {
-    println!(
+    say!(
         "{}",
         json!({
             "event": "run_finished", "run": report.id, "millis": report.millis, "answers": report.answers,
@@ -182,25 +182,25 @@ fn print_json(report: &RunReport) {
 
 fn print_report(report: &RunReport, quiet: bool, store: &Store) {
     if !quiet {
-        println!("{}", stages(report));
+        say!("{}", stages(report));
     }
     for line in report.answers.iter().flat_map(|(_, lines)| lines) {
-        println!("{line}");
+        say!("{line}");
     }
     for (_, text) in &report.violated {
-        println!("\n{text}");
+        say!("\n{text}");
     }
     if !quiet {
-        println!("\nLook further:");
+        say!("\nLook further:");
         let name = &report.pipeline;
         if let Some(table) = report.stages.iter().rev().flat_map(|s| &s.tables).next() {
-            println!("  pipe show {name}.{}", table.name);
-            println!("  pipe sql \"SELECT * FROM {name}.{} LIMIT 10\"", table.name);
+            say!("  pipe show {name}.{}", table.name);
+            say!("  pipe sql \"SELECT * FROM {name}.{} LIMIT 10\"", table.name);
         }
-        println!("  pipe ls {name}");
+        say!("  pipe ls {name}");
         let figures = store.published_files().iter().filter(|f| &f.pipeline == name).count();
         if figures > 0 {
-            println!("  data/figures/{name}/  ({figures} files)");
+            say!("  data/figures/{name}/  ({figures} files)");
         }
     }
 }

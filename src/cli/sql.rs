@@ -70,7 +70,7 @@ pub(super) async fn engine(root: Option<PathBuf>, pipeline: Option<&str>) -> Res
 pub(super) fn sql(root: Option<PathBuf>, args: SqlArgs) -> Done {
     if args.functions {
         for f in function_docs() {
-            println!("{}\n    {}\n    {}\n", f.syntax, f.description, f.example);
+            say!("{}\n    {}\n    {}\n", f.syntax, f.description, f.example);
         }
         return Ok(Exit::Ok);
     }

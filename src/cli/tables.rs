@@ -42,7 +42,7 @@ pub(super) fn ls(root: Option<PathBuf>, args: LsArgs) -> Done {
     if args.json {
         for p in &all {
             let Some(t) = of(p) else { continue };
-            println!(
+            say!(
                 "{}",
                 json!({
                     "pipeline": p.pipeline, "table": p.table, "stage": p.stage, "kind": p.manifest.recipe.kind,
@@ -54,7 +54,7 @@ pub(super) fn ls(root: Option<PathBuf>, args: LsArgs) -> Done {
         return Ok(Exit::Ok);
     }
     if all.is_empty() {
-        println!("no tables yet: pipe run pipelines/sweep.yaml");
+        say!("no tables yet: pipe run pipelines/sweep.yaml");
         return Ok(Exit::Ok);
     }
     let rows: Vec<Vec<String>> = all
@@ -70,15 +70,15 @@ pub(super) fn ls(root: Option<PathBuf>, args: LsArgs) -> Done {
             ])
         })
         .collect();
-    print!("{}", table(&["table", "kind", "rows", "size", "made"], &rows));
+    put!("{}", table(&["table", "kind", "rows", "size", "made"], &rows));
     for file in store.published_files().into_iter().filter(|f| wanted(&f.pipeline)) {
-        println!("  {}", file.path.strip_prefix(&project).unwrap_or(&file.path).display());
+        say!("  {}", file.path.strip_prefix(&project).unwrap_or(&file.path).display());
     }
     let engine = runtime(cores())?.block_on(sql::engine(root, None))?;
     for view in engine.views().iter().filter(|v| wanted(&v.pipeline)) {
         match &view.unavailable {
-            None => println!("  {}.{} (view)", view.pipeline, view.name),
-            Some(why) => println!("  {}.{} (view, unavailable: {why})", view.pipeline, view.name),
+            None => say!("  {}.{} (view)", view.pipeline, view.name),
+            Some(why) => say!("  {}.{} (view, unavailable: {why})", view.pipeline, view.name),
         }
     }
     Ok(Exit::Ok)
@@ -105,10 +105,10 @@ pub(super) fn show(root: Option<PathBuf>, args: ShowArgs) -> Done {
     let all = store.published();
     let found = find(&all, &args.table)?;
     let handle = store.published_handle(found)?;
-    print!("{}", describe(found, &handle));
-    print!("\n{}", columns(&handle));
+    put!("{}", describe(found, &handle));
+    put!("\n{}", columns(&handle));
     if args.rows > 0 {
-        println!();
+        say!();
         let query = format!("SELECT * FROM \"{}\".\"{}\" LIMIT {}", found.pipeline, found.table, args.rows);
         runtime(cores())?.block_on(async {
             let engine = sql::engine(root, None).await?;
