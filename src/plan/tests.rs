@@ -1,3 +1,5 @@
+//! Plans of pipelines made of fake stages.
+
 use serde_json::json;
 
 use super::testing::{fake, pipeline};
@@ -48,7 +50,7 @@ fn everything_wrong_is_said_at_once() {
                 without("own")
             ),
             "plan::own_table: stage `own` reads its own table `own` ()".to_string(),
-            "plan::cycle: stages read from each other in a circle: `a` reads `b` reads `c` reads `a` ()".to_string(),
+            "plan::cycle: stages read from each other in a circle: `a` reads `b` reads `c` reads `a` (a stage can read only what does not depend on it)".to_string(),
             format!(
                 "plan::unknown_table: stage `echo` reads `gone`, which no stage makes (tables: {})",
                 without("echo")

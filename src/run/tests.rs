@@ -1,3 +1,5 @@
+//! Runs of pipelines made of fake stages.
+
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

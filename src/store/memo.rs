@@ -17,9 +17,10 @@ use parquet::file::metadata::PageIndexPolicy;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::columns::writer_properties;
 use super::hash::{HashingFile, schema_hash};
 use super::inputs::HashCache;
-use super::staging::{parquet_failure, writer_properties};
+use super::staging::parquet_failure;
 use super::{Hash, MemoEntry, MemoHit, disk, random_hex, sync_dir, write_json};
 use crate::diag::{Failure, Result, io};
 
@@ -304,7 +305,7 @@ fn pack_name(hash: &Hash, entries: &[MemoEntry]) -> String {
 }
 
 fn write_pack(path: &Path, schema: SchemaRef, batches: &[RecordBatch]) -> Result<(u64, Hash)> {
-    let mut writer = ArrowWriter::try_new(HashingFile::create(path)?, schema, Some(writer_properties()))
+    let mut writer = ArrowWriter::try_new(HashingFile::create(path)?, schema.clone(), Some(writer_properties(&schema)))
         .map_err(|e| parquet_failure(path, e))?;
     for batch in batches {
         writer.write(batch).map_err(|e| parquet_failure(path, e))?;

@@ -27,6 +27,7 @@
 //! A crash at any instant leaves the old table or the new one: parts are written and synced under `tmp/`, the
 //! manifest is written last, one rename publishes the whole.
 
+mod columns;
 mod hash;
 mod inputs;
 mod lock;

@@ -10,11 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
-use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::properties::WriterProperties;
 
+use super::columns::{ColumnsWriter, ROW_GROUP_ROWS};
 use super::hash::{HashingFile, hash_file, table_hash};
 use super::manifest::handle_in;
 use super::{
@@ -25,19 +23,8 @@ use crate::diag::{Failure, Result};
 
 /// Rows that are written at once. A divisor of [`PART_ROWS`].
 const CHUNK_ROWS: usize = 8192;
-/// Rows of a row group: what a writer holds in memory, and the unit in which readers skip and share work.
-const ROW_GROUP_ROWS: usize = 1 << 17;
 
 const _: () = assert!(PART_ROWS.is_multiple_of(ROW_GROUP_ROWS) && ROW_GROUP_ROWS.is_multiple_of(CHUNK_ROWS));
-
-/// How every table and every pack of the memo is written. No time, no version of a library: same rows, same bytes.
-pub(super) fn writer_properties() -> WriterProperties {
-    WriterProperties::builder()
-        .set_created_by("pipe".to_string())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).unwrap_or_default()))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .build()
-}
 
 /// A full disk is named as such wherever the error comes from.
 pub(super) fn parquet_failure(path: &Path, e: ParquetError) -> Failure {
@@ -176,7 +163,7 @@ pub struct TableWriter {
 }
 
 struct Part {
-    writer: ArrowWriter<HashingFile>,
+    writer: ColumnsWriter<HashingFile>,
     file: String,
     path: PathBuf,
     rows: usize,
@@ -234,8 +221,8 @@ impl TableWriter {
             Some(part) => part,
             None => self.open_part()?,
         };
-        part.writer.write(&chunk).map_err(|e| parquet_failure(&part.path, e))?;
         part.rows += chunk.num_rows();
+        part.writer.write(chunk).map_err(|e| parquet_failure(&part.path, e))?;
         let full = part.rows == PART_ROWS;
         self.part = Some(part);
         if full { self.close_part() } else { Ok(()) }
@@ -244,7 +231,7 @@ impl TableWriter {
     fn open_part(&self) -> Result<Part> {
         let file = format!("part-{:05}.parquet", self.parts.len());
         let path = self.dir.join(&file);
-        let writer = ArrowWriter::try_new(HashingFile::create(&path)?, self.schema.clone(), Some(writer_properties()))
+        let writer = ColumnsWriter::try_new(HashingFile::create(&path)?, self.schema.clone())
             .map_err(|e| parquet_failure(&path, e))?;
         Ok(Part { writer, file, path, rows: 0 })
     }

@@ -1,3 +1,5 @@
+//! The store: what it keeps, what it notices, what a crash leaves.
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

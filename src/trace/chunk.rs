@@ -10,7 +10,7 @@ use super::{Fault, Problem};
 use crate::diag::{self, Failure, Result};
 
 /// Bytes read for a chunk: large enough to be worth a thread's while, small enough to keep several in flight.
-const CHUNK: usize = 4 << 20;
+const CHUNK: usize = 1 << 20;
 /// Longest row. A quote or bracket that is never closed would otherwise read the whole file into memory.
 const MAX_ROW: usize = 256 << 20;
 
@@ -145,6 +145,8 @@ impl TextSource {
         let mut bytes = std::mem::take(&mut self.carry);
         let mut scan = Scan::new(self.cut, self.depth);
         loop {
+            // In one piece: growing by doubling would copy every byte again.
+            bytes.reserve(CHUNK + 64);
             let got = (&mut self.content.rest).take(CHUNK as u64).read_to_end(&mut bytes);
             let got = got.map_err(|e| diag::io(self.written.as_ref(), "read", &e))?;
             scan.go_on(&bytes);
