@@ -317,13 +317,18 @@ fn answer(stage: &str, search: &Search, judge: &Judge, trials: &[Done], front: &
     for done in answers.into_iter().take(SHOWN) {
         let params = search.settings.iter().zip(&done.trial.params);
         let params: Vec<String> = params
-            .map(|(s, v)| format!("{}={}", s.column(), text(v).unwrap_or_else(|| "default".to_string())))
+            .map(|(s, v)| format!("{}={}", last(&s.path), text(v).unwrap_or_else(|| "default".to_string())))
             .collect();
         let values = judge.objectives.iter().zip(done.objectives.iter().flatten());
         let values: Vec<String> = values.map(|(o, v)| format!("{} {}", o.name, short(*v))).collect();
-        lines.push(format!("  {} -> {} (trial {})", params.join(" "), values.join(", "), done.trial.number));
+        lines.push(format!("  {}: {} (trial {})", values.join(", "), params.join(" "), done.trial.number));
     }
     lines
+}
+
+/// The last name of a dotted path.
+fn last(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
 }
 
 /// Five significant digits, without an exponent where that can be read.

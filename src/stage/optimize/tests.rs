@@ -46,7 +46,7 @@ fn a_search_finds_a_front_whatever_batch_and_threads() {
     assert_eq!(shapes[0].schema.as_ref().unwrap(), &front.schema());
     assert_eq!(shapes[1].schema.as_ref().unwrap(), &trials.schema());
     assert!(ran.outcome.answer[0].starts_with("best: 24 trials"), "{:?}", ran.outcome.answer);
-    assert!(ran.outcome.answer[1].contains("deployment_tp="), "{:?}", ran.outcome.answer);
+    assert!(ran.outcome.answer[1].contains(" tp="), "{:?}", ran.outcome.answer);
 
     let other = SEARCH.replace("trials: 24", "trials: 24\n      batch: 3");
     let elsewhere = Bench::new(120, true);
