@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use indexmap::{IndexMap, IndexSet};
 use serde_json::{Value, json};
 
+use super::sql::ENGINE;
 use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
 use crate::diag::{Diagnostic, Exit, Failure, Result, io};
 use crate::query::columns::type_name;
@@ -26,9 +27,6 @@ use crate::query::sql::{Makes, Script};
 use crate::report::{self, Chart, ChartKind, Series, pretty};
 use crate::spec::{Plot, PlotKind, Text};
 use crate::store::TableWriter;
-
-/// Part of every recipe, as for `sql` stages.
-const ENGINE: &str = "datafusion-55";
 
 /// Pixels that a picture may have on each side.
 const SIDES: std::ops::RangeInclusive<u32> = 100..=8000;

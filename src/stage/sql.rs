@@ -24,7 +24,7 @@ use crate::spec::{Sql, Text};
 use crate::store::{Staging, TableWriter};
 
 /// Part of every recipe: another engine may round another way.
-const ENGINE: &str = "datafusion-55";
+pub(super) const ENGINE: &str = "datafusion-55";
 
 impl Sql {
     /// The statements and where they stand.

@@ -41,7 +41,13 @@ fn interrupt_keeps_what_is_finished() {
     let project = Project::new();
     project.write(FILE, &larger().replace("requests: 4000", "requests: 30000"));
     let child = project.command(&["run", FILE, "--quiet"]).spawn().expect("the binary starts");
-    std::thread::sleep(Duration::from_millis(1000));
+    // In the middle: some scenarios are finished and remembered, others are not.
+    let memo = project.path().join("data/store/memo");
+    let started = Instant::now();
+    while !std::fs::read_dir(&memo).is_ok_and(|mut d| d.next().is_some()) {
+        assert!(started.elapsed() < Duration::from_secs(120), "no scenario is finished");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let asked = Instant::now();
     std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
     let status = child.wait_with_output().expect("ends").status;
@@ -49,7 +55,8 @@ fn interrupt_keeps_what_is_finished() {
     assert!(asked.elapsed() < Duration::from_secs(20));
     assert_eq!(status.code(), Some(130));
     let again = project.run(&["run", FILE]).ok();
-    assert!(again.out.contains("24 scenarios"), "{}", again.out);
+    assert!(again.out.contains("24 scenarios") && again.out.contains(" reused"), "{}", again.out);
+    assert!(!again.out.contains("24 reused"), "it was not in the middle: {}", again.out);
 }
 
 #[test]
