@@ -4,6 +4,7 @@
 //! Where trace blocks are larger, two requests that part in the middle of a trace block share nothing of it: the trace
 //! does not tell where they part.
 
+use super::extents::Unit;
 use crate::request::Requests;
 use crate::sim::SimError;
 
@@ -69,6 +70,54 @@ impl Derivation {
             Derivation::Join(parts) => hashes[((block + 1) * parts - 1) as usize],
         }
     }
+
+    /// The [`Self::known_blocks`] of request `i` in runs that share a hash of the trace. Equal hash of the unit and equal
+    /// place within it mean what an equal [`Self::hash`] means.
+    #[allow(dead_code)] // Until the engine uses it.
+    pub(crate) fn units(
+        self,
+        requests: &Requests,
+        i: usize,
+        block_size: u32,
+    ) -> impl Iterator<Item = Unit> + Clone + use<'_> {
+        let known = self.known_blocks(requests, i, block_size);
+        let (parts, hashes) = (self.unit_blocks(), requests.hashes(i));
+        (0..known.div_ceil(parts))
+            .map(move |unit| Unit { hash: self.pick(hashes, unit), blocks: parts.min(known - unit * parts) })
+    }
+
+    /// The unit that a KV block belongs to, and its place there.
+    #[allow(dead_code)] // Until the engine uses it.
+    #[inline]
+    pub(crate) fn unit_of(self, block: u32) -> (u32, u32) {
+        let parts = self.unit_blocks();
+        (block / parts, block % parts)
+    }
+
+    /// Hash of a unit of request `i`, which must be one of its [`Self::units`].
+    #[allow(dead_code)] // Until the engine uses it.
+    #[inline]
+    pub(crate) fn unit_hash(self, requests: &Requests, i: usize, unit: u32) -> u64 {
+        self.pick(requests.hashes(i), unit)
+    }
+
+    #[inline]
+    fn pick(self, hashes: &[u64], unit: u32) -> u64 {
+        match self {
+            Derivation::None => 0,
+            Derivation::Split(_) => hashes[unit as usize],
+            Derivation::Join(parts) => hashes[((unit + 1) * parts - 1) as usize],
+        }
+    }
+
+    /// KV blocks of a unit; the last one of a request may have fewer.
+    #[inline]
+    pub(crate) fn unit_blocks(self) -> u32 {
+        match self {
+            Derivation::Split(parts) => parts,
+            Derivation::None | Derivation::Join(_) => 1,
+        }
+    }
 }
 
 /// SplitMix64's finalizer over hash and index: a bijection of the hash for every index.
@@ -92,6 +141,7 @@ mod tests {
             block_hashes: hashes.to_vec(),
             block_hash_offsets: vec![0, hashes.len() as u64],
             block_tokens,
+            ..Requests::default()
         }
     }
 
@@ -125,5 +175,45 @@ mod tests {
         assert_eq!(derivation(&r, 1024, true).unwrap().hash(&r, 0, 0), 9);
         assert!(derivation(&r, 48, true).is_err());
         assert_eq!(derivation(&r, 48, false).unwrap(), Derivation::None);
+    }
+
+    /// Every unit and sub-block stands for exactly the blocks of one derived hash, in all requests.
+    #[test]
+    fn units_tell_blocks_apart_as_hashes_do() {
+        // (KV block, trace block); prompts that share two trace blocks, one of them cut short, one with its output.
+        for (kv, trace) in [(16, 16), (16, 512), (512, 512), (64, 16), (16, 48), (32, 16)] {
+            let hashes: [Vec<u64>; 5] =
+                [(1..14).collect(), (1..10).chain(20..24).collect(), (1..7).collect(), vec![1 << 63, 0], vec![1]];
+            let mut r = Requests { block_tokens: trace, block_hash_offsets: vec![0], ..Requests::default() };
+            for (i, own) in hashes.iter().enumerate() {
+                let tokens = own.len() as u32 * trace;
+                let (input, output) = if i == 1 { (trace, tokens) } else { (tokens - 7 * (i as u32 % 2), 3) };
+                r.input_tokens.push(input);
+                r.output_tokens.push(output);
+                r.block_hashes.extend(own);
+                r.block_hash_offsets.push(r.block_hashes.len() as u64);
+            }
+            let d = derivation(&r, kv, true).unwrap();
+            let mut seen: Vec<(u64, (u64, u32))> = Vec::new();
+            for i in 0..hashes.len() {
+                let known = d.known_blocks(&r, i, kv);
+                let places: Vec<(u64, u32)> =
+                    d.units(&r, i, kv).flat_map(|unit| (0..unit.blocks).map(move |sub| (unit.hash, sub))).collect();
+                assert_eq!(places.len(), known as usize, "{kv} {trace} {i}");
+                for (block, place) in (0..known).zip(places) {
+                    let (unit, sub) = d.unit_of(block);
+                    assert_eq!((d.unit_hash(&r, i, unit), sub), place, "{kv} {trace} {i} {block}");
+                    seen.push((d.hash(&r, i, block), place));
+                }
+            }
+            let distinct = seen.iter().filter(|(hash, _)| seen.iter().filter(|(other, _)| other == hash).count() == 1);
+            assert!((1..seen.len()).contains(&distinct.count()), "some blocks are shared, some are not");
+            for (hash, place) in &seen {
+                for (other, elsewhere) in &seen {
+                    assert_eq!(hash == other, place == elsewhere, "{kv} {trace} {place:?} {elsewhere:?}");
+                }
+            }
+            assert_eq!(Derivation::None.units(&r, 0, kv).count(), 0);
+        }
     }
 }
