@@ -1,111 +1,136 @@
-//! Figures of inference-sim, reproduced request by request.
+//! Figures of inference-sim, reproduced request by request, to the microsecond.
 //!
-//! Source: inference-sim/inference-sim (Apache-2.0), commit f90a1e3a and, for the linear model, its last release that
-//! had one. Two sets: excerpts committed here (`reference/*.csv`), the first requests of each case; and the complete
-//! cases where a folder `shared/reference` is at hand (environment variable `PIPE_SHARED`, or beside an ancestor of
-//! this crate), else a note is printed.
+//! Source: inference-sim/inference-sim (Apache-2.0), commit f90a1e3a and, for the latency models that it dropped, its last
+//! release that had them. Two sets: excerpts committed here (`reference/*.csv`), the first requests of some cases; and the
+//! complete cases where a folder `shared/reference` is at hand (environment variable `PIPE_SHARED`, or beside an ancestor
+//! of this crate), else a note is printed. The requests of a case are fed in, with the arrival times that it had (for
+//! closed loops: those that came about), so no random generator is repeated.
 //!
-//! Where inference-sim does something that vLLM does not, the case says so: in its quirks, or in [`Case::adapt`].
+//! Compared for every request: time to first token, end-to-end latency, time until it was scheduled, replica. For a case:
+//! preemptions, requests that finished, when the last step ended.
+//!
+//! # What differs by intent, and how the comparison takes it over
+//!
+//! - Time there is whole microseconds; every step and every overhead is cut, once, as a whole. `deployment.tick: 1us`
+//!   does the same. The sums are formed in another order here, which could move a step across a microsecond; in these
+//!   cases it never does.
+//! - What a latency model adds after a token is added there to every gap between tokens, as if the client fell behind the
+//!   engine more with every token; here each token is that much late, once: [`Case::adapt`] adds the rest.
+//! - The end of a run is there when the last step ends; here when the last client has its reply: [`Case::duration_us`].
+//! - The roofline counts two matrices of a gated feed-forward network; here three, unless the model has two
+//!   ([`two_matrices`]).
+//! - A preempted request counts there as scheduled when it was admitted last, here when it was first: for these, the time
+//!   until then is not compared.
+//! - A preempted request loses its tokens, a completed one takes the place of its last token, the first chunk after a hit
+//!   attends to nothing in the cache, and a prompt found whole in the cache computes nothing: [`Quirks`],
+//!   `recompute_full_hits` (case 03).
+//! - The version of 2025 loses shared prefixes: see [`the_version_of_2025_until_its_cache_is_recycled`].
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use pipe_kernel::request::Requests;
-use pipe_kernel::scenario::Scenario;
-use pipe_kernel::sim::latency::{Latency, Linear};
-use pipe_kernel::sim::swarm::{Rows, scenario_8b};
+use pipe_kernel::scenario::{ModelSpec, Scenario};
+use pipe_kernel::sim::latency::{CrossModel, Latency, Linear, TrainedPhysics, TrainedRoofline};
+use pipe_kernel::sim::scheduler::Scheduler;
+use pipe_kernel::sim::swarm::{Rows, llama_8b, scenario_8b};
 use pipe_kernel::sim::{Quirks, Summary, simulate_with};
 use pipe_kernel::units::SimTime;
 
-/// Largest relative error of a request's figure, and of an aggregate.
-const REQUEST_TOLERANCE: f64 = 1e-3;
-const AGGREGATE_TOLERANCE: f64 = 5e-4;
+/// Tokens per block.
+const BLOCK: u32 = 16;
 
 struct Case {
     name: &'static str,
     scenario: fn(&mut Scenario),
     quirks: Quirks,
-    /// Microseconds after every token. inference-sim adds them to every gap, as if the client fell behind the engine
-    /// more with every token; here they delay each token once.
-    after_token_us: f64,
+    /// Whole microseconds that the latency model adds after a token, and after a request.
+    after_token_us: i64,
+    after_request_us: i64,
 }
 
-/// inference-sim counts time in whole microseconds.
-const MICROSECONDS: Quirks = Quirks {
-    restart_from_prompt: false,
-    free_full_hits: false,
-    whole_microseconds: true,
-    block_at_completion: false,
-    hits_without_context: false,
-};
+const NO_QUIRKS: Quirks =
+    Quirks { restart_from_prompt: false, block_at_completion: false, hits_without_context: false };
 
+impl Case {
+    fn new(name: &'static str, scenario: fn(&mut Scenario)) -> Case {
+        Case { name, scenario, quirks: NO_QUIRKS, after_token_us: 0, after_request_us: 0 }
+    }
+
+    fn with_overheads(self, after_token_us: i64, after_request_us: i64) -> Case {
+        Case { after_token_us, after_request_us, ..self }
+    }
+}
+
+fn two_matrices(s: &mut Scenario) {
+    s.model.mlp_matrices = 2;
+}
+
+fn trained_physics(s: &mut Scenario) {
+    s.deployment.latency = Latency::TrainedPhysics(TrainedPhysics::default());
+}
+
+/// The cases in which every request is equal.
 fn cases() -> Vec<Case> {
+    let physics = |name, scenario| Case::new(name, scenario).with_overheads(45, 777);
     vec![
+        Case::new("01_roofline_1inst", two_matrices),
+        physics("02_trainedphysics_1inst", trained_physics),
         Case {
-            name: "01_roofline_1inst",
-            // inference-sim's roofline counts two matrices of a gated feed-forward network, not three.
-            scenario: |s| s.model.mlp_matrices = 2,
-            quirks: MICROSECONDS,
-            after_token_us: 0.0,
-        },
-        Case {
-            name: "03_roofline_saturated_smallkv",
-            scenario: |s| {
-                s.model.mlp_matrices = 2;
+            quirks: Quirks { restart_from_prompt: true, block_at_completion: true, hits_without_context: true },
+            ..Case::new("03_roofline_saturated_smallkv", |s| {
+                two_matrices(s);
                 s.deployment.kv.num_gpu_blocks = Some(2500);
                 s.deployment.max_model_len = Some(8192);
-            },
-            // A preempted request starts again from its prompt; see the fields for the others.
-            quirks: Quirks {
-                restart_from_prompt: true,
-                free_full_hits: true,
-                whole_microseconds: true,
-                block_at_completion: true,
-                hits_without_context: true,
-            },
-            after_token_us: 0.0,
+                let Scheduler::VllmV1(rules) = &mut s.deployment.scheduler else { return };
+                rules.recompute_full_hits = false;
+            })
         },
-        Case {
-            name: "06_cluster4_rr",
-            scenario: |s| {
-                s.deployment.replicas = 4;
-                s.deployment.latency = Latency::TrainedPhysics;
-            },
-            quirks: MICROSECONDS,
-            after_token_us: 45.907_545,
-        },
-        Case {
-            name: "31_be5_blackbox",
-            scenario: |s| {
-                s.deployment.tp = 2;
-                // Fitted to meta-llama/llama-3.1-8b-instruct, H100, TP 2, vLLM 0.8.4.
-                s.deployment.latency = Latency::Linear(Linear {
-                    base_us: 6_910.420_479_880_5,
-                    per_prefill_token_us: 17.670_574_898_4,
-                    per_decode_token_us: 2.837_747_111,
-                    queue_base_us: 1_601.350_510_688_1,
-                    queue_per_input_token_us: 3.512_476_196_8,
-                    per_output_token_us: 1_805.543_036_082_7,
-                });
-            },
-            quirks: MICROSECONDS,
-            after_token_us: 1_805.543_036_082_7,
-        },
-        Case {
-            name: "35_be5_blackbox_explicit",
-            scenario: |s| {
-                s.deployment.latency = Latency::Linear(Linear {
-                    base_us: 7_051.796_874_715_078,
-                    per_prefill_token_us: 19.538_416_565_504_026,
-                    per_decode_token_us: 25.431_830_886_933_543,
-                    queue_base_us: 4_680.3,
-                    queue_per_input_token_us: 0.0,
-                    per_output_token_us: 0.0,
-                });
-            },
-            quirks: MICROSECONDS,
-            after_token_us: 0.0,
-        },
+        // All prompts start with the same 1,024 tokens.
+        physics("05_prefix_1inst", trained_physics),
+        physics("06_cluster4_rr", |s| {
+            trained_physics(s);
+            s.deployment.replicas = 4;
+        }),
+        // 32 users, who ask again 200 ms after a reply.
+        physics("15_concurrency", trained_physics),
+        physics("16_moe_mixtral_tp2", |s| {
+            trained_physics(s);
+            s.deployment.tp = 2;
+            s.model = ModelSpec { vocab: 32_000, max_pos: 32_768, experts: 8, top_k: 2, ..llama_8b() };
+        }),
+        physics("19_saturation_detectors", trained_physics),
+        Case::new("31_be5_blackbox", |s| {
+            s.deployment.tp = 2;
+            // Fitted to meta-llama/llama-3.1-8b-instruct, H100, TP 2, vLLM 0.8.4.
+            s.deployment.latency = Latency::Linear(Linear {
+                base_us: 6_910.420_479_880_5,
+                per_prefill_token_us: 17.670_574_898_4,
+                per_decode_token_us: 2.837_747_111,
+                queue_base_us: 1_601.350_510_688_1,
+                queue_per_input_token_us: 3.512_476_196_8,
+                per_output_token_us: 1_805.543_036_082_7,
+            });
+        })
+        .with_overheads(1805, 0),
+        Case::new("32_be5_crossmodel", |s| s.deployment.latency = Latency::CrossModel(CrossModel::default()))
+            .with_overheads(860, 0),
+        Case::new("33_be5_trainedroofline", |s| {
+            s.deployment.latency = Latency::TrainedRoofline(TrainedRoofline::default());
+        })
+        .with_overheads(1, 1849),
+        Case::new("34_be5_roofline", two_matrices),
+        Case::new("35_be5_blackbox_explicit", |s| {
+            s.deployment.latency = Latency::Linear(Linear {
+                base_us: 7_051.796_874_715_078,
+                per_prefill_token_us: 19.538_416_565_504_026,
+                per_decode_token_us: 25.431_830_886_933_543,
+                queue_base_us: 4_680.3,
+                queue_per_input_token_us: 0.0,
+                per_output_token_us: 0.0,
+            });
+        }),
     ]
 }
 
@@ -113,61 +138,97 @@ fn cases() -> Vec<Case> {
 #[derive(Clone, Debug)]
 struct Expected {
     arrival_us: i64,
+    /// Tokens that every prompt starts with, and the whole prompt.
+    prefix: u32,
     input: u32,
     output: u32,
-    ttft_ms: f64,
-    e2e_ms: f64,
-    replica: Option<u32>,
+    ttft_us: i64,
+    e2e_us: i64,
+    /// From arrival until it was scheduled, where that is known.
+    delay_us: Option<i64>,
+    replica: u32,
+}
+
+/// Our figures of a request, in microseconds.
+struct Got {
+    ttft_us: i64,
+    e2e_us: i64,
+    /// `None` where it was preempted.
+    delay_us: Option<i64>,
+    replica: u32,
 }
 
 impl Case {
-    /// inference-sim's end-to-end latency as it would be if a token's overhead delayed that token only.
-    fn adapt(&self, e: &Expected) -> f64 {
-        e.e2e_ms - f64::from(e.output - 1) * self.after_token_us.trunc() / 1e3
+    /// Our end-to-end latency as inference-sim counts it.
+    fn adapt(&self, got: &Got, e: &Expected) -> i64 {
+        got.e2e_us + i64::from(e.output - 1) * self.after_token_us
     }
 
-    fn run(&self, expected: &[Expected]) -> (Vec<(f64, f64, u32)>, Summary) {
+    /// When the last step ended.
+    fn duration_us(&self, summary: &Summary) -> i64 {
+        summary.end.0 / 1_000 - self.after_token_us - self.after_request_us
+    }
+
+    fn run(&self, expected: &[Expected]) -> (Vec<Got>, Summary) {
         let mut scenario = scenario_8b();
+        scenario.deployment.tick = Some("1us".parse().unwrap());
         (self.scenario)(&mut scenario);
         let mut sink = Rows::default();
-        let summary =
-            simulate_with(&scenario, &requests(expected), &mut sink, &AtomicBool::new(false), self.quirks).unwrap();
+        let stop = AtomicBool::new(false);
+        let summary = simulate_with(&scenario, &requests(expected), &mut sink, &stop, self.quirks).unwrap();
         sink.requests.sort_by_key(|row| row.request);
         let figures = sink.requests.iter().map(|row| {
-            let since = |t: Option<SimTime>| (t.unwrap() - row.arrival).as_ms();
-            (since(row.first_token), since(row.finished), row.replica)
+            let since_us = |t: Option<SimTime>| {
+                let ns = (t.unwrap() - row.arrival).0;
+                assert_eq!(ns % 1_000, 0, "{}: {row:?} is not in whole microseconds", self.name);
+                ns / 1_000
+            };
+            Got {
+                ttft_us: since_us(row.first_token),
+                e2e_us: since_us(row.finished),
+                delay_us: (row.preemptions == 0).then(|| since_us(row.scheduled)),
+                replica: row.replica,
+            }
         });
         (figures.collect(), summary)
     }
 
-    /// Compares the requests that `chosen` names, and returns the largest relative error.
-    fn compare(&self, expected: &[Expected], chosen: impl Fn(usize) -> bool) -> f64 {
-        let (figures, _) = self.run(expected);
-        let mut worst = 0.0_f64;
-        for (i, (e, (ttft, e2e, replica))) in expected.iter().zip(&figures).enumerate().filter(|(i, _)| chosen(*i)) {
-            for (what, ours, theirs) in [("ttft", ttft, e.ttft_ms), ("e2e", e2e, self.adapt(e))] {
-                let error = (ours - theirs).abs() / theirs;
-                worst = worst.max(error);
-                assert!(
-                    error <= REQUEST_TOLERANCE,
-                    "{} request {i}: {what} {ours} ms, inference-sim has {theirs} ms",
-                    self.name
-                );
+    /// Demands that the requests that `chosen` names are equal.
+    fn compare(&self, expected: &[Expected], got: &[Got], chosen: impl Fn(usize) -> bool) {
+        assert_eq!(expected.len(), got.len(), "{}", self.name);
+        let (mut compared, mut wrong) = (0, Vec::new());
+        for (i, (e, g)) in expected.iter().zip(got).enumerate().filter(|(i, _)| chosen(*i)) {
+            let figures = [
+                ("ttft", Some(g.ttft_us), Some(e.ttft_us)),
+                ("e2e", Some(self.adapt(g, e)), Some(e.e2e_us)),
+                ("delay", g.delay_us, e.delay_us),
+                ("replica", Some(g.replica.into()), Some(e.replica.into())),
+            ];
+            for (what, ours, theirs) in figures {
+                let (Some(ours), Some(theirs)) = (ours, theirs) else { continue };
+                compared += 1;
+                if ours != theirs {
+                    wrong.push((i, what, ours, theirs));
+                }
             }
-            assert!(e.replica.is_none_or(|r| r == *replica), "{} request {i}: replica {replica}", self.name);
         }
-        worst
+        let worst = wrong.iter().map(|(_, _, ours, theirs)| (ours - theirs).abs()).max().unwrap_or(0);
+        println!("{}: {compared} figures of requests, largest error {worst} us", self.name);
+        let some = &wrong[..wrong.len().min(8)];
+        assert!(wrong.is_empty(), "{}: {} wrong, (request, figure, ours, theirs): {some:?}", self.name, wrong.len());
     }
 }
 
-/// The requests of a case. Prompts are random tokens, so every request has hashes of its own, for prompt and output.
+/// The requests of a case. Tokens are random but for the common prefix, so every request has hashes of its own after it,
+/// for prompt and output.
 fn requests(expected: &[Expected]) -> Requests {
-    let mut r = Requests { block_tokens: 16, block_hash_offsets: vec![0], ..Requests::default() };
+    let mut r = Requests { block_tokens: BLOCK, block_hash_offsets: vec![0], ..Requests::default() };
     for (i, e) in expected.iter().enumerate() {
         r.arrival.push(SimTime(e.arrival_us * 1_000));
         r.input_tokens.push(e.input);
         r.output_tokens.push(e.output);
-        r.block_hashes.extend((0..(e.input + e.output) / 16).map(|block| (i as u64) << 32 | u64::from(block)));
+        let hash = |block: u32| if block < e.prefix / BLOCK { 0 } else { (i as u64 + 1) << 32 } | u64::from(block);
+        r.block_hashes.extend((0..(e.input + e.output) / BLOCK).map(hash));
         r.block_hash_offsets.push(r.block_hashes.len() as u64);
     }
     r
@@ -181,42 +242,53 @@ fn shared() -> Option<PathBuf> {
     roots.into_iter().map(|root| root.join("reference/cases/blis")).find(|dir| dir.is_dir())
 }
 
-/// Quantile with linear interpolation, as inference-sim and numpy take it.
-fn quantile(sorted: &[f64], q: f64) -> f64 {
-    let rank = q * (sorted.len() - 1) as f64;
-    let (low, part) = (rank as usize, rank.fract());
-    sorted[low] + part * (sorted[(low + 1).min(sorted.len() - 1)] - sorted[low])
+fn us(ms: &serde_json::Value) -> i64 {
+    (ms.as_f64().unwrap() * 1e3).round() as i64
 }
 
-fn mean_and_quantiles(mut values: Vec<f64>) -> [f64; 4] {
-    values.sort_by(f64::total_cmp);
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
-    [mean, quantile(&values, 0.90), quantile(&values, 0.95), quantile(&values, 0.99)]
+/// Rows of a CSV file by the names of their columns; lines that start with `#` are comments.
+fn csv(text: &str) -> Vec<BTreeMap<&str, &str>> {
+    let mut lines = text.lines().filter(|line| !line.starts_with('#')).map(|line| line.split(','));
+    let header: Vec<&str> = lines.next().unwrap().collect();
+    lines.map(|fields| header.iter().copied().zip(fields).collect()).collect()
 }
 
-fn complete_case(dir: &std::path::Path, name: &str) -> (Vec<Expected>, serde_json::Value) {
+fn complete_case(dir: &Path, name: &str) -> (Vec<Expected>, serde_json::Value) {
     let read = |file: &str| std::fs::read_to_string(dir.join(name).join(file)).unwrap();
     let metrics: serde_json::Value = serde_json::from_str(&read("metrics.json")).unwrap();
-    let trace = read("trace.csv");
-    let mut lines = trace.lines().map(|line| line.split(',').collect::<Vec<_>>());
-    let header = lines.next().unwrap();
-    let column = |name: &str| header.iter().position(|h| *h == name).unwrap();
-    let (id, arrival) = (column("request_id"), column("arrival_time_us"));
-    let (input, output) = (column("input_tokens"), column("output_tokens"));
-    let by_id = |id: &str| {
-        let id = format!("request_{id}");
-        metrics["requests"].as_array().unwrap().iter().find(|r| r["requestID"] == id.as_str()).unwrap()
+    // Rounds of a session are told by their place in it, single requests by number.
+    let key = |m: &serde_json::Value| match m["session_id"].as_str() {
+        Some(session) => format!("{session} {}", m["round_index"]),
+        None => m["requestID"].as_str().unwrap().to_string(),
     };
-    let expected = lines.map(|line| {
-        let m = by_id(line[id]);
-        let replica = m["handled_by"].as_str().unwrap().strip_prefix("instance_").unwrap();
+    let figures: BTreeMap<String, &serde_json::Value> =
+        metrics["requests"].as_array().unwrap().iter().map(|m| (key(m), m)).collect();
+    let trace = read("trace.csv");
+    let rows = csv(&trace);
+    assert_eq!(rows.len(), figures.len(), "{name}");
+    let expected = rows.into_iter().map(|row| {
+        let m = figures[&match row["session_id"] {
+            "" => format!("request_{}", row["request_id"]),
+            session => format!("{session} {}", row["round_index"]),
+        }];
+        let arrival_us: i64 = row["arrival_time_us"].parse().unwrap();
+        let prefix: u32 = row["prefix_length"].parse().unwrap();
+        // The trace gives the prompt without its prefix.
+        let input = prefix + row["input_tokens"].parse::<u32>().unwrap();
+        let output: u32 = row["output_tokens"].parse().unwrap();
+        let same = (m["arrived_at"].as_f64().unwrap() * 1e6).round() as i64 == arrival_us
+            && m["num_prefill_tokens"].as_u64() == Some(input.into())
+            && m["num_decode_tokens"].as_u64() == Some(output.into());
+        assert!(same, "{name}: {row:?} and {m} are not of the same request");
         Expected {
-            arrival_us: line[arrival].parse().unwrap(),
-            input: line[input].parse().unwrap(),
-            output: line[output].parse().unwrap(),
-            ttft_ms: m["ttft_ms"].as_f64().unwrap(),
-            e2e_ms: m["e2e_ms"].as_f64().unwrap(),
-            replica: replica.parse().ok(),
+            arrival_us,
+            prefix,
+            input,
+            output,
+            ttft_us: us(&m["ttft_ms"]),
+            e2e_us: us(&m["e2e_ms"]),
+            delay_us: Some(us(&m["scheduling_delay_ms"])),
+            replica: m["handled_by"].as_str().unwrap().strip_prefix("instance_").unwrap().parse().unwrap(),
         }
     });
     (expected.collect(), metrics.clone())
@@ -230,66 +302,125 @@ fn complete_cases() {
     };
     for case in cases() {
         let (expected, metrics) = complete_case(&dir, case.name);
-        let worst = case.compare(&expected, |_| true);
-        let (figures, summary) = case.run(&expected);
-        let ttft = mean_and_quantiles(figures.iter().map(|f| f.0).collect());
-        let e2e = mean_and_quantiles(figures.iter().map(|f| f.1).collect());
-        // The overhead of a token is not repeated here, so the aggregates are taken from what each request would be.
-        let e2e_theirs = mean_and_quantiles(expected.iter().map(|e| case.adapt(e)).collect());
-        let mut aggregates = Vec::new();
-        for (i, name) in ["mean", "p90", "p95", "p99"].iter().enumerate() {
-            aggregates.push((format!("ttft_{name}"), ttft[i], metrics[format!("ttft_{name}_ms")].as_f64().unwrap()));
-            let theirs = match case.after_token_us > 0.0 {
-                true => e2e_theirs[i],
-                false => metrics[format!("e2e_{name}_ms")].as_f64().unwrap(),
-            };
-            aggregates.push((format!("e2e_{name}"), e2e[i], theirs));
-        }
-        let duration = metrics["vllm_estimated_duration_s"].as_f64().unwrap();
-        aggregates.push(("duration".to_string(), summary.end.0 as f64 / 1e9, duration));
-        let mut worst_aggregate = 0.0_f64;
-        for (name, ours, theirs) in aggregates {
-            let error = (ours - theirs).abs() / theirs;
-            worst_aggregate = worst_aggregate.max(error);
-            assert!(error <= AGGREGATE_TOLERANCE, "{} {name}: {ours}, inference-sim has {theirs}", case.name);
-        }
-        let preemptions = metrics["preemption_count"].as_u64().unwrap();
-        assert_eq!(summary.preemptions, preemptions, "{}: preemptions", case.name);
-        println!("{}: largest error of a request {worst:.2e}, of an aggregate {worst_aggregate:.2e}", case.name);
+        let (got, summary) = case.run(&expected);
+        case.compare(&expected, &got, |_| true);
+        let figure = |name: &str| metrics[name].as_i64().unwrap();
+        let duration_us = (metrics["vllm_estimated_duration_s"].as_f64().unwrap() * 1e6).round() as i64;
+        assert_eq!(case.duration_us(&summary), duration_us, "{}: end of the last step", case.name);
+        assert_eq!(summary.preemptions as i64, figure("preemption_count"), "{}: preemptions", case.name);
+        assert_eq!(summary.finished as i64, figure("completed_requests"), "{}: finished", case.name);
     }
 }
 
-/// Rows of a committed excerpt: arrival_us, input_tokens, output_tokens, ttft_ms, e2e_ms, replica.
-fn excerpt(csv: &str) -> Vec<Expected> {
-    let rows = csv.lines().filter(|line| !line.starts_with('#')).skip(1).map(|line| {
-        let fields: Vec<&str> = line.split(',').collect();
+/// Rows of a committed excerpt or of a run of the version of 2025.
+fn rows(text: &str) -> Vec<Expected> {
+    let read = |row: BTreeMap<&str, &str>| {
+        let column = |names: &[&str]| names.iter().find_map(|name| row.get(name)).copied();
+        let number = |names: &[&str]| column(names).map_or(0, |text| text.parse().unwrap());
+        let us = |name: &str| (row[name].parse::<f64>().unwrap() * 1e3).round() as i64;
         Expected {
-            arrival_us: fields[0].parse().unwrap(),
-            input: fields[1].parse().unwrap(),
-            output: fields[2].parse().unwrap(),
-            ttft_ms: fields[3].parse().unwrap(),
-            e2e_ms: fields[4].parse().unwrap(),
-            replica: fields[5].parse().ok(),
+            arrival_us: row["arrival_us"].parse().unwrap(),
+            prefix: number(&["prefix_tokens"]),
+            input: number(&["input_tokens", "input_len"]),
+            output: number(&["output_tokens", "output_len"]),
+            ttft_us: us("ttft_ms"),
+            e2e_us: us("e2e_ms"),
+            delay_us: None,
+            replica: number(&["replica"]),
         }
-    });
-    rows.collect()
+    };
+    csv(text).into_iter().map(read).collect()
 }
 
 #[test]
 fn excerpts() {
     let files = [
-        include_str!("reference/01_roofline_1inst.csv"),
-        include_str!("reference/03_roofline_saturated_smallkv.csv"),
-        include_str!("reference/06_cluster4_rr.csv"),
-        include_str!("reference/31_be5_blackbox.csv"),
-        include_str!("reference/35_be5_blackbox_explicit.csv"),
+        ("01_roofline_1inst", include_str!("reference/01_roofline_1inst.csv")),
+        ("03_roofline_saturated_smallkv", include_str!("reference/03_roofline_saturated_smallkv.csv")),
+        ("05_prefix_1inst", include_str!("reference/05_prefix_1inst.csv")),
+        ("06_cluster4_rr", include_str!("reference/06_cluster4_rr.csv")),
+        ("16_moe_mixtral_tp2", include_str!("reference/16_moe_mixtral_tp2.csv")),
+        ("31_be5_blackbox", include_str!("reference/31_be5_blackbox.csv")),
+        ("32_be5_crossmodel", include_str!("reference/32_be5_crossmodel.csv")),
+        ("33_be5_trainedroofline", include_str!("reference/33_be5_trainedroofline.csv")),
+        ("35_be5_blackbox_explicit", include_str!("reference/35_be5_blackbox_explicit.csv")),
     ];
-    for (case, csv) in cases().iter().zip(files) {
-        let all = excerpt(csv);
+    for (name, text) in files {
+        let case = cases().into_iter().find(|case| case.name == name).unwrap();
+        let all = rows(text);
         // Requests beyond the excerpt cannot have touched those that were done before its last arrival.
         let cut = all.last().unwrap().arrival_us;
-        let done: Vec<bool> = all.iter().map(|e| e.arrival_us + (e.e2e_ms * 1e3) as i64 <= cut).collect();
-        assert!(done.iter().filter(|done| **done).count() >= 20, "{}: too short an excerpt", case.name);
-        case.compare(&all, |i| done[i]);
+        let done: Vec<bool> = all.iter().map(|e| e.arrival_us + e.e2e_us <= cut).collect();
+        assert!(done.iter().filter(|done| **done).count() >= 20, "{name}: too short an excerpt");
+        case.compare(&all, &case.run(&all).0, |i| done[i]);
     }
+}
+
+/// inference-sim at 148be7f3, with its flag of preemptions reset in each step: 2,000 requests, 614 tokens of prefix.
+///
+/// There, the blocks of a prompt after a hit are hashed as if the prompt began with them, so that the hash of the shared
+/// prefix moves on to a block of each new request, and goes when that block is handed out again. That begins at about 47 s,
+/// when all of the 64,173 blocks have been handed out once; from then on, most prompts compute the prefix anew and the
+/// load is more than the replica can serve. Until then every request is equal. Over the whole run, its means lie between
+/// those of a cache that works and those of none, and no more can be said without that error.
+#[test]
+fn the_version_of_2025_until_its_cache_is_recycled() {
+    const RECYCLED_US: i64 = 46_970_000;
+    let name = "00b_seed_old_preemptflag_fixed";
+    let Some(file) = shared().map(|dir| dir.join(name).join("requests.csv")) else {
+        println!("no folder shared/reference at hand: {name} is not checked");
+        return;
+    };
+    let mut expected = rows(&std::fs::read_to_string(file).unwrap());
+    for e in &mut expected {
+        e.prefix = 614;
+    }
+    let caching = Case::new(name, version_of_2025);
+    let (got, works) = caching.run(&expected);
+    let done: Vec<bool> = expected.iter().map(|e| e.arrival_us + e.e2e_us < RECYCLED_US).collect();
+    assert_eq!(done.iter().filter(|done| **done).count(), 273);
+    caching.compare(&expected, &got, |i| done[i]);
+
+    let without = Case::new(name, |s| {
+        version_of_2025(s);
+        s.deployment.kv.enable_prefix_caching = false;
+    });
+    let (got_without, none) = without.run(&expected);
+    let mean_ms = |us: &mut dyn Iterator<Item = i64>| us.sum::<i64>() as f64 / 1e3 / expected.len() as f64;
+    let bounds = [
+        (
+            "ttft",
+            mean_ms(&mut got.iter().map(|g| g.ttft_us)),
+            mean_ms(&mut expected.iter().map(|e| e.ttft_us)),
+            mean_ms(&mut got_without.iter().map(|g| g.ttft_us)),
+        ),
+        // Its own figure of the whole run: 39,739.772 ms.
+        (
+            "e2e",
+            mean_ms(&mut got.iter().map(|g| g.e2e_us)),
+            mean_ms(&mut expected.iter().map(|e| e.e2e_us)),
+            mean_ms(&mut got_without.iter().map(|g| g.e2e_us)),
+        ),
+        ("end", works.end.0 as f64 / 1e6, 226_734.570, none.end.0 as f64 / 1e6),
+    ];
+    for (what, works, theirs, none) in bounds {
+        println!("{name}: {what} {theirs:.0} ms, {works:.0} with a cache that works, {none:.0} without");
+        assert!(works < theirs && theirs < none, "{what}: {works} < {theirs} < {none} does not hold");
+    }
+}
+
+/// Its command line: `--max-num-running-reqs 8192 --max-num-scheduled-tokens 4096 --total-kv-blocks 64173`, and the
+/// coefficients of its `--regression-coeffs` and `--queuing-coeffs`.
+fn version_of_2025(s: &mut Scenario) {
+    s.deployment.kv.num_gpu_blocks = Some(64_173);
+    s.deployment.latency = Latency::Linear(Linear {
+        base_us: 6_857.138_483_067_575,
+        per_prefill_token_us: 38.249_627_196_167_2,
+        per_decode_token_us: 55.173_932_234_660_91,
+        queue_base_us: 8_956.344_27,
+        queue_per_input_token_us: 4.872_738_47,
+        per_output_token_us: 0.0,
+    });
+    let Scheduler::VllmV1(rules) = &mut s.deployment.scheduler else { return };
+    (rules.max_num_seqs, rules.max_num_batched_tokens) = (8192, 4096);
 }

@@ -2,17 +2,25 @@
 //!
 //! Float arithmetic here is `+ - * /` and [`libm`] only, so that every platform computes the same nanoseconds.
 
+mod cross_model;
 mod linear;
 mod rates;
 mod roofline;
 mod trained_physics;
+mod trained_roofline;
+mod work;
 
+pub use cross_model::CrossModel;
 pub use linear::Linear;
 pub use rates::Rates;
+pub use trained_physics::TrainedPhysics;
+pub use trained_roofline::TrainedRoofline;
+pub use work::{Work, utilization};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::WorkSums;
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
 use crate::units::SimDuration;
 
@@ -105,6 +113,16 @@ pub trait LatencyModel: Send + Sync {
     fn after_request(&self) -> SimDuration {
         SimDuration::ZERO
     }
+
+    /// What the steps of one replica did, over all its GPUs; `None` where the model knows no facts of model and GPU.
+    fn work(&self, _sums: &WorkSums) -> Option<Work> {
+        None
+    }
+
+    /// What one replica could do per second; `None` as for [`LatencyModel::work`].
+    fn peak(&self) -> Option<Work> {
+        None
+    }
 }
 
 /// The choice of a latency model.
@@ -115,7 +133,11 @@ pub enum Latency {
     #[default]
     Roofline,
     /// The roofline's terms with fitted factors and overheads (inference-sim's default).
-    TrainedPhysics,
+    TrainedPhysics(TrainedPhysics),
+    /// Fitted factors on a roofline of prefill and one of decode.
+    TrainedRoofline(TrainedRoofline),
+    /// Fitted on four facts of the model, for H100.
+    CrossModel(CrossModel),
     /// Fitted: a base, and a cost per prefill and per decode token.
     Linear(Linear),
     /// Two throughput figures.
@@ -126,7 +148,9 @@ pub enum Latency {
 pub fn build(deployment: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Box<dyn LatencyModel> {
     match &deployment.latency {
         Latency::Roofline => Box::new(roofline::Roofline::new(deployment, model, gpu)),
-        Latency::TrainedPhysics => Box::new(trained_physics::TrainedPhysics::new(deployment, model, gpu)),
+        Latency::TrainedPhysics(fitted) => Box::new(trained_physics::Terms::new(fitted, deployment, model, gpu)),
+        Latency::TrainedRoofline(fitted) => Box::new(trained_roofline::Terms::new(fitted, deployment, model, gpu)),
+        Latency::CrossModel(fitted) => Box::new(cross_model::Terms::new(fitted, deployment, model)),
         Latency::Linear(linear) => Box::new(*linear),
         Latency::Rates(rates) => Box::new(*rates),
     }
@@ -135,7 +159,7 @@ pub fn build(deployment: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Box<d
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::Dtype;
+    use crate::scenario::{Dtype, Scenario};
     use crate::sim::swarm::{h100, llama_8b, scenario_8b};
 
     fn shape(decode_requests: u64, context: u64, prompt: u64) -> BatchShape {
@@ -159,6 +183,8 @@ mod tests {
     #[test]
     fn steps_of_known_batches() {
         const LINEAR: &str = r#"{"linear": {"base_us": 1000, "per_prefill_token_us": 10, "per_decode_token_us": 3}}"#;
+        const CROSS: &str = r#"{"cross_model": {}}"#;
+        const ROOFLINES: &str = r#"{"trained_roofline": {}}"#;
         const RATES: &str = r#"{"rates": {"prefill_tokens_per_s": 10000, "decode_tokens_per_s": 100}}"#;
         let (decode, prefill, both) = (shape(8, 1000, 0), shape(0, 0, 2000), shape(8, 1000, 2000));
         let cases = [
@@ -171,6 +197,14 @@ mod tests {
             (LINEAR, 1, Dtype::Bf16, &both, 21.024),
             (RATES, 1, Dtype::Bf16, &both, 210.0),
             (RATES, 1, Dtype::Bf16, &prefill, 200.0),
+            // 32 layers of 116.11 us, and 8 times 0.032768 million keys of 1,226.868 us; half of those with TP 2.
+            (CROSS, 1, Dtype::Bf16, &decode, 4.0371),
+            (CROSS, 2, Dtype::Bf16, &decode, 13.3215),
+            (CROSS, 1, Dtype::Bf16, &prefill, 3.7155),
+            // At peak, weights take 4,166.8 us and the cache of 8,008 tokens 313.3 us (arithmetic: 117.1 us); 32 layers
+            // of 43.5 us and 8 requests of 48.8 us. With the prompt: one request more, and 31,392.6 us of arithmetic.
+            (ROOFLINES, 1, Dtype::Bf16, &decode, 6.5358),
+            (ROOFLINES, 1, Dtype::Bf16, &both, 30.8401),
         ];
         for (latency, tp, dtype, shape, expect) in cases {
             let ms = ms(latency, tp, dtype, shape);
@@ -179,21 +213,65 @@ mod tests {
     }
 
     #[test]
+    fn a_mixture_reads_the_experts_that_its_tokens_choose() {
+        // Mixtral 8x7B: 1.342e9 weights of attention and 5.637e9 of each expert; a step of one token reads two experts,
+        // one of 8 tokens all eight (trained roofline: 2 per token) or 7.2 of them (roofline: as chance has it).
+        let m = ModelSpec { experts: 8, top_k: 2, ..llama_8b() };
+        let weights_ms = |experts: f64| (1.342_2 + experts * 5.637_1) * 2.0 / 3.35;
+        let cases = [
+            (r#"{"trained_roofline": {"decode": 0, "weights": 1, "layer_us": 0, "request_us": 0}}"#, 1, 2.0),
+            (r#"{"trained_roofline": {"decode": 0, "weights": 1, "layer_us": 0, "request_us": 0}}"#, 8, 8.0),
+            (r#""roofline""#, 1, 2.0),
+            (r#""roofline""#, 8, 8.0 * (1.0 - libm::pow(0.75, 8.0))),
+        ];
+        for (latency, requests, experts) in cases {
+            let mut d = scenario_8b().deployment;
+            d.latency = serde_json::from_str(latency).unwrap();
+            let ms = build(&d, &m, &h100()).step(&shape(requests, 1, 0)).as_ms();
+            assert!((ms / weights_ms(experts) - 1.0).abs() < 1e-3, "{latency} {requests}: {ms}");
+        }
+    }
+
+    #[test]
     fn the_form_of_decode_steps_is_the_step() {
-        let s = scenario_8b();
-        let names = [r#""roofline""#, r#""trained_physics""#];
-        for latency in names {
+        let dense = scenario_8b();
+        let mixture = Scenario { model: ModelSpec { experts: 8, top_k: 2, ..llama_8b() }, ..scenario_8b() };
+        let names = [
+            r#""roofline""#,
+            r#"{"trained_physics": {}}"#,
+            r#"{"trained_roofline": {}}"#,
+            r#"{"cross_model": {}}"#,
+            r#"{"linear": {"base_us": 7051.8, "per_prefill_token_us": 19.5, "per_decode_token_us": 25.4}}"#,
+            r#"{"rates": {"prefill_tokens_per_s": 9000, "decode_tokens_per_s": 70}}"#,
+        ];
+        for (latency, s) in names.iter().flat_map(|name| [(name, &dense), (name, &mixture)]) {
             let mut d = s.deployment.clone();
             d.latency = serde_json::from_str(latency).unwrap();
             let model = build(&d, &s.model, &s.gpu);
             for requests in [1, 7, 256] {
                 let form = model.decode_form(requests).unwrap();
-                for context in [1, 100, 5_000] {
+                for context in [1, 100, 5_000, 100_000] {
                     let step = model.step(&shape(requests, context, 0));
-                    assert_eq!(form.at(requests * context), step);
+                    assert_eq!(form.at(requests * context), step, "{latency} {requests} {context}");
                 }
             }
         }
-        assert!(serde_json::from_str::<Latency>(r#"{"rates": {"prefill": 1}}"#).is_err());
+    }
+
+    #[test]
+    fn coefficients_left_out_are_the_published_ones() {
+        let read = |text: &str| serde_json::from_str::<Latency>(text);
+        assert_eq!(
+            read(r#"{"trained_physics": {"layer_us": 1}}"#).unwrap(),
+            Latency::TrainedPhysics(TrainedPhysics { layer_us: 1.0, ..TrainedPhysics::default() })
+        );
+        for wrong in [
+            r#"{"rates": {"prefill": 1}}"#,
+            r#"{"trained_physics": {"moe_layer_us": 1}}"#,
+            r#"{"trained_roofline": {"all_reduce": 1}}"#,
+            r#"{"cross_model": {"step_us": 1}}"#,
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 }

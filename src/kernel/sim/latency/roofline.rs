@@ -5,13 +5,15 @@
 //! always 2), and nothing is truncated to microseconds. Left out: communication between GPUs, kernel launches, and the
 //! overlap of pipeline stages (`pp` divides memory, not time: a step passes through all stages in turn).
 
+use super::work::{Costs, Work};
 use super::{BatchShape, DecodeForm, LatencyModel, ns};
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
-use crate::sim::facts;
+use crate::sim::{WorkSums, facts};
 use crate::units::SimDuration;
 
 /// Per-token and per-context costs of one replica, all per GPU.
 pub(crate) struct Roofline {
+    costs: Costs,
     /// Nanoseconds of arithmetic at full prefill efficiency, per new token and per (new token, context token) pair.
     prefill_token_ns: f64,
     prefill_pair_ns: f64,
@@ -22,9 +24,6 @@ pub(crate) struct Roofline {
     weights_ns: f64,
     /// Nanoseconds to read one expert in every mixture layer; 0 for dense models.
     expert_ns: f64,
-    experts: f64,
-    /// Share of experts that a token does not use.
-    unused: f64,
     /// Nanoseconds to read or write the cache of one token, and the activations of a new one.
     kv_token_ns: f64,
     activation_ns: f64,
@@ -32,45 +31,35 @@ pub(crate) struct Roofline {
 
 impl Roofline {
     pub(crate) fn new(d: &Deployment, m: &ModelSpec, g: &GpuSpec) -> Roofline {
+        let costs = Costs::new(d, m, g);
         let tp = f64::from(d.tp);
-        let layers = f64::from(m.layers);
-        let (hidden, heads) = (f64::from(m.hidden), f64::from(m.heads));
-        let (dense, moe) = (facts::dense_layers(m), facts::moe_layers(m));
-        let attention = facts::attention_params(m) * layers;
-        let shared = f64::from(m.shared_experts) * facts::expert_params(m) * moe;
-        let dense_mlp = facts::dense_mlp_params(m) * dense;
-        let used = attention + dense_mlp + shared + f64::from(m.top_k) * facts::expert_params(m) * moe;
-        // Two operations per weight and token; two more per element of the hidden state for norms and residuals.
-        let token_flop = 2.0 * used + 2.0 * hidden * layers;
-        // Scores and weighted values, 2 * head_dim each, and 5 operations of the softmax.
-        let pair_flop = layers * heads * (4.0 * f64::from(m.head_dim) + 5.0);
+        // Two more operations per element of the hidden state for norms and residuals, and 5 of the softmax per pair.
+        let token_flop = costs.token_flop + 2.0 * costs.hidden_numbers;
+        let pair_flop = costs.pair_flop + 5.0 * f64::from(m.layers) * f64::from(m.heads);
         let peak_per_ns = facts::peak_flops(d, g) / 1e9;
         let (prefill, decode) = (peak_per_ns * g.mfu_prefill * tp, peak_per_ns * g.mfu_decode * tp);
         let bytes_per_ns = g.memory_tb_per_s * 1e3;
         let weight_bytes = d.dtype.bytes() / tp / bytes_per_ns;
-        let kv_bytes = layers * facts::kv_numbers_per_gpu(d, m) * d.kv.kv_cache_dtype.bytes();
-        let experts = f64::from(m.experts);
+        let kv_bytes = costs.kv_numbers_per_gpu * d.kv.kv_cache_dtype.bytes();
         Roofline {
+            costs,
             prefill_token_ns: token_flop / prefill,
             prefill_pair_ns: pair_flop / prefill,
             decode_token_ns: token_flop / decode,
             decode_pair_ns: pair_flop / decode,
-            weights_ns: (attention + dense_mlp + shared) * weight_bytes,
-            expert_ns: facts::expert_params(m) * moe * weight_bytes,
-            experts,
-            unused: if experts > 0.0 { ((experts - f64::from(m.top_k)) / experts).max(0.0) } else { 0.0 },
+            weights_ns: costs.shared_params * weight_bytes,
+            expert_ns: costs.expert_params * weight_bytes,
             kv_token_ns: kv_bytes / bytes_per_ns,
-            activation_ns: layers * hidden * d.dtype.bytes() / tp / bytes_per_ns,
+            activation_ns: costs.hidden_numbers * d.dtype.bytes() / tp / bytes_per_ns,
         }
     }
 
-    /// Reading the weights that `tokens` new tokens need. Experts are taken to be chosen uniformly and independently:
-    /// `experts * (1 - unused^tokens)` of them are read.
+    /// Reading the weights that `tokens` new tokens need.
     fn read_weights(&self, tokens: f64) -> f64 {
         if self.expert_ns == 0.0 {
             return self.weights_ns;
         }
-        self.weights_ns + self.expert_ns * self.experts * (1.0 - libm::pow(self.unused, tokens))
+        self.weights_ns + self.expert_ns * self.costs.experts_read(tokens)
     }
 
     fn form(&self, decode_requests: u64) -> DecodeForm {
@@ -105,5 +94,13 @@ impl LatencyModel for Roofline {
 
     fn decode_form(&self, decode_requests: u64) -> Option<DecodeForm> {
         Some(self.form(decode_requests))
+    }
+
+    fn work(&self, sums: &WorkSums) -> Option<Work> {
+        Some(self.costs.work(sums))
+    }
+
+    fn peak(&self) -> Option<Work> {
+        Some(self.costs.peak())
     }
 }
