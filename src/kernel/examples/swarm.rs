@@ -1,0 +1,28 @@
+//! Holds the simulator against its oracle on the random scenarios of a range of seeds.
+//!
+//! `cargo run --release -p pipe-kernel --example swarm -- 0 20000`: the first seed, and the one after the last. Prints
+//! what the scenarios have reached, or the first seed that fails.
+
+use std::process::ExitCode;
+
+use pipe_kernel::sim::swarm::{Reach, run};
+
+fn main() -> ExitCode {
+    let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
+    let [from, to] = numbers[..] else {
+        eprintln!("usage: swarm FIRST_SEED END_SEED");
+        return ExitCode::from(2);
+    };
+    let mut reach = Reach::default();
+    for seed in from..to {
+        match run(seed) {
+            Ok(reached) => reach.add(&reached),
+            Err(e) => {
+                eprintln!("{e}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    print!("{reach}");
+    ExitCode::SUCCESS
+}

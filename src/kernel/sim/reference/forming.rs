@@ -1,0 +1,311 @@
+//! Forming a step: who runs, who is preempted, who is admitted, and which blocks they get.
+
+use super::parts::{Part, Step};
+use super::steptime::{empty_step_time, step_time};
+use super::world::World;
+use crate::sim::latency::BatchShape;
+use crate::sim::scheduler::QueueOrder;
+use crate::sim::{SimError, StepRow};
+use crate::units::{SimDuration, SimTime};
+
+/// A batch in the making.
+struct Forming {
+    now: SimTime,
+    budget: usize,
+    batch: Vec<Part>,
+    preempted: u32,
+}
+
+impl World<'_> {
+    /// Forms the next step of replica `r`, for requests as they are when the step that runs, if any, has ended.
+    pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Step, SimError> {
+        let budget = self.rules.max_num_batched_tokens as usize;
+        let mut forming = Forming { now, budget, batch: Vec::new(), preempted: 0 };
+        self.serve_running(r, &mut forming);
+        if forming.preempted == 0 {
+            self.admit(r, &mut forming);
+        }
+        for part in &mut forming.batch {
+            let life = &mut self.lives[part.life];
+            let end = part.from + part.tokens;
+            life.recomputed += life.most.min(end).saturating_sub(part.from);
+            part.restores = life.losing.is_some() && end >= life.most;
+            part.preemptions = life.preemptions;
+            life.most = life.most.max(end);
+        }
+        self.count_stalls(r, &forming.batch);
+        self.note_peaks(r);
+        let shape = self.shape(&forming.batch);
+        let empty = forming.batch.iter().all(|part| part.tokens == 0);
+        let duration = match empty {
+            true => empty_step_time(self.tick),
+            false => step_time(self.model.step(&shape), self.overhead, self.tick)?,
+        };
+        let row = self.step_row(r, duration, &shape, forming.preempted);
+        Ok(Step { batch: forming.batch, shape, row })
+    }
+
+    /// The running requests, in the order of their admission.
+    fn serve_running(&mut self, r: usize, f: &mut Forming) {
+        let mut at = 0;
+        while at < self.replicas[r].running.len() && f.budget > 0 {
+            let i = self.replicas[r].running[at];
+            if self.is_about_to_be_cut(r, i) {
+                self.seen.left_out += 1;
+                at += 1;
+                continue;
+            }
+            let life = &self.lives[i];
+            let (decode, from) = (life.decodes(), life.computed);
+            let wanted = if decode { 1 } else { life.target - from };
+            let tokens = self.chunk(wanted).min(f.budget);
+            while !self.extend(r, i, tokens) {
+                let victim = self.victim(r);
+                self.preempt(r, victim, f);
+                if victim == i {
+                    return;
+                }
+            }
+            f.batch.push(self.part(i, decode, from, tokens, from));
+            f.budget -= tokens;
+            // Victims that stood before it are gone.
+            at = 1 + self.replicas[r].running.iter().position(|running| *running == i).unwrap_or(at);
+        }
+    }
+
+    /// The token of the step that runs is its last, and the scheduler knows, because a cap says so.
+    fn is_about_to_be_cut(&self, r: usize, i: usize) -> bool {
+        let Some(step) = &self.replicas[r].current else { return false };
+        let coming = step.batch.iter().any(|part| part.life == i && part.yields);
+        let life = &self.lives[i];
+        coming && life.cut && life.tokens.len() + 1 == life.output
+    }
+
+    fn part(&mut self, i: usize, decode: bool, from: usize, tokens: usize, context: usize) -> Part {
+        let life = &mut self.lives[i];
+        life.computed = from + tokens;
+        let yields = life.computed >= life.target;
+        Part { life: i, decode, from, tokens, context, yields, restores: false, preemptions: 0 }
+    }
+
+    /// Who goes when blocks are short.
+    fn victim(&self, r: usize) -> usize {
+        let running = &self.replicas[r].running;
+        let lives = &self.lives;
+        let priority = |i: &&usize| {
+            let life = &lives[**i];
+            (self.demand.priority(life.request), life.arrival, life.request)
+        };
+        let victim = match self.rules.scheduling_policy {
+            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf => running.last(),
+            QueueOrder::Priority => running.iter().max_by_key(priority),
+        };
+        victim.copied().unwrap_or_else(|| unreachable!("a request alone must get its blocks"))
+    }
+
+    fn preempt(&mut self, r: usize, i: usize, f: &mut Forming) {
+        if let Some(at) = f.batch.iter().position(|part| part.life == i) {
+            let part = f.batch.remove(at);
+            f.budget += part.tokens;
+            self.seen.give_backs += 1;
+            self.undo(r, part);
+        }
+        let blocks = std::mem::take(&mut self.lives[i].blocks);
+        self.replicas[r].release(&blocks);
+        self.replicas[r].running.retain(|running| *running != i);
+        let life = &mut self.lives[i];
+        if self.quirks.restart_from_prompt {
+            life.tokens.clear();
+            life.most = life.most.min(self.requests.input_tokens[life.request as usize] as usize);
+        }
+        (life.computed, life.missing) = (0, 0);
+        life.losing = life.losing.or(Some(f.now));
+        life.preemptions += 1;
+        self.summary.preemptions += 1;
+        f.preempted += 1;
+        match self.rules.scheduling_policy {
+            QueueOrder::Fcfs => self.replicas[r].waiting.push_front(i),
+            // The head of the queue is looked for.
+            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf => self.replicas[r].waiting.push_back(i),
+        }
+    }
+
+    /// The tokens of a part are not computed after all: blocks that they would have filled do not have their content.
+    fn undo(&mut self, r: usize, part: Part) {
+        for block in self.known_blocks_filled(part.life, part.from, part.tokens) {
+            let id = self.lives[part.life].blocks[block];
+            self.replicas[r].forget(id);
+        }
+        self.lives[part.life].computed = part.from;
+    }
+
+    /// Where in the queue its head is.
+    fn head(&self, r: usize) -> Option<usize> {
+        let waiting = &self.replicas[r].waiting;
+        let first_by = |key: &dyn Fn(u32) -> i64| {
+            (0..waiting.len()).min_by_key(|at| {
+                let life = &self.lives[waiting[*at]];
+                (key(life.request), life.arrival, life.request)
+            })
+        };
+        match self.rules.scheduling_policy {
+            QueueOrder::Fcfs => (!waiting.is_empty()).then_some(0),
+            QueueOrder::Priority => first_by(&|request| i64::from(self.demand.priority(request))),
+            QueueOrder::Sjf => first_by(&|request| i64::from(self.requests.input_tokens[request as usize])),
+            QueueOrder::Edf => first_by(&|request| self.demand.deadline(request).0),
+        }
+    }
+
+    /// Admits waiting requests until one does not fit.
+    fn admit(&mut self, r: usize, f: &mut Forming) {
+        while f.budget > 0 && self.replicas[r].running.len() < self.rules.max_num_seqs as usize {
+            let Some(at) = self.head(r) else { return };
+            let i = self.replicas[r].waiting[at];
+            let life = &mut self.lives[i];
+            life.target = life.input + life.tokens.len();
+            let target = life.target;
+            let hits = self.prefix(r, i);
+            let computed = hits.len() * self.block_size;
+            let wanted = self.chunk(target - computed);
+            if !self.rules.enable_chunked_prefill && wanted > f.budget {
+                return;
+            }
+            let tokens = wanted.min(f.budget);
+            let blocks = (computed + tokens).div_ceil(self.block_size);
+            let unused = hits.iter().filter(|id| self.replicas[r].blocks[**id].users == 0).count();
+            if tokens > 0 && blocks - hits.len() + unused > self.replicas[r].free.len() {
+                return;
+            }
+            self.replicas[r].waiting.remove(at);
+            self.replicas[r].running.push(i);
+            self.note_admission(i, hits.len(), f.now);
+            let (hits, missing) = if tokens > 0 { (hits, 0) } else { (Vec::new(), hits.len()) };
+            hits.iter().for_each(|id| self.replicas[r].share(*id));
+            let life = &mut self.lives[i];
+            (life.blocks, life.missing, life.computed) = (hits, missing, computed);
+            let fits = self.extend(r, i, tokens);
+            assert!(fits, "an admitted request must get its blocks");
+            let context = if self.quirks.hits_without_context { 0 } else { computed };
+            f.batch.push(self.part(i, false, computed, tokens, context));
+            f.budget -= tokens;
+        }
+    }
+
+    fn note_admission(&mut self, i: usize, hits: usize, now: SimTime) {
+        let life = &mut self.lives[i];
+        if life.scheduled.is_some() {
+            return;
+        }
+        life.scheduled = Some(now);
+        life.cached = hits * self.block_size;
+        if self.caching {
+            self.summary.prefix_tokens_queried += life.target as u64;
+            self.summary.prefix_tokens_hit += life.cached as u64;
+            self.summary.prefix_blocks_queried += (life.target / self.block_size) as u64;
+            self.summary.prefix_blocks_hit += hits as u64;
+        }
+    }
+
+    fn chunk(&self, wanted: usize) -> usize {
+        match self.rules.long_prefill_token_threshold as usize {
+            0 => wanted,
+            threshold => wanted.min(threshold),
+        }
+    }
+
+    /// Blocks whose content the trace knows.
+    fn known_blocks(&self, i: usize) -> usize {
+        let request = self.lives[i].request as usize;
+        self.derivation.known_blocks(self.requests, request, self.block_size as u32) as usize
+    }
+
+    fn hash(&self, i: usize, block: usize) -> u64 {
+        self.derivation.hash(self.requests, self.lives[i].request as usize, block as u32)
+    }
+
+    /// Blocks that hold the longest known prefix of request `i`.
+    fn prefix(&self, r: usize, i: usize) -> Vec<usize> {
+        let target = self.lives[i].target;
+        // The last token is computed again even if all is found: its output is the first new token.
+        let usable = if self.rules.recompute_full_hits { target - 1 } else { target };
+        let most = self.known_blocks(i).min(usable / self.block_size);
+        (0..most).map_while(|block| self.replicas[r].find(self.hash(i, block))).collect()
+    }
+
+    /// Gives request `i` the blocks for `tokens` more tokens and notes the content of those that this fills; false if
+    /// there are not enough.
+    pub(super) fn extend(&mut self, r: usize, i: usize, tokens: usize) -> bool {
+        let life = &self.lives[i];
+        let from = life.computed;
+        let need = (from + tokens).div_ceil(self.block_size) - life.missing - life.blocks.len();
+        if need > self.replicas[r].free.len() {
+            return false;
+        }
+        for _ in 0..need {
+            if let Some(id) = self.replicas[r].take() {
+                self.lives[i].blocks.push(id);
+            }
+        }
+        for block in self.known_blocks_filled(i, from, tokens) {
+            let hash = self.hash(i, block);
+            let id = self.lives[i].blocks[block];
+            self.replicas[r].fill(id, hash);
+        }
+        true
+    }
+
+    /// Blocks of known content that `tokens` tokens after the first `from` fill. Those of a request that does not hold
+    /// the start of its prompt cannot be told by their place.
+    fn known_blocks_filled(&self, i: usize, from: usize, tokens: usize) -> Vec<usize> {
+        if self.lives[i].missing > 0 {
+            return Vec::new();
+        }
+        let known = self.known_blocks(i);
+        (from / self.block_size..(from + tokens) / self.block_size).filter(|block| *block < known).collect()
+    }
+
+    fn shape(&self, batch: &[Part]) -> BatchShape {
+        let mut s = BatchShape::default();
+        for part in batch {
+            let (n, context) = (part.tokens as u64, part.context as u64);
+            let input = self.lives[part.life].target as u64;
+            if part.decode {
+                s.decode_requests += 1;
+                s.decode_context += context;
+            } else if n > 0 {
+                s.prefill_requests += 1;
+                s.prefill_tokens += n;
+                s.prefill_context += context;
+                s.prefill_tokens_x_context += n * context;
+                s.prefill_tokens_squared += n * n;
+                s.prefill_tokens_x_input += n * input;
+            }
+        }
+        s
+    }
+
+    /// The row of a step that is formed now; when it starts is not known yet.
+    fn step_row(&self, r: usize, duration: SimDuration, shape: &BatchShape, preempted: u32) -> StepRow {
+        let machine = &self.replicas[r];
+        StepRow {
+            replica: r as u32,
+            start: SimTime::ZERO,
+            duration,
+            decode_requests: shape.decode_requests as u32,
+            prefill_requests: shape.prefill_requests as u32,
+            prefill_tokens: shape.prefill_tokens as u32,
+            context_tokens: shape.decode_context + shape.prefill_context,
+            running: machine.running.len() as u32,
+            waiting: machine.waiting.len() as u32,
+            preempted,
+            kv_blocks_used: machine.used() as u64,
+        }
+    }
+
+    fn count_stalls(&mut self, r: usize, batch: &[Part]) {
+        let without = |i: &&usize| !batch.iter().any(|part| part.life == **i);
+        let stalled = |i: &&usize| self.lives[**i].decodes() && !self.is_about_to_be_cut(r, **i);
+        let stalls = self.replicas[r].running.iter().filter(without).filter(stalled).count();
+        self.seen.stalls += stalls as u64;
+    }
+}

@@ -1,0 +1,287 @@
+//! What the oracle's world is made of: requests, steps, replicas with their blocks.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::sim::latency::BatchShape;
+use crate::sim::load::Demand;
+use crate::sim::{ItlStats, RequestRow, Status, StepRow};
+use crate::units::{SimDuration, SimTime};
+
+/// Everything about one request.
+pub(super) struct Life {
+    pub request: u32,
+    pub arrival: SimTime,
+    pub replica: usize,
+    pub input: usize,
+    /// Tokens that it generates, and whether that cuts its reply; 0 before it is known that it can run.
+    pub output: usize,
+    pub cut: bool,
+    /// When its client goes, and what it is then.
+    pub abort: Option<(SimTime, Status)>,
+    pub queued: Option<SimTime>,
+    pub scheduled: Option<SimTime>,
+    /// Tokens in the cache, as soon as the step that computes them is formed.
+    pub computed: usize,
+    /// When each of its tokens came out.
+    pub tokens: Vec<SimTime>,
+    /// Tokens that must be computed before the next one can come out.
+    pub target: usize,
+    pub blocks: Vec<usize>,
+    /// Blocks at the start of the prompt that it should hold but does not: `recompute_full_hits`.
+    pub missing: usize,
+    pub cached: usize,
+    /// Most tokens that it ever had in the cache.
+    pub most: usize,
+    pub recomputed: usize,
+    pub preemptions: u32,
+    /// Since when it has been losing time to preemptions, and what it had lost before.
+    pub losing: Option<SimTime>,
+    pub lost: SimDuration,
+    /// Its row is out.
+    pub gone: bool,
+}
+
+impl Life {
+    pub(super) fn new(demand: &Demand<'_>, place: usize) -> Life {
+        let request = demand.nth(place);
+        Life {
+            request,
+            arrival: demand.arrival(request),
+            replica: 0,
+            input: demand.requests.input_tokens[request as usize] as usize,
+            output: 0,
+            cut: false,
+            abort: demand.abort(place),
+            queued: None,
+            scheduled: None,
+            computed: 0,
+            tokens: Vec::new(),
+            target: 0,
+            blocks: Vec::new(),
+            missing: 0,
+            cached: 0,
+            most: 0,
+            recomputed: 0,
+            preemptions: 0,
+            losing: None,
+            lost: SimDuration::ZERO,
+            gone: false,
+        }
+    }
+
+    /// The rest of its prompt is computed: every step yields a token.
+    pub(super) fn decodes(&self) -> bool {
+        self.computed >= self.target
+    }
+
+    pub(super) fn end_loss(&mut self, now: SimTime) {
+        if let Some(since) = self.losing.take() {
+            self.lost += now - since;
+        }
+    }
+
+    /// Its row, if it ends now; `after_token` is until the client has a token.
+    pub(super) fn row(&self, status: Status, after_token: SimDuration) -> RequestRow {
+        RequestRow {
+            request: self.request,
+            replica: self.replica as u32,
+            status,
+            arrival: self.arrival,
+            queued: self.queued,
+            scheduled: self.scheduled,
+            first_token: self.tokens.first().map(|t| *t + after_token),
+            finished: None,
+            input_tokens: self.input as u32,
+            output_tokens: self.tokens.len() as u32,
+            cached_tokens: self.cached as u32,
+            recomputed_tokens: self.recomputed as u32,
+            preemptions: self.preemptions,
+            preempted: self.lost,
+            itl: itl(&self.tokens),
+        }
+    }
+}
+
+/// The gaps between tokens that came out at these times.
+pub(super) fn itl(tokens: &[SimTime]) -> Option<ItlStats> {
+    let mut gaps: Vec<i64> = tokens.windows(2).map(|w| (w[1] - w[0]).0).collect();
+    gaps.sort_unstable();
+    let max = *gaps.last()?;
+    let sum = gaps.iter().sum();
+    // Position 0.99 * (n - 1), in hundredths.
+    let rank = 99 * (gaps.len() - 1);
+    let (low, part) = (gaps[rank / 100], (rank % 100) as i128);
+    let high = *gaps.get(rank / 100 + 1).unwrap_or(&max);
+    let hundredths = i128::from(low) * 100 + i128::from(high - low) * part;
+    let p99 = ((hundredths + 50) / 100) as i64;
+    Some(ItlStats { sum: SimDuration(sum), p99: SimDuration(p99), max: SimDuration(max) })
+}
+
+/// What one request does in a step.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    pub life: usize,
+    pub decode: bool,
+    /// Tokens in the cache before the step, and tokens that the step computes.
+    pub from: usize,
+    pub tokens: usize,
+    /// Tokens to which those of the step attend.
+    pub context: usize,
+    /// A token comes out at the end.
+    pub yields: bool,
+    /// Has computed again, at the end, what preemptions lost; unless it was preempted more often than this by then.
+    pub restores: bool,
+    pub preemptions: u32,
+}
+
+/// A step that was formed; the times of its row are known when it starts.
+pub(super) struct Step {
+    pub batch: Vec<Part>,
+    pub shape: BatchShape,
+    pub row: StepRow,
+}
+
+impl Step {
+    pub(super) fn end(&self) -> SimTime {
+        self.row.start + self.row.duration
+    }
+}
+
+#[derive(Clone, Default)]
+pub(super) struct Block {
+    pub users: usize,
+    pub hash: Option<u64>,
+}
+
+/// On its way to the queue: when it gets there, and what decides among those that get there at the same time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Coming {
+    pub at: SimTime,
+    pub arrival: SimTime,
+    pub request: u32,
+    pub life: usize,
+}
+
+/// One replica.
+pub(super) struct Machine {
+    pub coming: Vec<Coming>,
+    pub waiting: VecDeque<usize>,
+    /// In order of admission.
+    pub running: Vec<usize>,
+    pub blocks: Vec<Block>,
+    /// Blocks that nobody uses: the first is taken first.
+    pub free: VecDeque<usize>,
+    /// Blocks by content, those filled first in front.
+    pub by_hash: BTreeMap<u64, Vec<usize>>,
+    /// The step that runs, and with asynchronous scheduling the one after it.
+    pub current: Option<Step>,
+    pub next: Option<Step>,
+}
+
+impl Machine {
+    pub(super) fn new(blocks: usize) -> Machine {
+        Machine {
+            coming: Vec::new(),
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            blocks: vec![Block::default(); blocks],
+            free: (0..blocks).collect(),
+            by_hash: BTreeMap::new(),
+            current: None,
+            next: None,
+        }
+    }
+
+    /// Nobody waits and nobody runs.
+    pub(super) fn idle(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// Requests on their way, waiting and running.
+    pub(super) fn load(&self) -> usize {
+        self.coming.len() + self.waiting.len() + self.running.len()
+    }
+
+    /// Blocks in use.
+    pub(super) fn used(&self) -> usize {
+        let used = self.blocks.iter().filter(|b| b.users > 0).count();
+        assert!(used + self.free.len() == self.blocks.len(), "used + free blocks must be all blocks");
+        used
+    }
+
+    /// The free block that was not used for the longest time; what it held is forgotten.
+    pub(super) fn take(&mut self) -> Option<usize> {
+        let id = self.free.pop_front()?;
+        self.forget(id);
+        self.blocks[id].users = 1;
+        Some(id)
+    }
+
+    /// One more user of a block.
+    pub(super) fn share(&mut self, id: usize) {
+        self.free.retain(|free| *free != id);
+        self.blocks[id].users += 1;
+    }
+
+    /// Gives up the blocks of a request, the last one first.
+    pub(super) fn release(&mut self, ids: &[usize]) {
+        for &id in ids.iter().rev() {
+            self.blocks[id].users -= 1;
+            if self.blocks[id].users == 0 {
+                self.free.push_back(id);
+            }
+        }
+    }
+
+    /// The block is full, and this is its content from now on.
+    pub(super) fn fill(&mut self, id: usize, hash: u64) {
+        if self.blocks[id].hash.is_none() {
+            self.blocks[id].hash = Some(hash);
+            self.by_hash.entry(hash).or_default().push(id);
+        }
+    }
+
+    /// Nothing is known any more of the content of the block.
+    pub(super) fn forget(&mut self, id: usize) {
+        let Some(hash) = self.blocks[id].hash.take() else { return };
+        let holders = self.by_hash.entry(hash).or_default();
+        holders.retain(|held| *held != id);
+        if holders.is_empty() {
+            self.by_hash.remove(&hash);
+        }
+    }
+
+    /// The block with this content that was filled first.
+    pub(super) fn find(&self, hash: u64) -> Option<usize> {
+        self.by_hash.get(&hash)?.first().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_of_a_request() {
+        /// Sum, p99 and longest.
+        type Gaps = Option<(i64, i64, i64)>;
+        let cases: [(&[i64], Gaps); 6] = [
+            (&[], None),
+            (&[5], None),
+            (&[5, 12], Some((7, 7, 7))),
+            // Gaps 10 and 20: 10 + 0.99 * 10 = 19.9.
+            (&[0, 20, 30], Some((30, 20, 20))),
+            // Gaps 1 and 51: 1 + 49.5 = 50.5, half up.
+            (&[0, 1, 52], Some((52, 51, 51))),
+            // Gaps 10, 20, 30: position 1.98, 20 + 9.8.
+            (&[0, 30, 40, 60], Some((60, 30, 30))),
+        ];
+        for (tokens, expect) in cases {
+            let tokens: Vec<SimTime> = tokens.iter().map(|t| SimTime(*t)).collect();
+            assert_eq!(itl(&tokens).map(|i| (i.sum.0, i.p99.0, i.max.0)), expect, "{tokens:?}");
+        }
+        // 101 gaps: the 100th of them, exactly.
+        let hundred: Vec<SimTime> = (0..102).map(|i: i64| SimTime(i * (i + 1) / 2)).collect();
+        assert_eq!(itl(&hundred).map(|i| (i.p99.0, i.max.0)), Some((100, 101)));
+    }
+}

@@ -1,0 +1,122 @@
+//! What random scenarios have reached: a rule that no scenario applies is not tested by any.
+
+use std::fmt;
+
+use crate::scenario::Scenario;
+use crate::sim::Summary;
+use crate::sim::reference::Seen;
+use crate::sim::scheduler::{QueueOrder, Scheduler};
+
+/// Number of scenarios in which something occurred at least once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    pub scenarios: u64,
+    pub preemptions: u64,
+    /// A victim of the policy `priority` that had its share of the step already.
+    pub give_backs: u64,
+    /// Orders of the queue other than the first come first served.
+    pub orders: u64,
+    pub hits: u64,
+    pub length_caps: u64,
+    pub timeouts: u64,
+    pub cancels: u64,
+    /// A client that was gone before its request reached the queue.
+    pub never_queued: u64,
+    pub rejections: u64,
+    pub in_flight: u64,
+    pub asynchronous: u64,
+    /// Tokens of a step that were nobody's.
+    pub wasted: u64,
+    /// A request at its cap that a step left out.
+    pub left_out: u64,
+    /// A decode request that got no token.
+    pub stalls: u64,
+    /// A batch without tokens.
+    pub empty_steps: u64,
+    /// An arrival at the end of a step.
+    pub ties: u64,
+    pub small_caches: u64,
+    pub recomputed: u64,
+    pub out_of_order: u64,
+}
+
+impl Reach {
+    /// What one scenario reached.
+    pub(super) fn of(s: &Scenario, summary: &Summary, seen: Seen) -> Reach {
+        let (ordered, asynchronous) = match &s.deployment.scheduler {
+            Scheduler::VllmV1(rules) => (rules.scheduling_policy != QueueOrder::Fcfs, rules.async_scheduling),
+            Scheduler::Exclusive(rules) => (rules.scheduling_policy != QueueOrder::Fcfs, false),
+        };
+        let any = |count: u64| u64::from(count > 0);
+        Reach {
+            scenarios: 1,
+            preemptions: any(summary.preemptions),
+            give_backs: any(seen.give_backs),
+            orders: u64::from(ordered),
+            hits: any(summary.prefix_tokens_hit),
+            length_caps: any(summary.length_capped),
+            timeouts: any(summary.timed_out),
+            cancels: any(summary.cancelled),
+            never_queued: any(seen.never_queued),
+            rejections: any(summary.rejected),
+            in_flight: any(summary.in_flight),
+            asynchronous: u64::from(asynchronous),
+            wasted: any(seen.wasted),
+            left_out: any(seen.left_out),
+            stalls: any(seen.stalls),
+            empty_steps: any(seen.empty_steps),
+            ties: any(seen.ties),
+            small_caches: u64::from(summary.kv_blocks_total < 10),
+            recomputed: any(summary.recomputed_tokens),
+            out_of_order: any(summary.out_of_order),
+        }
+    }
+
+    pub fn add(&mut self, other: &Reach) {
+        self.scenarios += other.scenarios;
+        for ((_, sum), (_, count)) in self.fields().into_iter().zip(other.counts()) {
+            *sum += count;
+        }
+    }
+
+    /// Every count with its name.
+    pub fn counts(&self) -> Vec<(&'static str, u64)> {
+        let mut copy = *self;
+        copy.fields().into_iter().map(|(name, count)| (name, *count)).collect()
+    }
+
+    fn fields(&mut self) -> [(&'static str, &mut u64); 19] {
+        [
+            ("preemptions", &mut self.preemptions),
+            ("priority preemption of a request that had its share", &mut self.give_backs),
+            ("queue orders other than fcfs", &mut self.orders),
+            ("prefix hits", &mut self.hits),
+            ("length caps", &mut self.length_caps),
+            ("timeouts", &mut self.timeouts),
+            ("cancels", &mut self.cancels),
+            ("client gone before the queue", &mut self.never_queued),
+            ("rejections", &mut self.rejections),
+            ("in flight at the horizon", &mut self.in_flight),
+            ("asynchronous scheduling", &mut self.asynchronous),
+            ("tokens that were nobody's", &mut self.wasted),
+            ("left out at a cap", &mut self.left_out),
+            ("stalls", &mut self.stalls),
+            ("empty steps", &mut self.empty_steps),
+            ("ties of arrival and end of step", &mut self.ties),
+            ("caches below 10 blocks", &mut self.small_caches),
+            ("recomputed tokens", &mut self.recomputed),
+            ("arrivals out of order", &mut self.out_of_order),
+        ]
+    }
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<52} {:>8}", "scenarios", self.scenarios)?;
+        for (name, count) in self.counts() {
+            let share = count as f64 * 100.0 / self.scenarios.max(1) as f64;
+            writeln!(f, "{name:<52} {count:>8} {share:>5.1} %")?;
+        }
+        Ok(())
+    }
+}
