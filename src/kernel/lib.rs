@@ -13,6 +13,8 @@
 //! | [`workload`] | arrivals and lengths of synthetic requests |
 //! | [`tune`] | search spaces, samplers, Pareto fronts |
 
+#[doc(hidden)]
+pub mod bench_cases;
 pub mod request;
 pub mod rng;
 pub mod scenario;
@@ -23,4 +25,4 @@ pub mod workload;
 
 /// Version of the simulator's results. Raised by hand whenever the same scenario would give other rows: it is part of
 /// every fingerprint of a simulation, so that results of an older simulator are never reused.
-pub const SIM_VERSION: u32 = 1;
+pub const SIM_VERSION: u32 = 2;

@@ -1,13 +1,15 @@
 //! The requests of a workload, as flat arrays: read-only, shared by every scenario of a fan-out.
 
-use crate::units::SimTime;
+use crate::units::{SimDuration, SimTime};
 
-/// `n` requests, index = request id, sorted by arrival (ties keep the order of the trace).
+/// `n` requests, index = request id, in the order of the trace: by arrival, as a rule (ties keep their order; what is
+/// out of order is simulated at its time, and counted).
 ///
-/// All vectors have length `n`, but `block_hash_offsets` has `n + 1` and `block_hashes` what the offsets say.
+/// All vectors have length `n`, but `block_hash_offsets` has `n + 1` and `block_hashes` what the offsets say; and those
+/// from `priority` on are empty where the trace says nothing about any request.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Requests {
-    /// Arrival in nanoseconds from the start of the trace, non-decreasing.
+    /// Arrival in nanoseconds from the start of the trace, not negative.
     pub arrival: Vec<SimTime>,
     /// Prompt length in tokens, at least 1.
     pub input_tokens: Vec<u32>,
@@ -19,6 +21,19 @@ pub struct Requests {
     pub block_hash_offsets: Vec<u64>,
     /// Tokens per hashed block (512 for Mooncake, 16 for vLLM's default); 0 where the trace has no hashes.
     pub block_tokens: u32,
+    /// Priority as in vLLM: a lower value goes first.
+    pub priority: Vec<Option<i32>>,
+    /// Time from arrival by which the request should be done.
+    pub deadline: Vec<Option<SimDuration>>,
+    /// Time from arrival after which the client gives up.
+    pub timeout: Vec<Option<SimDuration>>,
+    /// Time from arrival at which the client goes away.
+    pub cancel: Vec<Option<SimDuration>>,
+    /// Most tokens that the request may generate.
+    pub max_tokens: Vec<Option<u32>>,
+    /// Class of service, an index into `class_names`.
+    pub class: Vec<Option<u32>>,
+    pub class_names: Vec<String>,
 }
 
 impl Requests {

@@ -3,10 +3,13 @@
 //! These types are what a user writes under `deployment:` and `workload:`; every field can be addressed by a dotted
 //! path (`deployment.scheduler.vllm_v1.max_num_seqs`). Names are vLLM's where vLLM has a name.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::sim::{latency::Latency, router::Router, scheduler::Scheduler};
+use crate::units::Tick;
 
 /// What is operated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -44,6 +47,10 @@ pub struct Deployment {
     /// How long a step takes.
     #[serde(default)]
     pub latency: Latency,
+    /// Quantum of time, such as `1us`: every step and every overhead is rounded down to whole quanta, a step to at
+    /// least one. Default: nanoseconds. For comparison with simulators that count in whole microseconds.
+    #[serde(default)]
+    pub tick: Option<Tick>,
 }
 
 fn one() -> u32 {
@@ -51,9 +58,13 @@ fn one() -> u32 {
 }
 
 impl Deployment {
-    /// GPUs of all replicas together.
+    /// GPUs of all replicas together. A server of an exclusive replica is `tp * pp` GPUs of its own.
     pub fn gpus(&self) -> u64 {
-        u64::from(self.replicas) * u64::from(self.tp) * u64::from(self.pp)
+        let servers = match &self.scheduler {
+            Scheduler::VllmV1(_) => 1,
+            Scheduler::Exclusive(e) => u64::from(e.servers) + u64::from(e.decode_servers),
+        };
+        u64::from(self.replicas) * servers * u64::from(self.tp) * u64::from(self.pp)
     }
 }
 
@@ -118,7 +129,10 @@ impl Default for KvCache {
     }
 }
 
-/// How the requests of the trace arrive in this scenario.
+/// How the requests of the trace arrive in this scenario, and what their clients want.
+///
+/// What a request brings itself ([`crate::request::Requests`]) goes before the rules of its class, and those before
+/// the rules for all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Load {
@@ -131,6 +145,77 @@ pub struct Load {
     /// Use only the first so many requests. Default: all.
     #[serde(default)]
     pub max_requests: Option<u32>,
+    /// The simulation ends at this time: what has not ended by then is `in_flight`, what arrives later is left out.
+    /// Default: it ends when every request has.
+    #[serde(default)]
+    pub horizon_s: Option<f64>,
+    /// A request should be done so long after its arrival. Only the queue order `edf` and whoever reads the tables look
+    /// at it; nothing is aborted.
+    #[serde(default)]
+    pub deadline_ms: Option<f64>,
+    /// A client gives up so long after its request arrived: status `timed_out`. Default: never.
+    #[serde(default)]
+    pub timeout_s: Option<f64>,
+    /// Most tokens that a request may generate, as in the OpenAI API. A reply that is cut is `length_capped`.
+    #[serde(default)]
+    pub max_tokens: Option<u32>,
+    /// Clients that go away before their reply is complete: status `cancelled`.
+    #[serde(default)]
+    pub cancel: Option<Cancel>,
+    /// Rules by class of service (column `class` of the requests).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub classes: BTreeMap<String, ClassRules>,
+}
+
+/// Clients that go away: every request independently, from the scenario's own stream.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cancel {
+    /// Share of the requests whose client would go away, 0 to 1.
+    pub share: f64,
+    /// Mean of the exponentially distributed time from arrival until the client goes, in seconds. A request that is
+    /// done by then is not touched.
+    pub after_s: f64,
+}
+
+/// What holds for the requests of one class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClassRules {
+    /// Priority as in vLLM: a lower value goes first. Default: 0.
+    #[serde(default)]
+    pub priority: Option<i32>,
+    /// A request of the class should be done so long after its arrival; nothing is aborted.
+    #[serde(default)]
+    pub deadline_ms: Option<f64>,
+    /// A client of the class gives up so long after its request arrived.
+    #[serde(default)]
+    pub timeout_s: Option<f64>,
+    /// Most tokens that a request of the class may generate.
+    #[serde(default)]
+    pub max_tokens: Option<u32>,
+}
+
+/// Which requests count in the figures of a scenario. Every request is simulated; raw counts are kept beside.
+///
+/// A request is measured if it arrives at or after the end of the warm-up, before the start of the cool-down, and is
+/// neither one of the first `warmup_requests` nor of the last `cooldown_requests` to arrive. A span of zero leaves nothing
+/// out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Measure {
+    /// Leave out what arrives in so many seconds from the first arrival.
+    #[serde(default)]
+    pub warmup_s: f64,
+    /// Leave out what arrives in so many seconds up to the last arrival.
+    #[serde(default)]
+    pub cooldown_s: f64,
+    /// Leave out so many requests, the first to arrive.
+    #[serde(default)]
+    pub warmup_requests: u32,
+    /// Leave out so many requests, the last to arrive.
+    #[serde(default)]
+    pub cooldown_requests: u32,
 }
 
 /// An arrival process.
@@ -254,6 +339,7 @@ pub struct Scenario {
     pub model: ModelSpec,
     pub gpu: GpuSpec,
     pub workload: Load,
+    pub measure: Measure,
     /// Neighbouring scenarios may share a seed: their random streams are then common (paired comparison).
     pub seed: u64,
 }

@@ -3,45 +3,111 @@
 //! The rules are the scheduler's ([`super::scheduler`]); here they are applied. Where every decode request is sure to
 //! get its token, only prefills are looked at; else all running requests are, in order.
 
+use std::cmp::Reverse;
+
+use super::SimError;
+use super::engine::{Env, Out};
+use super::kv::hashes::Derivation;
 use super::latency::BatchShape;
-use super::replica::{Env, Live, Out, Phase, Replica};
-use super::scheduler::VllmV1;
-use crate::units::SimTime;
+use super::replica::{Chunk, Flight, Live, Phase, Replica};
+use super::scheduler::{QueueOrder, VllmV1};
+use super::timing::not_sensible;
+
+/// What was given out in the step that is being formed, as far as it may have to be given back.
+#[derive(Default)]
+struct Forming {
+    budget: u32,
+    shape: BatchShape,
+    /// Decode requests that run on without a gap.
+    regular: u64,
+    preempted: u32,
+    /// Where a victim can be one that had its share: who had what.
+    shares: Vec<Share>,
+    /// Decode requests that get nothing, but had something in the step before.
+    stalling: Vec<u32>,
+}
+
+struct Share {
+    slot: u32,
+    tokens: u32,
+    before: u32,
+    /// Of the tokens, those computed before.
+    again: u32,
+    /// Blocks whose content became known.
+    filled: u32,
+    resumed: bool,
+}
 
 impl Replica {
-    /// Forms the next step and starts it.
-    pub(super) fn begin(&mut self, env: &Env<'_>, out: &mut Out) {
+    /// Forms a step that starts when the last one formed ends, or now; whether there is one. An empty step is one only
+    /// where nothing else runs.
+    ///
+    /// # Errors
+    /// The latency model says nothing sensible.
+    pub(super) fn begin(&mut self, env: &Env<'_>, out: &mut Out) -> Result<bool, SimError> {
         self.blocked = false;
-        let mut shape = BatchShape::default();
-        let mut budget = env.rules.max_num_batched_tokens;
-        let (mut regular, mut preempted) = (self.decodes, false);
-        if self.all_fit(env) {
-            if !self.counting {
-                self.decode_blocks(env);
-            } else {
-                self.pool.take(self.class_counts[self.class(self.steps)]);
+        self.retire_capped();
+        let mut f = Forming { budget: self.rules.max_num_batched_tokens, ..Forming::default() };
+        if self.all_fit() {
+            let class = self.class(self.steps);
+            if self.class_counts[class] > 0 {
+                self.take(self.class_counts[class]);
             }
-            shape.decode_requests = self.decodes;
-            shape.decode_context = self.context;
-            budget -= self.decodes as u32;
+            self.fill_decodes(env);
+            f.regular = self.decodes;
+            f.shape.decode_requests = self.decodes;
+            f.shape.decode_context = self.context;
+            f.budget -= self.decodes as u32;
             for i in 0..self.prefills.len() {
-                if budget == 0 {
+                if f.budget == 0 {
                     break;
                 }
-                budget -= self.run_prefill(self.prefills[i], budget, &mut shape, env);
+                let slot = self.prefills[i];
+                let live = &self.live[slot as usize];
+                let tokens = self.rules.running_tokens(live.target - live.computed, f.budget);
+                self.run_prefill(slot, tokens, &mut f, env);
             }
         } else {
-            (regular, preempted) = self.walk(&mut budget, &mut shape, env, out);
+            self.walk(&mut f, env);
         }
-        if !preempted || VllmV1::ADMITS_AFTER_PREEMPTION {
-            self.admit(budget, &mut shape, env, out);
+        if f.preempted == 0 || VllmV1::ADMITS_AFTER_PREEMPTION {
+            self.admit(&mut f, env);
         }
-        self.blocked = !preempted
+        self.blocked = f.preempted == 0
             && !self.waiting.is_empty()
-            && self.chunks.is_empty()
+            && self.next.chunks.is_empty()
             && self.stalled == 0
             && self.decodes == self.running.len() as u64;
-        self.launch(&shape, regular, env, out);
+        self.launch(&f, env, out)
+    }
+
+    /// Where the scheduler works ahead: requests whose last token is in the step before this one, and that the
+    /// scheduler knows to be at their cap.
+    fn retire_capped(&mut self) {
+        while let Some(Reverse((step, seq, slot))) = self.caps.peek().copied() {
+            if step > self.steps {
+                return;
+            }
+            self.caps.pop();
+            let live = &self.live[slot as usize];
+            if live.seq != seq || live.phase != Phase::Decode {
+                continue;
+            }
+            if live.finish > self.steps {
+                self.caps.push(Reverse((live.finish, seq, slot)));
+                continue;
+            }
+            let computed = self.computed(live);
+            self.leave_decode(slot);
+            let live = &mut self.live[slot as usize];
+            (live.phase, live.computed) = (Phase::Ending, computed);
+            // One that is counted by itself ends with its token.
+            if !live.exact
+                && let Some(flight) = self.flights.back_mut()
+            {
+                flight.endings.push(slot);
+            }
+        }
     }
 
     #[inline]
@@ -50,8 +116,8 @@ impl Replica {
     }
 
     /// Whether every running request gets all that it wants, or at least every decode does, without preemption.
-    fn all_fit(&self, env: &Env<'_>) -> bool {
-        let budget = u64::from(env.rules.max_num_batched_tokens);
+    fn all_fit(&self) -> bool {
+        let budget = u64::from(self.rules.max_num_batched_tokens);
         let decode_need = self.class_counts[self.class(self.steps)];
         if self.stalled > 0 || self.decodes > budget || decode_need > self.pool.free() {
             return false;
@@ -61,291 +127,505 @@ impl Replica {
         for slot in &self.prefills {
             let live = &self.live[*slot as usize];
             let remaining = live.target - live.computed;
-            let tokens = env.rules.running_tokens(remaining, left);
-            wanted += u64::from(env.rules.running_tokens(remaining, u32::MAX));
+            let tokens = self.rules.running_tokens(remaining, left);
+            wanted += u64::from(self.rules.running_tokens(remaining, u32::MAX));
             left -= tokens;
-            need += new_blocks(live.computed, tokens, env.block_size);
+            need += new_blocks(live.computed, tokens, self.block_size);
         }
         if need > self.pool.free() {
             return false;
         }
-        // Prefills behind all decodes take what is left. Before a decode, they must leave it its token; and where
-        // blocks have ids, they must not take theirs out of turn.
+        // Prefills behind all decodes take what is left. Before a decode, they must leave it its token, and, where both
+        // fill blocks of known content, not be overtaken: of equal contents the one filled first is found.
+        let filling = self.class(self.steps + 1);
+        let fills = self.class_lists.get(filling).is_some_and(|list| !list.is_empty());
         let prefills_last = self.running[self.running.len() - self.prefills.len()] == *first;
-        prefills_last || (self.counting && wanted + self.decodes <= budget)
+        prefills_last || (!fills && wanted + self.decodes <= budget)
     }
 
-    /// All running requests in order. Returns the decodes that run on without a gap, and whether any was preempted.
-    fn walk(&mut self, budget: &mut u32, shape: &mut BatchShape, env: &Env<'_>, out: &mut Out) -> (u64, bool) {
-        let (mut at, mut regular, mut preempted) = (0, 0, false);
-        'running: while at < self.running.len() && *budget > 0 {
+    /// All running requests in order.
+    fn walk(&mut self, f: &mut Forming, env: &Env<'_>) {
+        let mut at = 0;
+        'running: while at < self.running.len() && f.budget > 0 {
             let slot = self.running[at];
             let live = &self.live[slot as usize];
+            if live.phase == Phase::Ending {
+                at += 1;
+                continue;
+            }
             let decode = live.phase == Phase::Decode;
             let computed = self.computed(live);
             let wanted = if decode { 1 } else { live.target - computed };
-            let tokens = env.rules.running_tokens(wanted, *budget);
-            let need = new_blocks(computed, tokens, env.block_size);
+            let tokens = self.rules.running_tokens(wanted, f.budget);
+            let need = new_blocks(computed, tokens, self.block_size);
             while self.pool.free() < need {
-                preempted = true;
-                let Some(victim) = self.running.pop() else { break 'running };
-                self.preempt(victim, env, out);
+                let Some(victim_at) = self.victim(env) else { break 'running };
+                let victim = self.running.remove(victim_at);
+                f.preempted += 1;
+                let given_back = if victim_at < at {
+                    at -= 1;
+                    self.take_back(victim, f)
+                } else {
+                    0
+                };
+                self.preempt(victim, given_back, env);
                 if victim == slot {
                     break 'running;
                 }
             }
             if decode {
-                self.grow(slot, computed, 1, env);
-                shape.decode_requests += 1;
-                shape.decode_context += u64::from(computed);
-                *budget -= 1;
-                let live = &mut self.live[slot as usize];
-                if std::mem::take(&mut live.stalled) {
-                    self.stalled -= 1;
-                    self.resumed.push(live.last_token);
-                } else {
-                    regular += 1;
-                }
+                self.run_decode(slot, computed, f, env);
             } else {
-                *budget -= self.run_prefill(slot, *budget, shape, env);
+                self.run_prefill(slot, tokens, f, env);
             }
             at += 1;
         }
         for at in at..self.running.len() {
             let slot = self.running[at];
             if self.live[slot as usize].phase == Phase::Decode {
-                self.stall(slot, env);
+                self.stall(slot, f);
             }
         }
-        (regular, preempted)
+    }
+
+    /// Place in `running` of the request that goes when blocks are missing.
+    fn victim(&self, env: &Env<'_>) -> Option<usize> {
+        match self.rules.scheduling_policy {
+            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf => self.running.len().checked_sub(1),
+            QueueOrder::Priority => (0..self.running.len()).max_by_key(|at| self.key(self.running[*at], env)),
+        }
+    }
+
+    fn run_decode(&mut self, slot: u32, computed: u32, f: &mut Forming, env: &Env<'_>) {
+        let filled = self.grow(slot, computed, 1, env);
+        f.shape.decode_requests += 1;
+        f.shape.decode_context += u64::from(computed);
+        f.budget -= 1;
+        let resumed = std::mem::take(&mut self.live[slot as usize].stalled);
+        if resumed {
+            self.stalled -= 1;
+            self.next.resumed.push(slot);
+        } else {
+            f.regular += 1;
+        }
+        if self.rules.scheduling_policy == QueueOrder::Priority {
+            f.shares.push(Share { slot, tokens: 1, before: computed, again: 0, filled, resumed });
+        }
+    }
+
+    /// One chunk of a running prefill.
+    fn run_prefill(&mut self, slot: u32, tokens: u32, f: &mut Forming, env: &Env<'_>) {
+        let computed = self.live[slot as usize].computed;
+        let (again, filled) = self.book_chunk(slot, computed, tokens, computed, f, env);
+        if self.rules.scheduling_policy == QueueOrder::Priority {
+            f.shares.push(Share { slot, tokens, before: computed, again, filled, resumed: false });
+        }
+    }
+
+    /// Tokens of a prompt go into the step; returns how many of them were computed before, and the blocks that become
+    /// known. `context` is what the chunk attends to.
+    fn book_chunk(
+        &mut self,
+        slot: u32,
+        computed: u32,
+        tokens: u32,
+        context: u32,
+        f: &mut Forming,
+        env: &Env<'_>,
+    ) -> (u32, u32) {
+        let filled = self.grow(slot, computed, tokens, env);
+        let live = &mut self.live[slot as usize];
+        let upto = computed + tokens;
+        let again = upto.min(live.peak).saturating_sub(computed);
+        live.computed = upto;
+        live.recomputed += again;
+        self.next.chunks.push(Chunk { slot, upto, completes: upto == live.target });
+        f.budget -= tokens;
+        if tokens > 0 {
+            let (n, context, input) = (u64::from(tokens), u64::from(context), u64::from(live.target));
+            let shape = &mut f.shape;
+            shape.prefill_requests += 1;
+            shape.prefill_tokens += n;
+            shape.prefill_context += context;
+            shape.prefill_tokens_x_context += n * context;
+            shape.prefill_tokens_squared += n * n;
+            shape.prefill_tokens_x_input += n * input;
+        }
+        (again, filled)
+    }
+
+    /// A victim gives its share of this step back; returns the blocks of unknown content that it holds for it.
+    fn take_back(&mut self, slot: u32, f: &mut Forming) -> u64 {
+        let Some(at) = f.shares.iter().position(|share| share.slot == slot) else { return 0 };
+        let share = f.shares.remove(at);
+        let live = &mut self.live[slot as usize];
+        let input = u64::from(live.target);
+        f.budget += share.tokens;
+        let (n, context) = (u64::from(share.tokens), u64::from(share.before));
+        if live.phase == Phase::Decode {
+            f.shape.decode_requests -= 1;
+            f.shape.decode_context -= context;
+            if share.resumed {
+                live.stalled = true;
+                self.stalled += 1;
+                self.next.resumed.retain(|other| *other != slot);
+            } else {
+                f.regular -= 1;
+            }
+        } else {
+            live.computed = share.before;
+            live.recomputed -= share.again;
+            self.next.chunks.retain(|chunk| chunk.slot != slot);
+            f.shape.prefill_requests -= 1;
+            f.shape.prefill_tokens -= n;
+            f.shape.prefill_context -= context;
+            f.shape.prefill_tokens_x_context -= n * context;
+            f.shape.prefill_tokens_squared -= n * n;
+            f.shape.prefill_tokens_x_input -= n * input;
+        }
+        if share.filled > 0 {
+            self.pool.unfill(&mut live.held, share.filled);
+        }
+        new_blocks(share.before, share.tokens, self.block_size)
     }
 
     /// A running decode request gets nothing in this step: it falls one behind the count of steps.
-    fn stall(&mut self, slot: u32, env: &Env<'_>) {
-        self.leave_class(slot, env);
-        let clock = self.clock;
+    fn stall(&mut self, slot: u32, f: &mut Forming) {
+        self.leave_class(slot);
         let live = &mut self.live[slot as usize];
         live.base -= 1;
-        live.finish += 1;
         if !live.stalled {
-            live.stalled = true;
-            live.last_token = clock;
             self.stalled += 1;
+            self.single_out(slot);
+            self.live[slot as usize].stalled = true;
+            f.stalling.push(slot);
         }
-        self.enter_class(slot, env);
+        let live = &mut self.live[slot as usize];
+        if live.finish > self.steps {
+            live.finish += 1;
+        }
+        self.enter_class(slot);
     }
 
-    /// One chunk of a running prefill; returns its tokens.
-    fn run_prefill(&mut self, slot: u32, budget: u32, shape: &mut BatchShape, env: &Env<'_>) -> u32 {
+    /// The step is not formed after all, and no decode request was to be in it.
+    fn do_not_stall(&mut self, f: &Forming) {
+        for at in 0..self.running.len() {
+            let slot = self.running[at];
+            if self.live[slot as usize].phase != Phase::Decode {
+                continue;
+            }
+            self.leave_class(slot);
+            let live = &mut self.live[slot as usize];
+            live.base += 1;
+            if live.finish > self.steps {
+                live.finish -= 1;
+            }
+            self.enter_class(slot);
+        }
+        for slot in &f.stalling {
+            self.live[*slot as usize].stalled = false;
+            self.stalled -= 1;
+        }
+    }
+
+    /// A request that had a token in every step is from now on counted by itself: what it has emitted, its gaps, and
+    /// its token of a step that was formed already.
+    fn single_out(&mut self, slot: u32) {
         let live = &self.live[slot as usize];
-        let (computed, target) = (live.computed, live.target);
-        let tokens = env.rules.running_tokens(target - computed, budget);
-        self.grow(slot, computed, tokens, env);
-        self.live[slot as usize].computed = computed + tokens;
-        self.chunks.push((slot, tokens));
-        add_chunk(shape, tokens, computed, target);
-        tokens
+        if live.exact {
+            return;
+        }
+        let emitted = self.emitted(live);
+        let (from, handed) = (live.from, self.handed);
+        let live = &mut self.live[slot as usize];
+        (live.emitted, live.exact, live.last_token) = (emitted, true, self.clock);
+        live.gaps.extend_from_slice(self.log.between(from, handed));
+        live.from = handed;
+        if let Some(flight) = self.flights.back_mut() {
+            flight.regular -= 1;
+            flight.early.push(slot);
+        }
     }
 
     /// Admits waiting requests in order until one does not fit.
-    fn admit(&mut self, mut budget: u32, shape: &mut BatchShape, env: &Env<'_>, out: &mut Out) {
-        while budget > 0 && env.rules.has_seat(self.running.len()) {
-            let Some(&slot) = self.waiting.front() else { return };
+    fn admit(&mut self, f: &mut Forming, env: &Env<'_>) {
+        while f.budget > 0 && self.rules.has_seat(self.running.len()) {
+            let Some(slot) = self.waiting.front() else { return };
             let live = &self.live[slot as usize];
             let (target, request, known) = (live.target, live.request as usize, live.known);
-            let (hits, idle_hits) = self.find_prefix(request, known, target, env);
-            let computed = hits * env.block_size;
-            let Some(tokens) = env.rules.waiting_tokens(target - computed, budget) else { return };
-            // No tokens: only by `Quirks::free_full_hits`.
-            let held = if tokens > 0 { hits } else { 0 };
-            if tokens > 0 && new_blocks(computed, tokens, env.block_size) + idle_hits > self.pool.free() {
+            let (hits, idle) = self.find_prefix(request, known, target, env);
+            let computed = hits * self.block_size;
+            let Some(tokens) = self.rules.waiting_tokens(target - computed, f.budget) else { return };
+            if tokens > 0 && new_blocks(computed, tokens, self.block_size) + idle > self.pool.free() {
                 return;
             }
             self.waiting.pop_front();
-            let first_time = self.live[slot as usize].scheduled.is_none();
-            if first_time && env.caching {
-                out.prefix_tokens_queried += u64::from(target);
-                out.prefix_tokens_hit += u64::from(computed);
+            if self.live[slot as usize].scheduled.is_none() && self.caching {
+                let t = &mut self.totals;
+                t.prefix_tokens_queried += u64::from(target);
+                t.prefix_tokens_hit += u64::from(computed);
+                t.prefix_blocks_queried += u64::from(target / self.block_size);
+                t.prefix_blocks_hit += u64::from(hits);
             }
-            for block in 0..held {
-                let hash = env.derivation.hash(env.requests, request, block);
-                if let Some(id) = self.pool.find(hash) {
-                    self.pool.share(id);
-                    self.live[slot as usize].blocks.push(id);
-                }
+            // No tokens: only where full hits are not computed again.
+            let held = if tokens > 0 { hits } else { 0 };
+            if held > 0 {
+                self.sum_blocks();
+                let units = self.derivation.units(env.requests, request, self.block_size);
+                self.pool.share(&mut self.live[slot as usize].held, units, held);
             }
-            self.grow(slot, computed, tokens, env);
+            let now = self.clock;
             let live = &mut self.live[slot as usize];
-            if first_time {
-                live.scheduled = Some(self.clock);
+            if live.scheduled.is_none() {
+                live.scheduled = Some(now);
                 live.cached = computed;
             }
+            self.totals.waiting_ns += i128::from((now - live.since).0);
+            live.since = now;
             live.phase = Phase::Prefill;
-            live.computed = computed + tokens;
             // Blocks that do not start with the prompt cannot be told by their place.
-            live.known = if held == hits { known } else { 0 };
+            live.missing = hits - held;
+            live.known = if live.missing == 0 { known } else { 0 };
             live.seq = self.next_seq;
             self.next_seq += 1;
             self.running.push(slot);
             self.prefills.push(slot);
-            self.chunks.push((slot, tokens));
-            if tokens > 0 {
-                add_chunk(shape, tokens, if env.quirks.hits_without_context { 0 } else { computed }, target);
-            }
-            budget -= tokens;
+            let context = if env.quirks.hits_without_context { 0 } else { computed };
+            self.book_chunk(slot, computed, tokens, context, f, env);
         }
     }
 
     /// Blocks of the longest known prefix that the cache still holds, and how many of them nobody uses.
     fn find_prefix(&self, request: usize, known: u32, target: u32, env: &Env<'_>) -> (u32, u64) {
-        if self.counting {
+        if self.derivation == Derivation::None || known == 0 {
             return (0, 0);
         }
         // The last token is computed again even on a full hit: its output is the first new token.
-        let most = if env.quirks.free_full_hits { target } else { target - 1 } / env.block_size;
-        let (mut hits, mut idle) = (0, 0);
-        while hits < most.min(known) {
-            let Some(id) = self.pool.find(env.derivation.hash(env.requests, request, hits)) else { break };
-            idle += u64::from(self.pool.is_free(id));
-            hits += 1;
-        }
-        (hits, idle)
+        let most = if self.rules.recompute_full_hits { target - 1 } else { target } / self.block_size;
+        self.pool.find(self.derivation.units(env.requests, request, self.block_size), most.min(known))
     }
 
-    /// The blocks for `tokens` more tokens after `computed`.
-    fn grow(&mut self, slot: u32, computed: u32, tokens: u32, env: &Env<'_>) {
-        let need = new_blocks(computed, tokens, env.block_size);
-        if self.counting {
-            self.pool.take(need);
-            return;
-        }
-        for _ in 0..need {
-            let id = self.pool.allocate();
-            self.live[slot as usize].blocks.push(id);
+    /// The blocks for `tokens` more tokens after `computed`; returns how many become known.
+    fn grow(&mut self, slot: u32, computed: u32, tokens: u32, env: &Env<'_>) -> u32 {
+        let need = new_blocks(computed, tokens, self.block_size);
+        if need > 0 {
+            self.take(need);
         }
         let live = &self.live[slot as usize];
-        let full = ((computed + tokens) / env.block_size).min(live.known);
-        for block in computed / env.block_size..full {
-            let hash = env.derivation.hash(env.requests, live.request as usize, block);
-            self.pool.fill(live.blocks[block as usize], hash);
+        let (from, to) = (computed / self.block_size, ((computed + tokens) / self.block_size).min(live.known));
+        if from >= to {
+            return 0;
+        }
+        self.fill(slot, from, to, env);
+        to - from
+    }
+
+    /// Blocks `from..to` of a request are full, and their contents known.
+    fn fill(&mut self, slot: u32, from: u32, to: u32, env: &Env<'_>) {
+        let live = &mut self.live[slot as usize];
+        let request = live.request as usize;
+        let mut block = from;
+        while block < to {
+            let (unit, first) = self.derivation.unit_of(block);
+            let count = (self.derivation.unit_blocks() - first).min(to - block);
+            let hash = self.derivation.unit_hash(env.requests, request, unit);
+            self.pool.fill(&mut live.held, hash, first, count);
+            block += count;
         }
     }
 
-    /// The blocks of all decode requests for one token each. Blocks are taken in order of admission; that some are
-    /// filled only after all were taken changes nothing, because a full block is in use and cannot be taken.
-    pub(super) fn decode_blocks(&mut self, env: &Env<'_>) {
-        let class = self.class(self.steps);
-        for at in 0..self.class_lists[class].len() {
-            let slot = self.class_lists[class][at] as usize;
-            let id = self.pool.allocate();
-            self.live[slot].blocks.push(id);
+    /// Blocks that all decode requests fill in the step being formed, in order of admission.
+    pub(super) fn fill_decodes(&mut self, env: &Env<'_>) {
+        if self.class_lists.is_empty() {
+            return;
         }
         let filling = self.class(self.steps + 1);
         for at in 0..self.class_lists[filling].len() {
-            let live = &self.live[self.class_lists[filling][at] as usize];
-            let block = self.computed(live) / env.block_size;
+            let slot = self.class_lists[filling][at];
+            let live = &self.live[slot as usize];
+            let block = self.computed(live) / self.block_size;
             if block < live.known {
-                let hash = env.derivation.hash(env.requests, live.request as usize, block);
-                self.pool.fill(live.blocks[block as usize], hash);
+                self.fill(slot, block, block + 1, env);
             }
         }
     }
 
-    /// A request, already taken from `running`, loses its cache and goes back to the front of the queue.
-    fn preempt(&mut self, slot: u32, env: &Env<'_>, out: &mut Out) {
-        out.preemptions += 1;
-        self.release(slot, env);
-        let clock = self.clock;
-        match self.live[slot as usize].phase {
+    /// A request, already taken from `running`, loses its cache and waits again. `given_back` are the blocks that it
+    /// took for a share of this step.
+    fn preempt(&mut self, slot: u32, given_back: u64, env: &Env<'_>) {
+        let phase = self.live[slot as usize].phase;
+        let computed = self.computed(&self.live[slot as usize]);
+        self.sum_blocks();
+        self.release(slot, computed, given_back);
+        match phase {
             Phase::Decode => {
-                self.leave_decode(slot, env);
-                let live = &mut self.live[slot as usize];
-                live.emitted = live.output - (live.finish - self.steps) as u32;
-                if std::mem::take(&mut live.stalled) {
-                    self.stalled -= 1;
-                } else {
-                    live.last_token = clock;
-                }
+                let stalled = std::mem::take(&mut self.live[slot as usize].stalled);
+                self.stalled -= u64::from(stalled);
+                self.single_out(slot);
+                self.leave_decode(slot);
             }
-            Phase::Prefill => {
-                let last = self.prefills.pop();
-                assert!(last == Some(slot), "the last of the running is the last of the prefills");
+            Phase::Prefill => self.prefills.retain(|other| *other != slot),
+            Phase::Ending => {
+                if let Some(flight) = self.flights.back_mut()
+                    && let Some(at) = flight.endings.iter().position(|other| *other == slot)
+                {
+                    flight.endings.swap_remove(at);
+                    self.single_out(slot);
+                }
             }
             Phase::Waiting => {}
         }
+        let now = self.clock;
         let live = &mut self.live[slot as usize];
-        live.known = env.derivation.known_blocks(env.requests, live.request as usize, env.block_size);
+        live.known = self.derivation.known_blocks(env.requests, live.request as usize, self.block_size);
+        live.peak = live.peak.max(computed);
         if env.quirks.restart_from_prompt {
-            (live.emitted, live.first_token, live.last_token) = (0, None, SimTime::ZERO);
+            (live.emitted, live.first_token) = (0, None);
+            live.gaps.clear();
+            live.peak = live.peak.min(live.input);
         }
         live.phase = Phase::Waiting;
         live.preemptions += 1;
+        live.lost_since = live.lost_since.or(Some(now));
+        live.missing = 0;
         live.computed = 0;
         live.target = live.input + live.emitted;
-        self.waiting.push_front(slot);
+        self.totals.running_ns += i128::from((now - live.since).0);
+        live.since = now;
+        let key = self.key(slot, env);
+        self.waiting.push_front(slot, key);
     }
 
-    /// Frees the blocks of a request.
-    pub(super) fn release(&mut self, slot: u32, env: &Env<'_>) {
-        if !self.counting {
-            self.pool.release(&self.live[slot as usize].blocks);
-            self.live[slot as usize].blocks.clear();
-            return;
-        }
-        let live = &self.live[slot as usize];
-        // Whatever was in the cache before this step; the blocks of a step are taken after those of its victims went.
-        self.pool.give(u64::from(self.computed(live).div_ceil(env.block_size)));
+    /// Frees the blocks of a request with so many tokens in the cache, and some more.
+    pub(super) fn release(&mut self, slot: u32, computed: u32, more: u64) {
+        let live = &mut self.live[slot as usize];
+        let blocks = computed.div_ceil(self.block_size) - live.missing - live.held.blocks();
+        self.pool.release(&mut live.held, u64::from(blocks) + more);
     }
 
-    /// A completed request takes the place of its last token too, before it frees all.
-    pub(super) fn take_one_more(&mut self, slot: u32, env: &Env<'_>) {
+    /// A completed request takes the place of its last token too, before it frees all, if there is one; returns how many.
+    pub(super) fn one_more(&mut self, slot: u32, env: &Env<'_>) -> u32 {
         let computed = self.computed(&self.live[slot as usize]);
-        if !self.counting && new_blocks(computed, 1, env.block_size) <= self.pool.free() {
-            self.grow(slot, computed, 1, env);
+        if new_blocks(computed, 1, self.block_size) > self.pool.free() {
+            return 0;
+        }
+        self.grow(slot, computed, 1, env);
+        1
+    }
+
+    /// Starts the step that was formed, or lets it wait for the one that runs.
+    fn launch(&mut self, f: &Forming, env: &Env<'_>, out: &mut Out) -> Result<bool, SimError> {
+        let t = &mut self.totals;
+        t.kv_blocks_max = t.kv_blocks_max.max(self.pool.used());
+        t.running_max = t.running_max.max(self.running.len());
+        t.waiting_max = t.waiting_max.max(self.waiting.len());
+        let empty = f.shape.decode_requests == 0 && f.shape.prefill_requests == 0;
+        if empty && !self.flights.is_empty() {
+            self.do_not_stall(f);
+            return Ok(false);
+        }
+        let start = self.flights.back().map_or(self.clock, |flight| flight.end);
+        let duration = match empty {
+            true => self.timing.empty(),
+            false => self.timing.step(env.model.step(&f.shape)).ok_or_else(not_sensible)?,
+        };
+        let end = start + duration;
+        if env.wants_steps {
+            out.steps.push((end, self.step_row(start, duration, &f.shape, f.preempted)));
+        }
+        self.steps += 1;
+        self.context += f.shape.decode_requests;
+        self.log.push(duration.0);
+        let buffer = self.spare.pop().unwrap_or_default();
+        let mut flight = std::mem::replace(&mut self.next, buffer);
+        (flight.number, flight.end, flight.duration) = (self.steps, end, duration);
+        (flight.shape, flight.regular) = (f.shape, f.regular);
+        self.advance_prompts(&flight);
+        self.flights.push_back(flight);
+        if self.log.is_long() {
+            self.trim_log();
+        }
+        Ok(true)
+    }
+
+    /// Requests whose prompt the step completes: from the next step on they decode.
+    fn advance_prompts(&mut self, flight: &Flight) {
+        let mut any = false;
+        for chunk in flight.chunks.iter().filter(|chunk| chunk.completes) {
+            any = true;
+            let steps = self.steps;
+            let live = &mut self.live[chunk.slot as usize];
+            live.finish = steps + u64::from(live.output - live.emitted - 1);
+            let last = live.finish == steps;
+            if last && (live.capped || !self.rules.async_scheduling) {
+                live.phase = Phase::Ending;
+                continue;
+            }
+            live.phase = Phase::Decode;
+            live.base = i64::from(live.computed) - steps as i64;
+            self.enter_decode(chunk.slot);
+        }
+        if any {
+            let live = &self.live;
+            self.prefills.retain(|slot| live[*slot as usize].phase == Phase::Prefill);
         }
     }
 
-    /// Tokens in the cache.
-    #[inline]
-    pub(super) fn computed(&self, live: &Live) -> u32 {
-        match live.phase {
-            Phase::Decode => (live.base + self.steps as i64) as u32,
-            Phase::Waiting | Phase::Prefill => live.computed,
-        }
+    fn trim_log(&mut self) {
+        let regular = |slot: &u32| {
+            let live = &self.live[*slot as usize];
+            (!live.exact).then_some(live.from)
+        };
+        let oldest = self.running.iter().filter_map(regular).min();
+        self.log.trim(oldest.unwrap_or(self.handed));
     }
 
-    pub(super) fn enter_decode(&mut self, slot: u32, env: &Env<'_>) {
+    fn enter_decode(&mut self, slot: u32) {
         self.decodes += 1;
+        let computed = self.computed(&self.live[slot as usize]);
         let live = &self.live[slot as usize];
-        self.context += u64::from(live.computed);
-        self.finishes.push(std::cmp::Reverse((live.finish, live.seq, slot)));
-        self.enter_class(slot, env);
+        self.context += u64::from(computed);
+        let entry = Reverse((live.finish, live.seq, slot));
+        match live.capped && self.rules.async_scheduling {
+            true => self.caps.push(entry),
+            false => self.finishes.push(entry),
+        }
+        self.enter_class(slot);
     }
 
-    pub(super) fn leave_decode(&mut self, slot: u32, env: &Env<'_>) {
-        self.leave_class(slot, env);
+    pub(super) fn leave_decode(&mut self, slot: u32) {
+        self.leave_class(slot);
         self.decodes -= 1;
         self.context -= u64::from(self.computed(&self.live[slot as usize]));
     }
 
-    fn enter_class(&mut self, slot: u32, env: &Env<'_>) {
+    fn enter_class(&mut self, slot: u32) {
         let live = &self.live[slot as usize];
-        let class = (-live.base).rem_euclid(i64::from(env.block_size)) as usize;
+        let class = self.class_of(live);
         self.class_counts[class] += 1;
-        if !self.counting {
+        if self.fills_later(live) {
             let at = self.class_position(class, live.seq);
             self.class_lists[class].insert(at, slot);
         }
     }
 
-    fn leave_class(&mut self, slot: u32, env: &Env<'_>) {
+    fn leave_class(&mut self, slot: u32) {
         let live = &self.live[slot as usize];
-        let class = (-live.base).rem_euclid(i64::from(env.block_size)) as usize;
+        let class = self.class_of(live);
         self.class_counts[class] -= 1;
-        if !self.counting {
+        if self.fills_later(live) {
             let at = self.class_position(class, live.seq);
             self.class_lists[class].remove(at);
         }
+    }
+
+    fn class_of(&self, live: &Live) -> usize {
+        (-live.base).rem_euclid(i64::from(self.block_size)) as usize
+    }
+
+    /// The trace knows contents that decoding will fill: the same answer for as long as a request decodes.
+    fn fills_later(&self, live: &Live) -> bool {
+        live.known > live.target / self.block_size
     }
 
     fn class_position(&self, class: usize, seq: u64) -> usize {
@@ -357,14 +637,4 @@ impl Replica {
 #[inline]
 fn new_blocks(computed: u32, tokens: u32, block_size: u32) -> u64 {
     u64::from((computed + tokens).div_ceil(block_size) - computed.div_ceil(block_size))
-}
-
-fn add_chunk(shape: &mut BatchShape, tokens: u32, context: u32, input: u32) {
-    let (n, context, input) = (u64::from(tokens), u64::from(context), u64::from(input));
-    shape.prefill_requests += 1;
-    shape.prefill_tokens += n;
-    shape.prefill_context += context;
-    shape.prefill_tokens_x_context += n * context;
-    shape.prefill_tokens_squared += n * n;
-    shape.prefill_tokens_x_input += n * input;
 }

@@ -4,10 +4,13 @@ use super::kv::plan;
 use super::latency::Latency;
 use super::scheduler::{Scheduler, VllmV1};
 use super::{SimError, engine};
-use crate::scenario::{Arrivals, GpuSpec, Load, ModelSpec, Scenario};
+use crate::scenario::{Arrivals, Deployment, GpuSpec, Load, Measure, ModelSpec, Scenario};
 
 /// Largest coefficient of a fitted latency model: one minute, in microseconds.
 const COEFFICIENT_MAX_US: f64 = 60e6;
+/// Largest factor on a physical term.
+const FACTOR_MAX: f64 = 1e3;
+const NO_TIME: &str = "is 0, and so some steps would take no time";
 /// Most blocks whose contents can be told apart.
 const BLOCKS_MAX: u64 = 1 << 31;
 const BLOCK_SIZE_MAX: u32 = 1 << 16;
@@ -38,15 +41,17 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Vec<SimError>> {
     facts(&scenario.model, &scenario.gpu, &mut p);
     parallelism(scenario, &mut p);
     lengths(scenario, &mut p);
-    let Scheduler::VllmV1(rules) = &scenario.deployment.scheduler;
-    p.positive("deployment.scheduler.vllm_v1.max_num_batched_tokens", rules.max_num_batched_tokens);
-    p.positive("deployment.scheduler.vllm_v1.max_num_seqs", rules.max_num_seqs);
+    scheduler(&scenario.deployment, &mut p);
     cache(scenario, &mut p);
     latency(&scenario.deployment.latency, &mut p);
     load(&scenario.workload, &mut p);
+    measure(&scenario.measure, &mut p);
     if p.0.is_empty() {
         // What the planner and the schedulers ask for only makes sense of sizes that are sound.
-        memory(scenario, rules, &mut p);
+        match &scenario.deployment.scheduler {
+            Scheduler::VllmV1(rules) => memory(scenario, rules, &mut p),
+            Scheduler::Exclusive(_) => {}
+        }
     }
     if p.0.is_empty() { Ok(()) } else { Err(p.0) }
 }
@@ -112,6 +117,40 @@ fn lengths(s: &Scenario, p: &mut Problems) {
     }
 }
 
+fn scheduler(d: &Deployment, p: &mut Problems) {
+    match &d.scheduler {
+        Scheduler::VllmV1(rules) => {
+            p.positive("deployment.scheduler.vllm_v1.max_num_batched_tokens", rules.max_num_batched_tokens);
+            p.positive("deployment.scheduler.vllm_v1.max_num_seqs", rules.max_num_seqs);
+            let us = rules.scheduler_overhead_us;
+            if !(0.0..=COEFFICIENT_MAX_US).contains(&us) {
+                p.add(
+                    "deployment.scheduler.vllm_v1.scheduler_overhead_us",
+                    format!("is {us}; must be 0 to {COEFFICIENT_MAX_US} microseconds"),
+                );
+            }
+            if rules.async_scheduling && !rules.recompute_full_hits {
+                p.add(
+                    "deployment.scheduler.vllm_v1.recompute_full_hits",
+                    "must be true with async_scheduling: the simulator whose behaviour the switch repeats has none"
+                        .to_string(),
+                );
+            }
+        }
+        Scheduler::Exclusive(rules) => {
+            p.positive("deployment.scheduler.exclusive.servers", rules.servers);
+            if !matches!(d.latency, Latency::Rates(_)) {
+                p.add(
+                    "deployment.latency",
+                    "the exclusive scheduler serves at given rates; write `latency: { rates: { prefill_tokens_per_s: \
+                     ..., decode_tokens_per_s: ... } }`"
+                        .to_string(),
+                );
+            }
+        }
+    }
+}
+
 fn cache(s: &Scenario, p: &mut Problems) {
     let kv = &s.deployment.kv;
     if kv.block_size == 0 || kv.block_size > BLOCK_SIZE_MAX {
@@ -132,17 +171,44 @@ fn cache(s: &Scenario, p: &mut Problems) {
 
 fn latency(latency: &Latency, p: &mut Problems) {
     match latency {
-        Latency::Roofline | Latency::TrainedPhysics => {}
-        Latency::Linear(linear) => {
-            for (path, us) in linear.coefficients() {
-                if !(0.0..=COEFFICIENT_MAX_US).contains(&us) {
-                    p.add(path, format!("is {us}; must be 0 to {COEFFICIENT_MAX_US} microseconds"));
-                }
+        Latency::Roofline => {}
+        Latency::TrainedPhysics(c) => {
+            coefficients(&c.coefficients(), p);
+            if c.weights == 0.0 && c.layer_us == 0.0 && c.step_us == 0.0 {
+                p.add("deployment.latency.trained_physics.step_us", NO_TIME.to_string());
+            }
+        }
+        Latency::TrainedRoofline(c) => {
+            coefficients(&c.coefficients(), p);
+            if c.weights == 0.0 && c.layer_us == 0.0 && c.step_us == 0.0 {
+                p.add("deployment.latency.trained_roofline.step_us", NO_TIME.to_string());
+            }
+        }
+        Latency::CrossModel(c) => {
+            coefficients(&c.coefficients(), p);
+            if c.layer_us == 0.0 {
+                p.add("deployment.latency.cross_model.layer_us", NO_TIME.to_string());
+            }
+        }
+        Latency::Linear(c) => {
+            coefficients(&c.coefficients(), p);
+            if c.base_us == 0.0 && (c.per_prefill_token_us == 0.0 || c.per_decode_token_us == 0.0) {
+                p.add("deployment.latency.linear.base_us", NO_TIME.to_string());
             }
         }
         Latency::Rates(rates) => {
             p.positive_f64("deployment.latency.rates.prefill_tokens_per_s", rates.prefill_tokens_per_s);
             p.positive_f64("deployment.latency.rates.decode_tokens_per_s", rates.decode_tokens_per_s);
+        }
+    }
+}
+
+/// Fitted coefficients, by path: those named `_us` are microseconds, the others factors.
+fn coefficients(all: &[(&'static str, f64)], p: &mut Problems) {
+    for &(path, value) in all {
+        let (max, unit) = if path.ends_with("_us") { (COEFFICIENT_MAX_US, " microseconds") } else { (FACTOR_MAX, "") };
+        if !(0.0..=max).contains(&value) {
+            p.add(path, format!("is {value}; must be 0 to {max}{unit}"));
         }
     }
 }
@@ -161,6 +227,44 @@ fn load(load: &Load, p: &mut Problems) {
     }
     if load.max_requests == Some(0) {
         p.add("workload.max_requests", "is 0; must be at least 1".to_string());
+    }
+    if load.max_tokens == Some(0) {
+        p.add("workload.max_tokens", "is 0; must be at least 1".to_string());
+    }
+    let spans = [
+        ("workload.horizon_s", load.horizon_s),
+        ("workload.deadline_ms", load.deadline_ms),
+        ("workload.timeout_s", load.timeout_s),
+        ("workload.cancel.after_s", load.cancel.map(|c| c.after_s)),
+    ];
+    for (path, span) in spans {
+        if let Some(span) = span {
+            p.positive_f64(path, span);
+        }
+    }
+    if let Some(share) = load.cancel.map(|c| c.share)
+        && !(0.0..=1.0).contains(&share)
+    {
+        p.add("workload.cancel.share", format!("is {share}; must be 0 to 1"));
+    }
+    for (name, rules) in &load.classes {
+        if rules.max_tokens == Some(0) {
+            p.add("workload.classes", format!("{name}.max_tokens is 0; must be at least 1"));
+        }
+        for (field, span) in [("deadline_ms", rules.deadline_ms), ("timeout_s", rules.timeout_s)] {
+            if span.is_some_and(|span| !(span.is_finite() && span > 0.0)) {
+                let span = span.unwrap_or_default();
+                p.add("workload.classes", format!("{name}.{field} is {span}; must be a number above 0"));
+            }
+        }
+    }
+}
+
+fn measure(m: &Measure, p: &mut Problems) {
+    for (path, span) in [("measure.warmup_s", m.warmup_s), ("measure.cooldown_s", m.cooldown_s)] {
+        if !(span.is_finite() && span >= 0.0) {
+            p.add(path, format!("is {span}; must be 0 or more"));
+        }
     }
 }
 
@@ -188,6 +292,9 @@ fn memory(s: &Scenario, rules: &VllmV1, p: &mut Problems) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::{Cancel, ClassRules};
+    use crate::sim::latency::{CrossModel, TrainedPhysics};
+    use crate::sim::scheduler::Exclusive;
     use crate::sim::swarm::scenario_8b;
 
     #[test]
@@ -216,10 +323,48 @@ mod tests {
             (|s| s.gpu.memory_gib = 16.0, &["deployment.tp"]),
             (
                 |s| {
-                    let Scheduler::VllmV1(rules) = &mut s.deployment.scheduler;
+                    let Scheduler::VllmV1(rules) = &mut s.deployment.scheduler else { return };
                     rules.enable_chunked_prefill = false;
                 },
                 &["deployment.scheduler.vllm_v1.max_num_batched_tokens"],
+            ),
+            (|s| s.deployment.scheduler = Scheduler::Exclusive(Exclusive::default()), &["deployment.latency"]),
+            (
+                |s| {
+                    s.workload.horizon_s = Some(-1.0);
+                    s.workload.cancel = Some(Cancel { share: 1.5, after_s: 0.0 });
+                    let rules = ClassRules { timeout_s: Some(0.0), ..ClassRules::default() };
+                    s.workload.classes.insert("chat".to_string(), rules);
+                    s.measure.warmup_s = f64::NAN;
+                },
+                &[
+                    "workload.horizon_s",
+                    "workload.cancel.after_s",
+                    "workload.cancel.share",
+                    "workload.classes",
+                    "measure.warmup_s",
+                ],
+            ),
+            (
+                |s| {
+                    s.deployment.latency = Latency::TrainedPhysics(TrainedPhysics {
+                        decode_kv: -1.0,
+                        weights: 0.0,
+                        layer_us: 0.0,
+                        step_us: 0.0,
+                        queue_base_us: f64::INFINITY,
+                        ..TrainedPhysics::default()
+                    });
+                },
+                &[
+                    "deployment.latency.trained_physics.decode_kv",
+                    "deployment.latency.trained_physics.queue_base_us",
+                    "deployment.latency.trained_physics.step_us",
+                ],
+            ),
+            (
+                |s| s.deployment.latency = Latency::CrossModel(CrossModel { layer_us: 0.0, ..CrossModel::default() }),
+                &["deployment.latency.cross_model.layer_us"],
             ),
             (
                 |s| s.workload.arrivals = Arrivals::Gamma(crate::scenario::Gamma { cv: -1.0 }),

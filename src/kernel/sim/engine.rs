@@ -8,16 +8,22 @@ use std::sync::atomic::AtomicBool;
 
 use super::itl::Gaps;
 use super::kv::{hashes, plan};
-use super::replica::{Env, HORIZON, Out, Replica, bounded, too_long};
+use super::latency::LatencyModel;
+use super::load::Demand;
+use super::replica::Replica;
 use super::router::Picker;
-use super::scheduler::Scheduler;
-use super::{Quirks, RequestRow, SimError, Sink, Status, Summary, latency, load};
+use super::scheduler::{Scheduler, exclusive};
+use super::{Quirks, RequestRow, SimError, Sink, Status, StepRow, Summary, latency};
 use crate::request::Requests;
 use crate::scenario::Scenario;
-use crate::units::{SimDuration, SimTime};
+use crate::units::{SimDuration, SimTime, Tick};
 
 /// Arrivals between two times at which rows are handed out.
 const ARRIVALS_PER_FLUSH: usize = 1024;
+/// Longest step: 13 days. A latency model that asks for more is not sensible.
+pub(super) const STEP_MAX_NS: i64 = 1 << 50;
+/// 73 years. No run of steps that starts before it can overflow the clock.
+pub(super) const HORIZON: SimTime = SimTime(1 << 61);
 
 /// Longest prompt plus output that a replica takes: what the deployment says, the model allows, and the cache holds.
 pub(super) fn max_len(scenario: &Scenario, blocks: u64) -> u32 {
@@ -25,6 +31,62 @@ pub(super) fn max_len(scenario: &Scenario, blocks: u64) -> u32 {
     let said = d.max_model_len.unwrap_or(scenario.model.max_pos);
     let held = blocks.saturating_mul(u64::from(d.kv.block_size));
     u64::from(said).min(held).min(u64::from(u32::MAX / 4)) as u32
+}
+
+/// A time outside of steps: not negative, at most 13 days, in whole ticks.
+pub(super) fn bounded(time: SimDuration, tick: Option<Tick>) -> SimDuration {
+    let quantum = tick.map_or(1, |t| t.duration().0);
+    SimDuration(time.0.clamp(0, STEP_MAX_NS) / quantum * quantum)
+}
+
+pub(super) fn too_long() -> SimError {
+    SimError::Invalid {
+        path: "deployment.latency",
+        message: "simulated time passes 73 years: the load, or the steps, must be far from what is meant".to_string(),
+    }
+}
+
+/// What all replicas of a simulation share and none changes.
+pub(super) struct Env<'a> {
+    pub demand: &'a Demand<'a>,
+    pub requests: &'a Requests,
+    pub model: &'a dyn LatencyModel,
+    /// What the model says about the client's side, see [`LatencyModel`].
+    pub after_token: SimDuration,
+    pub after_request: SimDuration,
+    pub quirks: Quirks,
+    pub tick: Option<Tick>,
+    /// Longest prompt plus output.
+    pub max_len: u32,
+    pub wants_steps: bool,
+    pub stop: &'a AtomicBool,
+}
+
+/// What replicas hand out.
+pub(super) struct Out {
+    /// With the time at which they come about.
+    pub rows: Vec<(SimTime, RequestRow)>,
+    /// With the time of their end.
+    pub steps: Vec<(SimTime, StepRow)>,
+    pub gaps: Gaps,
+}
+
+/// One replica, whatever runs in it.
+pub(super) trait Node {
+    /// The request that arrives at this place of the demand is on its way; it reaches the queue at `at`.
+    fn push(&mut self, place: u32, at: SimTime, env: &Env<'_>);
+
+    /// Requests on their way, waiting or running.
+    fn outstanding(&self) -> u64;
+
+    /// Everything that happens until `limit`: what ends at `limit` has ended, what would start at `limit` has not.
+    fn advance(&mut self, limit: SimTime, env: &Env<'_>, out: &mut Out) -> Result<(), SimError>;
+
+    /// The horizon: a row for everything that is still here.
+    fn close(&mut self, horizon: SimTime, env: &Env<'_>, out: &mut Out);
+
+    /// Adds what only the replica knows: steps, busy time, peaks, integrals, preemptions, hits, work.
+    fn add_to(&self, summary: &mut Summary);
 }
 
 pub(super) fn simulate(
@@ -38,138 +100,160 @@ pub(super) fn simulate(
         return Err(problems.into_iter().next().unwrap_or(SimError::Cancelled));
     }
     let d = &scenario.deployment;
-    let arrivals = load::arrivals(&scenario.workload, requests, scenario.seed)?;
-    if arrivals.last().is_some_and(|t| *t > HORIZON) {
+    let demand = Demand::new(&scenario.workload, requests, scenario.seed)?;
+    if demand.last().is_some_and(|t| t > HORIZON) {
         return Err(too_long());
     }
-    let blocks = plan::blocks(d, &scenario.model, &scenario.gpu)?;
     let model = latency::build(d, &scenario.model, &scenario.gpu);
-    let Scheduler::VllmV1(rules) = &d.scheduler;
-    let env = Env {
+    let mut env = Env {
+        demand: &demand,
         requests,
-        arrivals: &arrivals,
-        rules,
         model: &*model,
-        after_token: bounded(model.after_token()),
-        after_request: bounded(model.after_request()),
+        after_token: bounded(model.after_token(), d.tick),
+        after_request: bounded(model.after_request(), d.tick),
         quirks,
-        block_size: d.kv.block_size,
-        max_len: max_len(scenario, blocks),
-        derivation: hashes::derivation(requests, d.kv.block_size, d.kv.enable_prefix_caching)?,
-        caching: d.kv.enable_prefix_caching,
+        tick: d.tick,
+        max_len: scenario.deployment.max_model_len.unwrap_or(u32::MAX / 4),
         wants_steps: sink.wants_steps(),
         stop,
     };
-    let cluster = Cluster {
-        replicas: (0..d.replicas).map(|id| Replica::new(id, blocks, &env)).collect(),
-        picker: Picker::new(d.router.clone(), d.replicas, scenario.seed),
-        out: Out {
-            rows: Vec::new(),
-            steps: Vec::new(),
-            gaps: Gaps::new(),
-            preemptions: 0,
-            prefix_tokens_queried: 0,
-            prefix_tokens_hit: 0,
-        },
-        summary: Summary { kv_blocks_total: blocks, ..Summary::default() },
-    };
-    cluster.run(&env, sink)
+    match &d.scheduler {
+        Scheduler::VllmV1(rules) => {
+            let blocks = plan::blocks(d, &scenario.model, &scenario.gpu)?;
+            let derivation = hashes::derivation(requests, d.kv.block_size, d.kv.enable_prefix_caching)?;
+            env.max_len = max_len(scenario, blocks);
+            let nodes = (0..d.replicas).map(|id| Replica::new(id, blocks, rules, &d.kv, derivation, &env));
+            Cluster::new(scenario, nodes.collect(), blocks).run(&env, sink)
+        }
+        Scheduler::Exclusive(rules) => Cluster::new(scenario, exclusive::replicas(d, rules), 0).run(&env, sink),
+    }
 }
 
-struct Cluster {
-    replicas: Vec<Replica>,
+struct Cluster<N> {
+    nodes: Vec<N>,
     picker: Picker,
     out: Out,
+    /// Scratch: places of rows in the order in which they are handed out, and where each is.
+    order: Vec<((SimTime, u8, u32, u32), u32)>,
     summary: Summary,
 }
 
-impl Cluster {
+impl<N: Node> Cluster<N> {
+    fn new(scenario: &Scenario, nodes: Vec<N>, blocks: u64) -> Self {
+        let d = &scenario.deployment;
+        Cluster {
+            nodes,
+            picker: Picker::new(d.router.clone(), d.replicas, scenario.seed),
+            out: Out { rows: Vec::new(), steps: Vec::new(), gaps: Gaps::new() },
+            order: Vec::new(),
+            summary: Summary { kv_blocks_total: blocks, ..Summary::default() },
+        }
+    }
+
     fn run(mut self, env: &Env<'_>, sink: &mut dyn Sink) -> Result<Summary, SimError> {
-        for (i, &at) in env.arrivals.iter().enumerate() {
-            let flush = i % ARRIVALS_PER_FLUSH == 0;
+        let demand = env.demand;
+        for place in 0..demand.count() {
+            let request = demand.nth(place);
+            let at = demand.arrival(request);
+            let flush = place % ARRIVALS_PER_FLUSH == 0;
             if flush || self.picker.looks() {
                 self.advance_all(at, env)?;
             }
             if flush {
-                self.flush(sink);
+                self.flush(at, sink);
             }
-            let replicas = &self.replicas;
-            let picked = self.picker.pick(|r| replicas[r].outstanding());
-            let input = env.requests.input_tokens[i];
+            let nodes = &self.nodes;
+            let picked = self.picker.pick(|r| nodes[r].outstanding());
+            let input = env.requests.input_tokens[request as usize];
             if input >= env.max_len {
-                self.reject(i as u32, picked as u32, at, input);
+                self.reject(request, picked as u32, at, input);
                 continue;
             }
-            self.replicas[picked].advance(at, env, &mut self.out)?;
-            self.replicas[picked].push(i as u32, at + bounded(env.model.before_queue(input)));
+            self.nodes[picked].advance(at, env, &mut self.out)?;
+            let queued = at + bounded(env.model.before_queue(input), env.tick);
+            self.nodes[picked].push(place as u32, queued, env);
         }
-        self.advance_all(SimTime::MAX, env)?;
-        self.flush(sink);
-        Ok(self.finish(env))
+        self.advance_all(demand.horizon, env)?;
+        Ok(self.finish(env, sink))
     }
 
     fn advance_all(&mut self, at: SimTime, env: &Env<'_>) -> Result<(), SimError> {
-        for replica in &mut self.replicas {
-            replica.advance(at, env, &mut self.out)?;
+        for node in &mut self.nodes {
+            node.advance(at, env, &mut self.out)?;
         }
         Ok(())
     }
 
     fn reject(&mut self, request: u32, replica: u32, arrival: SimTime, input_tokens: u32) {
-        let row = RequestRow {
-            request,
-            replica,
-            status: Status::Rejected,
-            arrival,
-            scheduled: None,
-            first_token: None,
-            finished: None,
-            input_tokens,
-            output_tokens: 0,
-            cached_tokens: 0,
-            preemptions: 0,
-        };
+        let row = RequestRow { input_tokens, ..RequestRow::new(request, replica, Status::Rejected, arrival) };
         self.out.rows.push((arrival, row));
     }
 
-    /// Hands out what has come about. All replicas have been advanced to the same time, so nothing earlier can follow.
-    fn flush(&mut self, sink: &mut dyn Sink) {
-        // Stable: rows of one replica are in order already, rejections of one time are in order of arrival.
-        self.out.rows.sort_by_key(|(at, row)| {
-            let rejected = row.status == Status::Rejected;
-            (*at, rejected, if rejected { 0 } else { row.replica })
-        });
-        for (at, row) in self.out.rows.drain(..) {
-            match row.status {
-                Status::Finished => self.summary.finished += 1,
-                Status::Rejected => self.summary.rejected += 1,
-            }
-            self.summary.end = self.summary.end.max(row.finished.unwrap_or(at));
-            sink.request(row);
+    /// Hands out what has come about. All replicas have been advanced to `now`, so nothing earlier can follow.
+    fn flush(&mut self, now: SimTime, sink: &mut dyn Sink) {
+        let place = |(at, row): &(SimTime, RequestRow)| match row.status {
+            Status::Finished | Status::LengthCapped => (*at, 0_u8, row.replica, 0),
+            Status::TimedOut | Status::Cancelled => (*at, 0, row.replica, row.request + 1),
+            Status::Rejected => (*at, 1, 0, 0),
+            Status::InFlight => (*at, 2, 0, row.request),
+        };
+        // Ties keep their order: rows of one replica come about in batch order, rejections in order of arrival. Rows
+        // are large, and mostly in order already, so their places are sorted instead.
+        self.order.clear();
+        self.order.extend(self.out.rows.iter().map(place).zip(0..));
+        if !self.order.is_sorted() {
+            self.order.sort_unstable();
         }
+        for (_, i) in &self.order {
+            let (at, row) = &self.out.rows[*i as usize];
+            count(&mut self.summary, row);
+            self.summary.end = self.summary.end.max(row.finished.unwrap_or(*at));
+            sink.request(*row);
+        }
+        self.out.rows.clear();
+        // A step that runs has its row already.
         self.out.steps.sort_by_key(|(end, row)| (*end, row.replica));
-        for (_, row) in self.out.steps.drain(..) {
+        let over = self.out.steps.partition_point(|(end, _)| *end <= now);
+        for (_, row) in self.out.steps.drain(..over) {
             sink.step(row);
         }
     }
 
-    fn finish(self, env: &Env<'_>) -> Summary {
-        let mut s = self.summary;
-        for replica in &self.replicas {
-            replica.assert_idle();
-            s.steps += replica.steps;
-            s.busy += replica.busy;
-            s.kv_blocks_max = s.kv_blocks_max.max(replica.used_max);
+    fn finish(mut self, env: &Env<'_>, sink: &mut dyn Sink) -> Summary {
+        let horizon = env.demand.horizon;
+        for node in &mut self.nodes {
+            node.close(horizon, env, &mut self.out);
         }
-        s.injected = env.arrivals.len() as u64;
-        s.preemptions = self.out.preemptions;
-        s.prefix_tokens_queried = self.out.prefix_tokens_queried;
-        s.prefix_tokens_hit = self.out.prefix_tokens_hit;
+        self.flush(horizon, sink);
+        let mut s = self.summary;
+        for node in &self.nodes {
+            node.add_to(&mut s);
+        }
+        s.injected = env.demand.count() as u64;
+        s.out_of_order = env.demand.out_of_order;
         s.itl = self.out.gaps.into_sorted();
-        assert!(s.finished + s.rejected == s.injected, "requests were lost: {s:?}");
+        let ended = s.finished + s.length_capped + s.rejected + s.timed_out + s.cancelled;
+        assert!(ended + s.in_flight == s.injected, "requests were lost: {s:?}");
         assert!(s.busy >= SimDuration::ZERO && s.kv_blocks_max <= s.kv_blocks_total, "impossible totals: {s:?}");
         s
     }
+}
+
+fn count(s: &mut Summary, row: &RequestRow) {
+    let times = [Some(row.arrival), row.queued, row.scheduled, row.first_token, row.finished];
+    let known = times.into_iter().flatten();
+    assert!(known.is_sorted(), "times out of order: {row:?}");
+    let counter = match row.status {
+        Status::Finished => &mut s.finished,
+        Status::LengthCapped => &mut s.length_capped,
+        Status::Rejected => &mut s.rejected,
+        Status::TimedOut => &mut s.timed_out,
+        Status::Cancelled => &mut s.cancelled,
+        Status::InFlight => &mut s.in_flight,
+    };
+    *counter += 1;
+    s.preemptions += u64::from(row.preemptions);
+    s.recomputed_tokens += u64::from(row.recomputed_tokens);
 }
 
 #[cfg(test)]
@@ -227,7 +311,7 @@ mod tests {
     #[track_caller]
     fn check(edit: impl Fn(&mut Scenario, &mut VllmRules), asked: &[Asked], expect: &[Got]) -> Summary {
         let mut s = scenario();
-        let Scheduler::VllmV1(mut rules) = s.deployment.scheduler.clone();
+        let Scheduler::VllmV1(mut rules) = s.deployment.scheduler.clone() else { panic!() };
         edit(&mut s, &mut rules);
         s.deployment.scheduler = Scheduler::VllmV1(rules);
         let (rows, summary) = run(&s, &requests(asked));
@@ -300,8 +384,8 @@ mod tests {
         s.deployment.max_model_len = Some(8);
         let (rows, summary) = run(&s, &requests(&[(0.0, 8, 1), (0.0, 6, 9)]));
         assert_eq!(rows.requests[0].status, Status::Rejected);
-        assert_eq!((rows.requests[1].status, rows.requests[1].output_tokens), (Status::Finished, 2));
-        assert_eq!((summary.rejected, summary.finished), (1, 1));
+        assert_eq!((rows.requests[1].status, rows.requests[1].output_tokens), (Status::LengthCapped, 2));
+        assert_eq!((summary.rejected, summary.length_capped), (1, 1));
     }
 
     #[test]

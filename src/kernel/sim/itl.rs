@@ -1,57 +1,72 @@
 //! An exact histogram of gaps between tokens.
 //!
-//! Decode steps of similar batches last similar, often equal, times: pages of consecutive nanoseconds count them
-//! without a search. Gaps beyond the pages go to a list that is merged when it has grown.
+//! Decode steps of similar batches last similar, often equal, times: a hash table of a megabyte, small enough to stay in
+//! the processor's cache, counts them. What does not fit goes to a list that is merged when it has grown.
 
 use crate::units::SimDuration;
 
-/// Gaps per page, as a power of two: a page is 4 KiB.
-const PAGE_BITS: u32 = 9;
-const PAGE: usize = 1 << PAGE_BITS;
-/// Gaps below 2^27 ns (0.13 s) can have a page.
-const DIRECTORY: usize = 1 << (27 - PAGE_BITS);
-/// Pages of one histogram, to bound its memory: 32 MiB.
-const PAGES_MAX: usize = 8192;
+/// Slots of a new table, and of the largest, as powers of two.
+const BITS_FIRST: u32 = 12;
+const BITS_MAX: u32 = 17;
 /// Length at which the list of other gaps is first merged.
 const MERGE_AT: usize = 1 << 16;
+/// A count or a gap in nanoseconds that does not fit into half a slot.
+const HALF: u32 = 32;
 
 pub(crate) struct Gaps {
-    /// Index of a page plus one; 0 for none.
-    directory: Vec<u16>,
-    pages: Vec<u64>,
+    /// Gap in the upper half, count in the lower; 0 is an empty slot. At most three quarters are in use.
+    slots: Vec<u64>,
+    bits: u32,
+    in_use: usize,
     others: Vec<(i64, u64)>,
     merge_at: usize,
 }
 
 impl Gaps {
     pub(crate) fn new() -> Gaps {
-        Gaps { directory: vec![0; DIRECTORY], pages: Vec::new(), others: Vec::new(), merge_at: MERGE_AT }
+        let slots = vec![0; 1 << BITS_FIRST];
+        Gaps { slots, bits: BITS_FIRST, in_use: 0, others: Vec::new(), merge_at: MERGE_AT }
     }
 
     /// Counts `weight` gaps of `ns`.
     #[inline]
     pub(crate) fn add(&mut self, ns: i64, weight: u64) {
-        let at = (ns >> PAGE_BITS) as usize;
-        match self.directory.get(at) {
-            Some(&page) if page != 0 => {
-                self.pages[((page as usize - 1) << PAGE_BITS) | (ns as usize & (PAGE - 1))] += weight;
-            }
-            _ => self.add_slow(ns, weight),
+        let gap = ns as u64;
+        let at = self.find(gap);
+        let slot = self.slots[at];
+        let sum = (slot & ((1 << HALF) - 1)) + weight;
+        if slot != 0 && sum >> HALF == 0 {
+            self.slots[at] = gap << HALF | sum;
+        } else {
+            self.add_slow(ns, weight, at);
         }
+    }
+
+    /// The slot of a gap, or the empty one where it would be.
+    #[inline]
+    fn find(&self, gap: u64) -> usize {
+        // Fibonacci hashing: the upper bits of a product with 2^64 over the golden ratio.
+        let mut at = (gap.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - self.bits)) as usize;
+        while self.slots[at] != 0 && self.slots[at] >> HALF != gap {
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+        at
     }
 
     #[cold]
     #[inline(never)]
-    fn add_slow(&mut self, ns: i64, weight: u64) {
+    fn add_slow(&mut self, ns: i64, weight: u64, at: usize) {
         if weight == 0 {
             return;
         }
-        let at = (ns >> PAGE_BITS) as usize;
-        let pages = self.pages.len() >> PAGE_BITS;
-        if at < DIRECTORY && pages < PAGES_MAX {
-            self.pages.resize(self.pages.len() + PAGE, 0);
-            self.directory[at] = pages as u16 + 1;
-            self.pages[(pages << PAGE_BITS) | (ns as usize & (PAGE - 1))] += weight;
+        let gap = ns as u64;
+        let full = (self.in_use + 1) * 4 > self.slots.len() * 3;
+        if self.slots[at] == 0 && gap >> HALF == 0 && weight >> HALF == 0 && !(full && self.bits == BITS_MAX) {
+            self.slots[at] = gap << HALF | weight;
+            self.in_use += 1;
+            if full {
+                self.grow();
+            }
             return;
         }
         self.others.push((ns, weight));
@@ -61,20 +76,22 @@ impl Gaps {
         }
     }
 
-    /// Every gap once, in ascending order.
-    pub(crate) fn into_sorted(mut self) -> Vec<(SimDuration, u64)> {
-        merge(&mut self.others);
-        let mut all: Vec<(SimDuration, u64)> = Vec::new();
-        for (at, page) in self.directory.iter().enumerate().filter(|(_, page)| **page != 0) {
-            let start = (*page as usize - 1) << PAGE_BITS;
-            let counts = self.pages[start..start + PAGE].iter().enumerate().filter(|(_, count)| **count > 0);
-            all.extend(counts.map(|(i, count)| (SimDuration(((at << PAGE_BITS) | i) as i64), *count)));
+    fn grow(&mut self) {
+        self.bits += 1;
+        let old = std::mem::replace(&mut self.slots, vec![0; 1 << self.bits]);
+        for slot in old.into_iter().filter(|slot| *slot != 0) {
+            let at = self.find(slot >> HALF);
+            self.slots[at] = slot;
         }
-        let others = self.others.into_iter().map(|(ns, count)| (SimDuration(ns), count));
-        all.extend(others);
-        // A page, once there, takes all of its gaps, so no gap is in both parts.
-        all.sort_unstable_by_key(|(gap, _)| *gap);
-        all
+    }
+
+    /// Every gap once, in ascending order.
+    pub(crate) fn into_sorted(self) -> Vec<(SimDuration, u64)> {
+        let counted = |slot: u64| ((slot >> HALF) as i64, slot & ((1 << HALF) - 1));
+        let mut all = self.others;
+        all.extend(self.slots.into_iter().filter(|slot| *slot != 0).map(counted));
+        merge(&mut all);
+        all.into_iter().map(|(ns, count)| (SimDuration(ns), count)).collect()
     }
 }
 
@@ -99,11 +116,16 @@ mod tests {
         let mut x = 1_u64;
         for i in 0..300_000_u64 {
             x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            // Many pages, more than there may be, and some gaps beyond all of them.
-            let ns = if i % 100 == 0 { (x >> 20) as i64 } else { (x >> 40) as i64 * 16 % (1 << 27) };
-            gaps.add(ns, i % 7);
-            if i % 7 > 0 {
-                *map.entry(ns).or_insert(0) += i % 7;
+            // More than the table holds, many of them often, some beyond what a slot can say.
+            let ns = match i % 100 {
+                0 => (x >> 20) as i64,
+                1..50 => (x >> 52) as i64,
+                _ => (x >> 44) as i64,
+            };
+            let weight = if i % 1000 == 7 { 1 << 31 } else { i % 7 };
+            gaps.add(ns, weight);
+            if weight > 0 {
+                *map.entry(ns).or_insert(0) += weight;
             }
         }
         let sorted: Vec<(i64, u64)> = gaps.into_sorted().into_iter().map(|(d, n)| (d.0, n)).collect();

@@ -3,67 +3,43 @@
 //! Decode requests are not touched while they only decode. Each stores its length relative to the count of steps
 //! (`length - steps`), so all grow by one with the count; sums over them change by their number; those that need a new
 //! KV block are found by the residue of their length; the next to finish by a heap over the step at which it will.
-//! [`batch`](super::batch) forms steps; this file runs and ends them.
 //!
-//! Order at equal times: a step that ends at `t` is over before a request that arrives at `t` is routed, and a request
-//! that is queued at `t` is in the queue before a step starts at `t`.
+//! | file | does |
+//! |---|---|
+//! | this one | lets time pass: what ends, what enters the queue, when the next step is formed |
+//! | [`batch`](super::batch) | forms a step and books what the scheduler decides |
+//! | [`ending`](super::ending) | ends a step: hands out tokens, completes requests, sends away those whose client went |
+//!
+//! Steps are numbered from 1 as they are formed. `steps` have been formed, `handed` have ended; they differ by the steps
+//! in `flights`: none or one where the scheduler works between steps, up to two where it works ahead.
 
 use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use super::itl::Gaps;
+use super::engine::{Env, HORIZON, Node, Out, too_long};
+use super::kv::extents::{Extents, Held};
 use super::kv::hashes::Derivation;
-use super::kv::pool::Pool;
-use super::latency::{BatchShape, DecodeForm, LatencyModel};
+use super::latency::{BatchShape, DecodeForm};
+use super::log::StepLog;
+use super::queue::{Key, Queue};
 use super::scheduler::VllmV1;
-use super::{Quirks, RequestRow, SimError, Status, StepRow};
-use crate::request::Requests;
+use super::timing::{Timing, not_sensible};
+use super::{SimError, Status, StepRow, Summary, WorkSums};
+use crate::scenario::KvCache;
 use crate::units::{SimDuration, SimTime};
 
-/// Longest step: 13 days. Bounds what absurd coefficients can do to the clock.
-const STEP_MAX_NS: i64 = 1 << 50;
 /// Most steps between two looks at the stop flag.
 const STEPS_PER_POLL: u64 = 4096;
-/// 73 years. No run of steps that starts before it can overflow the clock.
-pub(super) const HORIZON: SimTime = SimTime(1 << 61);
-
-/// What all replicas of a simulation share and none changes.
-pub(super) struct Env<'a> {
-    pub requests: &'a Requests,
-    /// When request `i` arrives in this scenario.
-    pub arrivals: &'a [SimTime],
-    pub rules: &'a VllmV1,
-    pub model: &'a dyn LatencyModel,
-    /// What the model says about the client's side, see [`LatencyModel`].
-    pub after_token: SimDuration,
-    pub after_request: SimDuration,
-    pub quirks: Quirks,
-    pub block_size: u32,
-    /// Longest prompt plus output.
-    pub max_len: u32,
-    pub derivation: Derivation,
-    pub caching: bool,
-    pub wants_steps: bool,
-    pub stop: &'a AtomicBool,
-}
-
-/// What replicas hand out.
-pub(super) struct Out {
-    pub rows: Vec<(SimTime, RequestRow)>,
-    /// With the time of their end.
-    pub steps: Vec<(SimTime, StepRow)>,
-    pub gaps: Gaps,
-    pub preemptions: u64,
-    pub prefix_tokens_queried: u64,
-    pub prefix_tokens_hit: u64,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Waiting,
     Prefill,
     Decode,
+    /// Its last token comes out of a step that was formed already: it keeps its seat and blocks, and gets nothing more.
+    Ending,
 }
 
 /// A request in the queue or running.
@@ -71,150 +47,233 @@ pub(super) struct Live {
     pub request: u32,
     pub phase: Phase,
     pub input: u32,
-    /// Tokens it will generate here.
+    /// Tokens it will generate here, and whether a cap says so.
     pub output: u32,
-    /// Tokens generated; exact outside of [`Phase::Decode`], where it follows from `finish`.
+    pub capped: bool,
+    /// Tokens handed out, if `exact`; else it decodes, has had a token in every step since, and `finish` tells.
     pub emitted: u32,
+    pub exact: bool,
     /// Tokens that the prefill must compute: the prompt, and what was generated before a preemption.
     pub target: u32,
     /// Tokens in the cache, while prefilling.
     pub computed: u32,
     /// Tokens in the cache less the count of steps, while decoding.
     pub base: i64,
-    /// Count of steps at which the last token is out, while decoding.
+    /// Number of the step that yields the last token, while decoding.
     pub finish: u64,
     /// Order of admission.
     pub seq: u64,
+    pub queued: SimTime,
     pub scheduled: Option<SimTime>,
     pub first_token: Option<SimTime>,
-    /// Time of its last token, where the next one does not simply follow a step later.
+    /// Time of its last token, if `exact`.
     pub last_token: SimTime,
-    /// Decoding, but without a token in the last step.
+    /// Since when it runs, or waits.
+    pub since: SimTime,
+    /// Decoding, but without a token in the step formed last.
     pub stalled: bool,
     pub cached: u32,
     pub preemptions: u32,
+    pub recomputed: u32,
+    /// Most tokens it had in the cache when it was preempted.
+    pub peak: u32,
+    pub lost_since: Option<SimTime>,
+    pub preempted: SimDuration,
+    /// Its gaps between tokens up to the step `from`; those of later steps are in the log.
+    pub gaps: Vec<i64>,
+    pub from: u64,
     /// Blocks whose content hash the trace knows.
     pub known: u32,
-    /// Ids of its blocks; empty where blocks are only counted.
-    pub blocks: Vec<u32>,
+    /// Blocks at its start that it should hold but does not: see [`VllmV1::recompute_full_hits`].
+    pub missing: u32,
+    pub held: Held,
+    /// What becomes of it when its client goes.
+    pub goes: Status,
+    /// Told apart from others that have had its slot.
+    pub generation: u32,
 }
 
-/// A step that has started.
+/// A step that was formed and has not ended.
+#[derive(Default)]
 pub(super) struct Flight {
+    pub number: u64,
     pub end: SimTime,
     pub duration: SimDuration,
-    /// Decode requests that get a token, and those of them that also got one in the step before.
-    pub decodes: u64,
+    pub shape: BatchShape,
+    /// Decode requests of the batch that had a token in the step before, too, and are to have this one.
     pub regular: u64,
+    pub chunks: Vec<Chunk>,
+    /// Decode requests of the batch that had none in the step before.
+    pub resumed: Vec<u32>,
+    /// Decode requests of the batch whose token is handed out one by one, because they stalled or were preempted since.
+    pub early: Vec<u32>,
+    /// Requests in [`Phase::Ending`] that this step completes.
+    pub endings: Vec<u32>,
 }
+
+/// Part of a prompt in a step.
+#[derive(Clone, Copy)]
+pub(super) struct Chunk {
+    pub slot: u32,
+    /// Tokens in the cache after it.
+    pub upto: u32,
+    /// It yields a token.
+    pub completes: bool,
+}
+
+/// (time, request, slot, generation) of a client that will go.
+type Abort = Reverse<(SimTime, u32, u32, u32)>;
 
 /// See the head of the file.
 pub(super) struct Replica {
     pub id: u32,
+    pub rules: VllmV1,
+    pub timing: Timing,
+    pub block_size: u32,
+    pub derivation: Derivation,
+    pub caching: bool,
     /// End of the last step, or the time since when nothing was to do.
     pub clock: SimTime,
-    /// Steps ended.
+    /// A step is to be formed at `clock`.
+    due: bool,
     pub steps: u64,
-    pub busy: SimDuration,
-    pub flight: Option<Flight>,
-    /// On their way to the queue: (time, request).
+    pub handed: u64,
+    pub flights: VecDeque<Flight>,
+    /// The step that is being formed; and buffers of ended ones.
+    pub next: Flight,
+    pub spare: Vec<Flight>,
+    /// On their way to the queue: (time, place in the order of arrival).
     pending: BinaryHeap<Reverse<(SimTime, u32)>>,
-    pub waiting: VecDeque<u32>,
-    /// In order of admission, decode and prefill alike.
+    /// The same for requests whose client is gone before.
+    ghosts: BinaryHeap<Reverse<(SimTime, u32)>>,
+    aborts: BinaryHeap<Abort>,
+    pub waiting: Queue,
+    /// In order of admission, whatever their phase.
     pub running: Vec<u32>,
     /// Those of `running` that still prefill, in the same order.
     pub prefills: Vec<u32>,
     pub decodes: u64,
     /// Tokens in the cache over all decode requests.
     pub context: u64,
-    /// Decode requests that got no token in the last step.
+    /// Decode requests that got no token in the step formed last.
     pub stalled: u64,
     /// Decode requests by residue: those of class `steps % block_size` have a full last block.
     pub class_counts: Vec<u64>,
-    /// The same as lists in order of admission; only where blocks have ids.
+    /// Those of them that fill blocks whose content the trace knows, in order of admission.
     pub class_lists: Vec<Vec<u32>>,
-    /// (step count at which it is done, admission, slot); an entry is void when the request says otherwise.
+    /// (number of the step that yields the last token, admission, slot); an entry is void when the request says otherwise.
     pub finishes: BinaryHeap<Reverse<(u64, u64, u32)>>,
+    /// The same for requests whose end the scheduler knows, where it works ahead.
+    pub caps: BinaryHeap<Reverse<(u64, u64, u32)>>,
     pub live: Vec<Live>,
-    unused: Vec<u32>,
-    pub pool: Pool,
-    pub counting: bool,
-    pub used_max: u64,
+    pub unused: Vec<u32>,
+    generation: u32,
+    pub pool: Extents,
     pub next_seq: u64,
     /// The head of the queue is known not to fit until something is released.
     pub blocked: bool,
-    /// Prefill chunks of the step in flight: (slot, tokens).
-    pub chunks: Vec<(u32, u32)>,
-    /// Last token times of decodes in flight that stalled before.
-    pub resumed: Vec<SimTime>,
-    /// Scratch: requests that the ending step completes.
-    done: Vec<(u64, u32)>,
+    pub log: StepLog,
+    /// Scratch: (admission, slot) of requests that the ending step completes.
+    pub done: Vec<(u64, u32)>,
     form: Option<(u64, Option<DecodeForm>)>,
+    pub totals: Totals,
+}
+
+/// What a replica adds to a [`Summary`].
+#[derive(Default)]
+pub(super) struct Totals {
+    pub busy: SimDuration,
+    pub kv_blocks_max: u64,
+    pub running_max: usize,
+    pub waiting_max: usize,
+    pub kv_block_ns: u128,
+    /// Up to when `kv_block_ns` is summed.
+    pub kv_since: SimTime,
+    pub running_ns: i128,
+    pub waiting_ns: i128,
+    pub prefix_tokens_queried: u64,
+    pub prefix_tokens_hit: u64,
+    pub prefix_blocks_queried: u64,
+    pub prefix_blocks_hit: u64,
+    pub work: WorkSums,
 }
 
 impl Replica {
-    pub(super) fn new(id: u32, blocks: u64, env: &Env<'_>) -> Replica {
-        let counting = env.derivation == Derivation::None;
-        let classes = env.block_size as usize;
+    pub(super) fn new(
+        id: u32,
+        blocks: u64,
+        rules: &VllmV1,
+        kv: &KvCache,
+        derivation: Derivation,
+        env: &Env<'_>,
+    ) -> Replica {
+        let classes = kv.block_size as usize;
         Replica {
             id,
+            rules: rules.clone(),
+            timing: Timing::new(rules, env.tick),
+            block_size: kv.block_size,
+            derivation,
+            caching: kv.enable_prefix_caching,
             clock: SimTime::ZERO,
+            due: true,
             steps: 0,
-            busy: SimDuration::ZERO,
-            flight: None,
+            handed: 0,
+            flights: VecDeque::new(),
+            next: Flight::default(),
+            spare: Vec::new(),
             pending: BinaryHeap::new(),
-            waiting: VecDeque::new(),
+            ghosts: BinaryHeap::new(),
+            aborts: BinaryHeap::new(),
+            waiting: Queue::new(rules.scheduling_policy),
             running: Vec::new(),
             prefills: Vec::new(),
             decodes: 0,
             context: 0,
             stalled: 0,
             class_counts: vec![0; classes],
-            class_lists: if counting { Vec::new() } else { vec![Vec::new(); classes] },
+            class_lists: if derivation == Derivation::None { Vec::new() } else { vec![Vec::new(); classes] },
             finishes: BinaryHeap::new(),
+            caps: BinaryHeap::new(),
             live: Vec::new(),
             unused: Vec::new(),
-            pool: Pool::new(blocks),
-            counting,
-            used_max: 0,
+            generation: 0,
+            pool: Extents::new(blocks),
             next_seq: 0,
             blocked: false,
-            chunks: Vec::new(),
-            resumed: Vec::new(),
+            log: StepLog::default(),
             done: Vec::new(),
             form: None,
+            totals: Totals::default(),
         }
     }
 
-    /// A request is on its way; it reaches the queue at `at`.
-    pub(super) fn push(&mut self, request: u32, at: SimTime) {
-        self.pending.push(Reverse((at, request)));
+    /// Steps that may be formed and not ended.
+    fn depth(&self) -> usize {
+        if self.rules.async_scheduling { 2 } else { 1 }
     }
 
-    /// Requests on their way, waiting or running.
-    pub(super) fn outstanding(&self) -> u64 {
-        (self.pending.len() + self.waiting.len() + self.running.len()) as u64
-    }
-
-    /// Ends every step that ends at or before `limit` and starts those that start before it.
-    pub(super) fn advance(&mut self, limit: SimTime, env: &Env<'_>, out: &mut Out) -> Result<(), SimError> {
+    fn pass(&mut self, limit: SimTime, env: &Env<'_>, out: &mut Out) -> Result<(), SimError> {
         loop {
-            if let Some(flight) = &self.flight {
-                if flight.end > limit {
-                    return Ok(());
+            if !self.due {
+                match self.flights.front() {
+                    Some(flight) if flight.end <= limit => self.hand_out(env, out),
+                    Some(_) => return Ok(()),
+                    None => {}
                 }
-                self.finish(env, out);
+                self.due = true;
             }
-            self.enqueue(env);
-            if self.running.is_empty() && self.waiting.is_empty() {
+            // What arrives at `limit` comes before the queue and the clients of that time are looked at.
+            if self.clock >= limit {
+                return Ok(());
+            }
+            self.settle(self.clock, true, env, out);
+            if self.flights.is_empty() && self.running.is_empty() && self.waiting.is_empty() {
                 match self.pending.peek() {
-                    Some(Reverse((at, _))) if *at < limit => self.clock = *at,
+                    Some(Reverse((at, _))) if *at < limit => self.clock = self.clock.max(*at),
                     Some(_) | None => return Ok(()),
                 }
                 continue;
-            }
-            if self.clock >= limit {
-                return Ok(());
             }
             if env.stop.load(Ordering::Relaxed) {
                 return Err(SimError::Cancelled);
@@ -222,91 +281,161 @@ impl Replica {
             if self.clock > HORIZON {
                 return Err(too_long());
             }
-            if self.decode_run(limit, env, out) == 0 {
-                self.begin(env, out);
+            if self.decode_run(limit, env, out)? == 0 {
+                self.due = false;
+                while self.flights.len() < self.depth() {
+                    if !self.begin(env, out)? {
+                        break;
+                    }
+                }
             }
         }
     }
 
-    /// Moves requests whose time has come into the queue.
-    fn enqueue(&mut self, env: &Env<'_>) {
-        while let Some(Reverse((at, request))) = self.pending.peek().copied() {
-            if at > self.clock {
-                return;
+    /// Everything between steps but their forming: who enters the queue, and, if `between` steps, whose client is gone.
+    pub(super) fn settle(&mut self, now: SimTime, between: bool, env: &Env<'_>, out: &mut Out) {
+        while let Some(Reverse((at, place))) = self.pending.peek().copied() {
+            if at > now {
+                break;
             }
             self.pending.pop();
-            let i = request as usize;
-            let input = env.requests.input_tokens[i];
-            let live = Live {
-                request,
-                phase: Phase::Waiting,
-                input,
-                output: env.requests.output_tokens[i].min(env.max_len - input),
-                emitted: 0,
-                target: input,
-                computed: 0,
-                base: 0,
-                finish: 0,
-                seq: 0,
-                scheduled: None,
-                first_token: None,
-                last_token: SimTime::ZERO,
-                stalled: false,
-                cached: 0,
-                preemptions: 0,
-                known: env.derivation.known_blocks(env.requests, i, env.block_size),
-                blocks: Vec::new(),
-            };
-            let slot = match self.unused.pop() {
-                Some(slot) => {
-                    let blocks = std::mem::take(&mut self.live[slot as usize].blocks);
-                    self.live[slot as usize] = Live { blocks, ..live };
-                    slot
-                }
-                None => {
-                    self.live.push(live);
-                    (self.live.len() - 1) as u32
-                }
-            };
-            self.waiting.push_back(slot);
+            self.enqueue(place, at, env);
         }
+        self.totals.waiting_max = self.totals.waiting_max.max(self.waiting.len());
+        if !between || self.aborts.peek().is_none_or(|Reverse((at, ..))| *at > now) {
+            return;
+        }
+        let mut gone = Vec::new();
+        while let Some(top) = self.aborts.peek_mut() {
+            if top.0.0 > now {
+                break;
+            }
+            let Reverse((_, request, slot, generation)) = PeekMut::pop(top);
+            if self.live[slot as usize].generation == generation {
+                gone.push((request, slot));
+            }
+        }
+        gone.sort_unstable();
+        gone.into_iter().for_each(|(_, slot)| self.abort(slot, env, out));
+    }
+
+    fn enqueue(&mut self, place: u32, at: SimTime, env: &Env<'_>) {
+        let request = env.demand.nth(place as usize);
+        let input = env.requests.input_tokens[request as usize];
+        let abort = env.demand.abort(place as usize);
+        let (output, capped) = env.demand.output(request, env.max_len);
+        self.generation = self.generation.wrapping_add(1);
+        let live = Live {
+            request,
+            phase: Phase::Waiting,
+            input,
+            output,
+            capped,
+            emitted: 0,
+            exact: true,
+            target: input,
+            computed: 0,
+            base: 0,
+            finish: 0,
+            seq: 0,
+            queued: at,
+            scheduled: None,
+            first_token: None,
+            last_token: SimTime::ZERO,
+            since: at,
+            stalled: false,
+            cached: 0,
+            preemptions: 0,
+            recomputed: 0,
+            peak: 0,
+            lost_since: None,
+            preempted: SimDuration::ZERO,
+            gaps: Vec::new(),
+            from: 0,
+            known: self.derivation.known_blocks(env.requests, request as usize, self.block_size),
+            missing: 0,
+            held: Held::default(),
+            goes: abort.map_or(Status::Cancelled, |(_, status)| status),
+            generation: self.generation,
+        };
+        let slot = match self.unused.pop() {
+            Some(slot) => {
+                let old = &mut self.live[slot as usize];
+                let (mut gaps, held) = (std::mem::take(&mut old.gaps), std::mem::take(&mut old.held));
+                gaps.clear();
+                *old = Live { gaps, held, ..live };
+                slot
+            }
+            None => {
+                self.live.push(live);
+                (self.live.len() - 1) as u32
+            }
+        };
+        if let Some((gone, _)) = abort {
+            self.aborts.push(Reverse((gone, request, slot, self.generation)));
+        }
+        let key = self.waiting.key(env.demand, request);
+        // The head of an ordered queue may be another now.
+        self.blocked &= !self.waiting.is_ordered();
+        self.waiting.push(slot, key);
+    }
+
+    /// Requests whose client was gone before they would have reached the queue, at the times at which they would have.
+    fn lay_ghosts(&mut self, until: impl Fn(SimTime) -> bool, env: &Env<'_>, out: &mut Out) {
+        while let Some(Reverse((at, place))) = self.ghosts.peek().copied().filter(|Reverse((at, _))| until(*at)) {
+            self.ghosts.pop();
+            let status = env.demand.abort(place as usize).map_or(Status::Cancelled, |(_, status)| status);
+            out.rows.push((at, self.row_of(env.demand.nth(place as usize), status, env)));
+        }
+    }
+
+    pub(super) fn key(&self, slot: u32, env: &Env<'_>) -> Key {
+        self.waiting.key(env.demand, self.live[slot as usize].request)
     }
 
     /// Runs pure decode steps that change nothing but sums, as many as end by `limit`; returns how many.
-    fn decode_run(&mut self, limit: SimTime, env: &Env<'_>, out: &mut Out) -> u64 {
+    fn decode_run(&mut self, limit: SimTime, env: &Env<'_>, out: &mut Out) -> Result<u64, SimError> {
         let quiet = self.stalled == 0
             && self.decodes > 0
             && self.decodes == self.running.len() as u64
-            && self.decodes <= u64::from(env.rules.max_num_batched_tokens)
-            && (self.waiting.is_empty() || self.blocked);
+            && self.decodes <= u64::from(self.rules.max_num_batched_tokens)
+            && (self.waiting.is_empty() || self.blocked)
+            && !self.rules.async_scheduling;
         if !quiet {
-            return 0;
+            return Ok(0);
         }
         // The step that completes a request goes the long way.
         let next_finish = self.finishes.peek().map_or(0, |Reverse((step, _, _))| *step);
         let most = next_finish.saturating_sub(self.steps + 1).min(STEPS_PER_POLL);
         if most == 0 {
-            return 0;
+            return Ok(0);
         }
         let next_queued = self.pending.peek().map_or(SimTime::MAX, |Reverse((at, _))| *at);
+        let next_gone = self.aborts.peek().map_or(SimTime::MAX, |Reverse((at, _, _, _))| *at);
+        let next = next_queued.min(next_gone);
         let form = match self.form {
             Some((decodes, form)) if decodes == self.decodes => form,
             Some(_) | None => env.model.decode_form(self.decodes),
         };
         self.form = Some((self.decodes, form));
-        let started = (self.clock, self.steps);
+        let (clock, steps, context) = (self.clock, self.steps, self.context);
         match form {
-            Some(form) => self.run_steps(most, limit, next_queued, env, out, |context| form.at(context)),
+            Some(form) => self.run_steps(most, limit, next, env, out, |context| form.at(context))?,
             None => {
                 let decode_requests = self.decodes;
-                self.run_steps(most, limit, next_queued, env, out, |decode_context| {
+                self.run_steps(most, limit, next, env, out, |decode_context| {
                     env.model.step(&BatchShape { decode_requests, decode_context, ..BatchShape::default() })
-                });
+                })?;
             }
         }
-        self.busy += self.clock - started.0;
-        self.used_max = self.used_max.max(self.pool.used());
-        self.steps - started.1
+        let ran = self.steps - steps;
+        if ran > 0 {
+            self.handed = self.steps;
+            self.totals.busy += self.clock - clock;
+            self.totals.kv_blocks_max = self.totals.kv_blocks_max.max(self.pool.used());
+            self.totals.work.add_decodes(ran, self.decodes, context);
+        }
+        Ok(ran)
     }
 
     #[inline]
@@ -314,171 +443,103 @@ impl Replica {
         &mut self,
         most: u64,
         limit: SimTime,
-        next_queued: SimTime,
+        next_event: SimTime,
         env: &Env<'_>,
         out: &mut Out,
         time: impl Fn(u64) -> SimDuration,
-    ) {
+    ) -> Result<(), SimError> {
         let classes = self.class_counts.len();
+        let knows = !self.class_lists.is_empty();
+        let (timing, decodes) = (self.timing, self.decodes);
         let mut class = (self.steps % classes as u64) as usize;
+        // What changes with every step, kept out of memory.
+        let (mut clock, mut context) = (self.clock, self.context);
         for _ in 0..most {
             let need = self.class_counts[class];
-            if need > self.pool.free() || self.clock >= next_queued {
-                return;
+            if need > self.pool.free() || clock >= next_event {
+                break;
             }
-            let duration = clamp(time(self.context), env.quirks);
-            let end = self.clock + duration;
+            let duration = timing.step(time(context)).ok_or_else(not_sensible)?;
+            let end = clock + duration;
             if end > limit {
-                return;
+                break;
             }
             let next = if class + 1 == classes { 0 } else { class + 1 };
-            if self.counting {
-                self.pool.take(need);
-            } else {
+            self.clock = clock;
+            if knows && !self.class_lists[next].is_empty() {
                 // A block that is filled now may be a hit for the head of the queue.
-                if self.blocked && !self.class_lists[next].is_empty() {
+                if self.blocked {
                     self.blocked = false;
-                    return;
+                    break;
                 }
-                self.decode_blocks(env);
+                self.take(need);
+                self.fill_decodes(env);
+            } else if need > 0 {
+                self.take(need);
             }
             if env.wants_steps {
-                let row = self.step_row(duration, self.decodes, 0, 0);
-                out.steps.push((end, row));
+                let shape = BatchShape { decode_requests: decodes, decode_context: context, ..BatchShape::default() };
+                out.steps.push((end, self.step_row(clock, duration, &shape, 0)));
             }
-            out.gaps.add(duration.0, self.decodes);
-            self.clock = end;
-            self.context += self.decodes;
+            out.gaps.add(duration.0, decodes);
+            self.log.push(duration.0);
+            clock = end;
+            context += decodes;
             self.steps += 1;
             class = next;
         }
+        (self.clock, self.context) = (clock, context);
+        Ok(())
     }
 
-    /// Starts the step that `begin` formed.
-    pub(super) fn launch(&mut self, shape: &BatchShape, regular: u64, env: &Env<'_>, out: &mut Out) {
-        let empty = shape.decode_requests == 0 && shape.prefill_requests == 0;
-        let time = if empty { SimDuration::ZERO } else { env.model.step(shape) };
-        let duration = clamp(time, env.quirks);
-        let end = self.clock + duration;
-        self.used_max = self.used_max.max(self.pool.used());
-        if env.wants_steps {
-            let row =
-                self.step_row(duration, shape.decode_requests, shape.prefill_requests as u32, shape.prefill_tokens);
-            out.steps.push((end, row));
-        }
-        self.flight = Some(Flight { end, duration, decodes: shape.decode_requests, regular });
+    /// Blocks for the step being formed, at the present time.
+    pub(super) fn take(&mut self, blocks: u64) {
+        self.sum_blocks();
+        self.pool.take(blocks);
     }
 
-    fn step_row(&self, duration: SimDuration, decodes: u64, prefill_requests: u32, prefill_tokens: u64) -> StepRow {
+    /// Brings the integral of the blocks in use up to now; to be called before their number changes.
+    pub(super) fn sum_blocks(&mut self) {
+        let t = &mut self.totals;
+        // Neither is negative: one multiplication of machine words.
+        t.kv_block_ns += u128::from(self.pool.used()) * u128::from((self.clock - t.kv_since).0 as u64);
+        t.kv_since = self.clock;
+    }
+
+    pub(super) fn step_row(
+        &self,
+        start: SimTime,
+        duration: SimDuration,
+        shape: &BatchShape,
+        preempted: u32,
+    ) -> StepRow {
         StepRow {
             replica: self.id,
-            start: self.clock,
+            start,
             duration,
-            decode_requests: decodes as u32,
-            prefill_requests,
-            prefill_tokens: prefill_tokens as u32,
+            decode_requests: shape.decode_requests as u32,
+            prefill_requests: shape.prefill_requests as u32,
+            prefill_tokens: shape.prefill_tokens as u32,
+            context_tokens: shape.decode_context + shape.prefill_context,
+            running: self.running.len() as u32,
             waiting: self.waiting.len() as u32,
+            preempted,
             kv_blocks_used: self.pool.used(),
         }
     }
 
-    /// Ends the step in flight: hands out its tokens, completes requests.
-    fn finish(&mut self, env: &Env<'_>, out: &mut Out) {
-        let Some(flight) = self.flight.take() else { return };
-        assert!(flight.end > self.clock, "a step must take time");
-        self.clock = flight.end;
-        self.steps += 1;
-        self.busy += flight.duration;
-        self.context += flight.decodes;
-        out.gaps.add(flight.duration.0, flight.regular);
-        for last in self.resumed.drain(..) {
-            out.gaps.add((flight.end - last).0, 1);
-        }
-        if !self.chunks.is_empty() {
-            self.finish_prefills(env, out);
-        }
-        while let Some(Reverse((step, seq, slot))) = self.finishes.peek().copied() {
-            if step > self.steps {
-                break;
-            }
-            self.finishes.pop();
-            let live = &self.live[slot as usize];
-            if live.seq != seq || live.phase != Phase::Decode {
-                continue;
-            }
-            if live.finish > self.steps {
-                self.finishes.push(Reverse((live.finish, seq, slot)));
-                continue;
-            }
-            self.leave_decode(slot, env);
-            self.done.push((seq, slot));
-        }
-        if !self.done.is_empty() {
-            self.blocked = false;
-            self.complete(env, out);
+    /// Tokens in the cache.
+    #[inline]
+    pub(super) fn computed(&self, live: &Live) -> u32 {
+        match live.phase {
+            Phase::Decode => (live.base + self.steps as i64) as u32,
+            Phase::Waiting | Phase::Prefill | Phase::Ending => live.computed,
         }
     }
 
-    fn finish_prefills(&mut self, env: &Env<'_>, out: &mut Out) {
-        let mut any = false;
-        let chunks = std::mem::take(&mut self.chunks);
-        for &(slot, _) in &chunks {
-            let live = &mut self.live[slot as usize];
-            if live.computed < live.target {
-                continue;
-            }
-            any = true;
-            live.emitted += 1;
-            match live.first_token {
-                None => live.first_token = Some(self.clock),
-                Some(_) => out.gaps.add((self.clock - live.last_token).0, 1),
-            }
-            live.phase = Phase::Decode;
-            live.base = i64::from(live.computed) - self.steps as i64;
-            if live.emitted == live.output {
-                self.done.push((live.seq, slot));
-            } else {
-                live.finish = self.steps + u64::from(live.output - live.emitted);
-                self.enter_decode(slot, env);
-            }
-        }
-        self.chunks = chunks;
-        self.chunks.clear();
-        if any {
-            let live = &self.live;
-            self.prefills.retain(|slot| live[*slot as usize].phase == Phase::Prefill);
-        }
-    }
-
-    /// Releases and reports the requests in `done`, in batch order.
-    fn complete(&mut self, env: &Env<'_>, out: &mut Out) {
-        self.done.sort_unstable();
-        let mut done = std::mem::take(&mut self.done);
-        for (seq, slot) in done.drain(..) {
-            if env.quirks.block_at_completion {
-                self.take_one_more(slot, env);
-            }
-            self.release(slot, env);
-            let at = self.position(seq);
-            self.running.remove(at);
-            let live = &self.live[slot as usize];
-            let row = RequestRow {
-                request: live.request,
-                replica: self.id,
-                status: Status::Finished,
-                arrival: env.arrivals[live.request as usize],
-                scheduled: live.scheduled,
-                first_token: live.first_token.map(|t| t + env.after_token),
-                finished: Some(self.clock + env.after_token + env.after_request),
-                input_tokens: live.input,
-                output_tokens: live.output,
-                cached_tokens: live.cached,
-                preemptions: live.preemptions,
-            };
-            out.rows.push((self.clock, row));
-            self.unused.push(slot);
-        }
-        self.done = done;
+    /// Tokens handed out.
+    pub(super) fn emitted(&self, live: &Live) -> u32 {
+        if live.exact { live.emitted } else { live.output - (live.finish - self.handed) as u32 }
     }
 
     /// Where the request of this admission stands in `running`.
@@ -487,30 +548,66 @@ impl Replica {
     }
 
     /// Nothing is left: every block is free again.
-    pub(super) fn assert_idle(&self) {
-        assert!(self.outstanding() == 0 && self.flight.is_none(), "requests were left behind");
+    fn assert_idle(&self) {
+        assert!(self.outstanding() == 0 && self.flights.is_empty(), "requests were left behind");
         assert!(self.pool.used() == 0, "{} of {} KV blocks leaked", self.pool.used(), self.pool.total());
         assert!(self.decodes == 0 && self.context == 0, "sums do not return to zero");
     }
 }
 
-/// Duration of a step: at least a nanosecond, at most 13 days; whole microseconds where that is asked for.
-#[inline]
-pub(super) fn clamp(time: SimDuration, quirks: Quirks) -> SimDuration {
-    if quirks.whole_microseconds {
-        return SimDuration((time.0.clamp(1, STEP_MAX_NS) / 1_000 * 1_000).max(1_000));
+impl Node for Replica {
+    fn push(&mut self, place: u32, at: SimTime, env: &Env<'_>) {
+        let gone = env.demand.abort(place as usize).is_some_and(|(gone, _)| gone <= at);
+        let way = if gone { &mut self.ghosts } else { &mut self.pending };
+        way.push(Reverse((at, place)));
     }
-    SimDuration(time.0.clamp(1, STEP_MAX_NS))
-}
 
-/// A time outside of steps: not negative, at most 13 days.
-pub(super) fn bounded(time: SimDuration) -> SimDuration {
-    SimDuration(time.0.clamp(0, STEP_MAX_NS))
-}
+    fn outstanding(&self) -> u64 {
+        (self.pending.len() + self.ghosts.len() + self.waiting.len() + self.running.len()) as u64
+    }
 
-pub(super) fn too_long() -> SimError {
-    SimError::Invalid {
-        path: "deployment.latency",
-        message: "simulated time passes 73 years: the load, or the steps, must be far from what is meant".to_string(),
+    fn advance(&mut self, limit: SimTime, env: &Env<'_>, out: &mut Out) -> Result<(), SimError> {
+        self.lay_ghosts(|at| at < limit, env, out);
+        self.pass(limit, env, out)
+    }
+
+    fn close(&mut self, horizon: SimTime, env: &Env<'_>, out: &mut Out) {
+        if horizon == SimTime::MAX {
+            self.assert_idle();
+            return;
+        }
+        self.lay_ghosts(|at| at <= horizon, env, out);
+        if self.flights.is_empty() {
+            self.clock = self.clock.max(horizon);
+        }
+        let between = self.flights.is_empty() || (self.due && self.clock == horizon);
+        self.settle(horizon, between, env, out);
+        let waiting: Vec<u32> = self.waiting.iter().collect();
+        for slot in self.running.clone().into_iter().chain(waiting) {
+            self.leave_unfinished(slot, horizon, env, out);
+        }
+        while let Some(Reverse((_, place))) = self.pending.pop().or_else(|| self.ghosts.pop()) {
+            let request = env.demand.nth(place as usize);
+            out.rows.push((horizon, self.row_of(request, Status::InFlight, env)));
+        }
+        self.clock = self.clock.max(horizon);
+        self.sum_blocks();
+    }
+
+    fn add_to(&self, s: &mut Summary) {
+        let t = &self.totals;
+        s.steps += self.handed;
+        s.busy += t.busy;
+        s.kv_blocks_max = s.kv_blocks_max.max(t.kv_blocks_max);
+        s.running_max = s.running_max.max(t.running_max as u64);
+        s.waiting_max = s.waiting_max.max(t.waiting_max as u64);
+        s.kv_block_ns += t.kv_block_ns as i128;
+        s.running_ns += t.running_ns;
+        s.waiting_ns += t.waiting_ns;
+        s.prefix_tokens_queried += t.prefix_tokens_queried;
+        s.prefix_tokens_hit += t.prefix_tokens_hit;
+        s.prefix_blocks_queried += t.prefix_blocks_queried;
+        s.prefix_blocks_hit += t.prefix_blocks_hit;
+        s.work.merge(&t.work);
     }
 }

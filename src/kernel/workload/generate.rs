@@ -107,6 +107,7 @@ pub fn generate(workload: &Synthetic, seed: u64) -> Requests {
         block_hashes: Vec::new(),
         block_hash_offsets: vec![0; n + 1],
         block_tokens: 0,
+        ..Requests::default()
     };
     if let Some(prefix) = shared_prefix {
         made.block_tokens = *block_tokens;

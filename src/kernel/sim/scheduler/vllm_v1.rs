@@ -1,10 +1,29 @@
-//! The rules of vLLM's V1 scheduler (`vllm/v1/core/sched/scheduler.py`): decisions about one request at a time.
+//! The rules of vLLM's V1 scheduler (`vllm/v1/core/sched/scheduler.py`, version 0.11): decisions about one request at a
+//! time, which [`batch`](crate::sim) applies.
 //!
-//! In every step, running requests come first, in the order of their admission, and share the token budget; a decode
-//! takes one token, a prompt as much as is left. Then waiting requests are admitted first come, first served, unless
-//! something was preempted in this step; the first that does not fit blocks those behind it. When no block is free,
-//! the request admitted last is preempted: it loses its cache, keeps its tokens, and goes to the front of the queue.
-//! Left out: priorities, speculative tokens, encoder budgets, partial-prefill limits.
+//! 1. **Running requests** come first, in the order of their admission, and share the token budget
+//!    `max_num_batched_tokens`. One that decodes wants one token, one that prefills as many as are missing, at most
+//!    `long_prefill_token_threshold`; what is left of the budget cuts either. When the budget is spent, the rest get
+//!    nothing in this step.
+//! 2. **Preemption.** When a running request needs more blocks than are free, a victim goes: the last of the running, or,
+//!    with the policy `priority`, of all running the one with the highest priority value, among those the latest to
+//!    arrive, among those the one with the highest number (vLLM takes the one admitted first, so that two of one
+//!    arrival could preempt each other forever; its arrivals are never equal). It loses its blocks, keeps its tokens,
+//!    and waits again. Repeated until the blocks suffice, or the victim is the request itself: then no further running
+//!    request is looked at. A victim that had its share of this step already gives it back: its budget, its place in
+//!    the batch, and the contents that its blocks would have had; what the others were to get stays as it is.
+//! 3. **Waiting requests** are admitted in queue order while seats (`max_num_seqs`) and budget last, unless something was
+//!    preempted in this step; the first that does not fit blocks those behind it. Blocks that hold the start of its
+//!    tokens are shared ([`crate::sim::kv`]), all but the last token if all is found; the rest is chunked as above, or
+//!    must fit whole without `enable_chunked_prefill`. It fits when the blocks for the chunk, and the blocks found that
+//!    nobody uses, are free.
+//! 4. **The queue** is first come first served, a preempted request at its head; or ordered by priority value, by length
+//!    of the prompt (`sjf`; not in vLLM, from inference-sim) or by deadline (`edf`, not in vLLM), each then by arrival
+//!    and number, where a preempted request takes its ordered place.
+//!
+//! A preempted request that is admitted again computes its prompt and the tokens it had generated, as one prompt.
+//! Left out: speculative tokens, encoder budgets, partial-prefill limits, and vLLM's `max_model_len - 1` bound on the
+//! tokens of a step, which only shortens the last chunk of prompts that are rejected here.
 
 use super::VllmV1;
 

@@ -1,0 +1,248 @@
+//! Ending a step: its tokens are handed out, what they complete leaves. And leaving otherwise: because the client went,
+//! or because the simulation ends.
+
+use std::cmp::Reverse;
+
+use super::engine::{Env, Out};
+use super::log::stats_of;
+use super::replica::{Flight, Live, Phase, Replica};
+use super::{ItlStats, RequestRow, Status};
+use crate::units::{SimDuration, SimTime};
+
+impl Replica {
+    /// Ends the first of the steps in flight.
+    pub(super) fn hand_out(&mut self, env: &Env<'_>, out: &mut Out) {
+        let Some(mut flight) = self.flights.pop_front() else { return };
+        assert!(flight.end > self.clock, "a step must take time");
+        if self.rules.async_scheduling {
+            // It may complete requests that wait: those that came meanwhile have waited beside them.
+            self.settle(SimTime(flight.end.0 - 1), false, env, out);
+        }
+        self.clock = flight.end;
+        self.handed += 1;
+        assert!(self.handed == flight.number, "steps end in the order in which they were formed");
+        self.totals.busy += flight.duration;
+        self.totals.work.add(&flight.shape);
+        out.gaps.add(flight.duration.0, flight.regular);
+        self.tokens_one_by_one(&mut flight, out);
+        self.find_finished();
+        if !self.done.is_empty() {
+            self.blocked = false;
+            self.complete(env, out);
+        }
+        self.spare.push(flight);
+    }
+
+    /// Prompts that are complete, requests that had no token in the step before, and those that were preempted since.
+    fn tokens_one_by_one(&mut self, flight: &mut Flight, out: &mut Out) {
+        for chunk in flight.chunks.drain(..) {
+            let live = &mut self.live[chunk.slot as usize];
+            if live.phase != Phase::Waiting && chunk.upto >= live.peak {
+                let since = live.lost_since.take();
+                live.preempted += since.map_or(SimDuration::ZERO, |since| flight.end - since);
+            }
+            if chunk.completes {
+                self.token(chunk.slot, flight.end, flight.number, out);
+            }
+        }
+        for slot in flight.resumed.drain(..).chain(flight.early.drain(..)) {
+            self.token(slot, flight.end, flight.number, out);
+        }
+        for slot in flight.endings.drain(..) {
+            self.done.push((self.live[slot as usize].seq, slot));
+        }
+    }
+
+    /// One token of one request.
+    fn token(&mut self, slot: u32, at: SimTime, step: u64, out: &mut Out) {
+        let live = &mut self.live[slot as usize];
+        live.emitted += 1;
+        match live.first_token {
+            None => live.first_token = Some(at),
+            Some(_) => {
+                let gap = (at - live.last_token).0;
+                out.gaps.add(gap, 1);
+                live.gaps.push(gap);
+            }
+        }
+        (live.last_token, live.from) = (at, step);
+        let last = live.emitted == live.output;
+        match live.phase {
+            Phase::Decode => live.exact = live.stalled,
+            Phase::Ending | Phase::Waiting if last => self.done.push((live.seq, slot)),
+            Phase::Waiting => live.target = live.input + live.emitted,
+            Phase::Ending | Phase::Prefill => {}
+        }
+    }
+
+    fn find_finished(&mut self) {
+        while let Some(Reverse((step, seq, slot))) = self.finishes.peek().copied() {
+            if step > self.handed {
+                return;
+            }
+            self.finishes.pop();
+            let live = &self.live[slot as usize];
+            if live.seq != seq || live.phase != Phase::Decode {
+                continue;
+            }
+            if live.finish > self.handed {
+                self.finishes.push(Reverse((live.finish, seq, slot)));
+                continue;
+            }
+            self.done.push((seq, slot));
+        }
+    }
+
+    /// Releases and reports the requests in `done`, in batch order.
+    fn complete(&mut self, env: &Env<'_>, out: &mut Out) {
+        self.done.sort_unstable();
+        let mut done = std::mem::take(&mut self.done);
+        for (_, slot) in done.drain(..) {
+            let itl = self.itl(slot, self.handed);
+            let status = match self.live[slot as usize].capped {
+                true => Status::LengthCapped,
+                false => Status::Finished,
+            };
+            let more = if env.quirks.block_at_completion { self.one_more(slot, env) } else { 0 };
+            self.leave(slot, more, env);
+            let live = &self.live[slot as usize];
+            let row = RequestRow {
+                finished: Some(self.clock + env.after_token + env.after_request),
+                output_tokens: live.output,
+                itl,
+                ..self.row(live, status, env)
+            };
+            out.rows.push((self.clock, row));
+        }
+        self.done = done;
+    }
+
+    /// The client of a request is gone.
+    pub(super) fn abort(&mut self, slot: u32, env: &Env<'_>, out: &mut Out) {
+        let live = &self.live[slot as usize];
+        let (status, emitted) = (live.goes, self.emitted(live));
+        let itl = self.itl(slot, self.handed);
+        self.blocked = false;
+        self.withdraw(slot);
+        self.leave(slot, 0, env);
+        let live = &self.live[slot as usize];
+        let row = RequestRow { output_tokens: emitted, itl, ..self.row(live, status, env) };
+        out.rows.push((self.clock, row));
+    }
+
+    /// Whatever the request has in a step that runs is nobody's.
+    fn withdraw(&mut self, slot: u32) {
+        let exact = self.live[slot as usize].exact;
+        let Some(flight) = self.flights.back_mut() else { return };
+        if !exact {
+            flight.regular -= 1;
+        }
+        flight.chunks.retain(|chunk| chunk.slot != slot);
+        flight.resumed.retain(|other| *other != slot);
+        flight.endings.retain(|other| *other != slot);
+        flight.early.retain(|other| *other != slot);
+    }
+
+    /// A request leaves the replica now, whatever its phase; with the places of `more` tokens beyond those it computed.
+    fn leave(&mut self, slot: u32, more: u32, env: &Env<'_>) {
+        let live = &self.live[slot as usize];
+        let (phase, seq, computed) = (live.phase, live.seq, self.computed(live));
+        let stay = i128::from((self.clock - live.since).0);
+        match phase {
+            Phase::Waiting => {
+                let key = self.key(slot, env);
+                let there = self.waiting.remove(slot, key);
+                assert!(there, "a waiting request must be in the queue");
+                self.totals.waiting_ns += stay;
+            }
+            Phase::Prefill | Phase::Decode | Phase::Ending => {
+                self.totals.running_ns += stay;
+                let at = self.position(seq);
+                self.running.remove(at);
+                self.sum_blocks();
+                self.release(slot, computed + more, 0);
+            }
+        }
+        match phase {
+            Phase::Decode => {
+                let live = &self.live[slot as usize];
+                // Its place in a step that runs is in vain.
+                if !live.exact
+                    && live.finish <= self.handed
+                    && let Some(flight) = self.flights.back_mut()
+                {
+                    flight.regular -= 1;
+                }
+                self.stalled -= u64::from(live.stalled);
+                self.leave_decode(slot);
+            }
+            Phase::Prefill => self.prefills.retain(|other| *other != slot),
+            Phase::Waiting | Phase::Ending => {}
+        }
+        let now = self.clock;
+        let live = &mut self.live[slot as usize];
+        if let Some(since) = live.lost_since.take() {
+            live.preempted += now - since;
+        }
+        // What the heaps still say of it is void.
+        (live.phase, live.generation) = (Phase::Waiting, 0);
+        self.unused.push(slot);
+    }
+
+    /// The gaps of a request between tokens that came out up to the step `to`.
+    fn itl(&mut self, slot: u32, to: u64) -> Option<ItlStats> {
+        let live = &mut self.live[slot as usize];
+        let first = live.first_token?;
+        if live.exact {
+            return stats_of(&mut live.gaps, live.last_token - first);
+        }
+        // The last token came out when the last step ended.
+        let to = to.min(live.finish);
+        let sum = self.clock - first;
+        if live.gaps.is_empty() {
+            return self.log.stats(live.from, to, sum);
+        }
+        live.gaps.extend_from_slice(self.log.between(live.from, to));
+        stats_of(&mut live.gaps, sum)
+    }
+
+    /// At the horizon a request is still here. Of the replica only what its totals need is kept up.
+    pub(super) fn leave_unfinished(&mut self, slot: u32, horizon: SimTime, env: &Env<'_>, out: &mut Out) {
+        let live = &self.live[slot as usize];
+        let emitted = self.emitted(live);
+        let stay = i128::from((horizon - live.since).0);
+        match live.phase {
+            Phase::Waiting => self.totals.waiting_ns += stay,
+            Phase::Prefill | Phase::Decode | Phase::Ending => self.totals.running_ns += stay,
+        }
+        // Its last token may lie before the end of the last step only where it is counted by itself.
+        let itl = self.itl(slot, self.handed);
+        let live = &mut self.live[slot as usize];
+        if let Some(since) = live.lost_since.take() {
+            live.preempted += horizon - since;
+        }
+        let live = &self.live[slot as usize];
+        let row = RequestRow { output_tokens: emitted, itl, ..self.row(live, Status::InFlight, env) };
+        out.rows.push((horizon, row));
+    }
+
+    /// What is known of a request that reached the queue.
+    fn row(&self, live: &Live, status: Status, env: &Env<'_>) -> RequestRow {
+        RequestRow {
+            queued: Some(live.queued),
+            scheduled: live.scheduled,
+            first_token: live.first_token.map(|t| t + env.after_token),
+            cached_tokens: live.cached,
+            recomputed_tokens: live.recomputed,
+            preemptions: live.preemptions,
+            preempted: live.preempted,
+            ..self.row_of(live.request, status, env)
+        }
+    }
+
+    /// What is known of a request that did not.
+    pub(super) fn row_of(&self, request: u32, status: Status, env: &Env<'_>) -> RequestRow {
+        let input_tokens = env.requests.input_tokens[request as usize];
+        RequestRow { input_tokens, ..RequestRow::new(request, self.id, status, env.demand.arrival(request)) }
+    }
+}

@@ -1,0 +1,63 @@
+//! Sums over the batches of steps.
+
+use super::WorkSums;
+use super::latency::BatchShape;
+
+impl WorkSums {
+    pub(super) fn add(&mut self, shape: &BatchShape) {
+        self.decode_requests += shape.decode_requests;
+        self.decode_context += u128::from(shape.decode_context);
+        self.prefill_tokens += shape.prefill_tokens;
+        self.prefill_context += u128::from(shape.prefill_context);
+        self.prefill_tokens_x_context += u128::from(shape.prefill_tokens_x_context);
+        self.prefill_tokens_squared += u128::from(shape.prefill_tokens_squared);
+        self.count(shape.decode_requests + shape.prefill_tokens, 1);
+    }
+
+    /// `steps` steps of `decodes` decode requests each, whose context was `context` before the first and grows by
+    /// `decodes` with each.
+    pub(super) fn add_decodes(&mut self, steps: u64, decodes: u64, context: u64) {
+        self.decode_requests += steps * decodes;
+        let growth = u128::from(decodes) * (u128::from(steps) * u128::from(steps - 1) / 2);
+        self.decode_context += u128::from(steps) * u128::from(context) + growth;
+        self.count(decodes, steps);
+    }
+
+    fn count(&mut self, tokens: u64, steps: u64) {
+        let tokens = tokens as usize;
+        if tokens >= self.steps_by_tokens.len() {
+            self.steps_by_tokens.resize(tokens + 1, 0);
+        }
+        self.steps_by_tokens[tokens] += steps;
+    }
+
+    pub(super) fn merge(&mut self, other: &WorkSums) {
+        self.decode_requests += other.decode_requests;
+        self.decode_context += other.decode_context;
+        self.prefill_tokens += other.prefill_tokens;
+        self.prefill_context += other.prefill_context;
+        self.prefill_tokens_x_context += other.prefill_tokens_x_context;
+        self.prefill_tokens_squared += other.prefill_tokens_squared;
+        for (tokens, steps) in other.steps_by_tokens.iter().enumerate() {
+            self.count(tokens as u64, *steps);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_decode_steps_is_its_steps() {
+        let (mut run, mut steps) = (WorkSums::default(), WorkSums::default());
+        run.add_decodes(4, 3, 100);
+        for context in [100, 103, 106, 109] {
+            steps.add(&BatchShape { decode_requests: 3, decode_context: context, ..BatchShape::default() });
+        }
+        assert_eq!(run, steps);
+        let mut both = steps.clone();
+        both.merge(&run);
+        assert_eq!((both.decode_requests, both.decode_context, both.steps_by_tokens[3]), (24, 836, 8));
+    }
+}
