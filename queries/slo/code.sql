@@ -6,5 +6,6 @@ SELECT
     slo_attainment(ms(ttft_ns) <= 500 AND coalesce(ms(tpot_ns), 0) <= 150) AS attainment,
     goodput(ms(ttft_ns) <= 500 AND coalesce(ms(tpot_ns), 0) <= 150, arrival_ns, finished_ns) AS goodput_rps
 FROM sim_requests
+WHERE measured
 GROUP BY scenario_id
 ORDER BY scenario_id

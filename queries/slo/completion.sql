@@ -6,5 +6,6 @@ SELECT
     slo_attainment(ms(e2e_ns) <= 2000) AS attainment,
     goodput(ms(e2e_ns) <= 2000, arrival_ns, finished_ns) AS goodput_rps
 FROM sim_requests
+WHERE measured
 GROUP BY scenario_id
 ORDER BY scenario_id

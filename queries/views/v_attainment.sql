@@ -6,4 +6,5 @@ SELECT
     slo_attainment(ms(ttft_ns) <= 500 AND coalesce(ms(tpot_ns), 0) <= 150) AS code,
     slo_attainment(ms(e2e_ns) <= 2000) AS completion
 FROM sim_requests
+WHERE measured
 GROUP BY scenario_id

@@ -20,7 +20,9 @@ macro_rules! tell {
     }};
 }
 
+mod bench;
 mod check;
+mod kv_plan;
 mod progress;
 mod run;
 mod sql;
@@ -95,6 +97,25 @@ enum Command {
     ///   pipe sql "SELECT * FROM sweep.sim_requests" --format parquet > requests.parquet
     #[command(verbatim_doc_comment)]
     Sql(sql::SqlArgs),
+    /// Measure how fast the simulator is on this machine
+    ///
+    /// Prints requests, output tokens and steps per second of CPU time, and the peak of memory over the workload. All
+    /// cases are Llama 3.1 8B on an H100, roofline, at most 2,048 tokens and 256 requests per step:
+    ///   a  100,000 requests of 512 +/- 256 prompt and output tokens (normal), Poisson, 10/s, one replica
+    ///   b  the same at saturation, 25/s with 13,800 KV blocks: preemptions
+    ///   c  conversations of about 12,000 prompt tokens with shared prefixes, prefix caching, four replicas:
+    ///      the trace of --trace, at its own times, or 12,031 synthetic requests like Mooncake's
+    ///   d  1,000,000 requests of the first kind at 40/s over four replicas
+    ///   e  case a with outputs twice as long: must take less than twice the time
+    ///   f  case a with 200,000 requests: should take about twice the time
+    ///
+    /// Every run is a process of its own; one that was built without `--release` is several times slower.
+    ///
+    /// Examples:
+    ///   pipe bench --case a --case e
+    ///   pipe bench --case c --trace conversation_trace.jsonl --json
+    #[command(hide = true, verbatim_doc_comment)]
+    Bench(bench::BenchArgs),
     /// Write the sample traces, one per format
     Samples {
         /// Folder to write to
@@ -126,6 +147,7 @@ pub fn main(args: Args) -> Exit {
         Command::Ls(a) => tables::ls(root, a),
         Command::Show(a) => tables::show(root, a),
         Command::Sql(a) => sql::sql(root, a),
+        Command::Bench(a) => bench::bench(a),
         Command::Samples { dir } => crate::trace::sample::write_all(&dir).map(|()| Exit::Ok).map_err(Reported::bare),
     };
     match done {

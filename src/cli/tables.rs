@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::{Done, bytes, cores, duration, project, runtime, sql, table, thousands};
+use super::{Done, bytes, cores, duration, kv_plan, project, runtime, sql, table, thousands};
 use crate::diag::{self, Diagnostic, Exit, Result};
 use crate::query::output;
 use crate::store::{Published, Store, TableHandle, TableManifest};
@@ -107,14 +107,27 @@ pub(super) fn show(root: Option<PathBuf>, args: ShowArgs) -> Done {
     let handle = store.published_handle(found)?;
     put!("{}", describe(found, &handle));
     put!("\n{}", columns(&handle));
-    if args.rows > 0 {
-        say!();
-        let query = format!("SELECT * FROM \"{}\".\"{}\" LIMIT {}", found.pipeline, found.table, args.rows);
-        runtime(cores())?.block_on(async {
-            let engine = sql::engine(root, None).await?;
-            output::write(engine.sql(&query).await?, output::Format::Table, std::io::stdout()).await
-        })?;
+    let caches = match found.manifest.recipe.kind.as_str() {
+        "simulate" => kv_plan::query(&found.pipeline, &found.table, &handle.schema),
+        _ => None,
+    };
+    if caches.is_none() && args.rows == 0 {
+        return Ok(Exit::Ok);
     }
+    runtime(cores())?.block_on(async {
+        let engine = sql::engine(root, None).await?;
+        if let Some(query) = caches {
+            let lines = kv_plan::lines(&engine.rows(&query).await?);
+            put!("{}", lines.iter().map(|line| format!("\n{line}")).collect::<String>());
+            say!();
+        }
+        if args.rows > 0 {
+            say!();
+            let query = format!("SELECT * FROM \"{}\".\"{}\" LIMIT {}", found.pipeline, found.table, args.rows);
+            output::write(engine.sql(&query).await?, output::Format::Table, std::io::stdout()).await?;
+        }
+        Ok::<(), diag::Failure>(())
+    })?;
     Ok(Exit::Ok)
 }
 

@@ -3,13 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, new_null_array,
+};
 use arrow::datatypes::{DataType, Schema};
 use parquet::arrow::ArrowWriter;
 
 use crate::stage::{Cancel, Progress, ProgressSink, RunCx};
 use crate::store::{Hash, Memo, Staging, TableHandle};
-use crate::table::column;
+use crate::table::simulation::totals;
+use crate::table::{UNIT, column};
 
 const MS: i64 = 1_000_000;
 
@@ -55,57 +58,110 @@ pub fn requests() -> RecordBatch {
         ("request_id", "", ids),
         ("replica", "", small(&|_| 0)),
         ("status", "", Arc::new(StringArray::from_iter_values(status))),
+        ("measured", "", Arc::new(BooleanArray::from(vec![true; ROWS.len()]))),
         ("class", "", text(ROWS.iter().map(|r| r.1).collect())),
         ("session_id", "", text(vec![None; ROWS.len()])),
+        ("priority", "", new_null_array(&DataType::Int32, ROWS.len())),
         ("arrival_ns", "ns", ns(&|r| Some(r.2))),
+        ("deadline_ns", "ns", ns(&|_| None)),
+        ("queued_ns", "ns", ns(&|r| r.4.map(|_| r.2))),
         ("scheduled_ns", "ns", ns(&|r| r.4.map(|_| r.2 + r.3))),
         ("first_token_ns", "ns", ns(&|r| r.4.map(|t| r.2 + t))),
         ("finished_ns", "ns", ns(&|r| e2e(r).map(|t| r.2 + t))),
         ("queue_ns", "ns", ns(&|r| r.4.map(|_| r.3))),
+        ("prefill_ns", "ns", ns(&|r| r.4.map(|t| t - r.3))),
+        ("decode_ns", "ns", ns(&|r| Some(e2e(r)? - r.4?))),
         ("ttft_ns", "ns", ns(&|r| r.4)),
         ("tpot_ns", "ns", ns(&|r| r.5)),
+        ("tpot_incl_first_ns", "ns", ns(&|r| e2e(r).map(|t| t / i64::from(r.6)))),
         ("e2e_ns", "ns", ns(&|r| e2e(r))),
+        ("itl_ns_mean", "ns", ns(&|r| r.5)),
+        ("itl_ns_p99", "ns", ns(&|r| r.5)),
+        ("itl_ns_max", "ns", ns(&|r| r.5)),
+        ("preemptions", "", small(&|_| 0)),
+        ("preempted_ns", "ns", ns(&|_| Some(0))),
         ("input_tokens", "tokens", small(&|_| 100)),
         ("output_tokens", "tokens", small(&|r| r.6)),
         ("cached_tokens", "tokens", small(&|_| 0)),
-        ("preemptions", "", small(&|_| 0)),
+        ("recomputed_tokens", "tokens", small(&|_| 0)),
     ])
 }
+
+/// Totals of both scenarios that are not 0, null or `stable`.
+const TOTALS: &[(&str, [f64; 2])] = &[
+    ("gpus", [2.0, 1.0]),
+    ("requests", [4.0, 2.0]),
+    ("finished", [3.0, 2.0]),
+    ("rejected", [1.0, 0.0]),
+    ("measured_requests", [4.0, 2.0]),
+    ("measured_served", [3.0, 2.0]),
+    ("steps", [20.0, 5.0]),
+    ("duration_ns", [4e9, 2e9]),
+    ("busy_ns", [2e9, 1e9]),
+    ("input_tokens", [300.0, 200.0]),
+    ("output_tokens", [17.0, 5.0]),
+    ("rate_window_ns", [4e9, 2e9]),
+    ("request_rps", [0.75, 1.0]),
+    ("output_tps", [4.25, 2.5]),
+    ("ttft_ms_mean", [500.0 / 3.0, 500.0]),
+    ("ttft_ms_p50", [150.0, 500.0]),
+    ("ttft_ms_p90", [230.0, 580.0]),
+    ("ttft_ms_p99", [248.0, 598.0]),
+    ("tpot_ms_mean", [45.0, 150.0]),
+    ("tpot_ms_p50", [45.0, 150.0]),
+    ("itl_ms_mean", [45.0, 130.0]),
+    ("e2e_ms_mean", [1100.0 / 3.0, 700.0]),
+    ("e2e_ms_p50", [300.0, 700.0]),
+    ("queue_ms_mean", [20.0, 0.0]),
+    ("queue_ms_p50", [10.0, 0.0]),
+    ("kv_blocks_total", [100.0, 100.0]),
+    ("kv_blocks_max", [50.0, 25.0]),
+    ("kv_usage_max", [0.5, 0.25]),
+    ("prefix_tokens_queried", [400.0, 0.0]),
+    ("prefix_tokens_hit", [100.0, 0.0]),
+    ("prefix_hit_rate", [0.25, f64::NAN]),
+];
 
 /// `sim`.
 pub fn scenarios() -> RecordBatch {
     let int = |v: [i64; 2]| -> ArrayRef { Arc::new(Int64Array::from(v.to_vec())) };
-    let float = |v: [f64; 2]| -> ArrayRef { Arc::new(Float64Array::from(v.to_vec())) };
     let text = |v: [&str; 2]| -> ArrayRef { Arc::new(StringArray::from(v.to_vec())) };
-    table(vec![
+    let mut columns = vec![
         ("scenario_id", "", int([0, 1])),
         ("scenario", "", text(["f00", "f01"])),
         ("deployment_model", "", text(["m", "m"])),
         ("deployment_gpu", "", text(["g", "g"])),
         ("deployment_tp", "", int([1, 1])),
         ("deployment_replicas", "", int([2, 1])),
-        ("rate_rps", "1/s", float([4.0, 2.0])),
+        ("rate_rps", "1/s", Arc::new(Float64Array::from(vec![4.0, 2.0]))),
         ("seed", "", int([42, 42])),
-        ("gpus", "", int([2, 1])),
-        ("requests", "", int([4, 2])),
-        ("finished", "", int([3, 2])),
-        ("rejected", "", int([1, 0])),
-        ("preemptions", "", int([0, 0])),
-        ("steps", "", int([20, 5])),
-        ("duration_ns", "ns", int([4_000 * MS, 2_000 * MS])),
-        ("busy_ns", "ns", int([2_000 * MS, 1_000 * MS])),
-        ("input_tokens", "tokens", int([400, 200])),
-        ("output_tokens", "tokens", int([17, 5])),
-        ("kv_blocks_total", "", int([100, 100])),
-        ("kv_blocks_max", "", int([50, 25])),
-        ("prefix_tokens_queried", "tokens", int([400, 0])),
-        ("prefix_tokens_hit", "tokens", int([100, 0])),
-        ("request_rps", "1/s", float([0.75, 1.0])),
-        ("output_tps", "tokens/s", float([4.25, 2.5])),
-        ("itl_ms_mean", "ms", float([45.0, 130.0])),
-        ("itl_ms_p50", "ms", float([45.0, 130.0])),
-        ("itl_ms_p90", "ms", float([45.0, 130.0])),
-        ("itl_ms_p99", "ms", float([45.0, 130.0])),
+    ];
+    let totals = totals();
+    for field in &totals {
+        let given = TOTALS.iter().find(|(name, _)| name == field.name()).map(|(_, values)| *values);
+        let values: ArrayRef = match (field.data_type(), given) {
+            (DataType::Int64, Some(values)) => int(values.map(|v| v as i64)),
+            (DataType::Int64, None) if !field.is_nullable() => int([0, 0]),
+            (DataType::Utf8, _) => text(["stable", "stable"]),
+            // NaN stands for null.
+            (DataType::Float64, Some(v)) => {
+                Arc::new(v.map(|v| Some(v).filter(|v| !v.is_nan())).into_iter().collect::<Float64Array>())
+            }
+            (kind, _) => new_null_array(kind, 2),
+        };
+        columns.push((field.name(), field.metadata().get(UNIT).map_or("", String::as_str), values));
+    }
+    table(columns)
+}
+
+/// `sim_itl`: two bins in the first scenario, one in the second.
+pub fn gaps() -> RecordBatch {
+    let int = |v: [i64; 3]| -> ArrayRef { Arc::new(Int64Array::from(v.to_vec())) };
+    table(vec![
+        ("scenario_id", "", int([0, 0, 1])),
+        ("gap_ns_min", "ns", int([40 * MS, 50 * MS, 100 * MS])),
+        ("gap_ns_max", "ns", int([41 * MS, 52 * MS, 103 * MS])),
+        ("tokens", "tokens", int([5, 15, 3])),
     ])
 }
 
@@ -127,9 +183,9 @@ pub fn store(dir: &Path, name: &str, batch: &RecordBatch) -> TableHandle {
     }
 }
 
-/// Both tables, under `dir`.
+/// All tables, under `dir`.
 pub fn simulation(dir: &Path) -> Vec<TableHandle> {
-    vec![store(dir, "sim", &scenarios()), store(dir, "sim_requests", &requests())]
+    vec![store(dir, "sim", &scenarios()), store(dir, "sim_requests", &requests()), store(dir, "sim_itl", &gaps())]
 }
 
 /// A column as Float64.

@@ -12,7 +12,7 @@ use super::execute::{Sink, execute};
 use super::output::{Format, write};
 use super::session::{self, SCHEMA, SessionOptions};
 use super::sql::{Makes, Script};
-use super::testing::{floats, requests, scenarios, simulation, store};
+use super::testing::{floats, gaps, requests, scenarios, simulation, store};
 use super::*;
 use crate::diag::{Diagnostic, Span};
 use crate::stage::Cancel;
@@ -271,7 +271,7 @@ async fn names_of_tables_and_views() {
     let missing: Vec<_> = engine.views().iter().filter(|v| v.unavailable.is_some()).collect();
     assert!(missing.iter().all(|v| v.pipeline == "b"), "{missing:?}");
     assert!(
-        missing.iter().any(|v| v.name == "v_latency" && v.unavailable.as_deref() == Some("no table `sim_requests`"))
+        missing.iter().any(|v| v.name == "v_attainment" && v.unavailable.as_deref() == Some("no table `sim_requests`"))
     );
 }
 
@@ -401,6 +401,7 @@ async fn view_files() {
         ("v_latency_by_rate", "served", &[Some(3.0), Some(2.0)]),
         ("v_latency_throughput", "output_tps_per_user", &[Some(1000.0 / 45.0), Some(1000.0 / 150.0)]),
         ("v_throughput", "busy_ratio", &[Some(0.25), Some(0.5)]),
+        ("v_itl", "share", &[Some(0.25), Some(1.0), Some(1.0)]),
         ("v_requests", "e2e_ms", &[Some(300.0), Some(250.0), Some(550.0), None, Some(800.0), Some(600.0)]),
     ];
     let files = views::files(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
@@ -408,7 +409,11 @@ async fn view_files() {
         assert!(cases.iter().any(|c| c.0 == file.name), "{} has no test", file.name);
     }
     for (view, column, expect) in cases {
-        let key = if *view == "v_requests" { "scenario_id, request_id" } else { "scenario_id" };
+        let key = match *view {
+            "v_requests" => "scenario_id, request_id",
+            "v_itl" => "scenario_id, gap_ms_min",
+            _ => "scenario_id",
+        };
         let rows = engine.rows(&format!("SELECT * FROM {view} ORDER BY {key}")).await.unwrap();
         assert_eq!(floats(&rows, column), *expect, "{view}.{column}");
     }
@@ -442,4 +447,5 @@ fn the_test_tables_are_like_those_of_a_simulation() {
     let totals: Vec<_> =
         crate::table::simulation::totals().iter().map(|f| (f.name().clone(), f.data_type().clone())).collect();
     assert!(columns(&scenarios().schema()).ends_with(&totals));
+    assert_eq!(columns(&gaps().schema()), columns(&crate::table::simulation::itl()));
 }

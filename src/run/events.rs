@@ -84,4 +84,8 @@ impl ProgressSink for StageProgress {
         let (total, what) = *self.total.lock().unwrap_or_else(PoisonError::into_inner);
         self.events.stage_progress(&self.stage, done, total, what);
     }
+
+    fn warning(&self, text: &str) {
+        self.events.warning(&format!("stage `{}`: {text}", self.stage));
+    }
 }

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use pipe_kernel::scenario::Load;
+use pipe_kernel::scenario::{Load, Measure};
 use pipe_kernel::tune::SamplerSpec;
 use pipe_kernel::workload::{ArrivalProcess, Lengths, SharedPrefix};
 
@@ -176,7 +176,10 @@ pub struct HuggingFace {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Simulate {
-    /// A table of requests with token counts.
+    /// A table of requests with token counts: of `ingest`, `synthesize`, `tokenize`, or of `sql` with columns
+    /// `request_id`, `arrival_ns`, `input_tokens`, `output_tokens`. Read where they are there: `class`, `session_id`,
+    /// `block_hashes` and `block_tokens`; `priority`, `max_tokens`; and, in ns after the arrival of the request,
+    /// `deadline_ns`, `timeout_ns`, `cancel_ns`.
     pub requests: Ref,
     /// What is operated. Fields that the sweep sets may be left out here.
     #[schemars(with = "pipe_kernel::scenario::Deployment")]
@@ -185,6 +188,10 @@ pub struct Simulate {
     #[serde(default)]
     #[schemars(with = "Option<Load>")]
     pub workload: Option<Tree>,
+    /// Which requests count in the figures of a scenario.
+    #[serde(default)]
+    #[schemars(with = "Option<Measure>")]
+    pub measure: Option<Tree>,
     /// Seed of the scenarios. Default: that of the pipeline. Swept scenarios share it, so that they differ in
     /// nothing but what is swept.
     #[serde(default)]
@@ -268,7 +275,7 @@ pub struct Rule {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limit {
-    /// `ttft_ms`, `tpot_ms`, `e2e_ms`, `queue_ms`, or another numeric column of the requests table.
+    /// `ttft_ms`, `tpot_ms`, `itl_ms_p99`, `e2e_ms`, `queue_ms`, or another numeric column of the requests table.
     pub metric: Text,
     #[serde(default)]
     pub max: Option<f64>,
@@ -287,7 +294,7 @@ pub struct Optimize {
     /// SQL condition over the columns of the scenario that every trial satisfies.
     #[serde(default, rename = "where")]
     pub filter: Option<Text>,
-    /// Name -> SQL over the requests and the scenario of a trial; smaller is better.
+    /// Name -> SQL over the measured requests and the scenario of a trial; smaller is better.
     #[serde(default)]
     pub minimize: IndexMap<String, Text>,
     /// Name -> SQL; larger is better.

@@ -156,7 +156,9 @@ impl Tree {
             entries.push((key, Tree::new(TreeValue::Null, from.cloned())));
             entries.len() - 1
         });
-        entries[index].1.set_segments(Some(first), rest, value, from);
+        // The keys below `classes` are the user's: a class may be called like a choice.
+        let under = if under == Some("classes") { None } else { Some(*first) };
+        entries[index].1.set_segments(under, rest, value, from);
     }
 
     /// What it is, in words for the user: "text `two`", "the number 3", "a list".

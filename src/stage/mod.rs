@@ -11,6 +11,7 @@ mod slo;
 mod sql;
 mod synthesize;
 mod tokenize;
+pub(crate) mod trace_file;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -161,6 +162,8 @@ pub trait ProgressSink: Send + Sync {
     /// Units of work in all (scenarios, trials, bytes, rows), once known.
     fn total(&self, units: u64, what: &'static str);
     fn advance(&self, units: u64);
+    /// Something that the user should know and that stops nothing.
+    fn warning(&self, _text: &str) {}
 }
 
 /// The implementation of a stage's kind.

@@ -1,7 +1,8 @@
 //! `slo`: every scenario of a `simulate` stage against service-level objectives.
 //!
 //! `<stage>` has a row per scenario: the verdict over all rules. `<stage>_rules` has a row per scenario and limit of a
-//! quantile rule, or per scenario and fraction rule, in the order of the YAML.
+//! quantile rule, or per scenario and fraction rule, in the order of the YAML. Requests of the warm-up and the cool-down
+//! do not count.
 
 mod answer;
 mod judge;
@@ -18,6 +19,8 @@ use datafusion::execution::context::SessionContext;
 use datafusion::logical_expr::{cast, col, ident};
 use futures::StreamExt;
 use serde_json::{Value, json};
+
+use pipe_kernel::sim::Status;
 
 use super::{Cancel, CheckCx, Kind, Outcome, RunCx, TableShape};
 use crate::diag::{Diagnostic, Failure, Result};
@@ -164,7 +167,7 @@ impl Slo {
         let metrics = metrics(&self.rules);
         let rules = checked(&self.rules, &metrics)?;
         let table = ctx.table(self.requests_table()).await.map_err(|e| running(&e))?;
-        let mut select = vec![col("scenario_id"), col("status"), col("class")];
+        let mut select = vec![col("scenario_id"), col("status"), col("class"), col("measured")];
         for (i, metric) in metrics.iter().enumerate() {
             select.push(cast(ident(metric.column()), DataType::Float64).alias(format!("metric_{i}")));
         }
@@ -214,15 +217,16 @@ impl<'a> Judging<'a> {
         self.requests.count = 0;
     }
 
-    /// Rows: scenario, status, class, metrics.
+    /// Rows: scenario, status, class, measured, metrics. A scenario of which no request is measured is judged all the same.
     fn take(&mut self, batch: &RecordBatch) -> Result<()> {
         let wrong =
             |what: &str| Failure::stage("slo::input", format!("column `{what}` has another type than expected"));
         let ids = batch.column(0).as_primitive_opt::<Int64Type>().ok_or_else(|| wrong("scenario_id"))?;
         let status = batch.column(1).as_string_opt::<i32>().ok_or_else(|| wrong("status"))?;
         let class = batch.column(2).as_string_opt::<i32>().ok_or_else(|| wrong("class"))?;
+        let measured = batch.column(3).as_boolean_opt().ok_or_else(|| wrong("measured"))?;
         let mut values = Vec::new();
-        for (metric, array) in self.metrics.iter().zip(&batch.columns()[3..]) {
+        for (metric, array) in self.metrics.iter().zip(&batch.columns()[4..]) {
             values.push(array.as_primitive_opt::<Float64Type>().ok_or_else(|| wrong(&metric.name))?);
         }
         for row in 0..batch.num_rows() {
@@ -234,7 +238,10 @@ impl<'a> Judging<'a> {
                 self.judge();
                 self.scenario = Some(id);
             }
-            let served = status.value(row) == "finished";
+            if !measured.value(row) {
+                continue;
+            }
+            let served = served(status.value(row));
             if self.with_classes {
                 self.requests.classes.push(class.is_valid(row).then(|| class.value(row).to_string()));
             }
@@ -258,6 +265,11 @@ impl<'a> Judging<'a> {
         self.judge();
         self.verdicts
     }
+}
+
+/// Whether a request of this status was answered.
+fn served(status: &str) -> bool {
+    Status::ALL.iter().any(|s| s.served() && s.as_str() == status)
 }
 
 impl Metric {

@@ -3,6 +3,8 @@
 //! Two schemas share their first columns: [`schema`] has token counts and block hashes, [`texts_schema`] has the texts
 //! that `tokenize` turns into them. Sorted by `arrival_ns`, then by the order of the file; `request_id` counts from 0
 //! in that order.
+//!
+//! `simulate` needs four of these columns and reads more than these: see its `input.rs`.
 
 use std::sync::Arc;
 

@@ -70,4 +70,8 @@ cases! {
     no_arrival_times: "21_no_arrival_times",
     many_at_once: "22_many_at_once",
     assertion: "23_assert",
+    requests_that_cannot_be: "24_requests_that_cannot_be",
+    requests_of_one_number: "25_requests_of_one_number",
+    classes_and_measurement: "26_classes_and_measurement",
+    classes_that_cannot_be: "27_classes_that_cannot_be",
 }

@@ -60,6 +60,13 @@ fn ls_and_show() {
     for part in ["ttft_ns", "ns", "Arrival", "small", "simulate", "1,200"] {
         assert!(show.contains(part), "no `{part}` in:\n{show}");
     }
+    assert!(!show.contains("KV cache of"), "{show}");
+    let show = project.run(&["show", "sim", "--rows", "0"]).ok().out;
+    let plans: Vec<&str> = show.lines().filter(|l| l.starts_with("KV cache of ")).collect();
+    assert_eq!(plans.len(), 1, "{show}");
+    let expect = ": 80 GiB x 0.9 = 72.00 - weights 14.96 - activations 5.50 - other 0.15 = 51.39 GiB; / 2.00 MiB per block \
+                  of 16 tokens = 26,312 blocks";
+    assert!(plans[0].ends_with(expect), "{}", plans[0]);
     let ran = project.run(&["show", "sim_request"]);
     assert_eq!(ran.code, Some(2));
     assert!(ran.err.contains("sim_requests"), "{}", ran.err);

@@ -22,7 +22,8 @@ use arrow::error::ArrowError;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use self::rows::{Mode, Requests, chain_hashes};
+pub(super) use self::rows::chain_hashes;
+use self::rows::{Mode, Requests};
 use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
 use crate::diag::{Diagnostic, Exit, Failure, Result};
 use crate::spec::{BadRows, Columns, FilePath, Format, Ingest, Text, TimeUnit};

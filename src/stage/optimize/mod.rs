@@ -14,7 +14,8 @@ mod tests;
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
@@ -101,7 +102,8 @@ impl Kind for Optimize {
         let judge = Judge::new(self).map_err(Failure::usage)?;
         let requests = space::over(self, &cx.stages)?.requests.0.clone();
         let missing = || Failure::stage("optimize::requests", format!("there is no table `{}`", requests.value));
-        let workload = Workload::read(cx.inputs.get(&requests.value).ok_or_else(missing)?).await?;
+        let workload = Workload::read(cx.inputs.get(&requests.value).ok_or_else(missing)?).await;
+        let workload = workload.map_err(|failure| failure.or_at(requests.at.as_ref()))?;
         cx.progress.0.total(self.trials, "trials");
         let evaluator = Evaluator::new(&cx, workload, false);
         let searched = Run { spec: self, cx: &cx, search: &search, judge: &judge, evaluator, requests };
@@ -171,6 +173,7 @@ impl Run<'_> {
 
     async fn judged(&self, number: u64, params: Vec<Value>, scenario: &Scenario, finished: &Finished) -> Result<Done> {
         let rows = self.evaluator.request_rows(scenario, finished, number as i64).await?;
+        let rows = rows.iter().map(only_measured).collect::<Result<Vec<_>>>()?;
         let row = scenario_row(scenario, finished)?;
         let objectives = self.judge.evaluate(&rows, &row).await.map_err(|d| {
             let message = format!("{} (trial {number})", d.message);
@@ -189,9 +192,17 @@ impl Run<'_> {
 fn scenario_row(scenario: &Scenario, finished: &Finished) -> Result<RecordBatch> {
     let configs = [filter::config(scenario)];
     let mut columns: Vec<ArrayRef> =
-        filter::leaves().into_iter().map(|s| filter::setting_column(s, &configs)).collect();
+        filter::leaves(&[], []).iter().map(|s| filter::setting_column(s, &configs)).collect();
     columns.extend(totals_columns(std::slice::from_ref(&finished.totals)));
     RecordBatch::try_new(objective::scenario_schema(), columns).map_err(|e| wrong_rows(&e))
+}
+
+/// The requests that count in the figures of their scenario.
+fn only_measured(rows: &RecordBatch) -> Result<RecordBatch> {
+    match rows.column_by_name("measured").and_then(|c| c.as_boolean_opt()) {
+        Some(measured) if measured.has_false() => filter_record_batch(rows, measured).map_err(|e| wrong_rows(&e)),
+        Some(_) | None => Ok(rows.clone()),
+    }
 }
 
 fn wrong_rows(e: &arrow::error::ArrowError) -> Failure {
@@ -217,8 +228,8 @@ fn common_fields(spec: &Optimize) -> Vec<Field> {
     use super::simulate::settings;
     let parameter = |path: &Text| {
         let setting = settings::at(&path.value, None).ok();
-        let kind = setting.and_then(|s| s.data_type()).unwrap_or(DataType::Utf8);
-        let description = setting.map_or("", |s| s.description.as_str());
+        let kind = setting.as_ref().and_then(|s| s.data_type()).unwrap_or(DataType::Utf8);
+        let description = setting.as_ref().map_or("", |s| s.description.as_str());
         column(&settings::column_name(&path.value), kind, true, "", description)
     };
     let mut fields: Vec<Field> = spec.space.keys().map(parameter).collect();

@@ -1,7 +1,7 @@
 //! What a search wants: SQL over the requests and the scenario of one trial, to one number.
 //!
-//! An expression is planned once. Columns of requests stand in aggregates (`quantile(ttft_ns, 0.99) / 1e6`); columns
-//! of the scenario and its totals are constants of the trial (`gpus`, `output_tps`).
+//! An expression is planned once. Columns of requests stand in aggregates (`quantile(ttft_ns, 0.99) / 1e6`), which see
+//! those that are measured; columns of the scenario and its totals are constants of the trial (`gpus`, `ttft_ms_p99`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub(super) struct Judge {
 
 /// The columns of a trial's scenario: every setting, and the totals.
 pub(super) fn scenario_schema() -> SchemaRef {
-    let mut fields: Vec<_> = leaves().into_iter().filter_map(|s| s.field()).collect();
+    let mut fields: Vec<_> = leaves(&[], []).iter().filter_map(|s| s.field()).collect();
     fields.extend(simulation::totals());
     Arc::new(Schema::new(fields))
 }

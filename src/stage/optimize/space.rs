@@ -21,7 +21,7 @@ use crate::stage::simulate::settings::{self, Setting};
 pub(super) struct Search {
     pub space: Space,
     /// One per parameter of the space.
-    pub settings: Vec<&'static Setting>,
+    pub settings: Vec<Setting>,
     base: Tree,
     catalog: Catalog,
     filter: Option<Filter>,
@@ -95,7 +95,8 @@ impl Search {
         if problems.is_empty() {
             problems.extend(types(&base, &samples, &catalog));
         }
-        let filter = spec.filter.as_ref().map(|f| Filter::new(f, filter::leaves())).transpose();
+        let leaves = || filter::leaves(&[base.to_json()], spec.space.keys().map(|path| path.value.as_str()));
+        let filter = spec.filter.as_ref().map(|f| Filter::new(f, leaves())).transpose();
         let space =
             Space::new(parameters).map_err(|e| Diagnostic::new("optimize::space", e).at(spec.over.0.at.clone()));
         match (space, filter) {

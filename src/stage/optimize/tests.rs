@@ -101,3 +101,18 @@ fn mistakes_have_a_place_and_a_remedy() {
     let none = case("deployment_tp * deployment_pp <= 4", "deployment_tp > 8");
     assert!(none.len() == 1 && none[0].contains("no point of the space"), "{none:?}");
 }
+
+#[test]
+fn objectives_see_measured_requests_and_classes_are_searched() {
+    let bench = Bench::new(100, true);
+    let search = SEARCH
+        .replace("workload: { rate_rps: 20 }", "workload: { rate_rps: 20 }\n      measure: { warmup_requests: 30 }")
+        .replace("deployment.tp: [1, 2, 4, 8]", "workload.classes.chat.priority: { int: [0, 3] }")
+        .replace("where: deployment_tp * deployment_pp <= 4", "where: classes_chat_priority <= 2")
+        .replace("cost: gpus", "n: \"count(*)\"")
+        .replace("trials: 24", "trials: 6");
+    assert_eq!(bench.check(&search, "best"), []);
+    let trials = bench.run(&search, "best", 1).unwrap().rows("best_trials");
+    assert!(ints(&trials, "classes_chat_priority").iter().all(|p| *p <= 2));
+    assert_eq!(trials.column_by_name("n").unwrap().as_primitive::<Float64Type>().values().to_vec(), [70.0; 6]);
+}

@@ -20,7 +20,7 @@ use pipe_kernel::scenario::Scenario;
 
 use super::input::Workload;
 use super::operator::{self, SimulateTable, Site, failure};
-use super::rows::Totals;
+use super::totals::Totals;
 use crate::diag::{Failure, Result};
 use crate::stage::RunCx;
 use crate::store::{Hash, MEMO_CORRUPT, MemoHit};
@@ -213,16 +213,18 @@ impl Evaluator {
         read.map_err(|e| Failure::stage("simulate::read", e.to_string()))?
     }
 
-    /// Adds the columns that the memory leaves out.
+    /// Adds the columns that the memory leaves out, and numbers in place of places.
     fn with_trace_columns(&self, batch: &RecordBatch, id: i64) -> Result<RecordBatch> {
         let wrong = |e: arrow::error::ArrowError| Failure::stage("simulate::rows", e.to_string());
-        let ids = batch.column(0).as_primitive::<Int64Type>();
-        let of_request = |values: &ArrayRef| take(values, ids, None).map_err(wrong);
+        let places = batch.column(0).as_primitive::<Int64Type>();
+        let of_request = |values: &ArrayRef| take(values, places, None).map_err(wrong);
+        let (before, after) = batch.columns().split_at(simulation::MEMO_REQUESTS_CLASS);
         let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_value(id, batch.num_rows()))];
-        columns.extend(batch.columns()[..3].iter().cloned());
+        columns.push(of_request(&self.workload.request_id)?);
+        columns.extend(before[1..].iter().cloned());
         columns.push(of_request(&self.workload.class)?);
         columns.push(of_request(&self.workload.session_id)?);
-        columns.extend(batch.columns()[3..].iter().cloned());
+        columns.extend(after.iter().cloned());
         RecordBatch::try_new(simulation::requests(), columns).map_err(wrong)
     }
 }

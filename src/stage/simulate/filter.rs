@@ -25,22 +25,28 @@ const SQL_MEMORY: usize = 8 << 30;
 
 /// The settings of a scenario, by path, as JSON.
 pub(crate) fn config(scenario: &Scenario) -> Value {
-    let config =
-        Config { deployment: scenario.deployment.clone(), workload: scenario.workload.clone(), seed: scenario.seed };
+    let config = Config {
+        deployment: scenario.deployment.clone(),
+        workload: scenario.workload.clone(),
+        measure: scenario.measure,
+        seed: scenario.seed,
+    };
     // These types have string keys only, and finite floats: the kernel's check refuses others.
     serde_json::to_value(config).unwrap_or(Value::Null)
 }
 
 /// The settings that at least one of the scenarios has, in the order of the structs.
-pub(crate) fn present(configs: &[Value]) -> Vec<&'static Setting> {
-    let leaf = |s: &&Setting| s.data_type().is_some();
-    let has = |s: &&Setting| configs.iter().any(|c| s.value(c).is_some());
-    settings::all().iter().filter(leaf).filter(has).collect()
+pub(crate) fn present(configs: &[Value]) -> Vec<Setting> {
+    let mut found = leaves(configs, []);
+    found.retain(|s| configs.iter().any(|c| s.value(c).is_some()));
+    found
 }
 
-/// Every setting that has a column.
-pub(crate) fn leaves() -> Vec<&'static Setting> {
-    settings::all().iter().filter(|s| s.data_type().is_some()).collect()
+/// Every setting that has a column, with the classes that are written in `configs` or `paths`.
+pub(crate) fn leaves<'a>(configs: &[Value], paths: impl IntoIterator<Item = &'a str>) -> Vec<Setting> {
+    let mut found = settings::expanded(configs, paths);
+    found.retain(|s| s.data_type().is_some());
+    found
 }
 
 /// One column over all scenarios; null where a scenario has no such setting.
@@ -73,7 +79,7 @@ fn name_of(v: &Value) -> Option<&str> {
 /// A condition, compiled.
 pub(crate) struct Filter {
     expr: Arc<dyn PhysicalExpr>,
-    settings: Vec<&'static Setting>,
+    settings: Vec<Setting>,
     schema: SchemaRef,
     sql: Text,
 }
@@ -83,7 +89,7 @@ impl Filter {
     ///
     /// # Errors
     /// SQL that is not valid, at the place of the condition.
-    pub fn new(condition: &Text, settings: Vec<&'static Setting>) -> Result<Filter, Diagnostic> {
+    pub fn new(condition: &Text, settings: Vec<Setting>) -> Result<Filter, Diagnostic> {
         let mut fields: Vec<_> = settings.iter().filter_map(|s| s.field()).collect();
         fields.extend(simulation::totals().into_iter().filter(|f| f.name() == "gpus"));
         let schema: SchemaRef = Arc::new(Schema::new(fields));

@@ -1,23 +1,93 @@
 //! The requests that all scenarios of a stage share: read once, never changed.
+//!
+//! Any table will do that has the columns of [`COLUMNS`] that are needed, whatever stage made it; the rest is read where
+//! it is there. Requests are sorted by their numbers, and the kernel knows them by their place in that order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
-use arrow::compute::concat_batches;
-use arrow::datatypes::{Int32Type, Int64Type, UInt64Type};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt64Array, new_null_array};
+use arrow::compute::{CastOptions, cast, cast_with_options, concat_batches};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
 use datafusion::prelude::{SessionContext, col};
 
 use pipe_kernel::request::Requests;
 use pipe_kernel::scenario::{Arrivals, Load};
-use pipe_kernel::units::SimTime;
+use pipe_kernel::units::{SimDuration, SimTime};
 
 use crate::diag::{Diagnostic, Exit, Failure, Result};
 use crate::query::session::{self, SessionOptions};
 use crate::spec::Text;
 use crate::store::{Hash, TableHandle};
+use crate::trace::MAX_TOKENS;
+
+/// What a column holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    /// Integers of any type.
+    Int,
+    Text,
+    /// Lists of integers.
+    Hashes,
+}
+
+/// The columns that are read, what they hold, and whether a table must have them. Times but `arrival_ns` are spans from
+/// the arrival of the request.
+const COLUMNS: [(&str, Holds, bool); 13] = [
+    ("request_id", Holds::Int, true),
+    ("arrival_ns", Holds::Int, true),
+    ("input_tokens", Holds::Int, true),
+    ("output_tokens", Holds::Int, true),
+    ("session_id", Holds::Text, false),
+    ("class", Holds::Text, false),
+    ("block_hashes", Holds::Hashes, false),
+    ("block_tokens", Holds::Int, false),
+    ("priority", Holds::Int, false),
+    ("max_tokens", Holds::Int, false),
+    ("deadline_ns", Holds::Int, false),
+    ("timeout_ns", Holds::Int, false),
+    ("cancel_ns", Holds::Int, false),
+];
+
+impl Holds {
+    fn fits(self, kind: &DataType) -> bool {
+        match (self, kind) {
+            (_, DataType::Null) => true,
+            (Holds::Int, kind) => kind.is_integer(),
+            (Holds::Text, DataType::Dictionary(_, values)) => self.fits(values),
+            (Holds::Text, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) => true,
+            (Holds::Hashes, DataType::List(item) | DataType::LargeList(item)) => item.data_type().is_integer(),
+            (Holds::Text | Holds::Hashes, _) => false,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Holds::Int => "an integer",
+            Holds::Text => "text",
+            Holds::Hashes => "a list of integers",
+        }
+    }
+}
+
+/// Columns that a table of requests lacks, and columns of another type than they must be, in words.
+pub(super) fn unfit(schema: &Schema) -> (Vec<&'static str>, Vec<String>) {
+    let (mut lacking, mut wrong) = (Vec::new(), Vec::new());
+    for (name, holds, needed) in COLUMNS {
+        match schema.field_with_name(name) {
+            Ok(field) if holds.fits(field.data_type()) => {}
+            Ok(field) => wrong.push(format!("column `{name}` is {}; must be {}", field.data_type(), holds.name())),
+            Err(_) if needed => lacking.push(name),
+            Err(_) => {}
+        }
+    }
+    (lacking, wrong)
+}
 
 /// Bytes that DataFusion may hold while it reads the table.
 const READ_MEMORY: usize = 16 << 30;
+/// Values that are reported at once.
+const PROBLEMS_MAX: usize = 20;
 
 /// Requests, and what tables repeat of them.
 #[derive(Clone)]
@@ -27,7 +97,9 @@ pub(crate) struct Workload {
     pub hash: Hash,
     /// Every request has an arrival time.
     pub timed: bool,
-    /// Text by request, null where the trace says nothing.
+    /// Numbers of the requests, by place.
+    pub request_id: ArrayRef,
+    /// Text by place, null where the trace says nothing.
     pub class: ArrayRef,
     pub session_id: ArrayRef,
 }
@@ -36,17 +108,25 @@ impl Workload {
     /// Reads a table of requests with token counts.
     ///
     /// # Errors
-    /// The table cannot be read, or lacks a column.
+    /// The table cannot be read, or lacks a column; two requests of one number; values that no request can have.
     pub async fn read(handle: &TableHandle) -> Result<Workload> {
         let ctx = session::context(&SessionOptions { target_partitions: 1, memory_bytes: READ_MEMORY })?;
         let rows = sorted(&ctx, handle).await.map_err(|e| unreadable(handle, &e.strip_backtrace()))?;
-        let requests = requests(&rows).map_err(|what| unreadable(handle, &what))?;
+        let (lacking, mut wrong) = unfit(&rows.schema());
+        wrong.extend(lacking.iter().map(|name| format!("no column `{name}`")));
+        if !wrong.is_empty() {
+            return Err(unreadable(handle, &wrong.join(", ")));
+        }
+        let mut reader = Reader::new(&rows, &handle.name)?;
+        let (requests, timed) = reader.requests()?;
+        reader.done()?;
         Ok(Workload {
             requests: Arc::new(requests),
             hash: handle.hash.clone(),
-            timed: column(&rows, "arrival_ns").is_ok_and(|c| c.null_count() == 0),
-            class: column(&rows, "class").map_err(|what| unreadable(handle, &what))?.clone(),
-            session_id: column(&rows, "session_id").map_err(|what| unreadable(handle, &what))?.clone(),
+            timed,
+            request_id: reader.ids.clone(),
+            class: Arc::new(reader.text("class")?),
+            session_id: Arc::new(reader.text("session_id")?),
         })
     }
 
@@ -66,12 +146,21 @@ impl Workload {
             .help("say how they arrive: `workload: { arrivals: poisson, rate_rps: 4 }`");
         Err(Failure { exit: Exit::Stage, diagnostics: vec![diagnostic] })
     }
+
+    /// Classes that `load` has rules for and no request has, in order.
+    pub fn unknown_classes<'a>(&self, load: &'a Load) -> Vec<&'a str> {
+        load.classes.keys().map(String::as_str).filter(|c| !self.requests.class_names.iter().any(|n| n == c)).collect()
+    }
 }
 
+/// The columns that are known, by number of the request.
 async fn sorted(ctx: &SessionContext, handle: &TableHandle) -> datafusion::error::Result<RecordBatch> {
     let external = |e: Failure| datafusion::error::DataFusionError::External(Box::new(e));
     let table = ctx.read_table(session::provider(handle).map_err(external)?)?;
-    let rows = table.sort(vec![col("request_id").sort(true, false)])?;
+    let there = |name: &&str| handle.schema.field_with_name(name).is_ok();
+    let names: Vec<&str> = COLUMNS.iter().map(|(name, ..)| *name).filter(there).collect();
+    let rows = table.select_columns(&names)?;
+    let rows = if there(&"request_id") { rows.sort(vec![col("request_id").sort(true, false)])? } else { rows };
     let schema = Arc::new(rows.schema().as_arrow().clone());
     let batches = rows.collect().await?;
     Ok(concat_batches(&schema, &batches)?)
@@ -81,50 +170,199 @@ fn unreadable(handle: &TableHandle, what: &str) -> Failure {
     Failure::stage("simulate::requests", format!("cannot read the requests of `{}`: {what}", handle.name))
 }
 
-fn column<'a>(rows: &'a RecordBatch, name: &str) -> std::result::Result<&'a ArrayRef, String> {
-    rows.column_by_name(name).ok_or_else(|| format!("no column {name}"))
+/// The requests of rows that are sorted by number, as [`Workload::read`] would have them.
+///
+/// # Errors
+/// As [`Workload::read`].
+pub(crate) fn requests(rows: &RecordBatch, table: &str) -> Result<Requests> {
+    let mut reader = Reader::new(rows, table)?;
+    let (requests, _) = reader.requests()?;
+    reader.done()?;
+    Ok(requests)
 }
 
-fn tokens(rows: &RecordBatch, name: &str) -> std::result::Result<Vec<u32>, String> {
-    let values = column(rows, name)?.as_primitive_opt::<Int32Type>().ok_or_else(|| format!("{name} is not Int32"))?;
-    // A count that is negative is as impossible as 0, which the simulator refuses with the request's number.
-    Ok(values.iter().map(|v| v.and_then(|v| u32::try_from(v).ok()).unwrap_or(0)).collect())
+/// Reads the columns of a table of requests, and collects the values that cannot be.
+struct Reader<'a> {
+    rows: &'a RecordBatch,
+    table: &'a str,
+    ids: ArrayRef,
+    problems: Vec<String>,
+    beyond: usize,
 }
 
-fn requests(rows: &RecordBatch) -> std::result::Result<Requests, String> {
-    let arrival =
-        column(rows, "arrival_ns")?.as_primitive_opt::<Int64Type>().ok_or("arrival_ns is not Int64".to_string())?;
-    let (block_hashes, block_hash_offsets, block_tokens) = hashes(rows)?;
-    Ok(Requests {
-        arrival: arrival.iter().map(|t| SimTime(t.unwrap_or(0))).collect(),
-        input_tokens: tokens(rows, "input_tokens")?,
-        output_tokens: tokens(rows, "output_tokens")?,
-        block_hashes,
-        block_hash_offsets,
-        block_tokens,
-    })
+impl<'a> Reader<'a> {
+    /// # Errors
+    /// Requests without number, or with the number of another.
+    fn new(rows: &'a RecordBatch, table: &'a str) -> Result<Reader<'a>> {
+        let wrong = |message: String| Err(Failure::stage("simulate::requests", message));
+        let ids = integers(rows, "request_id")?.unwrap_or_else(|| Int64Array::new_null(rows.num_rows()));
+        if ids.null_count() > 0 {
+            return wrong(format!("{} requests of `{table}` have no request_id", ids.null_count()));
+        }
+        // Sorted: equal numbers are neighbours.
+        let mut counts: BTreeMap<i64, usize> = BTreeMap::new();
+        for pair in ids.values().windows(2).filter(|pair| pair[0] == pair[1]) {
+            *counts.entry(pair[0]).or_insert(1) += 1;
+        }
+        if let Some((id, count)) = counts.first_key_value() {
+            let more = match counts.len() - 1 {
+                0 => String::new(),
+                others => format!(" (and {others} more numbers stand for several)"),
+            };
+            return wrong(format!(
+                "request_id {id} stands for {count} requests of `{table}`{more}; every request needs a number of its own"
+            ));
+        }
+        Ok(Reader { rows, table, ids: Arc::new(ids), problems: Vec::new(), beyond: 0 })
+    }
+
+    fn requests(&mut self) -> Result<(Requests, bool)> {
+        let tokens = (1, i64::from(MAX_TOKENS));
+        let ever = (0, i64::MAX);
+        let arrivals = self.optional("arrival_ns", ever)?;
+        let timed = arrivals.iter().all(Option::is_some) && arrivals.len() == self.rows.num_rows();
+        // Times that only some have are none.
+        let arrival = |t: &Option<i64>| SimTime(t.filter(|_| timed).unwrap_or(0));
+        let span = |ns: i64| SimDuration(ns);
+        let count = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
+        let (block_hashes, block_hash_offsets, block_tokens) = self.hashes()?;
+        let (class, class_names) = self.classes()?;
+        let requests = Requests {
+            arrival: match arrivals.is_empty() {
+                true => vec![SimTime::ZERO; self.rows.num_rows()],
+                false => arrivals.iter().map(arrival).collect(),
+            },
+            input_tokens: self.needed("input_tokens", tokens)?.into_iter().map(count).collect(),
+            output_tokens: self.needed("output_tokens", tokens)?.into_iter().map(count).collect(),
+            block_hashes,
+            block_hash_offsets,
+            block_tokens,
+            priority: self.mapped("priority", (i64::from(i32::MIN), i64::from(i32::MAX)), |p| p as i32)?,
+            deadline: self.mapped("deadline_ns", ever, span)?,
+            timeout: self.mapped("timeout_ns", ever, span)?,
+            cancel: self.mapped("cancel_ns", ever, span)?,
+            max_tokens: self.mapped("max_tokens", tokens, count)?,
+            class,
+            class_names,
+        };
+        Ok((requests, timed))
+    }
+
+    /// # Errors
+    /// The values that cannot be, the first twenty.
+    fn done(&mut self) -> Result<()> {
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        let problem = |message| Diagnostic::new("simulate::requests", message);
+        let mut diagnostics: Vec<Diagnostic> = std::mem::take(&mut self.problems).into_iter().map(problem).collect();
+        if self.beyond > 0 {
+            diagnostics.push(problem(format!("and {} more values of `{}` that cannot be", self.beyond, self.table)));
+        }
+        Err(Failure { exit: Exit::Stage, diagnostics })
+    }
+
+    fn problem(&mut self, column: &str, place: usize, what: &str) {
+        if self.problems.len() >= PROBLEMS_MAX {
+            self.beyond += 1;
+            return;
+        }
+        let id = self.ids.as_primitive::<Int64Type>().value(place);
+        self.problems.push(format!("request {id} of `{}`: {column} is {what}", self.table));
+    }
+
+    /// The values of a column, from `low` to `high`; empty where no request has one.
+    fn optional(&mut self, name: &str, (low, high): (i64, i64)) -> Result<Vec<Option<i64>>> {
+        let Some(values) = integers(self.rows, name)? else { return Ok(Vec::new()) };
+        let mut found = Vec::with_capacity(values.len());
+        for (place, value) in values.iter().enumerate() {
+            let given = self.rows.column_by_name(name).is_some_and(|c| c.is_valid(place));
+            match value {
+                Some(v) if v < low || v > high => {
+                    let bounds = if high == i64::MAX { format!("{low} or more") } else { format!("{low} to {high}") };
+                    self.problem(name, place, &format!("{v}; must be {bounds}"));
+                }
+                None if given => self.problem(name, place, "beyond 2^63"),
+                Some(_) | None => {}
+            }
+            found.push(value);
+        }
+        if found.iter().all(Option::is_none) {
+            found.clear();
+        }
+        Ok(found)
+    }
+
+    fn mapped<T>(&mut self, name: &str, bounds: (i64, i64), f: impl Fn(i64) -> T) -> Result<Vec<Option<T>>> {
+        Ok(self.optional(name, bounds)?.into_iter().map(|v| v.map(&f)).collect())
+    }
+
+    /// The values of a column that every request has.
+    fn needed(&mut self, name: &str, bounds: (i64, i64)) -> Result<Vec<i64>> {
+        let mut values = self.optional(name, bounds)?;
+        values.resize(self.rows.num_rows(), None);
+        for (place, _) in values.iter().enumerate().filter(|(_, v)| v.is_none()) {
+            self.problem(name, place, "null");
+        }
+        Ok(values.into_iter().map(|v| v.unwrap_or(bounds.0)).collect())
+    }
+
+    fn text(&self, name: &str) -> Result<StringArray> {
+        let column = match self.rows.column_by_name(name) {
+            Some(column) => cast(column, &DataType::Utf8).map_err(|e| wrong_type(name, &e))?,
+            None => new_null_array(&DataType::Utf8, self.rows.num_rows()),
+        };
+        Ok(column.as_string::<i32>().clone())
+    }
+
+    /// The class of every request as a place in the names of all; empty where no request has one.
+    fn classes(&self) -> Result<(Vec<Option<u32>>, Vec<String>)> {
+        let texts = self.text("class")?;
+        let mut places: BTreeMap<&str, u32> = texts.iter().flatten().map(|name| (name, 0)).collect();
+        if places.is_empty() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        (0..).zip(places.values_mut()).for_each(|(i, place)| *place = i);
+        let class = texts.iter().map(|name| places.get(name?).copied()).collect();
+        Ok((class, places.into_keys().map(str::to_string).collect()))
+    }
+
+    fn hashes(&mut self) -> Result<Hashes> {
+        let none = (Vec::new(), Vec::new(), 0);
+        let sizes = self.optional("block_tokens", (1, i64::from(MAX_TOKENS)))?;
+        let mut known = sizes.iter().flatten();
+        let (Some(size), Some(lists)) = (known.next(), self.rows.column_by_name("block_hashes")) else {
+            return Ok(none);
+        };
+        if let Some(other) = known.find(|s| *s != size) {
+            let message = format!("blocks of {size} and of {other} tokens in one table, `{}`", self.table);
+            return Err(Failure::stage("simulate::requests", message));
+        }
+        let item = Arc::new(Field::new_list_field(DataType::UInt64, true));
+        let lists = cast(lists, &DataType::List(item)).map_err(|e| wrong_type("block_hashes", &e))?;
+        let (mut all, mut offsets) = (Vec::new(), vec![0]);
+        for list in lists.as_list::<i32>().iter() {
+            if let Some(list) = list {
+                let values: &UInt64Array = list.as_primitive::<UInt64Type>();
+                all.extend_from_slice(values.values());
+            }
+            offsets.push(all.len() as u64);
+        }
+        Ok((all, offsets, u32::try_from(*size).unwrap_or(0)))
+    }
 }
 
 /// Hashes of all requests, where each request's begin, and the tokens per block; empty where the trace has none.
 type Hashes = (Vec<u64>, Vec<u64>, u32);
 
-fn hashes(rows: &RecordBatch) -> std::result::Result<Hashes, String> {
-    let sizes =
-        column(rows, "block_tokens")?.as_primitive_opt::<Int32Type>().ok_or("block_tokens is not Int32".to_string())?;
-    let mut known = sizes.iter().flatten();
-    let Some(size) = known.next() else { return Ok((Vec::new(), Vec::new(), 0)) };
-    if let Some(other) = known.find(|s| *s != size) {
-        return Err(format!("blocks of {size} and of {other} tokens in one table"));
-    }
-    let size = u32::try_from(size).map_err(|_| format!("blocks of {size} tokens"))?;
-    let lists = column(rows, "block_hashes")?.as_list_opt::<i32>().ok_or("block_hashes is not a list".to_string())?;
-    let (mut all, mut offsets) = (Vec::new(), vec![0]);
-    for list in lists.iter() {
-        if let Some(list) = list {
-            let values: &UInt64Array = list.as_primitive_opt::<UInt64Type>().ok_or("block_hashes is not UInt64")?;
-            all.extend_from_slice(values.values());
-        }
-        offsets.push(all.len() as u64);
-    }
-    Ok((all, offsets, size))
+/// A column of integers; what 64 bits do not hold is null. `None` where there is no such column.
+fn integers(rows: &RecordBatch, name: &str) -> Result<Option<Int64Array>> {
+    let Some(column) = rows.column_by_name(name) else { return Ok(None) };
+    let options = CastOptions { safe: true, ..CastOptions::default() };
+    let values = cast_with_options(column, &DataType::Int64, &options).map_err(|e| wrong_type(name, &e))?;
+    Ok(Some(values.as_primitive::<Int64Type>().clone()))
+}
+
+fn wrong_type(name: &str, e: &arrow::error::ArrowError) -> Failure {
+    Failure::stage("simulate::requests", format!("cannot read column {name}: {e}"))
 }

@@ -4,7 +4,9 @@
 //! settings.rs   the settings as paths and columns      filter.rs    `where`
 //! scenario.rs   base + sweep -> scenarios, checked     input.rs     the shared requests
 //! evaluate.rs   scenarios -> results, by memory        operator.rs  the DataFusion operators that simulate
-//! rows.rs       kernel rows -> Arrow, totals
+//! rows.rs       kernel rows -> Arrow                   totals.rs    what a scenario comes to
+//! measure.rs    warm-up and cool-down                  saturation.rs  does it keep up
+//! quantiles.rs  exact quantiles of integers            histogram.rs   gaps between tokens
 //! ```
 //!
 //! Finished scenarios are remembered one by one: a sweep that grows simulates what is new, and a run that was stopped
@@ -12,17 +14,25 @@
 
 pub(crate) mod evaluate;
 pub(crate) mod filter;
+mod histogram;
 pub(crate) mod input;
+mod measure;
 mod operator;
+mod quantiles;
 mod rows;
+mod saturation;
 pub(crate) mod scenario;
 pub(crate) mod settings;
+mod totals;
 
+#[cfg(test)]
+mod input_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub(crate) use rows::{Totals, totals_columns};
+pub(crate) use totals::{Totals, totals_columns};
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -61,6 +71,7 @@ impl Kind for Simulate {
         let mut tables = vec![
             shape(stage.to_string(), scenarios.map(|s| scenario_schema(&configs(&s)))),
             shape(format!("{stage}_requests"), Some(simulation::requests())),
+            shape(format!("{stage}_itl"), Some(simulation::itl())),
         ];
         if self.steps {
             tables.push(shape(format!("{stage}_steps"), Some(simulation::steps())));
@@ -69,7 +80,7 @@ impl Kind for Simulate {
     }
 
     fn check(&self, _stage: &str, cx: &CheckCx) -> Vec<Diagnostic> {
-        let mut problems: Vec<Diagnostic> = check_requests(self, cx).into_iter().collect();
+        let mut problems = check_requests(self, cx);
         if let Err(found) = scenarios(self, cx.project, cx.seed) {
             problems.extend(found);
         }
@@ -84,17 +95,48 @@ impl Kind for Simulate {
         let scenarios = scenarios(self, &cx.project, cx.seed).map_err(Failure::usage)?;
         let name = &self.requests.0;
         let missing = || Failure::stage("simulate::requests", format!("there is no table `{}`", name.value));
-        let workload = Workload::read(cx.inputs.get(&name.value).ok_or_else(missing)?).await?;
+        let workload = Workload::read(cx.inputs.get(&name.value).ok_or_else(missing)?).await;
+        let workload = workload.map_err(|failure| failure.or_at(name.at.as_ref()))?;
         for scenario in &scenarios {
             workload.check(&scenario.workload, name)?;
         }
         cx.progress.0.total(scenarios.len() as u64, "scenarios");
         let evaluator = Evaluator::new(&cx, workload, self.steps);
         let (finished, reused) = evaluator.evaluate(&scenarios).await?;
+        for text in warnings(name, &evaluator.workload, &scenarios, &finished) {
+            cx.progress.0.warning(&text);
+        }
         write_scenarios(&cx, &scenarios, &finished)?;
+        write_itl(&cx, &finished)?;
         write_rows(&cx, &evaluator, &scenarios, &finished, self.steps).await?;
         Ok(Outcome { answer: vec![answer(&cx.stage, &finished, reused)], violated: None })
     }
+}
+
+/// What the user should know of the requests and the scenarios, though it stops nothing.
+fn warnings(requests: &Text, workload: &Workload, scenarios: &[Scenario], finished: &[Finished]) -> Vec<String> {
+    let mut found = Vec::new();
+    if let Some(n) = finished.iter().map(|f| f.totals.out_of_order()).max().filter(|n| *n > 0) {
+        found.push(format!(
+            "{n} requests of `{}` arrive before one in front of them; they are simulated at their time",
+            requests.value
+        ));
+    }
+    let unknown: BTreeSet<&str> = scenarios.iter().flat_map(|s| workload.unknown_classes(&s.workload)).collect();
+    for class in unknown {
+        let names = &workload.requests.class_names;
+        let classes = if names.is_empty() { "none".to_string() } else { names.join(", ") };
+        found.push(format!(
+            "`workload.classes` has rules for `{class}`, a class that no request of `{}` has (classes: {classes})",
+            requests.value
+        ));
+    }
+    let unmeasured = finished.iter().filter(|f| f.totals.requests() > 0 && f.totals.measured_requests() == 0).count();
+    if unmeasured > 0 {
+        found
+            .push(format!("{unmeasured} scenarios have no figures: warm-up and cool-down leave no request to measure"));
+    }
+    found
 }
 
 /// Every scenario of a stage.
@@ -110,26 +152,27 @@ pub(crate) fn scenarios(
     scenario::expand(spec, seed, &catalog)
 }
 
-/// The table of requests must have token counts.
-fn check_requests(spec: &Simulate, cx: &CheckCx) -> Option<Diagnostic> {
+/// The table of requests must have token counts, and what it has must be of the right type.
+fn check_requests(spec: &Simulate, cx: &CheckCx) -> Vec<Diagnostic> {
     let name = &spec.requests.0;
-    let schema = cx.tables.get(&name.value)?.schema.as_ref()?;
-    let needed = crate::table::requests::schema();
-    let lacking: Vec<&str> = needed
-        .fields()
-        .iter()
-        .filter(|f| schema.field_with_name(f.name()).map_or(true, |have| have.data_type() != f.data_type()))
-        .map(|f| f.name().as_str())
-        .collect();
-    if lacking.is_empty() {
-        return None;
+    let Some(schema) = cx.tables.get(&name.value).and_then(|t| t.schema.as_ref()) else { return Vec::new() };
+    let (lacking, wrong) = input::unfit(schema);
+    let problem = |message: String| Diagnostic::new("simulate::requests", message).at(name.at.clone());
+    let mut problems: Vec<Diagnostic> =
+        wrong.into_iter().map(|what| problem(format!("the requests of `{}`: {what}", name.value))).collect();
+    if !lacking.is_empty() {
+        let message = format!("`{}` is no table of requests with token counts: no {}", name.value, lacking.join(", "));
+        let help = match schema.field_with_name("input").is_ok() {
+            true => {
+                format!("it has texts; count their tokens first, with a stage `tokenize: {{ from: {} }}`", name.value)
+            }
+            false => {
+                "give a table of `ingest`, `synthesize` or `tokenize`, or one of `sql` with these columns".to_string()
+            }
+        };
+        problems.push(problem(message).help(help));
     }
-    let message = format!("`{}` is no table of requests with token counts: no {}", name.value, lacking.join(", "));
-    let help = match schema.field_with_name("input").is_ok() {
-        true => format!("it has texts; count their tokens first, with a stage `tokenize: {{ from: {} }}`", name.value),
-        false => "give a table of `ingest`, `synthesize` or `tokenize`".to_string(),
-    };
-    Some(Diagnostic::new("simulate::requests", message).at(name.at.clone()).help(help))
+    problems
 }
 
 fn recipe(spec: &Simulate, cx: &CheckCx) -> Value {
@@ -193,7 +236,7 @@ pub(crate) fn configs(scenarios: &[Scenario]) -> Vec<Value> {
 /// Schema of `<stage>`: the settings that at least one scenario has, between identity and totals.
 fn scenario_schema(configs: &[Value]) -> SchemaRef {
     let mut fields = simulation::identity();
-    fields.extend(filter::present(configs).into_iter().filter_map(|s| s.field()));
+    fields.extend(filter::present(configs).iter().filter_map(|s| s.field()));
     fields.extend(simulation::totals());
     Arc::new(Schema::new(fields))
 }
@@ -205,7 +248,7 @@ fn write_scenarios(cx: &RunCx, scenarios: &[Scenario], finished: &[Finished]) ->
         Arc::new(Int64Array::from_iter_values(0..scenarios.len() as i64)),
         Arc::new(StringArray::from_iter_values(finished.iter().map(|f| f.key.0.as_str()))),
     ];
-    columns.extend(filter::present(&configs).into_iter().map(|s| filter::setting_column(s, &configs)));
+    columns.extend(filter::present(&configs).iter().map(|s| filter::setting_column(s, &configs)));
     let totals: Vec<Totals> = finished.iter().map(|f| f.totals.clone()).collect();
     columns.extend(totals_columns(&totals));
     let batch = RecordBatch::try_new(schema.clone(), columns);
@@ -213,6 +256,15 @@ fn write_scenarios(cx: &RunCx, scenarios: &[Scenario], finished: &[Finished]) ->
     let mut writer = cx.out.table(&cx.stage, schema)?;
     writer.write(&batch)?;
     writer.finish()
+}
+
+fn write_itl(cx: &RunCx, finished: &[Finished]) -> Result<()> {
+    let mut table = cx.out.table(&format!("{}_itl", cx.stage), simulation::itl())?;
+    for (id, finished) in (0i64..).zip(finished) {
+        let rows = finished.totals.itl_rows(id);
+        table.write(&rows.map_err(|e| Failure::stage("simulate::rows", e.to_string()))?)?;
+    }
+    table.finish()
 }
 
 async fn write_rows(

@@ -1,16 +1,17 @@
-//! From the kernel's rows to tables: the rows of one scenario, and its totals.
+//! From the kernel's rows to tables: simulates one scenario, and puts its rows into columns.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::error::ArrowError;
-use serde::{Deserialize, Serialize};
 
 use pipe_kernel::request::Requests;
-use pipe_kernel::scenario::Scenario;
-use pipe_kernel::sim::{self, RequestRow, SimError, Sink, StepRow, Summary};
+use pipe_kernel::scenario::{ClassRules, Load, Scenario};
+use pipe_kernel::sim::{self, RequestRow, SimError, Sink, StepRow};
 use pipe_kernel::units::{SimDuration, SimTime};
 
+use super::measure::measured;
+use super::totals::{self, Totals};
 use crate::table::simulation;
 
 /// Everything that one scenario yields.
@@ -45,10 +46,12 @@ pub(crate) fn simulate(
         SimError::Invalid { path, message } => Stopped::Failed(format!("`{path}`: {message}")),
     })?;
     rows.requests.sort_unstable_by_key(|r| r.request);
-    let totals = Totals::new(scenario, &summary, &rows.requests);
+    let measured = measured(&scenario.measure, &rows.requests);
+    let totals = Totals::new(scenario, &summary, &rows.requests, &measured);
+    let wishes = Wishes { load: &scenario.workload, requests };
     let arrow = |e: ArrowError| Stopped::Failed(e.to_string());
     Ok(Outcome {
-        requests: request_batch(&rows.requests).map_err(arrow)?,
+        requests: request_batch(&rows.requests, measured, &wishes).map_err(arrow)?,
         steps: step_batch(&rows.steps).map_err(arrow)?,
         totals,
     })
@@ -89,36 +92,71 @@ fn count(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn since(later: Option<SimTime>, earlier: Option<SimTime>) -> Option<i64> {
-    Some((later? - earlier?).0)
+/// What the clients of a scenario ask for: of a request itself, else of its class, else of all.
+struct Wishes<'a> {
+    load: &'a Load,
+    requests: &'a Requests,
 }
 
-/// Nearest nanosecond to (finished - first token) / (output tokens - 1), half up.
-fn tpot(row: &RequestRow) -> Option<i64> {
-    let span = since(row.finished, row.first_token)?;
-    let gaps = i64::from(row.output_tokens).checked_sub(1).filter(|g| *g > 0)?;
-    Some((span + gaps / 2) / gaps)
+impl Wishes<'_> {
+    fn rules(&self, request: u32) -> Option<&ClassRules> {
+        let class = own(&self.requests.class, request)?;
+        self.load.classes.get(self.requests.class_names.get(class as usize)?)
+    }
+
+    fn priority(&self, row: &RequestRow) -> Option<i32> {
+        own(&self.requests.priority, row.request).or_else(|| self.rules(row.request)?.priority)
+    }
+
+    fn deadline(&self, row: &RequestRow) -> Option<i64> {
+        let rules = || self.rules(row.request).and_then(|r| r.deadline_ms).or(self.load.deadline_ms);
+        let given = own(&self.requests.deadline, row.request);
+        let after = given.or_else(|| rules().map(|ms| SimDuration::from_us(ms * 1e3)))?;
+        Some(row.arrival.0.saturating_add(after.0))
+    }
 }
 
-fn request_batch(rows: &[RequestRow]) -> Result<RecordBatch, ArrowError> {
+fn own<T: Copy>(values: &[Option<T>], request: u32) -> Option<T> {
+    values.get(request as usize).copied().flatten()
+}
+
+/// Nearest nanosecond to the mean gap between the tokens of a request.
+fn itl_mean(row: &RequestRow) -> Option<i64> {
+    totals::per(row.itl?.sum.0, i64::from(row.output_tokens) - 1)
+}
+
+fn request_batch(rows: &[RequestRow], measured: Vec<bool>, wishes: &Wishes) -> Result<RecordBatch, ArrowError> {
     let r = || rows.iter();
-    let time = |t: Option<SimTime>| t.map(|t| t.0);
+    let times = |f: fn(&RequestRow) -> Option<SimTime>| optional(r().map(|r| f(r).map(|t| t.0)));
+    let spans = |f: fn(&RequestRow) -> Option<i64>| optional(r().map(f));
     let columns: Vec<ArrayRef> = vec![
         ints(r().map(|r| i64::from(r.request))),
         int32s(r().map(|r| r.replica)),
         Arc::new(StringArray::from_iter_values(r().map(|r| r.status.as_str()))),
+        Arc::new(BooleanArray::from(measured)),
+        Arc::new(r().map(|r| wishes.priority(r)).collect::<Int32Array>()),
         ints(r().map(|r| r.arrival.0)),
-        optional(r().map(|r| time(r.scheduled))),
-        optional(r().map(|r| time(r.first_token))),
-        optional(r().map(|r| time(r.finished))),
-        optional(r().map(|r| since(r.scheduled, Some(r.arrival)))),
-        optional(r().map(|r| since(r.first_token, Some(r.arrival)))),
-        optional(r().map(tpot)),
-        optional(r().map(|r| since(r.finished, Some(r.arrival)))),
+        optional(r().map(|r| wishes.deadline(r))),
+        times(|r| r.queued),
+        times(|r| r.scheduled),
+        times(|r| r.first_token),
+        times(|r| r.finished),
+        spans(totals::queue),
+        spans(totals::prefill),
+        spans(totals::decode),
+        spans(totals::ttft),
+        spans(totals::tpot),
+        spans(totals::tpot_incl_first),
+        spans(totals::e2e),
+        spans(itl_mean),
+        spans(|r| r.itl.map(|itl| itl.p99.0)),
+        spans(|r| r.itl.map(|itl| itl.max.0)),
+        int32s(r().map(|r| r.preemptions)),
+        ints(r().map(|r| r.preempted.0)),
         int32s(r().map(|r| r.input_tokens)),
         int32s(r().map(|r| r.output_tokens)),
         int32s(r().map(|r| r.cached_tokens)),
-        int32s(r().map(|r| r.preemptions)),
+        int32s(r().map(|r| r.recomputed_tokens)),
     ];
     RecordBatch::try_new(simulation::memo_requests(), columns)
 }
@@ -129,175 +167,136 @@ fn step_batch(rows: &[StepRow]) -> Result<RecordBatch, ArrowError> {
         int32s(r().map(|r| r.replica)),
         ints(r().map(|r| r.start.0)),
         ints(r().map(|r| r.duration.0)),
+        int32s(r().map(|r| r.decode_requests + r.prefill_requests)),
         int32s(r().map(|r| r.decode_requests)),
         int32s(r().map(|r| r.prefill_requests)),
         int32s(r().map(|r| r.prefill_tokens)),
+        ints(r().map(|r| count(r.context_tokens))),
+        int32s(r().map(|r| r.running)),
         int32s(r().map(|r| r.waiting)),
+        int32s(r().map(|r| r.preempted)),
         ints(r().map(|r| count(r.kv_blocks_used))),
     ];
     RecordBatch::try_new(simulation::memo_steps(), columns)
 }
 
-/// Totals of a scenario, in integers only: what is derived from them comes out the same whether they were just
-/// computed or read back from JSON.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Totals {
-    gpus: i64,
-    requests: i64,
-    finished: i64,
-    rejected: i64,
-    preemptions: i64,
-    steps: i64,
-    duration_ns: i64,
-    busy_ns: i64,
-    input_tokens: i64,
-    output_tokens: i64,
-    kv_blocks_total: i64,
-    kv_blocks_max: i64,
-    prefix_tokens_queried: i64,
-    prefix_tokens_hit: i64,
-    itl: Gaps,
-}
-
-/// The distribution of the gaps between tokens, as far as the tables need it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Gaps {
-    count: i64,
-    sum_ns: i64,
-    /// The two gaps that each of [`QUANTILES`] lies between, in ns.
-    neighbours_ns: [[i64; 2]; 3],
-}
-
-const QUANTILES: [f64; 3] = [0.5, 0.9, 0.99];
-
-impl Totals {
-    fn new(scenario: &Scenario, summary: &Summary, rows: &[RequestRow]) -> Totals {
-        let first = rows.iter().map(|r| r.arrival).min().unwrap_or(summary.end);
-        let finished = || rows.iter().filter(|r| r.finished.is_some());
-        Totals {
-            gpus: count(scenario.deployment.gpus()),
-            requests: count(summary.injected),
-            finished: count(summary.finished),
-            rejected: count(summary.rejected),
-            preemptions: count(summary.preemptions),
-            steps: count(summary.steps),
-            duration_ns: (summary.end - first).0,
-            busy_ns: summary.busy.0,
-            input_tokens: finished().map(|r| i64::from(r.input_tokens)).sum(),
-            output_tokens: finished().map(|r| i64::from(r.output_tokens)).sum(),
-            kv_blocks_total: count(summary.kv_blocks_total),
-            kv_blocks_max: count(summary.kv_blocks_max),
-            prefix_tokens_queried: count(summary.prefix_tokens_queried),
-            prefix_tokens_hit: count(summary.prefix_tokens_hit),
-            itl: Gaps::new(&summary.itl),
-        }
-    }
-
-    /// Requests that arrived.
-    pub fn requests(&self) -> i64 {
-        self.requests
-    }
-
-    /// Per second of the duration; null where that is zero.
-    fn rate(&self, n: i64) -> Option<f64> {
-        (self.duration_ns > 0).then(|| n as f64 / (self.duration_ns as f64 / 1e9))
-    }
-}
-
-impl Gaps {
-    fn new(itl: &[(SimDuration, u64)]) -> Gaps {
-        let count: u64 = itl.iter().map(|(_, n)| n).sum();
-        let sum: i128 = itl.iter().map(|(gap, n)| i128::from(gap.0) * i128::from(*n)).sum();
-        let neighbours_ns = QUANTILES.map(|q| {
-            let (low, _) = position(count, q);
-            [nth(itl, low), nth(itl, (low + 1).min(count.saturating_sub(1)))]
-        });
-        Gaps { count: self::count(count), sum_ns: i64::try_from(sum).unwrap_or(i64::MAX), neighbours_ns }
-    }
-
-    fn mean_ms(&self) -> Option<f64> {
-        (self.count > 0).then(|| self.sum_ns as f64 / self.count as f64 / 1e6)
-    }
-
-    fn quantile_ms(&self, which: usize) -> Option<f64> {
-        let (_, fraction) = position(u64::try_from(self.count).unwrap_or(0), QUANTILES[which]);
-        let [low, high] = self.neighbours_ns[which];
-        (self.count > 0).then(|| (low as f64 + fraction * (high - low) as f64) / 1e6)
-    }
-}
-
-/// Rank of the value below the quantile, and how far the quantile lies on the way to the next (numpy's `linear`).
-fn position(count: u64, q: f64) -> (u64, f64) {
-    let h = q * count.saturating_sub(1) as f64;
-    (h.floor() as u64, h - h.floor())
-}
-
-/// The gap of the given rank, from 0.
-fn nth(itl: &[(SimDuration, u64)], rank: u64) -> i64 {
-    let mut before = 0;
-    for (gap, n) in itl {
-        before += n;
-        if rank < before {
-            return gap.0;
-        }
-    }
-    0
-}
-
-/// The columns of [`simulation::totals`], a row per scenario.
-pub(crate) fn totals_columns(all: &[Totals]) -> Vec<ArrayRef> {
-    let int = |f: fn(&Totals) -> i64| ints(all.iter().map(f));
-    let float =
-        |f: &dyn Fn(&Totals) -> Option<f64>| -> ArrayRef { Arc::new(all.iter().map(f).collect::<Float64Array>()) };
-    vec![
-        int(|t| t.gpus),
-        int(|t| t.requests),
-        int(|t| t.finished),
-        int(|t| t.rejected),
-        int(|t| t.preemptions),
-        int(|t| t.steps),
-        int(|t| t.duration_ns),
-        int(|t| t.busy_ns),
-        int(|t| t.input_tokens),
-        int(|t| t.output_tokens),
-        int(|t| t.kv_blocks_total),
-        int(|t| t.kv_blocks_max),
-        int(|t| t.prefix_tokens_queried),
-        int(|t| t.prefix_tokens_hit),
-        float(&|t| t.rate(t.finished)),
-        float(&|t| t.rate(t.output_tokens)),
-        float(&|t| t.itl.mean_ms()),
-        float(&|t| t.itl.quantile_ms(0)),
-        float(&|t| t.itl.quantile_ms(1)),
-        float(&|t| t.itl.quantile_ms(2)),
-    ]
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use arrow::array::AsArray;
+    use arrow::datatypes::Int64Type;
+    use pipe_kernel::sim::{ItlStats, Status};
+
+    /// A request that arrives at 1,000 ns. Times are where it got to: queue at 1,100, scheduled at 1,300, first token at
+    /// 2,000, last token after gaps of 500 and 1,001.
+    pub fn row(request: u32, status: Status, times: usize, output_tokens: u32) -> RequestRow {
+        let time = |which: usize, t: i64| (times > which).then_some(SimTime(t));
+        let itl = ItlStats { sum: SimDuration(1_501), p99: SimDuration(996), max: SimDuration(1_001) };
+        RequestRow {
+            request,
+            replica: 0,
+            status,
+            arrival: SimTime(1_000),
+            queued: time(0, 1_100),
+            scheduled: time(1, 1_300),
+            first_token: time(2, 2_000),
+            finished: time(3, 3_501),
+            input_tokens: 10,
+            output_tokens,
+            cached_tokens: 4,
+            recomputed_tokens: 5,
+            preemptions: 1,
+            preempted: SimDuration(77),
+            itl: (output_tokens == 3).then_some(itl),
+        }
+    }
+
+    const SPANS: [&str; 10] = [
+        "queue_ns",
+        "prefill_ns",
+        "decode_ns",
+        "ttft_ns",
+        "tpot_ns",
+        "tpot_incl_first_ns",
+        "e2e_ns",
+        "itl_ns_mean",
+        "itl_ns_p99",
+        "itl_ns_max",
+    ];
 
     #[test]
-    fn quantiles_of_gaps_are_those_of_the_gaps_written_out() {
-        let gaps = Gaps::new(&[(SimDuration(1_000_000), 3), (SimDuration(2_000_000), 1), (SimDuration(10_000_000), 1)]);
-        // numpy.quantile([1, 1, 1, 2, 10], [0.5, 0.9, 0.99]) = 1, 6.8, 9.68
-        assert_eq!(gaps.mean_ms(), Some(3.0));
-        assert_eq!(gaps.quantile_ms(0), Some(1.0));
-        assert!((gaps.quantile_ms(1).unwrap() - 6.8).abs() < 1e-12);
-        assert!((gaps.quantile_ms(2).unwrap() - 9.68).abs() < 1e-12);
-        let none = Gaps::new(&[]);
-        assert_eq!((none.mean_ms(), none.quantile_ms(2)), (None, None));
-        let one = Gaps::new(&[(SimDuration(5_000_000), 1)]);
-        assert_eq!(one.quantile_ms(2), Some(5.0));
+    fn what_a_request_did_not_come_to_is_null() {
+        let none = [None; 10];
+        let cases: Vec<(RequestRow, [Option<i64>; 10])> = vec![
+            (
+                row(0, Status::Finished, 4, 3),
+                [
+                    Some(300),
+                    Some(700),
+                    Some(1_501),
+                    Some(1_000),
+                    // 1501 / 2 = 750.5, half up; (3501 - 1000) / 3 = 833.67.
+                    Some(751),
+                    Some(834),
+                    Some(2_501),
+                    Some(751),
+                    Some(996),
+                    Some(1_001),
+                ],
+            ),
+            // A single token: there is no time per further token, and no gap.
+            (
+                row(1, Status::LengthCapped, 4, 1),
+                [Some(300), Some(700), Some(1_501), Some(1_000), None, Some(2_501), Some(2_501), None, None, None],
+            ),
+            (row(2, Status::Rejected, 0, 0), none),
+            // Its client went after three tokens: what ends with the last token is nobody's.
+            (
+                row(3, Status::TimedOut, 3, 3),
+                [Some(300), Some(700), None, Some(1_000), None, None, None, Some(751), Some(996), Some(1_001)],
+            ),
+            (row(4, Status::Cancelled, 0, 0), none),
+            (row(5, Status::InFlight, 2, 0), {
+                let mut scheduled = none;
+                scheduled[0] = Some(300);
+                scheduled
+            }),
+        ];
+        let rows: Vec<RequestRow> = cases.iter().map(|(row, _)| *row).collect();
+        let requests = Requests::default();
+        let wishes = Wishes { load: &Load::default(), requests: &requests };
+        let measured = vec![true, false, true, true, false, true];
+        let batch = request_batch(&rows, measured.clone(), &wishes).unwrap();
+        for (name, which) in SPANS.iter().zip(0..) {
+            let column = batch.column_by_name(name).unwrap().as_primitive::<Int64Type>();
+            let expect: Vec<Option<i64>> = cases.iter().map(|(_, spans)| spans[which]).collect();
+            assert_eq!(column.iter().collect::<Vec<_>>(), expect, "{name}");
+        }
+        let flags = batch.column_by_name("measured").unwrap().as_boolean();
+        assert_eq!(flags.iter().flatten().collect::<Vec<_>>(), measured);
+        let nulls = |name: &str| batch.column_by_name(name).unwrap().null_count();
+        assert_eq!([nulls("queued_ns"), nulls("finished_ns"), nulls("priority"), nulls("deadline_ns")], [2, 4, 6, 6]);
+        assert_eq!(nulls("preempted_ns") + nulls("recomputed_tokens"), 0);
     }
 
     #[test]
-    fn totals_have_a_column_each() {
-        let columns = totals_columns(&[Totals::default()]);
-        let fields = simulation::totals();
-        assert_eq!(columns.len(), fields.len());
-        for (column, field) in columns.iter().zip(&fields) {
-            assert_eq!(column.data_type(), field.data_type(), "{}", field.name());
-        }
+    fn steps_have_their_columns() {
+        let step = StepRow {
+            replica: 2,
+            start: SimTime(5),
+            duration: SimDuration(6),
+            decode_requests: 7,
+            prefill_requests: 8,
+            prefill_tokens: 9,
+            context_tokens: 10,
+            running: 11,
+            waiting: 12,
+            preempted: 13,
+            kv_blocks_used: 14,
+        };
+        let batch = step_batch(&[step]).unwrap();
+        let of = |i: usize| arrow::compute::cast(batch.column(i), &arrow::datatypes::DataType::Int64).unwrap();
+        let values: Vec<i64> = (0..batch.num_columns()).map(|i| of(i).as_primitive::<Int64Type>().value(0)).collect();
+        assert_eq!(values, [2, 5, 6, 15, 7, 8, 9, 10, 11, 12, 13, 14]);
     }
 }

@@ -22,7 +22,7 @@ const PROBLEMS_MAX: usize = 20;
 const PROBLEMS_KEPT: usize = 1000;
 const OR_LEAVE_OUT: &str = "change it, or leave such scenarios out with `sweep.where`";
 
-/// The settings that a sweep starts from: `deployment`, `workload` and `seed` in one tree.
+/// The settings that a sweep starts from: `deployment`, `workload`, `measure` and `seed` in one tree.
 pub(crate) fn base(spec: &Simulate, pipeline_seed: u64) -> Tree {
     let seed = i64::try_from(spec.seed.unwrap_or(pipeline_seed)).unwrap_or(i64::MAX);
     let empty = || Tree::new(TreeValue::Map(Vec::new()), None);
@@ -30,6 +30,7 @@ pub(crate) fn base(spec: &Simulate, pipeline_seed: u64) -> Tree {
     let entries = vec![
         entry("deployment", spec.deployment.clone()),
         entry("workload", spec.workload.clone().unwrap_or_else(empty)),
+        entry("measure", spec.measure.clone().unwrap_or_else(empty)),
         entry("seed", Tree::new(TreeValue::Int(seed), None)),
     ];
     Tree::new(TreeValue::Map(entries), spec.deployment.at.clone())
@@ -51,7 +52,8 @@ pub(crate) fn expand(spec: &Simulate, seed: u64, catalog: &Catalog) -> Result<Ve
     problems.extend(wrong.done().err().unwrap_or_default());
     if let (Some(condition), false) = (&sweep.filter, problems.is_empty()) {
         // The scenarios are wrong, so which columns they have is not known; any setting will do.
-        problems.extend(Filter::new(condition, filter::leaves()).err());
+        let swept = axes.iter().flatten().flatten().map(|(path, _)| path.value.as_str());
+        problems.extend(Filter::new(condition, filter::leaves(&[base.to_json()], swept)).err());
     }
     if !problems.is_empty() {
         return Err(problems);
@@ -96,7 +98,7 @@ fn build(base: &Tree, axes: &[Vec<Item>], catalog: &Catalog) -> (Vec<(Scenario, 
 /// # Errors
 /// Wrong types, unknown keys, unknown names, each at its place.
 pub(crate) fn resolve(tree: &Tree, catalog: &Catalog) -> Result<Scenario, Vec<Diagnostic>> {
-    let Config { mut deployment, workload, seed } = crate::spec::from_tree::<Config>(tree)?;
+    let Config { mut deployment, workload, measure, seed } = crate::spec::from_tree::<Config>(tree)?;
     let place = |path: &str| nearest_place(tree, path);
     let model = catalog.model(&deployment.model).map_err(|d| d.at(place("deployment.model")));
     let gpu = catalog.gpu(&deployment.gpu).map_err(|d| d.at(place("deployment.gpu")));
@@ -104,7 +106,7 @@ pub(crate) fn resolve(tree: &Tree, catalog: &Catalog) -> Result<Scenario, Vec<Di
         (Ok((model_name, model)), Ok((gpu_name, gpu))) => {
             deployment.model = model_name.to_string();
             deployment.gpu = gpu_name.to_string();
-            Ok(Scenario { deployment, model: model.clone(), gpu: gpu.clone(), workload, seed })
+            Ok(Scenario { deployment, model: model.clone(), gpu: gpu.clone(), workload, measure, seed })
         }
         (model, gpu) => Err(model.err().into_iter().chain(gpu.err()).collect()),
     }

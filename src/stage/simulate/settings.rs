@@ -1,8 +1,10 @@
 //! The settings of a scenario as paths and columns: what a sweep, a search or a condition can name.
 //!
 //! The list is derived from the types themselves, by way of their JSON Schema, so that a new field of the kernel is
-//! swept, stored and searched without a line here. Order is that of the structs.
+//! swept, stored and searched without a line here. Order is that of the structs. A map whose keys the user chooses
+//! (`workload.classes`) stands in it as a pattern with [`ANY`] for the key; [`expanded`] has the keys that are there.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use arrow::datatypes::{DataType, Field};
@@ -10,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use pipe_kernel::scenario::{Deployment, Load};
+use pipe_kernel::scenario::{Deployment, Load, Measure};
 
 use crate::diag::{Diagnostic, Span, nearest};
 use crate::table::column;
@@ -22,9 +24,14 @@ pub(crate) struct Config {
     pub deployment: Deployment,
     #[serde(default)]
     pub workload: Load,
+    #[serde(default)]
+    pub measure: Measure,
     /// Seed of the scenario's random streams.
     pub seed: u64,
 }
+
+/// In the path of a pattern: any key.
+const ANY: &str = "*";
 
 /// What stands at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +88,8 @@ pub(crate) fn column_name(path: &str) -> String {
     path.strip_prefix("workload.").unwrap_or(path).replace('.', "_")
 }
 
-/// Every setting, in the order of the structs.
-pub(crate) fn all() -> &'static [Setting] {
+/// Every setting, in the order of the structs, with patterns for maps whose keys the user chooses.
+fn patterns() -> &'static [Setting] {
     static ALL: LazyLock<Vec<Setting>> = LazyLock::new(|| {
         let schema = schemars::schema_for!(Config).to_value();
         let mut found = Vec::new();
@@ -93,20 +100,61 @@ pub(crate) fn all() -> &'static [Setting] {
     &ALL
 }
 
+/// Every setting, in the order of the structs; of maps whose keys the user chooses, those of the keys that one of the
+/// configurations has or one of the paths goes through, in alphabetical order.
+pub(crate) fn expanded<'a>(configs: &[Value], paths: impl IntoIterator<Item = &'a str>) -> Vec<Setting> {
+    let paths: Vec<&str> = paths.into_iter().collect();
+    let mut found: Vec<Setting> = Vec::new();
+    let mut last_map = "";
+    for pattern in patterns() {
+        let Some((map, _)) = pattern.path.split_once(".*") else {
+            found.push(pattern.clone());
+            continue;
+        };
+        // All fields of one key, then those of the next.
+        if map != last_map {
+            last_map = map;
+            let fields = || patterns().iter().filter(|p| p.path.split_once(".*").is_some_and(|(m, _)| m == map));
+            found.extend(keys(map, configs, &paths).iter().flat_map(|key| fields().map(|f| f.with_key(key))));
+        }
+    }
+    found
+}
+
+/// The keys of the map at a path.
+fn keys(map: &str, configs: &[Value], paths: &[&str]) -> BTreeSet<String> {
+    let pointer = format!("/{}", map.replace('.', "/"));
+    let maps = configs.iter().filter_map(|c| c.pointer(&pointer)?.as_object());
+    let named = paths.iter().filter_map(|p| p.strip_prefix(map)?.strip_prefix('.')?.split('.').next());
+    // A key with a dot has no path.
+    let written = maps.flat_map(|m| m.keys().map(String::as_str)).filter(|key| !key.contains('.'));
+    written.chain(named).filter(|key| !key.is_empty()).map(str::to_string).collect()
+}
+
+impl Setting {
+    /// The setting that a pattern stands for, for a key.
+    fn with_key(&self, key: &str) -> Setting {
+        let named = |segment: &str| if segment == ANY { key.to_string() } else { segment.to_string() };
+        let path: Vec<String> = self.path.split('.').map(named).collect();
+        Setting { path: path.join("."), ..self.clone() }
+    }
+}
+
 /// The setting at `path`.
 ///
 /// # Errors
 /// No setting has that path; the diagnostic names the nearest.
-pub(crate) fn at(path: &str, written: Option<&Span>) -> Result<&'static Setting, Diagnostic> {
-    if let Some(found) = all().iter().find(|s| s.path == path) {
-        return Ok(found);
+pub(crate) fn at(path: &str, written: Option<&Span>) -> Result<Setting, Diagnostic> {
+    let all = expanded(&[], [path]);
+    if let Some(found) = all.iter().find(|s| s.path == path) {
+        return Ok(found.clone());
     }
-    let help = match nearest(path, all().iter().map(|s| s.path.as_str())) {
+    let help = match nearest(path, all.iter().map(|s| s.path.as_str())) {
         Some(near) => format!("did you mean `{near}`?"),
         None => {
-            let parent = all().iter().rfind(|s| path.starts_with(&format!("{}.", s.path)));
+            let parent = all.iter().rfind(|s| path.starts_with(&format!("{}.", s.path)));
             let prefix = parent.map_or(String::new(), |p| format!("{}.", p.path));
-            let valid: Vec<&str> = all()
+            let valid: Vec<&str> = all
                 .iter()
                 .map(|s| s.path.as_str())
                 .filter(|p| p.strip_prefix(prefix.as_str()).is_some_and(|rest| !rest.contains('.')))
@@ -154,9 +202,10 @@ impl Walk {
     fn setting(&self, property: &Value, path: String, required: bool, found: &mut Vec<Setting>) {
         let node = self.resolve(property);
         let choices = node.get("oneOf").and_then(Value::as_array);
+        let any_key = node.get("additionalProperties").filter(|values| values.is_object());
         let kind = match choices {
             Some(_) => SettingKind::Choice,
-            None if node.get("properties").is_some() => SettingKind::Group,
+            None if node.get("properties").is_some() || any_key.is_some() => SettingKind::Group,
             None => scalar(node),
         };
         let describe = |n: &Value| n.get("description").and_then(Value::as_str).map(first_sentence);
@@ -166,6 +215,9 @@ impl Walk {
             self.properties(choice, &path, false, found);
         }
         self.properties(node, &path, required, found);
+        if let Some(values) = any_key {
+            self.setting(values, format!("{path}.{ANY}"), false, found);
+        }
     }
 }
 
@@ -198,8 +250,10 @@ mod tests {
     #[test]
     fn settings_come_from_the_types_in_their_order() {
         let of = |path: &str| at(path, None).unwrap();
-        assert_eq!(all()[0].path, "deployment");
-        assert_eq!(all()[1].path, "deployment.model");
+        let all = expanded(&[], []);
+        assert_eq!(all[0].path, "deployment");
+        assert_eq!(all[1].path, "deployment.model");
+        assert!(all.iter().all(|s| !s.path.contains(ANY)));
         assert!(of("deployment.model").required);
         assert!(!of("deployment.tp").required);
         assert_eq!(of("deployment.scheduler").kind, SettingKind::Choice);
@@ -212,6 +266,26 @@ mod tests {
         assert_eq!(of("deployment.kv.enable_prefix_caching").kind, SettingKind::Bool);
         assert_eq!(of("seed").kind, SettingKind::Int);
         assert_eq!(of("deployment.router").data_type(), Some(DataType::Utf8));
+        assert_eq!(of("deployment.tick").kind, SettingKind::Text);
+        assert_eq!(of("measure.warmup_s").kind, SettingKind::Float);
+        assert_eq!(of("measure.cooldown_requests").column(), "measure_cooldown_requests");
+    }
+
+    #[test]
+    fn classes_are_named_by_the_user() {
+        let of = |path: &str| at(path, None).unwrap();
+        let priority = of("workload.classes.chat.priority");
+        assert_eq!((priority.kind, priority.column().as_str()), (SettingKind::Int, "classes_chat_priority"));
+        assert_eq!(of("workload.classes.chat.timeout_s").kind, SettingKind::Float);
+        assert_eq!(of("workload.classes.chat").kind, SettingKind::Group);
+        assert_eq!(of("workload.classes").kind, SettingKind::Group);
+        let config = serde_json::json!({ "workload": { "classes": { "b": {}, "a": { "priority": 3 }, "x.y": {} } } });
+        let found = expanded(std::slice::from_ref(&config), ["workload.classes.c.priority", "deployment.tp"]);
+        let columns: Vec<String> = found.iter().map(Setting::column).filter(|c| c.contains("_priority")).collect();
+        assert_eq!(columns, ["classes_a_priority", "classes_b_priority", "classes_c_priority"]);
+        let a = found.iter().position(|s| s.path == "workload.classes.a.max_tokens").unwrap();
+        assert_eq!(found[a + 1].path, "workload.classes.b");
+        assert_eq!(of("workload.classes.a.priority").value(&config), Some(&3.into()));
     }
 
     #[test]
@@ -219,7 +293,9 @@ mod tests {
         let help = |path| at(path, None).unwrap_err().help.unwrap();
         assert_eq!(help("deployment.replcas"), "did you mean `deployment.replicas`?");
         assert!(help("workload.something_else_entirely").contains("workload.rate_rps"));
-        assert_eq!(help("xyz"), "valid are deployment, workload, seed");
+        assert_eq!(help("xyz"), "valid are deployment, workload, measure, seed");
+        assert_eq!(help("workload.classes.chat.priorty"), "did you mean `workload.classes.chat.priority`?");
+        assert!(help("workload.classes.chat.something_else_entirely").contains("workload.classes.chat.deadline_ms"));
         assert_eq!(help("deployment.tp.some_thing"), "`deployment.tp` has no settings of its own");
     }
 }

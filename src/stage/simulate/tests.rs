@@ -1,12 +1,12 @@
 //! Whole stages over a store in a temporary folder.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{Array, AsArray, ListArray, RecordBatch, UInt64Array, new_null_array};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Float64Type, Int64Type};
+use arrow::datatypes::{DataType, Float64Type, Int32Type, Int64Type};
 
 use super::*;
 use crate::spec::{Pipeline, StageSpec};
@@ -24,6 +24,7 @@ pub(crate) struct Bench {
 #[derive(Default)]
 struct Count {
     advanced: AtomicU64,
+    warnings: Arc<Mutex<Vec<String>>>,
     /// Cancels once so many units are done.
     cancel: Option<(u64, Cancel)>,
 }
@@ -38,12 +39,16 @@ impl ProgressSink for Count {
             cancel.cancel();
         }
     }
+    fn warning(&self, text: &str) {
+        self.warnings.lock().unwrap().push(text.to_string());
+    }
 }
 
 /// What one run of a stage made.
 pub(crate) struct Ran {
     pub out: Staging,
     pub outcome: Outcome,
+    pub warnings: Vec<String>,
 }
 
 impl Ran {
@@ -70,7 +75,6 @@ pub(crate) fn ints(rows: &RecordBatch, column: &str) -> Vec<i64> {
 impl Bench {
     /// `n` requests, 10 a second, or without times.
     pub fn new(n: usize, timed: bool) -> Bench {
-        let dir = tempfile::tempdir().unwrap();
         let schema = crate::table::requests::schema();
         let arrival: Int64Array = (0..n as i64).map(|i| timed.then_some(i * 100_000_000)).collect();
         let int32 = |f: fn(usize) -> i32| Arc::new((0..n).map(f).collect::<arrow::array::Int32Array>()) as ArrayRef;
@@ -88,10 +92,15 @@ impl Bench {
             Arc::new(hashes),
             new_null_array(&DataType::Int32, n),
         ];
-        let batch = RecordBatch::try_new(schema.clone(), columns).unwrap();
+        Bench::of(&RecordBatch::try_new(schema, columns).unwrap())
+    }
+
+    /// With any table of requests.
+    pub fn of(batch: &RecordBatch) -> Bench {
+        let dir = tempfile::tempdir().unwrap();
         let staging = Staging::create(dir.path().join("input")).unwrap();
-        let mut writer = staging.table("trace", schema).unwrap();
-        writer.write(&batch).unwrap();
+        let mut writer = staging.table("trace", batch.schema()).unwrap();
+        writer.write(batch).unwrap();
         writer.finish().unwrap();
         let requests = staging.handle("trace").unwrap();
         let memo = Memo::open(dir.path().join("memo"));
@@ -109,7 +118,7 @@ impl Bench {
 
     fn with_kind<T>(&self, pipeline: &Pipeline, stage: &str, f: impl FnOnce(&dyn Kind, &CheckCx) -> T) -> T {
         let mut tables = BTreeMap::new();
-        let schema = Some(crate::table::requests::schema());
+        let schema = Some(self.requests.schema.clone());
         tables.insert("trace".to_string(), TableShape { name: "trace".to_string(), schema });
         let cx = CheckCx { stages: &pipeline.stages, tables: &tables, seed: pipeline.seed, project: self.dir.path() };
         let found = pipeline.stages.iter().find(|s| s.name.value == stage).unwrap();
@@ -140,6 +149,7 @@ impl Bench {
         let pipeline = self.pipeline(stages);
         let cancel = Cancel::default();
         let progress = Count { cancel: limit.map(|l| (l, cancel.clone())), ..Count::default() };
+        let warnings = progress.warnings.clone();
         static RUNS: AtomicU64 = AtomicU64::new(0);
         let out =
             Staging::create(self.dir.path().join(format!("out{}", RUNS.fetch_add(1, Ordering::Relaxed)))).unwrap();
@@ -160,7 +170,8 @@ impl Bench {
         let spec: &StageSpec = &pipeline.stages.iter().find(|s| s.name.value == stage).unwrap().spec;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let outcome = runtime.block_on(of(spec).run(cx))?;
-        Ok(Ran { out, outcome })
+        let warnings = std::mem::take(&mut *warnings.lock().unwrap());
+        Ok(Ran { out, outcome, warnings })
     }
 }
 
@@ -307,4 +318,78 @@ fn the_recipe_has_defaults_facts_and_sweep() {
     assert_eq!(recipe, bench.recipe(&format!("\n{other}"), "sim"));
     let steps = SWEEP.replace("requests: trace", "requests: trace\n      steps: true");
     assert_ne!(recipe, bench.recipe(&steps, "sim"));
+}
+
+#[test]
+fn gaps_between_tokens_are_counted_and_remembered() {
+    let bench = Bench::new(60, true);
+    let first = bench.run(SWEEP, "sim", 2).unwrap();
+    let itl = first.rows("sim_itl");
+    let requests = first.rows("sim_requests");
+    let tokens = requests.column_by_name("output_tokens").unwrap().as_primitive::<Int32Type>();
+    let gaps: i64 = tokens.values().iter().map(|n| i64::from(*n) - 1).sum();
+    assert_eq!(ints(&itl, "tokens").iter().sum::<i64>(), gaps);
+    let keys: Vec<(i64, i64)> = ints(&itl, "scenario_id").into_iter().zip(ints(&itl, "gap_ns_min")).collect();
+    assert!(keys.is_sorted() && keys.last().is_some_and(|(id, _)| *id == 4));
+    let again = bench.run(SWEEP, "sim", 2).unwrap();
+    assert!(again.outcome.answer[0].ends_with("5 reused"), "{:?}", again.outcome.answer);
+    for table in ["sim", "sim_itl", "sim_requests"] {
+        assert_eq!(first.hash(table), again.hash(table), "{table}");
+    }
+    assert_eq!(bench.tables(SWEEP, "sim")[2].schema.as_ref().unwrap(), &itl.schema());
+}
+
+#[test]
+fn a_warm_up_is_swept_like_anything_else() {
+    let bench = Bench::new(50, true);
+    let measured = SWEEP
+        .replace("sweep:", "measure: { cooldown_requests: 5 }\n      sweep:")
+        .replace("deployment.tp: [1, 2]", "measure.warmup_s: [0, 2, 9]")
+        .replace("rate_rps: [1, 4, 16]", "rate_rps: [10]")
+        .replace("deployment_tp = 2 and rate_rps < 2", "measure_warmup_s > 10");
+    let ran = bench.run(&measured, "sim", 1).unwrap();
+    let sim = ran.rows("sim");
+    assert_eq!(ints(&sim, "requests"), [50; 3]);
+    assert_eq!(ints(&sim, "measure_cooldown_requests"), [5; 3]);
+    // One every 0.1 s; the last five do not count, nor those before 2 s.
+    assert_eq!(ints(&sim, "measured_requests"), [45, 25, 0]);
+    assert!(sim.column_by_name("ttft_ms_p50").unwrap().is_null(2));
+    let rows = ran.rows("sim_requests");
+    let flags = rows.column_by_name("measured").unwrap().as_boolean();
+    let kept: Vec<bool> = flags.iter().flatten().skip(50).take(50).collect();
+    assert_eq!(kept, (0..50).map(|i| (20..45).contains(&i)).collect::<Vec<_>>());
+    assert_eq!(ran.warnings, ["1 scenarios have no figures: warm-up and cool-down leave no request to measure"]);
+}
+
+#[test]
+fn classes_are_swept_by_their_names() {
+    let bench = Bench::new(20, true);
+    let swept = SWEEP
+        .replace("sweep:", "workload: { classes: { chat: { priority: 3 } } }\n      sweep:")
+        .replace("deployment.tp: [1, 2]", "workload.classes.chat.deadline_ms: [100, 200.5]")
+        .replace("rate_rps: [1, 4, 16]", "classes.router.priority: [1]")
+        .replace("deployment_tp = 2 and rate_rps < 2", "classes_chat_deadline_ms < 150");
+    assert_eq!(bench.check(&swept, "sim"), []);
+    let sim = bench.run(&swept, "sim", 1).unwrap().rows("sim");
+    assert_eq!(ints(&sim, "classes_chat_priority"), [3]);
+    assert_eq!(ints(&sim, "classes_router_priority"), [1]);
+    let deadline = sim.column_by_name("classes_chat_deadline_ms").unwrap().as_primitive::<Float64Type>().value(0);
+    assert_eq!(deadline, 200.5);
+    let wrong = bench.check(&swept.replace("chat.deadline_ms:", "chat.deadlin_ms:"), "sim");
+    assert_eq!(wrong[0].help.as_deref(), Some("did you mean `workload.classes.chat.deadline_ms`?"), "{wrong:?}");
+    let wrong = bench.check(&swept.replace("{ priority: 3 }", "{ priorty: 3 }"), "sim");
+    assert!(wrong[0].message.contains("priorty"), "{wrong:?}");
+    let wrong = bench.check(&swept.replace("[100, 200.5]", "[100, -1]").replace("< 150", "> 50"), "sim");
+    assert!(wrong[0].message.contains("chat.deadline_ms is -1"), "{wrong:?}");
+}
+
+#[test]
+fn a_quantum_of_time_is_a_setting() {
+    let bench = Bench::new(5, true);
+    let tick =
+        SWEEP.replace("deployment.tp: [1, 2]", "deployment.tick: [1us, 1ms]").replace("deployment_tp = 2", "false");
+    let sim = bench.run(&tick, "sim", 1).unwrap().rows("sim");
+    assert_eq!(sim.column_by_name("deployment_tick").unwrap().as_string::<i32>().value(1), "1ms");
+    let wrong = bench.check(&tick.replace("1ms", "1h"), "sim");
+    assert!(wrong[0].message.contains("not a quantum of time"), "{wrong:?}");
 }

@@ -9,8 +9,21 @@ use crate::spec::{Limit, Rule, Slo, StageSpec, Text};
 use crate::stage::CheckCx;
 
 /// Metrics that every requests table has, for when its schema is not known yet.
-const USUAL: &[&str] =
-    &["ttft_ms", "tpot_ms", "e2e_ms", "queue_ms", "input_tokens", "output_tokens", "cached_tokens", "preemptions"];
+const USUAL: &[&str] = &[
+    "ttft_ms",
+    "tpot_ms",
+    "itl_ms_mean",
+    "itl_ms_p99",
+    "itl_ms_max",
+    "e2e_ms",
+    "queue_ms",
+    "prefill_ms",
+    "decode_ms",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "preemptions",
+];
 
 /// A metric of a request.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,28 +33,31 @@ pub struct Metric {
     pub divisor: f64,
     /// A latency: infinite for a request that was not served.
     pub is_time: bool,
-    /// The time per output token, which a reply of one token does not have.
+    /// A time between tokens, which a reply of one token does not have.
     pub is_per_token: bool,
 }
 
 impl Metric {
     fn named(name: &str) -> Metric {
-        let is_ms = name.ends_with("_ms");
+        let has = |unit: &str| name.split('_').any(|word| word == unit);
         Metric {
             name: name.to_string(),
-            divisor: if is_ms { 1e6 } else { 1.0 },
-            is_time: is_ms || name.ends_with("_ns"),
-            is_per_token: name.starts_with("tpot_"),
+            divisor: if has("ms") { 1e6 } else { 1.0 },
+            is_time: has("ms") || has("ns"),
+            is_per_token: name.starts_with("tpot_") || name.starts_with("itl_"),
         }
     }
 
     /// The column of the requests that holds it: times are stored in nanoseconds.
     pub fn column(&self) -> String {
-        match self.name.strip_suffix("_ms") {
-            Some(stem) => format!("{stem}_ns"),
-            None => self.name.clone(),
-        }
+        unit(&self.name, "ms", "ns")
     }
+}
+
+/// A name in another unit: `itl_ns_p99` in `ms` is `itl_ms_p99`.
+fn unit(name: &str, from: &str, to: &str) -> String {
+    let words: Vec<&str> = name.split('_').map(|word| if word == from { to } else { word }).collect();
+    words.join("_")
 }
 
 /// The metrics that rules name, each once, in order.
@@ -132,7 +148,7 @@ fn valid_metrics(slo: &Slo, cx: &CheckCx) -> Vec<String> {
     let keys = ["scenario_id", "request_id", "replica"];
     let numeric: Vec<&String> =
         schema.fields().iter().filter(|f| f.data_type().is_numeric()).map(|f| f.name()).collect();
-    let times = numeric.iter().filter_map(|n| n.strip_suffix("_ns")).map(|stem| format!("{stem}_ms"));
+    let times = numeric.iter().map(|n| unit(n, "ns", "ms")).filter(|n| !numeric.contains(&n));
     let others = numeric.iter().filter(|n| !keys.contains(&n.as_str())).map(|n| n.to_string());
     times.chain(others).collect()
 }

@@ -11,8 +11,9 @@ use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, Schema};
 
 use super::*;
-use crate::query::testing::{floats, requests, run_cx, simulation};
+use crate::query::testing::{floats, requests, run_cx, scenarios, simulation, store};
 use crate::spec::{Limit, Ref, Simulate, Stage, StageSpec, Tree, TreeValue};
+use crate::store::TableHandle;
 
 fn text(s: &str) -> Text {
     Text::new(s.to_string(), None)
@@ -32,8 +33,12 @@ fn slo(rules: Vec<Rule>) -> Slo {
 
 async fn judged(slo: &Slo) -> (Vec<Verdict>, Outcome) {
     let dir = tempfile::tempdir().unwrap();
+    judged_over(slo, simulation(dir.path())).await
+}
+
+async fn judged_over(slo: &Slo, tables: Vec<TableHandle>) -> (Vec<Verdict>, Outcome) {
     let ctx = session::context(&SessionOptions { target_partitions: 1, memory_bytes: 1 << 28 }).unwrap();
-    for handle in simulation(dir.path()) {
+    for handle in tables {
         session::register(&ctx, SCHEMA, &handle.name, session::provider(&handle).unwrap()).unwrap();
     }
     let (verdicts, rules) = slo.verdicts(&ctx, &Cancel::default(), &|_| ()).await.unwrap();
@@ -193,6 +198,7 @@ fn stages() -> Vec<Stage> {
         requests: Ref(text("t")),
         deployment: nothing,
         workload: None,
+        measure: None,
         seed: None,
         sweep: None,
         steps: false,
@@ -247,6 +253,7 @@ fn problems_of_rules() {
     let from = |name: &str| Slo { from: Ref(text(name)), ..one(rule("r", Some(0.5), None, good())) };
     let cases = [
         (one(rule("r", Some(0.5), None, good())), ""),
+        (one(rule("r", Some(0.5), None, vec![limit("itl_ms_p99", Some(1.0), None)])), ""),
         (slo(vec![]), "there are no rules"),
         (from("other"), "`other` is not a `simulate` stage"),
         (from("sin"), "there is no stage `sin`"),
@@ -289,4 +296,42 @@ fn recipes_hold_what_changes_rows() {
     assert_ne!(recipe(1.0), recipe(2.0));
     let inputs = slo(vec![]).inputs().unwrap().into_iter().map(|t| t.value).collect::<Vec<_>>();
     assert_eq!(inputs, ["sim", "sim_requests"]);
+}
+
+#[tokio::test]
+async fn only_measured_requests_are_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = requests();
+    let at = all.schema().index_of("measured").unwrap();
+    let mut columns = all.columns().to_vec();
+    // Of the first scenario the second and the third request, of the second none.
+    columns[at] = Arc::new(BooleanArray::from(vec![false, true, true, false, false, false]));
+    let batch = RecordBatch::try_new(all.schema(), columns).unwrap();
+    let tables = vec![store(dir.path(), "sim", &scenarios()), store(dir.path(), "sim_requests", &batch)];
+    let half = rule("half", Some(0.5), None, vec![limit("ttft_ms", Some(300.0), None)]);
+    let (verdicts, _) = judged_over(&slo(vec![half]), tables).await;
+    assert_eq!(verdicts.len(), 2);
+    assert_eq!(findings(&verdicts[0]), [(Some(200.0), Some(1.0 / 3.0), true)]);
+    assert_eq!(findings(&verdicts[1]), [(None, NONE, false)]);
+}
+
+#[test]
+fn metrics_are_columns_in_another_unit() {
+    let cases = [
+        ("ttft_ms", "ttft_ns", 1e6),
+        ("itl_ms_p99", "itl_ns_p99", 1e6),
+        ("ttft_ns", "ttft_ns", 1.0),
+        ("preemptions", "preemptions", 1.0),
+    ];
+    for (name, column, divisor) in cases {
+        let rules = [rule("r", Some(0.5), None, vec![limit(name, Some(1.0), None)])];
+        let found = metrics(&rules);
+        assert_eq!((found[0].column().as_str(), found[0].divisor), (column, divisor), "{name}");
+    }
+}
+
+#[test]
+fn a_cut_reply_is_an_answer() {
+    let served = ["finished", "length_capped", "rejected", "timed_out", "cancelled", "in_flight"].map(super::served);
+    assert_eq!(served, [true, true, false, false, false, false]);
 }

@@ -1,0 +1,147 @@
+//! What `pipe show` says of the KV caches of a table of scenarios: how many blocks a replica has, and why.
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type, Int64Type, Schema};
+
+use super::thousands;
+
+const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
+const MIB: f64 = 1024.0 * 1024.0;
+/// Caches that are shown.
+const SHOWN: usize = 20;
+
+/// The columns of a scenario that its cache follows from, and the plan itself.
+const COLUMNS: [&str; 12] = [
+    "deployment_model",
+    "deployment_gpu",
+    "deployment_tp",
+    "deployment_pp",
+    "deployment_kv_gpu_memory_utilization",
+    "deployment_kv_block_size",
+    "kv_blocks_total",
+    "kv_budget_bytes",
+    "kv_weights_bytes",
+    "kv_activation_bytes",
+    "kv_other_bytes",
+    "kv_block_bytes",
+];
+
+/// The query for the caches of a table; `None` where it is no table of scenarios.
+pub(super) fn query(pipeline: &str, table: &str, schema: &Schema) -> Option<String> {
+    let all = COLUMNS.iter().all(|name| schema.field_with_name(name).is_ok());
+    let columns = COLUMNS.join(", ");
+    all.then(|| format!("SELECT DISTINCT {columns} FROM \"{pipeline}\".\"{table}\" ORDER BY {columns}"))
+}
+
+/// A line per cache, from the rows of [`query`].
+pub(super) fn lines(rows: &[RecordBatch]) -> Vec<String> {
+    let mut lines: Vec<String> =
+        rows.iter().flat_map(|rows| (0..rows.num_rows()).filter_map(|i| line(rows, i))).collect();
+    if lines.len() > SHOWN {
+        let more = lines.len() - SHOWN;
+        lines.truncate(SHOWN);
+        lines.push(format!("and {more} more KV caches"));
+    }
+    lines
+}
+
+/// `None` for a deployment without cache.
+fn line(rows: &RecordBatch, i: usize) -> Option<String> {
+    let text = |name: &str| {
+        let column = cast(rows.column_by_name(name)?, &DataType::Utf8).ok()?;
+        let column = column.as_string_opt::<i32>()?;
+        column.is_valid(i).then(|| column.value(i).to_string())
+    };
+    let int = |name: &str| {
+        let column = rows.column_by_name(name)?.as_primitive_opt::<Int64Type>()?;
+        column.is_valid(i).then(|| column.value(i))
+    };
+    let float = |name: &str| {
+        let column = rows.column_by_name(name)?.as_primitive_opt::<Float64Type>()?;
+        column.is_valid(i).then(|| column.value(i))
+    };
+    let blocks = int("kv_blocks_total").filter(|n| *n > 0)?;
+    let (tp, pp) = (int("deployment_tp")?, int("deployment_pp")?);
+    let stages = if pp > 1 { format!(", pp {pp}") } else { String::new() };
+    let each = if tp * pp > 1 { ", per GPU" } else { "" };
+    let of = format!("KV cache of {} on {}, tp {tp}{stages}", text("deployment_model")?, text("deployment_gpu")?);
+    let tokens = int("deployment_kv_block_size")?;
+    let count = thousands(u64::try_from(blocks).unwrap_or(0));
+    let Some(budget) = int("kv_budget_bytes") else {
+        return Some(format!("{of}: given: {count} blocks of {tokens} tokens"));
+    };
+    let gib = |name: &str| int(name).map(|bytes| bytes as f64 / GIB);
+    let (weights, activations, other) = (gib("kv_weights_bytes")?, gib("kv_activation_bytes")?, gib("kv_other_bytes")?);
+    let share = float("deployment_kv_gpu_memory_utilization")?;
+    let budget = budget as f64 / GIB;
+    // The memory of the GPU is a fact with few digits; what the division adds is cut.
+    let memory = (budget / share * 100.0).round() / 100.0;
+    let left = budget - weights - activations - other;
+    let block = int("kv_block_bytes")? as f64 / MIB;
+    Some(format!(
+        "{of}{each}: {memory} GiB x {share} = {budget:.2} - weights {weights:.2} - activations {activations:.2} - other \
+         {other:.2} = {left:.2} GiB; / {block:.2} MiB per block of {tokens} tokens = {count} blocks"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
+    use std::sync::Arc;
+
+    /// tp, blocks, and the plan in GiB and MiB: budget, weights, activations, other, block.
+    fn check(tp: i64, blocks: i64, plan: Option<[f64; 5]>, expect: &[&str]) {
+        let int = |v: Option<i64>| Arc::new(Int64Array::from(vec![v])) as ArrayRef;
+        let text = |v: &str| Arc::new(StringArray::from(vec![v])) as ArrayRef;
+        let bytes = |i: usize, unit: f64| int(plan.map(|p| (p[i] * unit) as i64));
+        let columns: Vec<ArrayRef> = vec![
+            text("meta-llama/Llama-3.1-8B"),
+            text("h100-sxm"),
+            int(Some(tp)),
+            int(Some(1)),
+            Arc::new(Float64Array::from(vec![0.9])),
+            int(Some(16)),
+            int(Some(blocks)),
+            bytes(0, GIB),
+            bytes(1, GIB),
+            bytes(2, GIB),
+            bytes(3, GIB),
+            bytes(4, MIB),
+        ];
+        let rows = RecordBatch::try_from_iter_with_nullable(
+            COLUMNS.into_iter().zip(columns).map(|(name, values)| (name, values, true)),
+        );
+        let rows = rows.unwrap();
+        assert!(query("p", "sim", &rows.schema()).is_some_and(|q| q.contains("\"p\".\"sim\"")));
+        assert_eq!(lines(&[rows]), expect);
+    }
+
+    #[test]
+    fn the_terms_of_a_plan_are_shown() {
+        check(
+            1,
+            26_312,
+            Some([72.0, 14.96, 5.5, 0.15, 2.0]),
+            &[
+                "KV cache of meta-llama/Llama-3.1-8B on h100-sxm, tp 1: 80 GiB x 0.9 = 72.00 - weights 14.96 - activations \
+               5.50 - other 0.15 = 51.39 GiB; / 2.00 MiB per block of 16 tokens = 26,312 blocks",
+            ],
+        );
+        check(
+            2,
+            58_000,
+            Some([72.0, 7.48, 5.5, 0.6, 1.0]),
+            &["KV cache of meta-llama/Llama-3.1-8B on h100-sxm, tp 2, per GPU: 80 GiB x 0.9 = 72.00 - weights 7.48 - \
+               activations 5.50 - other 0.60 = 58.42 GiB; / 1.00 MiB per block of 16 tokens = 58,000 blocks"],
+        );
+        check(
+            1,
+            5_000,
+            None,
+            &["KV cache of meta-llama/Llama-3.1-8B on h100-sxm, tp 1: given: 5,000 blocks of 16 tokens"],
+        );
+        check(1, 0, None, &[]);
+    }
+}

@@ -1,0 +1,184 @@
+//! Which tables of requests a simulation reads, and what it says of those that it does not.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Float64Array, Int8Array, Int32Array, Int64Array, RecordBatch, StringArray, UInt64Array,
+};
+use arrow::datatypes::Int32Type;
+
+use super::tests::{Bench, Ran, ints};
+
+fn table(columns: Vec<(&str, ArrayRef)>) -> Bench {
+    Bench::of(&RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap())
+}
+
+fn int64(values: &[i64]) -> ArrayRef {
+    Arc::new(Int64Array::from(values.to_vec()))
+}
+
+/// Three requests, of which `more` replaces or adds columns.
+fn three<'a>(more: Vec<(&'a str, ArrayRef)>) -> Bench {
+    let mut columns: Vec<(&'a str, ArrayRef)> = vec![
+        ("request_id", int64(&[30, 10, 20])),
+        ("arrival_ns", int64(&[5_000_000, 1_000_000, 3_000_000])),
+        ("input_tokens", int64(&[300, 100, 200])),
+        ("output_tokens", int64(&[3, 1, 2])),
+    ];
+    for (name, values) in more {
+        match columns.iter_mut().find(|(n, _)| *n == name) {
+            Some((_, old)) => *old = values,
+            None => columns.push((name, values)),
+        }
+    }
+    table(columns)
+}
+
+const SIM: &str = "
+  sim:
+    simulate: { requests: trace, deployment: { model: llama-3.1-8b, gpu: h100-sxm } }
+";
+
+fn run(bench: &Bench, settings: &str) -> Result<Ran, String> {
+    let stages = SIM.replace("gpu: h100-sxm }", &format!("gpu: h100-sxm }}{settings}"));
+    bench.run(&stages, "sim", 1).map_err(|failure| {
+        assert!(failure.diagnostics.iter().all(|d| d.at.is_some()), "{failure}");
+        let texts: Vec<&str> = failure.diagnostics.iter().map(|d| d.message.as_str()).collect();
+        texts.join("\n")
+    })
+}
+
+#[test]
+fn four_columns_are_enough() {
+    let bench = three(vec![]);
+    assert_eq!(bench.check(SIM, "sim"), []);
+    let ran = run(&bench, "").unwrap();
+    let rows = ran.rows("sim_requests");
+    assert_eq!(ints(&rows, "request_id"), [10, 20, 30]);
+    assert_eq!(ints(&rows, "arrival_ns"), [1_000_000, 3_000_000, 5_000_000]);
+    let input = rows.column_by_name("input_tokens").unwrap().as_primitive::<Int32Type>().values().to_vec();
+    assert_eq!(input, [100, 200, 300]);
+    for name in ["class", "session_id", "priority", "deadline_ns"] {
+        assert_eq!(rows.column_by_name(name).unwrap().null_count(), 3, "{name}");
+    }
+    assert_eq!(ran.warnings, [""; 0]);
+}
+
+#[test]
+fn what_clients_want_comes_from_the_request_then_from_its_class_then_from_all() {
+    let classes: ArrayRef = Arc::new(StringArray::from(vec![Some("batch"), Some("chat"), None]));
+    let priority: ArrayRef = Arc::new(Int8Array::from(vec![None, Some(-3), None]));
+    let deadline: ArrayRef = Arc::new(UInt64Array::from(vec![Some(7), None, None]));
+    let bench = three(vec![("class", classes), ("priority", priority), ("deadline_ns", deadline)]);
+    let workload = ", workload: { deadline_ms: 2, classes: { batch: { priority: 9, deadline_ms: 1 }, \
+                    chat: { priority: 1, deadline_ms: 0.5 }, other: {} } }";
+    let ran = run(&bench, workload).unwrap();
+    let rows = ran.rows("sim_requests");
+    let class = rows.column_by_name("class").unwrap().as_string::<i32>();
+    assert!(class.value(0) == "chat" && class.is_null(1) && class.value(2) == "batch");
+    let priority = rows.column_by_name("priority").unwrap().as_primitive::<Int32Type>();
+    assert_eq!(priority.iter().collect::<Vec<_>>(), [Some(-3), None, Some(9)]);
+    // Spans in, times out.
+    assert_eq!(ints(&rows, "deadline_ns"), [1_500_000, 5_000_000, 5_000_007]);
+    let expect =
+        "`workload.classes` has rules for `other`, a class that no request of `trace` has (classes: batch, chat)";
+    assert_eq!(ran.warnings, [expect]);
+    let sim = ran.rows("sim");
+    assert_eq!(ints(&sim, "classes_batch_priority"), [9]);
+    assert!(sim.column_by_name("classes_other_priority").unwrap().is_null(0));
+}
+
+#[test]
+fn requests_out_of_order_are_simulated_at_their_time() {
+    let bench = three(vec![("request_id", int64(&[1, 2, 3]))]);
+    let ran = run(&bench, "").unwrap();
+    assert_eq!(ints(&ran.rows("sim_requests"), "arrival_ns"), [5_000_000, 1_000_000, 3_000_000]);
+    assert_eq!(ints(&ran.rows("sim"), "out_of_order"), [2]);
+    let expect = "2 requests of `trace` arrive before one in front of them; they are simulated at their time";
+    assert_eq!(ran.warnings, [expect]);
+}
+
+#[test]
+fn values_that_cannot_be_are_named_with_their_request() {
+    let fails = |more: Vec<(&'static str, ArrayRef)>| run(&three(more), "").map(|_| ()).unwrap_err();
+    let cases: Vec<(&'static str, ArrayRef, &str)> = vec![
+        (
+            "request_id",
+            int64(&[4, 7, 4]),
+            "request_id 4 stands for 2 requests of `trace`; every request needs a number of its own",
+        ),
+        (
+            "request_id",
+            int64(&[4, 4, 4]),
+            "request_id 4 stands for 3 requests of `trace`; every request needs a number of its own",
+        ),
+        (
+            "request_id",
+            Arc::new(Int64Array::from(vec![Some(1), None, None])),
+            "2 requests of `trace` have no request_id",
+        ),
+        ("timeout_ns", int64(&[1, -5, 1]), "request 10 of `trace`: timeout_ns is -5; must be 0 or more"),
+        ("cancel_ns", int64(&[-1, 0, 0]), "request 30 of `trace`: cancel_ns is -1; must be 0 or more"),
+        ("arrival_ns", int64(&[1, 2, -3]), "request 20 of `trace`: arrival_ns is -3; must be 0 or more"),
+        ("input_tokens", int64(&[1, 0, 1]), "request 10 of `trace`: input_tokens is 0; must be 1 to 16777216"),
+        (
+            "output_tokens",
+            int64(&[1, 1 << 31, 1_000_000_000_000]),
+            "request 10 of `trace`: output_tokens is 2147483648; must be 1 to 16777216\n\
+             request 20 of `trace`: output_tokens is 1000000000000; must be 1 to 16777216",
+        ),
+        (
+            "output_tokens",
+            Arc::new(Int32Array::from(vec![Some(1), None, Some(1)])),
+            "request 10 of `trace`: output_tokens is null",
+        ),
+        (
+            "priority",
+            int64(&[0, 0, 1 << 40]),
+            "request 20 of `trace`: priority is 1099511627776; must be -2147483648 to 2147483647",
+        ),
+        ("max_tokens", int64(&[0, 5, 5]), "request 30 of `trace`: max_tokens is 0; must be 1 to 16777216"),
+        (
+            "deadline_ns",
+            Arc::new(UInt64Array::from(vec![u64::MAX, 1, 1])),
+            "request 30 of `trace`: deadline_ns is beyond 2^63",
+        ),
+    ];
+    for (name, values, expect) in cases {
+        assert_eq!(fails(vec![(name, values)]), expect);
+    }
+    let many = fails(vec![("input_tokens", int64(&[0, 0, 0])), ("output_tokens", int64(&[-1, -1, -1]))]);
+    assert_eq!(many.lines().count(), 6);
+}
+
+#[test]
+fn columns_of_the_wrong_type_are_found_before_anything_runs() {
+    let floats: ArrayRef = Arc::new(Float64Array::from(vec![1.0, 2.0, 3.0]));
+    let bench = three(vec![("priority", floats.clone()), ("class", int64(&[1, 2, 3])), ("session_id", floats)]);
+    let found: Vec<String> = bench.check(SIM, "sim").into_iter().map(|d| d.message).collect();
+    assert_eq!(
+        found,
+        [
+            "the requests of `trace`: column `session_id` is Float64; must be text",
+            "the requests of `trace`: column `class` is Int64; must be text",
+            "the requests of `trace`: column `priority` is Float64; must be an integer",
+        ]
+    );
+    let bench = table(vec![("request_id", int64(&[1])), ("input_tokens", int64(&[1]))]);
+    let found = bench.check(SIM, "sim");
+    assert_eq!(found[0].message, "`trace` is no table of requests with token counts: no arrival_ns, output_tokens");
+}
+
+#[test]
+fn no_requests_are_no_mistake() {
+    let none = || int64(&[]);
+    let bench = table(vec![
+        ("request_id", none()),
+        ("arrival_ns", none()),
+        ("input_tokens", none()),
+        ("output_tokens", none()),
+    ]);
+    let sim = run(&bench, "").unwrap().rows("sim");
+    assert_eq!((ints(&sim, "requests"), ints(&sim, "duration_ns")), (vec![0], vec![0]));
+    assert!(sim.column_by_name("ttft_ms_p99").unwrap().is_null(0));
+}

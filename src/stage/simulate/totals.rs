@@ -1,0 +1,547 @@
+//! What a whole scenario comes to: from the kernel's rows and sums to the columns of [`simulation::totals`].
+//!
+//! [`Totals`] is remembered with the rows as JSON and holds integers only: what is derived from them comes out the same
+//! whether they were just computed or read back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::error::ArrowError;
+use serde::{Deserialize, Serialize};
+
+use pipe_kernel::scenario::Scenario;
+use pipe_kernel::sim::kv::plan;
+use pipe_kernel::sim::scheduler::Scheduler;
+use pipe_kernel::sim::{RequestRow, Summary, utilization};
+use pipe_kernel::units::SimTime;
+
+use super::histogram;
+use super::measure::{self, Served};
+use super::quantiles::{Distribution, wide};
+use super::saturation::{self, Verdicts};
+use crate::table::simulation::{self, LATENCIES, QUANTILES};
+
+/// Totals of a scenario.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Totals {
+    gpus: i64,
+    replicas: i64,
+    requests: i64,
+    finished: i64,
+    length_capped: i64,
+    rejected: i64,
+    timed_out: i64,
+    cancelled: i64,
+    in_flight: i64,
+    measured_requests: i64,
+    measured_served: i64,
+    out_of_order: i64,
+    preemptions: i64,
+    recomputed_tokens: i64,
+    steps: i64,
+    duration_ns: i64,
+    busy_ns: i64,
+    input_tokens: i64,
+    output_tokens: i64,
+    rate_window_ns: i64,
+    rate_requests: i64,
+    rate_output_tokens: i64,
+    /// One per [`LATENCIES`].
+    latencies: Vec<Distribution>,
+    #[serde(with = "wide")]
+    running_ns: i128,
+    running_max: i64,
+    #[serde(with = "wide")]
+    waiting_ns: i128,
+    waiting_max: i64,
+    #[serde(with = "wide")]
+    kv_block_ns: i128,
+    kv_blocks_total: i64,
+    kv_blocks_max: i64,
+    kv_plan: Option<KvPlan>,
+    prefix_tokens_queried: i64,
+    prefix_tokens_hit: i64,
+    prefix_blocks_queried: i64,
+    prefix_blocks_hit: i64,
+    /// MFU and MBU, as the bits of the numbers.
+    utilization_bits: Option<[u64; 2]>,
+    /// Served until the last arrival, of how many.
+    keeping_up: Option<(i64, i64)>,
+    saturation: Verdicts,
+    /// Gaps between tokens: number of the bin, and how many are in it.
+    itl_bins: Vec<(u32, u64)>,
+}
+
+/// The memory plan of one GPU, in bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct KvPlan {
+    budget: i64,
+    weights: i64,
+    activations: i64,
+    other: i64,
+    block: i64,
+}
+
+fn count(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+impl Totals {
+    /// `measured` has a value per row.
+    pub fn new(scenario: &Scenario, summary: &Summary, rows: &[RequestRow], measured: &[bool]) -> Totals {
+        let first = rows.iter().map(|r| r.arrival).min().unwrap_or(summary.end);
+        let figured = || rows.iter().zip(measured).filter(|(_, measured)| **measured).map(|(r, _)| r);
+        let served = || figured().filter(|r| r.status.served());
+        let Served { window_ns, requests, output_tokens } =
+            measure::served(&scenario.measure, rows, measured, summary.end);
+        Totals {
+            gpus: count(scenario.deployment.gpus()),
+            replicas: i64::from(scenario.deployment.replicas),
+            requests: count(summary.injected),
+            finished: count(summary.finished),
+            length_capped: count(summary.length_capped),
+            rejected: count(summary.rejected),
+            timed_out: count(summary.timed_out),
+            cancelled: count(summary.cancelled),
+            in_flight: count(summary.in_flight),
+            measured_requests: figured().count() as i64,
+            measured_served: served().count() as i64,
+            out_of_order: count(summary.out_of_order),
+            preemptions: count(summary.preemptions),
+            recomputed_tokens: count(summary.recomputed_tokens),
+            steps: count(summary.steps),
+            duration_ns: (summary.end - first).0,
+            busy_ns: summary.busy.0,
+            input_tokens: served().map(|r| i64::from(r.input_tokens)).sum(),
+            output_tokens: served().map(|r| i64::from(r.output_tokens)).sum(),
+            rate_window_ns: window_ns,
+            rate_requests: requests,
+            rate_output_tokens: output_tokens,
+            latencies: latencies(summary, &figured().collect::<Vec<_>>()),
+            running_ns: summary.running_ns,
+            running_max: count(summary.running_max),
+            waiting_ns: summary.waiting_ns,
+            waiting_max: count(summary.waiting_max),
+            kv_block_ns: summary.kv_block_ns,
+            kv_blocks_total: count(summary.kv_blocks_total),
+            kv_blocks_max: count(summary.kv_blocks_max),
+            kv_plan: KvPlan::new(scenario),
+            prefix_tokens_queried: count(summary.prefix_tokens_queried),
+            prefix_tokens_hit: count(summary.prefix_tokens_hit),
+            prefix_blocks_queried: count(summary.prefix_blocks_queried),
+            prefix_blocks_hit: count(summary.prefix_blocks_hit),
+            utilization_bits: utilization(scenario, summary).map(|(mfu, mbu)| [mfu.to_bits(), mbu.to_bits()]),
+            keeping_up: measure::keeping_up(rows),
+            saturation: saturation::judge(rows),
+            itl_bins: histogram::bins(&summary.itl),
+        }
+    }
+
+    /// Requests that arrived.
+    pub fn requests(&self) -> i64 {
+        self.requests
+    }
+
+    /// Requests that count in the figures.
+    pub fn measured_requests(&self) -> i64 {
+        self.measured_requests
+    }
+
+    /// Requests that arrive before one in front of them.
+    pub fn out_of_order(&self) -> i64 {
+        self.out_of_order
+    }
+
+    /// The rows of `<stage>_itl`.
+    ///
+    /// # Errors
+    /// Never, but for a bug: the columns are those of the schema.
+    pub fn itl_rows(&self, scenario: i64) -> Result<RecordBatch, ArrowError> {
+        let bounds = || self.itl_bins.iter().map(|(bin, _)| histogram::bounds(*bin));
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from_value(scenario, self.itl_bins.len())),
+            Arc::new(Int64Array::from_iter_values(bounds().map(|(low, _)| low))),
+            Arc::new(Int64Array::from_iter_values(bounds().map(|(_, high)| high))),
+            Arc::new(Int64Array::from_iter_values(self.itl_bins.iter().map(|(_, n)| count(*n)))),
+        ];
+        RecordBatch::try_new(simulation::itl(), columns)
+    }
+
+    /// Per second of the rate window; null where that is zero.
+    fn rate(&self, n: i64) -> Option<f64> {
+        (self.rate_window_ns > 0).then(|| n as f64 / (self.rate_window_ns as f64 / 1e9))
+    }
+
+    /// An integral over time as a mean over the duration.
+    fn mean(&self, integral: i128) -> Option<f64> {
+        (self.duration_ns > 0).then(|| integral as f64 / self.duration_ns as f64)
+    }
+
+    /// Of the blocks of all replicas.
+    fn kv_usage_mean(&self) -> Option<f64> {
+        let blocks = self.kv_blocks_total.saturating_mul(self.replicas);
+        if blocks > 0 { self.mean(self.kv_block_ns).map(|used| used / blocks as f64) } else { None }
+    }
+
+    fn utilization(&self, which: usize) -> Option<f64> {
+        self.utilization_bits.map(|bits| f64::from_bits(bits[which]))
+    }
+}
+
+fn share(part: i64, of: i64) -> Option<f64> {
+    (of > 0).then(|| part as f64 / of as f64)
+}
+
+impl KvPlan {
+    /// `None` where nothing is planned: the blocks are given, or there is no cache.
+    fn new(scenario: &Scenario) -> Option<KvPlan> {
+        let Scenario { deployment, model, gpu, .. } = scenario;
+        match &deployment.scheduler {
+            Scheduler::Exclusive(_) => return None,
+            Scheduler::VllmV1(_) if deployment.kv.num_gpu_blocks.is_some() => return None,
+            Scheduler::VllmV1(_) => {}
+        }
+        let plan = plan::plan(deployment, model, gpu);
+        let bytes = |x: f64| x.round() as i64;
+        Some(KvPlan {
+            budget: bytes(plan.budget),
+            weights: bytes(plan.weights),
+            activations: bytes(plan.activations),
+            other: bytes(plan.non_torch),
+            block: bytes(plan.bytes_per_block),
+        })
+    }
+}
+
+/// Where the values of a latency come from.
+enum Source {
+    /// One per request that has one.
+    Request(fn(&RequestRow) -> Option<i64>),
+    /// The gaps between tokens, all in one.
+    Gaps,
+}
+
+/// The sources of [`LATENCIES`], in their order.
+const SOURCES: [(&str, Source); LATENCIES.len()] = [
+    ("ttft", Source::Request(ttft)),
+    ("tpot", Source::Request(tpot)),
+    ("itl", Source::Gaps),
+    ("e2e", Source::Request(e2e)),
+    ("queue", Source::Request(queue)),
+    ("prefill", Source::Request(prefill)),
+    ("decode", Source::Request(decode)),
+];
+
+/// The distributions of [`LATENCIES`], in their order.
+fn latencies(summary: &Summary, rows: &[&RequestRow]) -> Vec<Distribution> {
+    let mut values: Vec<i64> = Vec::with_capacity(rows.len());
+    let mut of = |source: &Source| match source {
+        Source::Request(f) => {
+            values.clear();
+            values.extend(rows.iter().filter_map(|r| f(r)));
+            Distribution::new(&mut values)
+        }
+        Source::Gaps => Distribution::of_counts(&summary.itl),
+    };
+    SOURCES.iter().map(|(_, source)| of(source)).collect()
+}
+
+fn since(later: Option<SimTime>, earlier: Option<SimTime>) -> Option<i64> {
+    Some((later? - earlier?).0)
+}
+
+/// First token minus arrival.
+pub(super) fn ttft(row: &RequestRow) -> Option<i64> {
+    since(row.first_token, Some(row.arrival))
+}
+
+/// Scheduled minus arrival.
+pub(super) fn queue(row: &RequestRow) -> Option<i64> {
+    since(row.scheduled, Some(row.arrival))
+}
+
+/// First token minus scheduled.
+pub(super) fn prefill(row: &RequestRow) -> Option<i64> {
+    since(row.first_token, row.scheduled)
+}
+
+/// Last token minus first, of requests that were served.
+pub(super) fn decode(row: &RequestRow) -> Option<i64> {
+    since(row.finished, row.first_token)
+}
+
+/// Last token minus arrival, of requests that were served.
+pub(super) fn e2e(row: &RequestRow) -> Option<i64> {
+    since(row.finished, Some(row.arrival))
+}
+
+/// Nearest nanosecond to a span over a count, half up; `None` for none.
+pub(super) fn per(span: i64, count: i64) -> Option<i64> {
+    (count > 0).then(|| (span + count / 2) / count)
+}
+
+/// (last token - first token) / (output tokens - 1), of requests that were served.
+pub(super) fn tpot(row: &RequestRow) -> Option<i64> {
+    per(decode(row)?, i64::from(row.output_tokens) - 1)
+}
+
+/// The convention that counts the first token: (last token - arrival) / output tokens, of requests that were served.
+pub(super) fn tpot_incl_first(row: &RequestRow) -> Option<i64> {
+    per(e2e(row)?, i64::from(row.output_tokens))
+}
+
+/// The columns of [`simulation::totals`], a row per scenario.
+pub(crate) fn totals_columns(all: &[Totals]) -> Vec<ArrayRef> {
+    let mut columns = named_columns(all);
+    let ordered: Vec<ArrayRef> = simulation::totals().iter().filter_map(|f| columns.remove(f.name())).collect();
+    assert!(columns.is_empty(), "columns without a place: {:?}", columns.keys());
+    ordered
+}
+
+fn named_columns(all: &[Totals]) -> BTreeMap<String, ArrayRef> {
+    let mut columns = Columns { all, made: BTreeMap::new() };
+    let c = &mut columns;
+    counts(c);
+    for (at, (name, _)) in LATENCIES.iter().enumerate() {
+        c.float(&format!("{name}_ms_mean"), |t| t.latencies.get(at)?.mean_ms());
+        for (which, (suffix, _)) in QUANTILES.iter().enumerate() {
+            c.float(&format!("{name}_ms_{suffix}"), |t| t.latencies.get(at)?.quantile_ms(which));
+        }
+        c.float(&format!("{name}_ms_max"), |t| t.latencies.get(at)?.max_ms());
+    }
+    load_and_cache(c);
+    c.float("throughput_ratio", |t| t.keeping_up.and_then(|(served, arrived)| share(served, arrived)));
+    c.text("saturation", |t| t.saturation.composite.as_str());
+    c.text("saturation_rule", |t| t.saturation.composite.composite_rule());
+    c.text("saturation_backlog_drift", |t| t.saturation.backlog_drift.as_str());
+    c.text("saturation_threshold", |t| t.saturation.threshold.as_str());
+    columns.made
+}
+
+fn counts(c: &mut Columns) {
+    c.int("gpus", |t| t.gpus);
+    c.int("requests", |t| t.requests);
+    c.int("finished", |t| t.finished);
+    c.int("length_capped", |t| t.length_capped);
+    c.int("rejected", |t| t.rejected);
+    c.int("timed_out", |t| t.timed_out);
+    c.int("cancelled", |t| t.cancelled);
+    c.int("in_flight", |t| t.in_flight);
+    c.int("measured_requests", |t| t.measured_requests);
+    c.int("measured_served", |t| t.measured_served);
+    c.int("out_of_order", |t| t.out_of_order);
+    c.int("preemptions", |t| t.preemptions);
+    c.int("recomputed_tokens", |t| t.recomputed_tokens);
+    c.int("steps", |t| t.steps);
+    c.int("duration_ns", |t| t.duration_ns);
+    c.int("busy_ns", |t| t.busy_ns);
+    c.int("input_tokens", |t| t.input_tokens);
+    c.int("output_tokens", |t| t.output_tokens);
+    c.int("rate_window_ns", |t| t.rate_window_ns);
+    c.float("request_rps", |t| t.rate(t.rate_requests));
+    c.float("output_tps", |t| t.rate(t.rate_output_tokens));
+}
+
+fn load_and_cache(c: &mut Columns) {
+    c.float("running_mean", |t| t.mean(t.running_ns));
+    c.int("running_max", |t| t.running_max);
+    c.float("waiting_mean", |t| t.mean(t.waiting_ns));
+    c.int("waiting_max", |t| t.waiting_max);
+    c.float("mfu", |t| t.utilization(0));
+    c.float("mbu", |t| t.utilization(1));
+    c.int("kv_blocks_total", |t| t.kv_blocks_total);
+    c.int("kv_blocks_max", |t| t.kv_blocks_max);
+    c.float("kv_usage_mean", Totals::kv_usage_mean);
+    c.float("kv_usage_max", |t| share(t.kv_blocks_max, t.kv_blocks_total));
+    c.optional("kv_budget_bytes", |t| t.kv_plan.as_ref().map(|p| p.budget));
+    c.optional("kv_weights_bytes", |t| t.kv_plan.as_ref().map(|p| p.weights));
+    c.optional("kv_activation_bytes", |t| t.kv_plan.as_ref().map(|p| p.activations));
+    c.optional("kv_other_bytes", |t| t.kv_plan.as_ref().map(|p| p.other));
+    c.optional("kv_block_bytes", |t| t.kv_plan.as_ref().map(|p| p.block));
+    c.int("prefix_tokens_queried", |t| t.prefix_tokens_queried);
+    c.int("prefix_tokens_hit", |t| t.prefix_tokens_hit);
+    c.float("prefix_hit_rate", |t| share(t.prefix_tokens_hit, t.prefix_tokens_queried));
+    c.int("prefix_blocks_queried", |t| t.prefix_blocks_queried);
+    c.int("prefix_blocks_hit", |t| t.prefix_blocks_hit);
+    c.float("prefix_block_hit_rate", |t| share(t.prefix_blocks_hit, t.prefix_blocks_queried));
+}
+
+/// Columns in the making, by name, so that the order is the schema's alone.
+struct Columns<'a> {
+    all: &'a [Totals],
+    made: BTreeMap<String, ArrayRef>,
+}
+
+impl Columns<'_> {
+    fn int(&mut self, name: &str, f: fn(&Totals) -> i64) {
+        self.put(name, Arc::new(Int64Array::from_iter_values(self.all.iter().map(f))));
+    }
+
+    fn optional(&mut self, name: &str, f: fn(&Totals) -> Option<i64>) {
+        self.put(name, Arc::new(self.all.iter().map(f).collect::<Int64Array>()));
+    }
+
+    fn float(&mut self, name: &str, f: impl Fn(&Totals) -> Option<f64>) {
+        self.put(name, Arc::new(self.all.iter().map(f).collect::<Float64Array>()));
+    }
+
+    fn text(&mut self, name: &str, f: fn(&Totals) -> &'static str) {
+        self.put(name, Arc::new(StringArray::from_iter_values(self.all.iter().map(f))));
+    }
+
+    fn put(&mut self, name: &str, values: ArrayRef) {
+        let before = self.made.insert(name.to_string(), values);
+        assert!(before.is_none(), "two columns {name}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rows::tests::row;
+    use super::*;
+    use arrow::array::{Array, AsArray};
+    use arrow::datatypes::{Float64Type, Int64Type};
+    use pipe_kernel::sim::Status;
+    use pipe_kernel::units::SimDuration;
+
+    fn scenario(settings: &str) -> Scenario {
+        let catalog = crate::catalog::load(std::path::Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let (model, gpu) = (catalog.model("llama-3.1-8b").unwrap(), catalog.gpu("h100-sxm").unwrap());
+        let text = format!("{{\"model\": \"m\", \"gpu\": \"g\", \"replicas\": 2 {settings}}}");
+        Scenario {
+            deployment: serde_json::from_str(&text).unwrap(),
+            model: model.1.clone(),
+            gpu: gpu.1.clone(),
+            workload: Default::default(),
+            measure: Default::default(),
+            seed: 1,
+        }
+    }
+
+    /// Six requests, one per status, of which the last does not count.
+    fn totals(scenario: &Scenario) -> Totals {
+        let rows = [
+            row(0, Status::Finished, 4, 3),
+            row(1, Status::LengthCapped, 4, 1),
+            row(2, Status::Rejected, 0, 0),
+            row(3, Status::TimedOut, 3, 3),
+            row(4, Status::Cancelled, 0, 0),
+            row(5, Status::InFlight, 2, 0),
+        ];
+        let summary = Summary {
+            injected: 6,
+            finished: 1,
+            length_capped: 1,
+            rejected: 1,
+            timed_out: 1,
+            cancelled: 1,
+            in_flight: 1,
+            end: SimTime(5_000),
+            kv_blocks_total: 100,
+            kv_blocks_max: 25,
+            // Over 4,000 ns: 40 blocks of 200, 3 running, and more waiting than 64 bits hold.
+            kv_block_ns: 160_000,
+            running_ns: 12_000,
+            waiting_ns: i128::from(i64::MAX) * 4,
+            prefix_tokens_queried: 40,
+            prefix_tokens_hit: 10,
+            itl: vec![(SimDuration(500), 2), (SimDuration(1_001), 2)],
+            ..Summary::default()
+        };
+        Totals::new(scenario, &summary, &rows, &[true, true, true, true, true, false])
+    }
+
+    fn value(t: &Totals, name: &str) -> Option<f64> {
+        let columns = named_columns(std::slice::from_ref(t));
+        let column = &columns[name];
+        match column.as_primitive_opt::<Int64Type>() {
+            Some(ints) => ints.is_valid(0).then(|| ints.value(0) as f64),
+            None => Some(column.as_primitive::<Float64Type>()).filter(|c| c.is_valid(0)).map(|c| c.value(0)),
+        }
+    }
+
+    #[test]
+    fn figures_are_of_measured_requests_and_counts_of_all() {
+        let t = totals(&scenario(""));
+        let cases: &[(&str, Option<f64>)] = &[
+            ("gpus", Some(2.0)),
+            ("requests", Some(6.0)),
+            ("in_flight", Some(1.0)),
+            ("measured_requests", Some(5.0)),
+            ("measured_served", Some(2.0)),
+            ("input_tokens", Some(20.0)),
+            ("output_tokens", Some(4.0)),
+            ("duration_ns", Some(4_000.0)),
+            // Three have a first token, of the four that were scheduled one does not count.
+            ("ttft_ms_p50", Some(1e-3)),
+            ("queue_ms_max", Some(3e-4)),
+            ("e2e_ms_mean", Some(2_501e-6)),
+            ("tpot_ms_max", Some(751e-6)),
+            ("decode_ms_p999", Some(1_501e-6)),
+            ("prefill_ms_p90", Some(7e-4)),
+            ("itl_ms_mean", Some(750.5e-6)),
+            ("itl_ms_p50", Some(750.5e-6)),
+            ("itl_ms_max", Some(1_001e-6)),
+            ("running_mean", Some(3.0)),
+            ("kv_usage_mean", Some(0.2)),
+            ("kv_usage_max", Some(0.25)),
+            ("prefix_hit_rate", Some(0.25)),
+            ("prefix_block_hit_rate", None),
+            ("mfu", None),
+            // All arrive at once.
+            ("throughput_ratio", None),
+        ];
+        for (name, expect) in cases {
+            let got = value(&t, name);
+            let same = match (got, expect) {
+                (Some(got), Some(expect)) => (got - expect).abs() <= 1e-12 * expect.abs(),
+                (got, expect) => got == *expect,
+            };
+            assert!(same, "{name} is {got:?}, not {expect:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_gives_the_same_bits() {
+        let t =
+            Totals { utilization_bits: Some([0.1f64.to_bits(), f64::MIN_POSITIVE.to_bits()]), ..totals(&scenario("")) };
+        let text = serde_json::to_string(&serde_json::to_value(&t).unwrap()).unwrap();
+        let again: Totals = serde_json::from_str(&text).unwrap();
+        assert_eq!(again, t);
+        let (before, after) = (totals_columns(&[t]), totals_columns(&[again]));
+        assert_eq!(before, after);
+    }
+
+    #[test]
+    fn memory_is_planned_only_where_it_is_not_given() {
+        let planned = totals(&scenario(""));
+        let given = totals(&scenario(", \"kv\": {\"num_gpu_blocks\": 100}"));
+        let gib = |name: &str| value(&planned, name).map(|b| (b / (1u64 << 30) as f64 * 100.0).round() / 100.0);
+        assert_eq!(gib("kv_budget_bytes"), Some(72.0));
+        assert_eq!(gib("kv_weights_bytes"), Some(14.96));
+        assert_eq!((gib("kv_activation_bytes"), gib("kv_other_bytes")), (Some(5.5), Some(0.15)));
+        assert_eq!(value(&planned, "kv_block_bytes"), Some((2 << 20) as f64));
+        assert_eq!(value(&given, "kv_block_bytes"), None);
+    }
+
+    #[test]
+    fn gaps_have_their_bins() {
+        let rows = totals(&scenario("")).itl_rows(7).unwrap();
+        let column = |i: usize| rows.column(i).as_primitive::<Int64Type>().values().to_vec();
+        assert_eq!((column(0), column(3)), (vec![7, 7], vec![2, 2]));
+        assert_eq!((column(1), column(2)), (vec![496, 992], vec![504, 1_008]));
+    }
+
+    #[test]
+    fn totals_have_a_column_each() {
+        let columns = totals_columns(&[Totals::default()]);
+        let fields = simulation::totals();
+        assert_eq!(columns.len(), fields.len());
+        for (column, field) in columns.iter().zip(&fields) {
+            assert_eq!(column.data_type(), field.data_type(), "{}", field.name());
+            assert!(field.is_nullable() || column.null_count() == 0, "{}", field.name());
+        }
+        assert_eq!(SOURCES.map(|(name, _)| name), LATENCIES.map(|(name, _)| name));
+    }
+}
