@@ -1,13 +1,16 @@
 //! An exact histogram of gaps between tokens.
 //!
-//! Decode steps of similar batches last similar, often equal, times: a hash table of a megabyte, small enough to stay in
-//! the processor's cache, counts them. What does not fit goes to a list that is merged when it has grown.
+//! Decode steps of similar batches last similar, often equal, times: a hash table counts them. What does not fit goes to a
+//! list that is merged when it has grown. Gaps are counted a few at a time: each is a look at another line of memory,
+//! and a processor waits for many at once as long as for one.
 
 use crate::units::SimDuration;
 
 /// Slots of a new table, and of the largest, as powers of two.
 const BITS_FIRST: u32 = 12;
-const BITS_MAX: u32 = 17;
+const BITS_MAX: u32 = 20;
+/// Gaps that are counted together.
+const BATCH: usize = 32;
 /// Length at which the list of other gaps is first merged.
 const MERGE_AT: usize = 1 << 16;
 /// A count or a gap in nanoseconds that does not fit into half a slot.
@@ -20,33 +23,58 @@ pub(crate) struct Gaps {
     in_use: usize,
     others: Vec<(i64, u64)>,
     merge_at: usize,
+    /// The first `waits` of these are not counted yet.
+    batch: [(i64, u64); BATCH],
+    waits: usize,
 }
 
 impl Gaps {
     pub(crate) fn new() -> Gaps {
         let slots = vec![0; 1 << BITS_FIRST];
-        Gaps { slots, bits: BITS_FIRST, in_use: 0, others: Vec::new(), merge_at: MERGE_AT }
+        let (others, batch) = (Vec::new(), [(0, 0); BATCH]);
+        Gaps { slots, bits: BITS_FIRST, in_use: 0, others, merge_at: MERGE_AT, batch, waits: 0 }
     }
 
     /// Counts `weight` gaps of `ns`.
     #[inline]
     pub(crate) fn add(&mut self, ns: i64, weight: u64) {
-        let gap = ns as u64;
-        let at = self.find(gap);
-        let slot = self.slots[at];
-        let sum = (slot & ((1 << HALF) - 1)) + weight;
-        if slot != 0 && sum >> HALF == 0 {
-            self.slots[at] = gap << HALF | sum;
-        } else {
-            self.add_slow(ns, weight, at);
+        self.batch[self.waits] = (ns, weight);
+        self.waits += 1;
+        if self.waits == BATCH {
+            self.count();
         }
+    }
+
+    #[inline(never)]
+    fn count(&mut self) {
+        let batch = self.batch;
+        let waiting = &batch[..std::mem::take(&mut self.waits)];
+        // These reads do not depend on each other, so all lines are on their way before the first is needed.
+        let read = waiting.iter().fold(0, |read, (ns, _)| read ^ self.slots[self.home(*ns as u64)]);
+        std::hint::black_box(read);
+        for (ns, weight) in waiting {
+            let gap = *ns as u64;
+            let at = self.find(gap);
+            let slot = self.slots[at];
+            let sum = (slot & ((1 << HALF) - 1)) + weight;
+            if slot != 0 && sum >> HALF == 0 {
+                self.slots[at] = gap << HALF | sum;
+            } else {
+                self.add_slow(*ns, *weight, at);
+            }
+        }
+    }
+
+    /// Fibonacci hashing: the upper bits of a product with 2^64 over the golden ratio.
+    #[inline]
+    fn home(&self, gap: u64) -> usize {
+        (gap.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - self.bits)) as usize
     }
 
     /// The slot of a gap, or the empty one where it would be.
     #[inline]
     fn find(&self, gap: u64) -> usize {
-        // Fibonacci hashing: the upper bits of a product with 2^64 over the golden ratio.
-        let mut at = (gap.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - self.bits)) as usize;
+        let mut at = self.home(gap);
         while self.slots[at] != 0 && self.slots[at] >> HALF != gap {
             at = (at + 1) & (self.slots.len() - 1);
         }
@@ -86,7 +114,8 @@ impl Gaps {
     }
 
     /// Every gap once, in ascending order.
-    pub(crate) fn into_sorted(self) -> Vec<(SimDuration, u64)> {
+    pub(crate) fn into_sorted(mut self) -> Vec<(SimDuration, u64)> {
+        self.count();
         let counted = |slot: u64| ((slot >> HALF) as i64, slot & ((1 << HALF) - 1));
         let mut all = self.others;
         all.extend(self.slots.into_iter().filter(|slot| *slot != 0).map(counted));
