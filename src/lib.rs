@@ -80,6 +80,11 @@
 //! - **Errors are collected, not thrown.** Serde stops at the first mistake; `spec` notes it, takes the offending
 //!   entry out of a copy and tries again.
 //! - **Scenarios are remembered by content, in packs**, not by their number: a sweep that grows keeps what it has.
+//! - **A scheduler answers questions; it does not return a whole step.** Who runs how many tokens, who is admitted and who
+//!   goes depends on the blocks that the answer before left, so the engine asks about one request at a time and books. A
+//!   scheduler that forms no batches is a node of its own beside the replica (`exclusive`).
+//! - **Each decode step's duration is evaluated**, though sums over a run of steps have closed forms: it is an entry of
+//!   the exact histogram of gaps.
 //! - **The store is a local folder.** `object_store` enters with DataFusion; the store's own writes need rename, fsync
 //!   and locks, which it does not offer.
 

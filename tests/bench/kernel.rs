@@ -10,9 +10,9 @@
 //!
 //! | bench | what bounds it |
 //! |---|---|
-//! | `simulate/a` | steps that only decode: a step time from a closed form, and the count of its gap, some 17 per request |
+//! | `simulate/a` | steps that only decode: a step time from a closed form, and the count of its gap, some 17 per request; and the request's own p99 of gaps |
 //! | `simulate/b` | steps in which running requests are looked at one by one, because blocks are short |
-//! | `simulate/c` | the pool of KV blocks, some 700 per request: order of reuse and index of contents; memory latency |
+//! | `simulate/c` | some 90 steps per request, eight of which cut its prompt; the pool of KV blocks, per hash of the trace: a quarter |
 //! | `simulate/d` | as `a`, and the order of the rows of four replicas |
 //! | `simulate/e` | as `a`, with twice the tokens and fewer steps, as more requests share each |
 //! | `simulate/linear` | as `a` with another closed form: what the latency model adds |
