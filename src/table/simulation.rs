@@ -18,7 +18,7 @@ use super::column;
 
 /// Version of the rows that a simulation is remembered by. Raised by hand when [`memo_requests`], [`memo_steps`] or
 /// the totals kept with them change, so that rows of an older shape are never reused.
-pub const MEMO_VERSION: u32 = 2;
+pub const MEMO_VERSION: u32 = 3;
 
 /// Latencies that a scenario has a distribution of, and what each is.
 pub const LATENCIES: [(&str, &str); 7] = [
@@ -64,25 +64,30 @@ fn text(name: &str, description: &str) -> Field {
 
 /// `<stage>_requests`: a row per scenario and request, sorted by both.
 pub fn requests() -> SchemaRef {
-    let memo = memo_requests();
     let mut fields = vec![scenario_id(), int("request_id", "", "The request's number in the table of requests")];
-    for (i, field) in memo.fields().iter().enumerate().skip(1) {
-        if i == MEMO_REQUESTS_CLASS {
+    for field in request_columns().into_iter().skip(1) {
+        if field.name() == "priority" {
             fields.push(column("class", DataType::Utf8, true, "", "Class of service, from the trace"));
             fields.push(column("session_id", DataType::Utf8, true, "", "Conversation that the request belongs to"));
         }
-        fields.push(field.as_ref().clone());
+        fields.push(field);
     }
     Arc::new(Schema::new(fields))
 }
 
-/// Where `class` and `session_id` stand among the columns of [`memo_requests`].
-pub const MEMO_REQUESTS_CLASS: usize = 4;
+/// Columns of [`requests`] that follow from others: not remembered, but made when the table is.
+pub const DERIVED: [&str; 7] =
+    ["queue_ns", "prefill_ns", "decode_ns", "ttft_ns", "tpot_ns", "tpot_incl_first_ns", "e2e_ns"];
 
 /// The rows of one scenario as they are remembered: [`requests`] without what other tables know (`scenario_id`,
-/// `class`, `session_id`), and with places instead of numbers. Sorted by request.
+/// `class`, `session_id`) and without what is [`DERIVED`], with places instead of numbers. Sorted by request.
 pub fn memo_requests() -> SchemaRef {
-    Arc::new(Schema::new(vec![
+    let kept = |f: &Field| !DERIVED.contains(&f.name().as_str());
+    Arc::new(Schema::new(request_columns().into_iter().filter(kept).collect::<Vec<_>>()))
+}
+
+fn request_columns() -> Vec<Field> {
+    vec![
         int("request", "", "Place of the request in the table of requests sorted by number, from 0"),
         int32("replica", "", "Replica that it was sent to, from 0"),
         text(
@@ -136,7 +141,7 @@ pub fn memo_requests() -> SchemaRef {
         int32("output_tokens", "tokens", "Tokens generated, whatever became of the request"),
         int32("cached_tokens", "tokens", "Prompt tokens found in the prefix cache at first admission"),
         int32("recomputed_tokens", "tokens", "Tokens computed again because a preemption lost them"),
-    ]))
+    ]
 }
 
 /// `<stage>_steps`: a row per scenario and iteration of a replica's engine, in the order of their ends.

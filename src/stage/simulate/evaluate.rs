@@ -18,6 +18,7 @@ use serde::Serialize;
 use pipe_kernel::SIM_VERSION;
 use pipe_kernel::scenario::Scenario;
 
+use super::derived;
 use super::input::Workload;
 use super::operator::{self, SimulateTable, Site, failure};
 use super::totals::Totals;
@@ -218,14 +219,19 @@ impl Evaluator {
         let wrong = |e: arrow::error::ArrowError| Failure::stage("simulate::rows", e.to_string());
         let places = batch.column(0).as_primitive::<Int64Type>();
         let of_request = |values: &ArrayRef| take(values, places, None).map_err(wrong);
-        let (before, after) = batch.columns().split_at(simulation::MEMO_REQUESTS_CLASS);
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_value(id, batch.num_rows()))];
-        columns.push(of_request(&self.workload.request_id)?);
-        columns.extend(before[1..].iter().cloned());
-        columns.push(of_request(&self.workload.class)?);
-        columns.push(of_request(&self.workload.session_id)?);
-        columns.extend(after.iter().cloned());
-        RecordBatch::try_new(simulation::requests(), columns).map_err(wrong)
+        let schema = simulation::requests();
+        let column = |name: &String| match name.as_str() {
+            "scenario_id" => Ok(Arc::new(Int64Array::from_value(id, batch.num_rows())) as ArrayRef),
+            "request_id" => of_request(&self.workload.request_id),
+            "class" => of_request(&self.workload.class),
+            "session_id" => of_request(&self.workload.session_id),
+            other => match batch.column_by_name(other) {
+                Some(kept) => Ok(kept.clone()),
+                None => derived::column(other, batch),
+            },
+        };
+        let columns = schema.fields().iter().map(|f| column(f.name())).collect::<Result<Vec<_>>>()?;
+        RecordBatch::try_new(schema, columns).map_err(wrong)
     }
 }
 

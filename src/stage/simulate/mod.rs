@@ -12,6 +12,7 @@
 //! Finished scenarios are remembered one by one: a sweep that grows simulates what is new, and a run that was stopped
 //! goes on. The tables are then written in the order of the scenarios, one scenario at a time.
 
+mod derived;
 pub(crate) mod evaluate;
 pub(crate) mod filter;
 mod histogram;

@@ -286,11 +286,6 @@ pub(super) fn tpot(row: &RequestRow) -> Option<i64> {
     per(decode(row)?, i64::from(row.output_tokens) - 1)
 }
 
-/// The convention that counts the first token: (last token - arrival) / output tokens, of requests that were served.
-pub(super) fn tpot_incl_first(row: &RequestRow) -> Option<i64> {
-    per(e2e(row)?, i64::from(row.output_tokens))
-}
-
 /// The columns of [`simulation::totals`], a row per scenario.
 pub(crate) fn totals_columns(all: &[Totals]) -> Vec<ArrayRef> {
     let mut columns = named_columns(all);
