@@ -21,13 +21,12 @@ struct Forming {
     /// Decode requests that run on without a gap.
     regular: u64,
     preempted: u32,
-    /// Where a victim can be one that had its share: who had what.
-    shares: Vec<Share>,
     /// Decode requests that get nothing, but had something in the step before.
     stalling: Vec<u32>,
 }
 
-struct Share {
+/// What a request got in the step being formed.
+pub(super) struct Share {
     slot: u32,
     tokens: u32,
     before: u32,
@@ -47,6 +46,7 @@ impl Replica {
     pub(super) fn begin(&mut self, env: &Env<'_>, out: &mut Out) -> Result<bool, SimError> {
         self.blocked = false;
         self.retire_capped();
+        self.shares.clear();
         let mut f = Forming { budget: self.rules.max_num_batched_tokens, ..Forming::default() };
         if self.all_fit() {
             let class = self.class(self.steps);
@@ -209,7 +209,7 @@ impl Replica {
             f.regular += 1;
         }
         if self.rules.scheduling_policy == QueueOrder::Priority {
-            f.shares.push(Share { slot, tokens: 1, before: computed, again: 0, filled, resumed });
+            self.shares.push(Share { slot, tokens: 1, before: computed, again: 0, filled, resumed });
         }
     }
 
@@ -218,7 +218,7 @@ impl Replica {
         let computed = self.live[slot as usize].computed;
         let (again, filled) = self.book_chunk(slot, computed, tokens, computed, f, env);
         if self.rules.scheduling_policy == QueueOrder::Priority {
-            f.shares.push(Share { slot, tokens, before: computed, again, filled, resumed: false });
+            self.shares.push(Share { slot, tokens, before: computed, again, filled, resumed: false });
         }
     }
 
@@ -256,8 +256,8 @@ impl Replica {
 
     /// A victim gives its share of this step back; returns the blocks of unknown content that it holds for it.
     fn take_back(&mut self, slot: u32, f: &mut Forming) -> u64 {
-        let Some(at) = f.shares.iter().position(|share| share.slot == slot) else { return 0 };
-        let share = f.shares.remove(at);
+        let Some(at) = self.shares.iter().position(|share| share.slot == slot) else { return 0 };
+        let share = self.shares.remove(at);
         let live = &mut self.live[slot as usize];
         let input = u64::from(live.target);
         f.budget += share.tokens;
@@ -517,8 +517,8 @@ impl Replica {
     fn launch(&mut self, f: &Forming, env: &Env<'_>, out: &mut Out) -> Result<bool, SimError> {
         let t = &mut self.totals;
         t.kv_blocks_max = t.kv_blocks_max.max(self.pool.used());
-        t.running_max = t.running_max.max(self.running.len());
-        t.waiting_max = t.waiting_max.max(self.waiting.len());
+        t.running_max = t.running_max.max(self.running.len() as u64);
+        t.waiting_max = t.waiting_max.max(self.waiting.len() as u64);
         let empty = f.shape.decode_requests == 0 && f.shape.prefill_requests == 0;
         if empty && !self.flights.is_empty() {
             self.do_not_stall(f);

@@ -89,6 +89,21 @@ pub(super) trait Node {
     fn add_to(&self, summary: &mut Summary);
 }
 
+/// The demand of a scenario that can be simulated.
+///
+/// # Errors
+/// The first problem of the scenario, or of its requests.
+pub(super) fn accept<'a>(scenario: &Scenario, requests: &'a Requests) -> Result<Demand<'a>, SimError> {
+    if let Err(problems) = super::check(scenario) {
+        return Err(problems.into_iter().next().unwrap_or(SimError::Cancelled));
+    }
+    let demand = Demand::new(&scenario.workload, requests, scenario.seed)?;
+    if demand.last().is_some_and(|t| t > HORIZON) {
+        return Err(too_long());
+    }
+    Ok(demand)
+}
+
 pub(super) fn simulate(
     scenario: &Scenario,
     requests: &Requests,
@@ -96,14 +111,8 @@ pub(super) fn simulate(
     stop: &AtomicBool,
     quirks: Quirks,
 ) -> Result<Summary, SimError> {
-    if let Err(problems) = super::check(scenario) {
-        return Err(problems.into_iter().next().unwrap_or(SimError::Cancelled));
-    }
+    let demand = accept(scenario, requests)?;
     let d = &scenario.deployment;
-    let demand = Demand::new(&scenario.workload, requests, scenario.seed)?;
-    if demand.last().is_some_and(|t| t > HORIZON) {
-        return Err(too_long());
-    }
     let model = latency::build(d, &scenario.model, &scenario.gpu);
     let mut env = Env {
         demand: &demand,

@@ -119,13 +119,14 @@ fn insert(top: &mut [i64], value: i64) -> bool {
 
 /// Of `n` values: the rank of the one below the 99th percentile, how many are not below that one, and how many
 /// hundredths of the way to the next the percentile lies (numpy's `linear`).
-fn rank(n: usize) -> (usize, usize, i64) {
+pub(super) fn rank(n: usize) -> (usize, usize, i64) {
     let hundredths = 99 * (n - 1);
     let low = hundredths / 100;
     (low, n - low, (hundredths % 100) as i64)
 }
 
-fn interpolate(low: i64, next: i64, hundredths: i64, max: i64, sum: SimDuration) -> ItlStats {
+/// The 99th percentile between the gap below it and the next, and the largest.
+pub(super) fn interpolate(low: i64, next: i64, hundredths: i64, max: i64, sum: SimDuration) -> ItlStats {
     let part = i128::from(next - low) * i128::from(hundredths);
     ItlStats { sum, p99: SimDuration(low + ((part + 50) / 100) as i64), max: SimDuration(max) }
 }

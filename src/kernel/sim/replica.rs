@@ -18,6 +18,7 @@ use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::atomic::Ordering;
 
+use super::batch::Share;
 use super::engine::{Env, HORIZON, Node, Out, too_long};
 use super::kv::extents::{Extents, Held};
 use super::kv::hashes::Derivation;
@@ -26,7 +27,7 @@ use super::log::StepLog;
 use super::queue::{Key, Queue};
 use super::scheduler::VllmV1;
 use super::timing::{Timing, not_sensible};
-use super::{SimError, Status, StepRow, Summary, WorkSums};
+use super::{SimError, Status, StepRow, Summary};
 use crate::scenario::KvCache;
 use crate::units::{SimDuration, SimTime};
 
@@ -142,6 +143,8 @@ pub(super) struct Replica {
     /// The step that is being formed; and buffers of ended ones.
     pub next: Flight,
     pub spare: Vec<Flight>,
+    /// Where a victim can be one that had its share of the step being formed: who had what.
+    pub shares: Vec<Share>,
     /// On their way to the queue: (time, place in the order of arrival).
     pending: BinaryHeap<Reverse<(SimTime, u32)>>,
     /// The same for requests whose client is gone before.
@@ -176,26 +179,10 @@ pub(super) struct Replica {
     /// Scratch: (admission, slot) of requests that the ending step completes.
     pub done: Vec<(u64, u32)>,
     form: Option<(u64, Option<DecodeForm>)>,
-    pub totals: Totals,
-}
-
-/// What a replica adds to a [`Summary`].
-#[derive(Default)]
-pub(super) struct Totals {
-    pub busy: SimDuration,
-    pub kv_blocks_max: u64,
-    pub running_max: usize,
-    pub waiting_max: usize,
-    pub kv_block_ns: u128,
-    /// Up to when `kv_block_ns` is summed.
-    pub kv_since: SimTime,
-    pub running_ns: i128,
-    pub waiting_ns: i128,
-    pub prefix_tokens_queried: u64,
-    pub prefix_tokens_hit: u64,
-    pub prefix_blocks_queried: u64,
-    pub prefix_blocks_hit: u64,
-    pub work: WorkSums,
+    /// What only the replica counts; the rest stays zero.
+    pub totals: Summary,
+    /// Up to when the integral of the blocks in use is summed.
+    kv_since: SimTime,
 }
 
 impl Replica {
@@ -222,6 +209,7 @@ impl Replica {
             flights: VecDeque::new(),
             next: Flight::default(),
             spare: Vec::new(),
+            shares: Vec::new(),
             pending: BinaryHeap::new(),
             ghosts: BinaryHeap::new(),
             aborts: BinaryHeap::new(),
@@ -244,7 +232,8 @@ impl Replica {
             log: StepLog::default(),
             done: Vec::new(),
             form: None,
-            totals: Totals::default(),
+            totals: Summary::default(),
+            kv_since: SimTime::ZERO,
         }
     }
 
@@ -301,7 +290,7 @@ impl Replica {
             self.pending.pop();
             self.enqueue(place, at, env);
         }
-        self.totals.waiting_max = self.totals.waiting_max.max(self.waiting.len());
+        self.totals.waiting_max = self.totals.waiting_max.max(self.waiting.len() as u64);
         if !between || self.aborts.peek().is_none_or(|Reverse((at, ..))| *at > now) {
             return;
         }
@@ -500,10 +489,10 @@ impl Replica {
 
     /// Brings the integral of the blocks in use up to now; to be called before their number changes.
     pub(super) fn sum_blocks(&mut self) {
-        let t = &mut self.totals;
+        let span = self.clock - self.kv_since;
+        self.kv_since = self.clock;
         // Neither is negative: one multiplication of machine words.
-        t.kv_block_ns += u128::from(self.pool.used()) * u128::from((self.clock - t.kv_since).0 as u64);
-        t.kv_since = self.clock;
+        self.totals.kv_block_ns += (u128::from(self.pool.used()) * u128::from(span.0 as u64)) as i128;
     }
 
     pub(super) fn step_row(
@@ -594,20 +583,8 @@ impl Node for Replica {
         self.sum_blocks();
     }
 
-    fn add_to(&self, s: &mut Summary) {
-        let t = &self.totals;
-        s.steps += self.handed;
-        s.busy += t.busy;
-        s.kv_blocks_max = s.kv_blocks_max.max(t.kv_blocks_max);
-        s.running_max = s.running_max.max(t.running_max as u64);
-        s.waiting_max = s.waiting_max.max(t.waiting_max as u64);
-        s.kv_block_ns += t.kv_block_ns as i128;
-        s.running_ns += t.running_ns;
-        s.waiting_ns += t.waiting_ns;
-        s.prefix_tokens_queried += t.prefix_tokens_queried;
-        s.prefix_tokens_hit += t.prefix_tokens_hit;
-        s.prefix_blocks_queried += t.prefix_blocks_queried;
-        s.prefix_blocks_hit += t.prefix_blocks_hit;
-        s.work.merge(&t.work);
+    fn add_to(&self, summary: &mut Summary) {
+        summary.steps += self.handed;
+        summary.add(&self.totals);
     }
 }

@@ -1,7 +1,26 @@
-//! Sums over the batches of steps.
+//! Sums over the batches of steps, and over replicas.
 
-use super::WorkSums;
 use super::latency::BatchShape;
+use super::{Summary, WorkSums};
+
+impl Summary {
+    /// Adds what one replica counts: sums add up, peaks are those of the highest.
+    pub(super) fn add(&mut self, replica: &Summary) {
+        self.steps += replica.steps;
+        self.busy += replica.busy;
+        self.kv_blocks_max = self.kv_blocks_max.max(replica.kv_blocks_max);
+        self.running_max = self.running_max.max(replica.running_max);
+        self.waiting_max = self.waiting_max.max(replica.waiting_max);
+        self.kv_block_ns += replica.kv_block_ns;
+        self.running_ns += replica.running_ns;
+        self.waiting_ns += replica.waiting_ns;
+        self.prefix_tokens_queried += replica.prefix_tokens_queried;
+        self.prefix_tokens_hit += replica.prefix_tokens_hit;
+        self.prefix_blocks_queried += replica.prefix_blocks_queried;
+        self.prefix_blocks_hit += replica.prefix_blocks_hit;
+        self.work.merge(&replica.work);
+    }
+}
 
 impl WorkSums {
     pub(super) fn add(&mut self, shape: &BatchShape) {
@@ -31,7 +50,7 @@ impl WorkSums {
         self.steps_by_tokens[tokens] += steps;
     }
 
-    pub(super) fn merge(&mut self, other: &WorkSums) {
+    fn merge(&mut self, other: &WorkSums) {
         self.decode_requests += other.decode_requests;
         self.decode_context += other.decode_context;
         self.prefill_tokens += other.prefill_tokens;

@@ -24,9 +24,8 @@ mod world;
 
 use std::sync::atomic::AtomicBool;
 
-use super::engine::{self, HORIZON, too_long};
+use super::engine;
 use super::kv::{hashes, plan};
-use super::load::Demand;
 use super::scheduler::Scheduler;
 use super::{Quirks, SimError, Sink, Summary, reference_exclusive};
 use crate::request::Requests;
@@ -93,14 +92,8 @@ pub fn observe(
     stop: &AtomicBool,
     quirks: Quirks,
 ) -> Result<(Summary, Seen), SimError> {
-    if let Err(problems) = super::check(scenario) {
-        return Err(problems.into_iter().next().unwrap_or(SimError::Cancelled));
-    }
+    let demand = engine::accept(scenario, requests)?;
     let d = &scenario.deployment;
-    let demand = Demand::new(&scenario.workload, requests, scenario.seed)?;
-    if demand.last().is_some_and(|t| t > HORIZON) {
-        return Err(too_long());
-    }
     match &d.scheduler {
         Scheduler::VllmV1(rules) => {
             let blocks = plan::blocks(d, &scenario.model, &scenario.gpu)?;

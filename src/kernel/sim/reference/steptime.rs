@@ -5,6 +5,7 @@
 
 use crate::sim::SimError;
 use crate::sim::engine::STEP_MAX_NS;
+use crate::sim::timing::not_sensible;
 use crate::units::{SimDuration, Tick};
 
 /// What the host does for a step, beside the model.
@@ -31,7 +32,7 @@ impl Overhead {
 #[inline]
 pub(super) fn step_time(raw: SimDuration, overhead: Overhead, tick: Option<Tick>) -> Result<SimDuration, SimError> {
     if raw.0 >= STEP_MAX_NS {
-        return Err(beyond());
+        return Err(not_sensible());
     }
     let raw = raw.0.max(0);
     let time = match overhead {
@@ -47,17 +48,6 @@ pub(super) fn step_time(raw: SimDuration, overhead: Overhead, tick: Option<Tick>
 #[inline]
 pub(super) fn empty_step_time(tick: Option<Tick>) -> SimDuration {
     tick.map_or(SimDuration(1), Tick::duration)
-}
-
-#[cold]
-fn beyond() -> SimError {
-    SimError::Invalid {
-        path: "deployment.latency",
-        message:
-            "the latency model asks for a step of 13 days or more: its coefficients, or the facts of model and GPU, \
-                  must be far from what is meant"
-                .to_string(),
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Schedulers: who runs how many tokens in the next step.
 
 pub(super) mod exclusive;
+pub(super) mod pace;
 mod vllm_v1;
 
 use schemars::JsonSchema;
