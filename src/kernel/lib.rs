@@ -8,13 +8,16 @@
 //! | [`units`] | integer time |
 //! | [`rng`] | labelled random streams with a specified generator, and the distributions drawn from them |
 //! | [`request`] | the requests of a workload, as flat arrays shared by every scenario of a fan-out |
-//! | [`scenario`] | what is simulated: deployment, model, GPU, load, seed |
+//! | [`scenario`], [`pools`] | what is simulated: deployment and its pools, model, GPU, load, seed |
 //! | [`sim`] | the engine, its schedulers, KV cache, routers, latency models, and the slow oracle that it must equal |
-//! | [`workload`] | arrivals and lengths of synthetic requests |
+//! | [`queueing`] | the simple model of a cluster: rates and FIFO queues alone |
+//! | [`workload`] | synthetic requests: arrivals, lengths, sessions, agents |
 //! | [`tune`] | search spaces, samplers, Pareto fronts |
 
 #[doc(hidden)]
 pub mod bench_cases;
+pub mod pools;
+pub mod queueing;
 pub mod request;
 pub mod rng;
 pub mod scenario;
@@ -25,4 +28,4 @@ pub mod workload;
 
 /// Version of the simulator's results. Raised by hand whenever the same scenario would give other rows: it is part of
 /// every fingerprint of a simulation, so that results of an older simulator are never reused.
-pub const SIM_VERSION: u32 = 2;
+pub const SIM_VERSION: u32 = 3;

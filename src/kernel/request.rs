@@ -34,6 +34,22 @@ pub struct Requests {
     /// Class of service, an index into `class_names`.
     pub class: Vec<Option<u32>>,
     pub class_names: Vec<String>,
+    /// Conversation that the request belongs to, a number of its own; its requests follow each other in the order of
+    /// their arrivals (ties: of their numbers).
+    pub session: Vec<Option<u32>>,
+    /// Requests that must be done before this one is sent:
+    /// `depends_on[depends_on_offsets[i]..depends_on_offsets[i + 1]]`. Both are empty where no request waits.
+    pub depends_on: Vec<u32>,
+    pub depends_on_offsets: Vec<u64>,
+    /// Time from the end of the last request that it waits for: the user thinks, or a tool runs.
+    pub think: Vec<Option<SimDuration>>,
+    /// Model that the request asks for, an index into `model_names`.
+    pub model: Vec<Option<u32>>,
+    pub model_names: Vec<String>,
+    /// LoRA adapter that the request asks for, a number of its own.
+    pub adapter: Vec<Option<u32>>,
+    /// Tokens of the prompt that an encoder makes of images or sound.
+    pub encoder_tokens: Vec<Option<u32>>,
 }
 
 impl Requests {
@@ -43,6 +59,14 @@ impl Requests {
 
     pub fn is_empty(&self) -> bool {
         self.arrival.is_empty()
+    }
+
+    /// The requests that must be done before request `i` is sent.
+    pub fn waits_for(&self, i: usize) -> &[u32] {
+        if self.depends_on_offsets.len() <= i + 1 {
+            return &[];
+        }
+        &self.depends_on[self.depends_on_offsets[i] as usize..self.depends_on_offsets[i + 1] as usize]
     }
 
     /// The chained block hashes of request `i`; empty where it has none.

@@ -5,9 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use rand_pcg::Pcg64;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::pools::{Disaggregation, Pool, PoolFacts, Signals};
+use crate::rng;
 use crate::sim::{latency::Latency, router::Router, scheduler::Scheduler};
 use crate::units::Tick;
 
@@ -28,6 +31,13 @@ pub struct Deployment {
     /// Pipeline-parallel size: stages that the layers of a replica are cut into.
     #[serde(default = "one")]
     pub pp: u32,
+    /// Data-parallel size: engines of a replica, each with `tp * pp` GPUs, a scheduler and a KV cache of its own. The
+    /// router sees every one of them.
+    #[serde(default = "one")]
+    pub dp: u32,
+    /// Spread whole experts over the `tp * dp` GPUs of a replica, in place of a slice of every expert on each.
+    #[serde(default)]
+    pub enable_expert_parallel: bool,
     /// Type of the weights.
     #[serde(default)]
     pub dtype: Dtype,
@@ -51,6 +61,16 @@ pub struct Deployment {
     /// least one. Default: nanoseconds. For comparison with simulators that count in whole microseconds.
     #[serde(default)]
     pub tick: Option<Tick>,
+    /// Replicas of several kinds behind one router, by name; `replicas` has no meaning then. What a pool does not say is
+    /// as here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pools: BTreeMap<String, Pool>,
+    /// How requests go from prefill to decode pools, where there are some.
+    #[serde(default)]
+    pub disaggregation: Disaggregation,
+    /// How old the router's knowledge is.
+    #[serde(default)]
+    pub signals: Signals,
 }
 
 fn one() -> u32 {
@@ -60,11 +80,15 @@ fn one() -> u32 {
 impl Deployment {
     /// GPUs of all replicas together. A server of an exclusive replica is `tp * pp` GPUs of its own.
     pub fn gpus(&self) -> u64 {
+        if !self.pools.is_empty() {
+            return self.pools.values().map(|pool| self.of_pool(pool).gpus()).sum();
+        }
         let servers = match &self.scheduler {
             Scheduler::VllmV1(_) => 1,
             Scheduler::Exclusive(e) => u64::from(e.servers) + u64::from(e.decode_servers),
         };
-        u64::from(self.replicas) * servers * u64::from(self.tp) * u64::from(self.pp)
+        let engines = u64::from(self.replicas) * u64::from(self.dp);
+        engines * servers * u64::from(self.tp) * u64::from(self.pp)
     }
 }
 
@@ -136,7 +160,8 @@ impl Default for KvCache {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Load {
-    /// Mean arrival rate in requests per second over all replicas. Default: the rate of the trace.
+    /// Mean arrival rate in requests per second over all replicas, of those that do not wait for another one. Default:
+    /// the rate of the trace.
     #[serde(default)]
     pub rate_rps: Option<f64>,
     /// Arrival process. `trace` keeps the pattern of the trace, stretched to `rate_rps` where that is given.
@@ -162,9 +187,110 @@ pub struct Load {
     /// Clients that go away before their reply is complete: status `cancelled`.
     #[serde(default)]
     pub cancel: Option<Cancel>,
+    /// When the turns of a session arrive.
+    #[serde(default)]
+    pub sessions: Sessions,
+    /// Closed loop: so many virtual users, each with one session (or one request that belongs to none) at a time. The
+    /// next one, in the order of the trace, begins a think time after the last request of the one before is done.
+    /// Implies `sessions: closed`.
+    #[serde(default)]
+    pub concurrency: Option<u32>,
+    /// Time between the end of a request and the one that waits for it, where the request has no `think_ns` of its own.
+    /// Default: what lies between their arrivals in the trace for turns of a session, 0 for other requests that wait.
+    #[serde(default)]
+    pub think_time: Option<ThinkTime>,
     /// Rules by class of service (column `class` of the requests).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub classes: BTreeMap<String, ClassRules>,
+}
+
+/// When the turns of a session arrive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sessions {
+    /// At their own times, whether the turn before is done or not.
+    #[default]
+    Open,
+    /// A think time after the turn before is done. If that fails, what follows it is never sent: `cancelled`.
+    Closed,
+}
+
+/// A distribution of think times.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ThinkTime {
+    /// Always the same.
+    Constant(ConstantTime),
+    /// Every time from `min_s` to `max_s` equally likely.
+    Uniform(UniformTime),
+    Exponential(ExponentialTime),
+    /// Lognormal, by its mean and its coefficient of variation.
+    Lognormal(LognormalTime),
+}
+
+/// Parameters of a constant time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConstantTime {
+    /// Seconds, 0 or more.
+    pub s: f64,
+}
+
+/// Parameters of uniformly distributed times.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UniformTime {
+    /// Seconds, 0 or more.
+    pub min_s: f64,
+    /// Seconds, not below `min_s`.
+    pub max_s: f64,
+}
+
+/// Parameters of exponentially distributed times.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExponentialTime {
+    /// Mean in seconds.
+    pub mean_s: f64,
+}
+
+/// Parameters of lognormally distributed times.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LognormalTime {
+    /// Mean in seconds.
+    pub mean_s: f64,
+    /// Standard deviation over mean.
+    pub cv: f64,
+}
+
+impl ThinkTime {
+    /// One time in seconds; takes one number from the stream.
+    pub fn sample(&self, rng: &mut Pcg64) -> f64 {
+        match *self {
+            ThinkTime::Constant(t) => {
+                rng::uniform01(rng);
+                t.s
+            }
+            ThinkTime::Uniform(t) => t.min_s + (t.max_s - t.min_s) * rng::uniform01(rng),
+            ThinkTime::Exponential(t) => rng::exponential(rng, t.mean_s),
+            ThinkTime::Lognormal(t) => {
+                // sigma^2 = ln(1 + cv^2), mu = ln(mean) - sigma^2 / 2.
+                let variance = libm::log1p(t.cv * t.cv);
+                rng::lognormal(rng, libm::log(t.mean_s) - variance / 2.0, libm::sqrt(variance))
+            }
+        }
+    }
+
+    /// In seconds.
+    pub fn mean_s(&self) -> f64 {
+        match *self {
+            ThinkTime::Constant(t) => t.s,
+            ThinkTime::Uniform(t) => f64::midpoint(t.min_s, t.max_s),
+            ThinkTime::Exponential(t) => t.mean_s,
+            ThinkTime::Lognormal(t) => t.mean_s,
+        }
+    }
 }
 
 /// Clients that go away: every request independently, from the scenario's own stream.
@@ -338,6 +464,9 @@ pub struct Scenario {
     pub deployment: Deployment,
     pub model: ModelSpec,
     pub gpu: GpuSpec,
+    /// Facts of the pools, in the order of their names; empty where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<PoolFacts>,
     pub workload: Load,
     pub measure: Measure,
     /// Neighbouring scenarios may share a seed: their random streams are then common (paired comparison).
