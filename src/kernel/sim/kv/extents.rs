@@ -11,12 +11,15 @@
 //! contents the one that was filled first is found); nothing is allocated once the cache has been full. Leaves out:
 //! which block it is (blocks differ by content only), vLLM's null block, copies of the cache outside of GPU memory.
 
+use super::table::Table;
+
 #[cfg(test)]
 #[path = "extents/tests.rs"]
 mod tests;
 
-/// No piece: end of a list. It is also the place of the piece that closes the ring of free ones.
-const END: u32 = 0;
+/// No piece: end of a list, and what a table has of no hash. It is also the place of the piece that closes the ring of free
+/// ones.
+const END: u32 = super::table::NONE;
 
 /// A run of KV blocks that share a hash of the trace: `blocks` of them, the first is sub-block 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +94,17 @@ pub(crate) struct Extents {
     by_hash: Table,
     /// Parts of a run that was split; empty between calls.
     parts: Vec<u32>,
+    /// What was touched, where somebody wants to know.
+    watch: Option<Box<Watch>>,
+}
+
+/// Hashes of which blocks were filled or forgotten, since it was last asked.
+#[derive(Default)]
+#[cfg_attr(test, derive(Clone))]
+struct Watch {
+    /// In the order in which they were first touched.
+    touched: Vec<u64>,
+    known: Table,
 }
 
 impl Extents {
@@ -104,6 +118,40 @@ impl Extents {
             vacant: END,
             by_hash: Table::new(),
             parts: Vec::new(),
+            watch: None,
+        }
+    }
+
+    /// From now on, [`Self::changes`] tells what comes into the cache and what leaves it.
+    #[allow(dead_code)] // Until the engine uses it.
+    pub(crate) fn watch(&mut self) {
+        self.watch = Some(Box::default());
+    }
+
+    /// Appends every hash of which a block was filled or forgotten since the last call (or since [`Self::watch`]), once, in
+    /// the order of the first time, and how many blocks of its unit, from the first one on without a gap, are in the cache
+    /// now: as many as [`Self::find`] finds of a unit that is long enough.
+    #[allow(dead_code)] // Until the engine uses it.
+    pub(crate) fn changes(&mut self, out: &mut Vec<(u64, u32)>) {
+        let Some(mut watch) = self.watch.take() else { return };
+        for hash in watch.touched.drain(..) {
+            watch.known.remove(hash);
+            let mut blocks = 0;
+            while let Some((_, to)) = self.first_filled(hash, blocks, u32::MAX) {
+                blocks = to;
+            }
+            out.push((hash, blocks));
+        }
+        self.watch = Some(watch);
+    }
+
+    /// Blocks of this hash were filled or forgotten.
+    #[inline]
+    fn touch(&mut self, hash: u64) {
+        let Some(watch) = &mut self.watch else { return };
+        let new = watch.touched.len() as u32 + 1;
+        if watch.touched.last() != Some(&hash) && watch.known.get_or_insert(hash, new) == new {
+            watch.touched.push(hash);
         }
     }
 
@@ -193,6 +241,7 @@ impl Extents {
         if count == 0 {
             return;
         }
+        self.touch(hash);
         held.blocks += count;
         if first > 0
             && let Some(run) = held.runs.last_mut()
@@ -228,17 +277,19 @@ impl Extents {
             let last = self.last_part(*run);
             let piece = &mut self.pieces[last as usize];
             assert!(piece.users == 1, "a block to forget is shared");
-            let cut = left.min(piece.len());
+            let (hash, len) = (piece.hash, piece.len());
+            let cut = left.min(len);
             left -= cut;
             run.end -= cut;
-            if cut < piece.len() {
+            if cut < len {
                 piece.hi -= cut;
-                return;
+            } else {
+                if run.piece == last {
+                    held.runs.pop();
+                }
+                self.forget(last);
             }
-            if run.piece == last {
-                held.runs.pop();
-            }
-            self.forget(last);
+            self.touch(hash);
         }
     }
 
@@ -336,14 +387,16 @@ impl Extents {
             let head = self.pieces[END as usize].next;
             assert!(head != END, "fewer blocks in the list than are free");
             let piece = &mut self.pieces[head as usize];
-            let len = u64::from(piece.len());
+            let (hash, len) = (piece.hash, u64::from(piece.len()));
             if left < len {
                 piece.hi -= left as u32;
+                self.touch(hash);
                 return;
             }
             left -= len;
             self.unlink(head);
             self.forget(head);
+            self.touch(hash);
             let unknown = left.min(self.front);
             self.front -= unknown;
             left -= unknown;
@@ -434,98 +487,5 @@ impl Extents {
         self.vacant = self.pieces[slot as usize].next;
         self.pieces[slot as usize] = piece;
         slot
-    }
-}
-
-/// Hash to the first piece of its list: open addressing, at most half full. One line of memory for most lookups, where
-/// the standard library's table needs two.
-#[cfg_attr(test, derive(Clone))]
-struct Table {
-    /// A power of two of places, probed one after the other; no piece: vacant.
-    places: Vec<(u64, u32)>,
-    len: usize,
-    shift: u32,
-}
-
-impl Table {
-    fn new() -> Table {
-        Table { places: vec![(0, END); 16], len: 0, shift: 60 }
-    }
-
-    /// Hashes of a trace may be small integers: one multiplication spreads whatever bits they differ in to the high ones.
-    #[inline]
-    fn home(&self, hash: u64) -> usize {
-        (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> self.shift) as usize
-    }
-
-    /// Where a hash is, or the vacant place where it would be.
-    #[inline]
-    fn place(&self, hash: u64) -> usize {
-        let mut at = self.home(hash);
-        while self.places[at].1 != END && self.places[at].0 != hash {
-            at = (at + 1) & (self.places.len() - 1);
-        }
-        at
-    }
-
-    /// The first piece of this hash, or [`END`].
-    #[inline]
-    fn get(&self, hash: u64) -> u32 {
-        self.places[self.place(hash)].1
-    }
-
-    /// Sets the first piece of this hash, unless it has one; returns the one that it has then.
-    #[inline]
-    fn get_or_insert(&mut self, hash: u64, piece: u32) -> u32 {
-        let at = self.place(hash);
-        if self.places[at].1 != END {
-            return self.places[at].1;
-        }
-        self.places[at] = (hash, piece);
-        self.len += 1;
-        if self.len * 2 > self.places.len() {
-            self.grow();
-        }
-        piece
-    }
-
-    /// Sets the first piece of a hash that has one.
-    #[inline]
-    fn replace(&mut self, hash: u64, piece: u32) {
-        let at = self.place(hash);
-        self.places[at].1 = piece;
-    }
-
-    /// Removes a hash that has a piece; those behind it move up, so that no lookup stops before them.
-    #[inline]
-    fn remove(&mut self, hash: u64) {
-        let mask = self.places.len() - 1;
-        let mut gap = self.place(hash);
-        let mut at = gap;
-        loop {
-            at = (at + 1) & mask;
-            let (other, piece) = self.places[at];
-            if piece == END {
-                break;
-            }
-            // It may move to the gap unless that lies before its home.
-            if at.wrapping_sub(self.home(other)) & mask >= at.wrapping_sub(gap) & mask {
-                self.places[gap] = (other, piece);
-                gap = at;
-            }
-        }
-        self.places[gap].1 = END;
-        self.len -= 1;
-    }
-
-    #[cold]
-    fn grow(&mut self) {
-        let size = self.places.len() * 2;
-        let old = std::mem::replace(&mut self.places, vec![(0, END); size]);
-        self.shift -= 1;
-        for (hash, piece) in old.into_iter().filter(|(_, piece)| *piece != END) {
-            let at = self.place(hash);
-            self.places[at] = (hash, piece);
-        }
     }
 }

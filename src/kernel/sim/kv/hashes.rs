@@ -35,7 +35,7 @@ pub fn derivation(requests: &Requests, block_size: u32, caching: bool) -> Result
         return Ok(Derivation::Join(block_size / trace));
     }
     Err(SimError::Invalid {
-        path: "deployment.kv.block_size",
+        path: "deployment.kv.block_size".into(),
         message: format!(
             "{block_size} neither divides nor is a multiple of the {trace} tokens per hashed block of the trace, so \
              no prefix could be recognised; use a divisor of {trace}, or set enable_prefix_caching to false"

@@ -3,3 +3,4 @@
 pub mod extents;
 pub mod hashes;
 pub mod plan;
+pub(in crate::sim) mod table;

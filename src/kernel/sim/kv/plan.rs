@@ -1,8 +1,9 @@
 //! The memory planner: how many KV blocks fit beside weights and activations.
 //!
 //! The terms of inference-sim's planner (Apache-2.0), which follow what vLLM measures when it starts, but per GPU:
-//! every GPU holds its share of the weights, its own activations, and its share of every block. Left out: CUDA graphs
-//! and adapters.
+//! every GPU holds its share of the weights, its own activations, and its share of every block. Data-parallel ranks are
+//! engines with a plan each; with `enable_expert_parallel` they share the experts, of which every one of the `tp * dp`
+//! GPUs holds as many, whole. Left out: CUDA graphs and adapters.
 
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
 use crate::sim::{SimError, facts};
@@ -39,10 +40,13 @@ pub struct MemoryPlan {
 /// The memory plan of one GPU of a replica.
 pub fn plan(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> MemoryPlan {
     let gpus = f64::from(d.tp.max(1)) * f64::from(d.pp.max(1));
+    let ranks = facts::expert_ranks(d);
     let budget = gpu.memory_gib * d.kv.gpu_memory_utilization * GIB;
-    let weights = facts::params(model) * d.dtype.bytes() / gpus;
+    // All but the routed experts are on every rank.
+    let experts = facts::routed_params(model);
+    let weights = (facts::params(model) - experts + experts / ranks) * d.dtype.bytes() / gpus;
     let activations = GIB * if model.experts >= 2 { ACTIVATIONS_MOE_GIB } else { ACTIVATIONS_DENSE_GIB };
-    let non_torch = GIB * if gpus > 1.0 { NON_TORCH_MULTI_GIB } else { NON_TORCH_SINGLE_GIB };
+    let non_torch = GIB * if gpus * ranks > 1.0 { NON_TORCH_MULTI_GIB } else { NON_TORCH_SINGLE_GIB };
     let kv_available = budget - weights - activations - non_torch;
     // The GPU with the most layers limits all.
     let layers = f64::from(model.layers.div_ceil(d.pp.max(1)));
@@ -78,7 +82,7 @@ pub fn blocks(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Result<u64, S
     if utilization <= 0.98 {
         let least = libm::ceil(utilization * 100.0) / 100.0;
         return Err(SimError::Invalid {
-            path: "deployment.kv.gpu_memory_utilization",
+            path: "deployment.kv.gpu_memory_utilization".into(),
             message: format!("{terms}; {least:.2} or more would do"),
         });
     }
@@ -89,12 +93,13 @@ pub fn blocks(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Result<u64, S
                          a larger pp is needed"
         ),
     };
-    Err(SimError::Invalid { path: "deployment.tp", message: format!("{terms}; {advice}") })
+    Err(SimError::Invalid { path: "deployment.tp".into(), message: format!("{terms}; {advice}") })
 }
 
 fn smallest_tp(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Option<u32> {
     (1..=TP_MAX_TRIED)
         .filter(|tp| model.heads.is_multiple_of(*tp))
+        .filter(|tp| !d.enable_expert_parallel || model.experts.is_multiple_of(tp.saturating_mul(d.dp).max(1)))
         .find(|&tp| plan(&Deployment { tp, ..d.clone() }, model, gpu).blocks > 0)
 }
 
@@ -110,6 +115,36 @@ mod tests {
     #[test]
     fn llama_8b_on_h100_has_the_blocks_of_inference_sim() {
         assert_eq!(plan(&deployment(), &llama_8b(), &h100()).blocks, 26_312);
+    }
+
+    #[test]
+    fn whole_experts_are_spread_over_all_ranks() {
+        // Mixtral 8x7B but for its vocabulary: 2.393e9 parameters that every rank has (embedding and output matrix
+        // 1.051e9, attention 1.342e9), and 8 experts of 5.637e9 in all layers together, all of two bytes.
+        let mixture = ModelSpec { experts: 8, top_k: 2, ..llama_8b() };
+        let gib = |billions: f64| billions * 2e9 / GIB;
+        let (common, expert) = (2.394, 5.637_1);
+        for (tp, dp, spread, held) in [
+            (1, 1, false, common + 8.0 * expert),
+            // Copies: what the other ranks do changes nothing.
+            (1, 8, false, common + 8.0 * expert),
+            (2, 1, false, common / 2.0 + 4.0 * expert),
+            // A slice of every expert weighs as much as some of them whole.
+            (2, 1, true, common / 2.0 + 4.0 * expert),
+            (1, 8, true, common + expert),
+            (2, 4, true, common / 2.0 + expert),
+            (4, 2, true, common / 4.0 + expert),
+        ] {
+            let d = Deployment { tp, dp, enable_expert_parallel: spread, ..deployment() };
+            let p = plan(&d, &mixture, &h100());
+            assert!((p.weights / GIB / gib(held) - 1.0).abs() < 1e-3, "{tp} {dp} {spread}: {}", p.weights / GIB);
+            // Ranks that exchange tokens have communication buffers, like GPUs that share a layer.
+            let talks = tp > 1 || (spread && dp > 1);
+            assert_eq!(p.non_torch, GIB * if talks { NON_TORCH_MULTI_GIB } else { NON_TORCH_SINGLE_GIB });
+            // The cache is that of a rank.
+            let copy = plan(&Deployment { tp, ..deployment() }, &mixture, &h100());
+            assert_eq!(p.bytes_per_block, copy.bytes_per_block);
+        }
     }
 
     #[test]

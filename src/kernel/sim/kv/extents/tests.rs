@@ -20,12 +20,15 @@ struct Naive {
     /// With the count of blocks that were filled before.
     content: Vec<Option<(u64, Place)>>,
     filled: u64,
+    /// Hashes of what was filled or forgotten, since it was last asked.
+    touched: Vec<u64>,
 }
 
 impl Naive {
     fn new(total: u64) -> Naive {
         let n = total as usize;
-        Naive { free: (0..total as u32).collect(), users: vec![0; n], content: vec![None; n], filled: 0 }
+        let free = (0..total as u32).collect();
+        Naive { free, users: vec![0; n], content: vec![None; n], filled: 0, touched: Vec::new() }
     }
 
     fn free(&self) -> u64 {
@@ -49,7 +52,7 @@ impl Naive {
 
     fn allocate(&mut self) -> u32 {
         let id = self.free.pop_front().expect("a free block");
-        self.content[id as usize] = None;
+        self.unfill(id);
         self.users[id as usize] = 1;
         id
     }
@@ -57,6 +60,7 @@ impl Naive {
     fn fill(&mut self, id: u32, place: Place) {
         self.content[id as usize] = Some((self.filled, place));
         self.filled += 1;
+        self.touched.push(place.0);
     }
 
     fn release(&mut self, ids: &[u32]) {
@@ -69,7 +73,20 @@ impl Naive {
     }
 
     fn unfill(&mut self, id: u32) {
-        self.content[id as usize] = None;
+        let forgotten = self.content[id as usize].take();
+        self.touched.extend(forgotten.map(|(_, (hash, _))| hash));
+    }
+
+    /// Every hash that was touched, once, and how many of its first sub-blocks are known.
+    fn changes(&mut self) -> Vec<(u64, u32)> {
+        let mut changes: Vec<(u64, u32)> = Vec::new();
+        for hash in std::mem::take(&mut self.touched) {
+            if changes.iter().all(|(other, _)| *other != hash) {
+                let blocks = (0..).take_while(|sub| self.find((hash, *sub)).is_some()).count();
+                changes.push((hash, blocks as u32));
+            }
+        }
+        changes
     }
 
     fn is_single(&self, id: u32) -> bool {
@@ -111,7 +128,9 @@ struct Both {
 
 impl Both {
     fn new(total: u64, hashes: u64, parts: u32) -> Both {
-        Both { extents: Extents::new(total), blocks: Naive::new(total), live: Vec::new(), hashes, parts }
+        let mut extents = Extents::new(total);
+        extents.watch();
+        Both { extents, blocks: Naive::new(total), live: Vec::new(), hashes, parts }
     }
 
     fn find(&self, units: &[Unit], most: u32) -> u32 {
@@ -167,7 +186,7 @@ impl Both {
         let live = &mut self.live[at];
         let end = live.held.blocks() as usize;
         self.extents.unfill(&mut live.held, count);
-        for block in end - count as usize..end {
+        for block in (end - count as usize..end).rev() {
             self.blocks.unfill(live.ids[block]);
         }
     }
@@ -185,6 +204,19 @@ impl Both {
         self.extents.release(&mut live.held, unknown);
         self.blocks.release(&live.ids);
         assert_eq!((live.held.blocks(), live.held.runs.len()), (0, 0));
+    }
+
+    /// Both tell the same of what was filled or forgotten; returns of how many hashes.
+    fn compare_changes(&mut self) -> u64 {
+        let mut changes = vec![(u64::MAX, 0)];
+        self.extents.changes(&mut changes);
+        assert_eq!(changes.remove(0), (u64::MAX, 0), "changes are appended");
+        assert_eq!(changes, self.blocks.changes());
+        for (hash, blocks) in &changes {
+            let unit = Unit { hash: *hash, blocks: u32::MAX };
+            assert_eq!(self.extents.find(std::iter::once(unit), u32::MAX).0, *blocks);
+        }
+        changes.len() as u64
     }
 
     fn compare(&self) {
@@ -346,6 +378,7 @@ struct Seen {
     /// Runs held across a split, and pieces that are not alone in the list of their hash, counted after each operation.
     split: u64,
     equal: u64,
+    changes: u64,
 }
 
 fn sequence(seed: u64, seen: &mut Seen) {
@@ -381,6 +414,9 @@ fn sequence(seed: u64, seen: &mut Seen) {
             _ => drop(both.find(&random_units(rng, hashes, parts), below(rng, 30) as u32)),
         }
         both.compare();
+        if below(rng, 3) == 0 {
+            seen.changes += both.compare_changes();
+        }
         let runs = both.live.iter().flat_map(|live| &live.held.runs);
         seen.split += runs.filter(|run| both.extents.pieces[run.piece as usize].hi < run.end).count() as u64;
         let firsts = both.extents.by_hash.places.iter().filter(|(_, first)| *first != END);
@@ -396,6 +432,7 @@ fn sequence(seed: u64, seen: &mut Seen) {
         assert_eq!(both.extents.used(), 0);
     }
     Both::drain(&mut both.extents, &mut both.blocks, hashes, parts, 1);
+    both.compare_changes();
     if both.live.is_empty() {
         assert_eq!(both.extents.by_hash.len, 0, "something is known of reused blocks");
     }
@@ -414,6 +451,7 @@ fn sequences(seeds: std::ops::Range<u64>) -> Seen {
 fn equals_the_obvious_way() {
     let seen = sequences(0..3_000);
     assert!(seen.hits > 10_000 && seen.unfilled > 1_000 && seen.split > 1_000 && seen.equal > 10_000, "{seen:?}");
+    assert!(seen.changes > 10_000, "{seen:?}");
 }
 
 /// One operation of a case. Requests are numbered in the order of their admission, finished ones too.
@@ -680,30 +718,28 @@ fn the_end_filled_first_is_found_there() {
 }
 
 #[test]
-fn table_equals_a_map() {
-    // Hashes that differ in their low bits, in their high ones, in few, in all.
-    let families: [fn(u64) -> u64; 4] = [|x| x, |x| x << 48, |x| x * 512, crate::rng::mix64];
-    for (family, hash) in families.into_iter().enumerate() {
-        let mut rng = stream(family as u64, "kv/table");
-        let (mut table, mut map) = (Table::new(), std::collections::BTreeMap::new());
-        for round in 0..20_000_u32 {
-            let key = hash(below(&mut rng, 600));
-            match below(&mut rng, 3) {
-                0 => assert_eq!(table.get_or_insert(key, round + 1), *map.entry(key).or_insert(round + 1)),
-                1 if map.contains_key(&key) => {
-                    table.remove(key);
-                    map.remove(&key);
-                }
-                2 if map.contains_key(&key) => {
-                    table.replace(key, round + 1);
-                    map.insert(key, round + 1);
-                }
-                _ => {}
-            }
-            let other = hash(below(&mut rng, 600));
-            assert_eq!(table.get(other), map.get(&other).copied().unwrap_or(END), "{family} {round}");
-            assert_eq!(table.len, map.len());
-        }
-        assert!(map.len() > 200 && table.places.len() < 4 * 600, "{} of {}", map.len(), table.places.len());
-    }
+fn changes_are_told_where_somebody_watches() {
+    let mut extents = Extents::new(8);
+    let (mut held, mut other, mut changes) = (Held::default(), Held::default(), Vec::new());
+    extents.take(2);
+    extents.fill(&mut held, 5, 0, 1);
+    extents.changes(&mut changes);
+    assert_eq!(changes, []);
+    extents.watch();
+    extents.fill(&mut held, 5, 1, 1);
+    extents.take(3);
+    extents.fill(&mut other, 9, 0, 3);
+    extents.unfill(&mut other, 2);
+    extents.changes(&mut changes);
+    assert_eq!(changes, [(5, 2), (9, 1)]);
+    // To hold or to give up what is known changes nothing; to use the blocks again does.
+    extents.release(&mut held, 0);
+    extents.changes(&mut changes);
+    assert_eq!(changes.len(), 2);
+    extents.take(4);
+    extents.changes(&mut changes);
+    assert_eq!(changes[2..], [(5, 1)]);
+    extents.take(1);
+    extents.changes(&mut changes);
+    assert_eq!(changes[3..], [(5, 0)]);
 }
