@@ -13,6 +13,8 @@ use std::time::Instant;
 #[allow(dead_code)]
 #[path = "../sim/kv/extents.rs"]
 mod extents;
+#[path = "../sim/kv/table.rs"]
+mod table;
 
 use extents::{Extents, Held, Unit};
 

@@ -1,21 +1,24 @@
 //! Holds the simulator against its oracle on the random scenarios of a range of seeds.
 //!
 //! `cargo run --release -p pipe-kernel --example swarm -- 0 20000`: the first seed, and the one after the last. Prints
-//! what the scenarios have reached, or the first seed that fails.
+//! what the scenarios have reached, or the first seed that fails. With `oracle` behind the numbers only the oracle runs,
+//! and only the invariants are checked.
 
 use std::process::ExitCode;
 
-use pipe_kernel::sim::swarm::{Reach, run};
+use pipe_kernel::sim::swarm::{Reach, run, run_oracle};
 
 fn main() -> ExitCode {
     let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
     let [from, to] = numbers[..] else {
-        eprintln!("usage: swarm FIRST_SEED END_SEED");
+        eprintln!("usage: swarm FIRST_SEED END_SEED [oracle]");
         return ExitCode::from(2);
     };
+    let alone = std::env::args().skip(1).any(|a| a == "oracle");
     let mut reach = Reach::default();
     for seed in from..to {
-        match run(seed) {
+        let result = if alone { run_oracle(seed).map(|(reached, _, _)| reached) } else { run(seed) };
+        match result {
             Ok(reached) => reach.add(&reached),
             Err(e) => {
                 eprintln!("{e}");

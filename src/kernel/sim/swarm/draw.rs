@@ -1,16 +1,19 @@
 //! One seed, one scenario: sizes small enough that every rule is applied often, times round enough that they tie.
 
+mod cluster;
+mod conversations;
+
 use rand::Rng;
 use rand_pcg::Pcg64;
 
 use super::scenario_8b;
 use crate::request::Requests;
 use crate::rng;
-use crate::scenario::{Arrivals, Cancel, ClassRules, Deployment, Gamma, Load, Scenario};
+use crate::scenario::{Arrivals, Cancel, ClassRules, Deployment, Gamma, Load, Scenario, Sessions};
+use crate::sim::Quirks;
 use crate::sim::latency::{Latency, Linear, Rates, TrainedPhysics};
 use crate::sim::router::Router;
 use crate::sim::scheduler::{QueueOrder, Scheduler, VllmV1};
-use crate::sim::{Quirks, engine};
 use crate::units::{SimDuration, SimTime};
 
 const MS: i64 = 1_000_000;
@@ -52,8 +55,23 @@ struct Sizes {
     crowded: bool,
 }
 
-/// The scenario of a seed.
+/// The scenario of a seed: in half of all cases replicas of one kind; a third has nothing but what a single engine knows.
 pub fn scenario(seed: u64) -> (Scenario, Requests, Quirks) {
+    let (mut s, mut requests, quirks, sizes) = engine(seed);
+    let dice = &mut Dice(rng::stream(seed, "swarm/cluster"));
+    match dice.range(0, 19) {
+        0..=6 => return (s, requests, quirks),
+        7..=9 => cluster::one_pool(dice, &mut s, &mut requests),
+        10.. => cluster::pools(dice, &sizes, &mut s, &mut requests),
+    }
+    conversations::draw(dice, &sizes, &mut s.workload, &mut requests);
+    // They are deviations of one engine; where parts of a request are elsewhere, they have no meaning.
+    let quirks = if s.deployment.pools.is_empty() { quirks } else { Quirks::default() };
+    (s, requests, quirks)
+}
+
+/// Engines of one kind, and requests that do not know each other.
+fn engine(seed: u64) -> (Scenario, Requests, Quirks, Sizes) {
     let dice = &mut Dice(rng::stream(seed, "swarm"));
     let mut s = scenario_8b();
     s.seed = seed;
@@ -64,12 +82,18 @@ pub fn scenario(seed: u64) -> (Scenario, Requests, Quirks) {
         crowded: dice.one_in(3),
     };
     deployment(dice, &sizes, &mut s.deployment);
-    let rules = rules(dice, &sizes, &s);
+    let rules = rules(dice, &sizes, longest(&s.deployment));
     let quirks = quirks(dice, &rules);
     s.deployment.scheduler = Scheduler::VllmV1(rules);
     s.workload = load(dice);
     let requests = requests(dice, &sizes);
-    (s, requests, quirks)
+    (s, requests, quirks, sizes)
+}
+
+/// Longest prompt plus output that an engine takes.
+fn longest(d: &Deployment) -> u32 {
+    let held = d.kv.num_gpu_blocks.unwrap_or(0) as u32 * d.kv.block_size;
+    d.max_model_len.map_or(held, |said| said.min(held))
 }
 
 fn deployment(dice: &mut Dice, sizes: &Sizes, d: &mut Deployment) {
@@ -117,7 +141,7 @@ fn latency(dice: &mut Dice, sizes: &Sizes) -> Latency {
     }
 }
 
-fn rules(dice: &mut Dice, sizes: &Sizes, s: &Scenario) -> VllmV1 {
+fn rules(dice: &mut Dice, sizes: &Sizes, longest: u32) -> VllmV1 {
     let orders = [QueueOrder::Fcfs, QueueOrder::Priority, QueueOrder::Sjf, QueueOrder::Edf];
     let mut rules = VllmV1 {
         max_num_batched_tokens: if sizes.crowded {
@@ -135,7 +159,6 @@ fn rules(dice: &mut Dice, sizes: &Sizes, s: &Scenario) -> VllmV1 {
     };
     rules.recompute_full_hits |= rules.async_scheduling;
     if dice.one_in(5) {
-        let longest = engine::max_len(s, s.deployment.kv.num_gpu_blocks.unwrap_or(0));
         rules.enable_chunked_prefill = false;
         rules.max_num_batched_tokens = longest.max(rules.max_num_batched_tokens);
     }
@@ -187,6 +210,9 @@ fn load(dice: &mut Dice) -> Load {
         } else {
             None
         },
+        sessions: Sessions::Open,
+        concurrency: None,
+        think_time: None,
         classes,
     }
 }

@@ -1,10 +1,15 @@
 //! What must hold of any result, whichever simulator it is from: told from the rows, not from how they came about.
 
+mod cluster;
+mod conversations;
+mod engines;
+
 use super::Rows;
+use crate::pools::{FirstToken, Site};
 use crate::request::Requests;
 use crate::scenario::Scenario;
 use crate::sim::scheduler::{Scheduler, VllmV1};
-use crate::sim::{Quirks, RequestRow, Status, StepRow, Summary, latency};
+use crate::sim::{Quirks, RequestRow, Status, Summary, latency};
 use crate::units::SimTime;
 
 struct Checked<'a> {
@@ -13,8 +18,32 @@ struct Checked<'a> {
     quirks: Quirks,
     rows: &'a Rows,
     summary: &'a Summary,
-    /// From the end of the last step of a request until its client has all.
-    after_ns: i64,
+    places: Vec<Place>,
+}
+
+/// A pool, and what lies between its steps and the clients.
+struct Place {
+    site: Site,
+    /// From the end of a step until the client has its token, and what comes on top at the end of a request.
+    after_token: i64,
+    after_request: i64,
+}
+
+impl Place {
+    fn rules(&self) -> Option<&VllmV1> {
+        match &self.site.deployment.scheduler {
+            Scheduler::VllmV1(rules) => Some(rules),
+            Scheduler::Exclusive(_) => None,
+        }
+    }
+
+    fn engines(&self) -> std::ops::Range<u32> {
+        self.site.first..self.site.first + self.site.engines()
+    }
+
+    fn asynchronous(&self) -> bool {
+        self.rules().is_some_and(|rules| rules.async_scheduling)
+    }
 }
 
 /// # Errors
@@ -27,40 +56,35 @@ pub(super) fn check(
     summary: &Summary,
 ) -> Result<(), String> {
     let quantum = s.deployment.tick.map_or(1, |t| t.duration().0);
-    let model = latency::build(&s.deployment, &s.model, &s.gpu);
-    let after_ns = [model.after_token(), model.after_request()].iter().map(|d| d.0 / quantum * quantum).sum();
-    let checked = Checked { s, requests, quirks, rows, summary, after_ns };
+    let place = |site: Site| {
+        let model = latency::build(&site.deployment, &site.model, &site.gpu);
+        let [after_token, after_request] =
+            [model.after_token(), model.after_request()].map(|d| d.0 / quantum * quantum);
+        Place { site, after_token, after_request }
+    };
+    let checked = Checked { s, requests, quirks, rows, summary, places: s.sites().into_iter().map(place).collect() };
     checked.conservation()?;
     for row in &rows.requests {
         checked.request(row).map_err(|e| format!("{e}: {row:?}"))?;
     }
     checked.gaps()?;
-    checked.steps()?;
-    checked.work()?;
-    checked.computed_tokens()?;
-    checked.integrals()?;
-    for replica in 0..s.deployment.replicas {
-        checked.never_idle(replica)?;
-    }
-    Ok(())
+    checked.engines()?;
+    checked.cluster()?;
+    checked.conversations()
 }
 
 fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what()) }
 }
 
+/// What a request did in one pool: from the queue there to its end, where that is told.
+struct Part {
+    place: usize,
+    from: i64,
+    until: Option<i64>,
+}
+
 impl Checked<'_> {
-    fn rules(&self) -> Option<&VllmV1> {
-        match &self.s.deployment.scheduler {
-            Scheduler::VllmV1(rules) => Some(rules),
-            Scheduler::Exclusive(_) => None,
-        }
-    }
-
-    fn asynchronous(&self) -> bool {
-        self.rules().is_some_and(|rules| rules.async_scheduling)
-    }
-
     fn horizon(&self) -> Option<i64> {
         self.s.workload.horizon_s.map(|s| crate::units::SimDuration::from_s(s).0)
     }
@@ -69,13 +93,57 @@ impl Checked<'_> {
         self.rows.requests.iter().map(of).sum()
     }
 
+    fn place_of(&self, replica: u32) -> usize {
+        self.places.partition_point(|place| place.engines().end <= replica)
+    }
+
+    fn first_token(&self) -> FirstToken {
+        self.s.deployment.disaggregation.first_token
+    }
+
+    /// Clients that went, and what is cut by the horizon: rows do not tell all of it.
+    fn losses(&self) -> bool {
+        let s = self.summary;
+        s.timed_out + s.cancelled + s.in_flight > s.never_sent
+    }
+
     /// When the engine was done with a request that was served or is in flight.
     fn left(&self, row: &RequestRow) -> Option<i64> {
+        if let Some(over) = self.over_without_reply(row) {
+            return Some(over.0);
+        }
+        let place = &self.places[self.place_of(row.replica)];
         match row.status {
-            Status::Finished | Status::LengthCapped => row.finished.map(|t| t.0 - self.after_ns),
+            Status::Finished | Status::LengthCapped => {
+                row.finished.map(|t| t.0 - place.after_token - place.after_request)
+            }
             Status::InFlight => self.horizon(),
             Status::Rejected | Status::TimedOut | Status::Cancelled => None,
         }
+    }
+
+    /// When a request was over before the decode replica had anything to do: its prompt yields all there is.
+    fn over_without_reply(&self, row: &RequestRow) -> Option<SimTime> {
+        if row.prefill_replica.is_none() || !row.status.served() || row.output_tokens > 1 {
+            return None;
+        }
+        match self.first_token() {
+            FirstToken::Prefill | FirstToken::Transfer => row.prefilled,
+            FirstToken::Decode => None,
+        }
+    }
+
+    fn parts(&self, row: &RequestRow) -> Vec<Part> {
+        let Some(queued) = row.queued else { return Vec::new() };
+        let Some(prefill) = row.prefill_replica else {
+            return vec![Part { place: self.place_of(row.replica), from: queued.0, until: self.left(row) }];
+        };
+        let until = row.prefilled.map(|t| t.0).or(self.left(row));
+        let mut parts = vec![Part { place: self.place_of(prefill), from: queued.0, until }];
+        if let Some(ready) = row.kv_ready {
+            parts.push(Part { place: self.place_of(row.replica), from: ready.0, until: self.left(row) });
+        }
+        parts
     }
 
     /// No request is lost, none is told twice.
@@ -96,23 +164,22 @@ impl Checked<'_> {
         let last = &rows[first..];
         let in_order = last.is_sorted_by_key(|row| row.request) && last.len() as u64 == s.in_flight;
         ensure(in_order, || "requests in flight do not come last, by number".to_string())?;
-        let served: Vec<_> = rows.iter().filter_map(|row| row.finished.map(|t| (t, row.replica))).collect();
-        ensure(served.is_sorted(), || "served requests do not come in the order of their ends".to_string())
+        let served = rows.iter().filter(|row| row.status.served() && row.prefill_replica.is_none());
+        let ends: Vec<_> = served.map(|row| (self.left(row), row.replica)).collect();
+        ensure(ends.is_sorted(), || "served requests do not come in the order of their ends".to_string())
     }
 
     /// Times in order, present as far as the request came, and what it got is what it asked for.
     fn request(&self, row: &RequestRow) -> Result<(), String> {
-        let times = [Some(row.arrival), row.queued, row.scheduled, row.first_token, row.finished];
-        let known = times.iter().take_while(|t| t.is_some()).count();
-        let all_known = if row.status.served() { known == 5 } else { known < 5 };
-        ensure(all_known && times[known..].iter().all(Option::is_none), || "times are missing".to_string())?;
-        ensure(times[..known].is_sorted(), || "times are out of order".to_string())?;
+        self.times(row)?;
+        self.first_token_time(row)?;
         let wanted = self.requests.output_tokens[row.request as usize];
         let tokens = row.output_tokens;
         let right = match row.status {
             Status::Finished => tokens == wanted,
             Status::LengthCapped => (1..wanted).contains(&tokens),
-            Status::Rejected => tokens == 0 && known == 1 && row.preemptions == 0,
+            // Its encoder may have been preempted.
+            Status::Rejected => tokens == 0 && row.queued.is_none() && (row.encoded.is_some() || row.preemptions == 0),
             // The last token of a request that ends with its client has come out: it is served.
             Status::TimedOut | Status::Cancelled | Status::InFlight => tokens < wanted,
         };
@@ -120,16 +187,75 @@ impl Checked<'_> {
         ensure(row.first_token.is_some() == (tokens > 0), || "a first token without tokens".to_string())?;
         ensure(row.cached_tokens <= row.input_tokens, || "more found than asked".to_string())?;
         ensure((row.preempted.0 > 0) == (row.preemptions > 0), || "a loss without a preemption".to_string())?;
-        if let (Some(left), Some(scheduled)) = (self.left(row), row.scheduled) {
-            ensure(row.preempted.0 <= left - scheduled.0, || "more time lost than spent".to_string())?;
+        // Of an encoder's part it is not told when it was scheduled.
+        let since = if row.encoded.is_some() { Some(row.arrival) } else { row.scheduled };
+        if let (Some(left), Some(since)) = (self.left(row), since) {
+            ensure(row.preempted.0 <= left - since.0, || "more time lost than spent".to_string())?;
         }
+        let again = row.prefill_replica.is_some() && self.first_token() == FirstToken::Decode;
+        let known = row.preemptions == 0 && row.status.served() && !self.full_hits();
+        ensure(!known || row.recomputed_tokens == u32::from(again), || "computed again for no reason".to_string())?;
         let Some(itl) = row.itl else { return ensure(tokens < 2, || "no gaps".to_string()) };
         ensure(tokens >= 2 && itl.p99 <= itl.max && itl.max <= itl.sum, || "impossible gaps".to_string())?;
-        if let (Some(first), Some(finished)) = (row.first_token, row.finished) {
-            let between = (finished - first).0;
-            ensure(between >= itl.sum.0, || "gaps beyond the last token".to_string())?;
+        // Those of a request that started again are of its second life.
+        if let (Some(first), Some(left)) = (self.first_out(row), row.finished.and(self.left(row)))
+            && !self.quirks.restart_from_prompt
+        {
+            let between = left - first;
+            ensure(between == itl.sum.0, || format!("{between} ns from the first token to the last"))?;
         }
         Ok(())
+    }
+
+    fn times(&self, row: &RequestRow) -> Result<(), String> {
+        let path = [row.queued, row.scheduled, row.prefilled, row.kv_ready];
+        let known = path.iter().take_while(|t| t.is_some()).count();
+        ensure(path[known..].iter().all(Option::is_none), || "times are missing".to_string())?;
+        let before = [Some(row.arrival), row.encoded];
+        let times: Vec<SimTime> = before.iter().chain(&path).flatten().copied().collect();
+        ensure(times.is_sorted(), || "times are out of order".to_string())?;
+        ensure(row.prefilled.is_none() || row.prefill_replica.is_some(), || "prefilled nowhere".to_string())?;
+        let ends = [row.scheduled, row.first_token, row.finished];
+        let known = ends.iter().take_while(|t| t.is_some()).count();
+        let complete = (known == 3) == row.status.served() && ends[known..].iter().all(Option::is_none);
+        ensure(complete, || "times are missing".to_string())?;
+        // A pool's clients may have their first token later than another's have their last.
+        let in_order = ends[..known].is_sorted() || row.prefill_replica.is_some();
+        ensure(in_order, || "times are out of order".to_string())
+    }
+
+    /// The first token of a prompt that was computed elsewhere is there when the mode says.
+    fn first_token_time(&self, row: &RequestRow) -> Result<(), String> {
+        let Some(prefill) = row.prefill_replica else { return Ok(()) };
+        let afters = [prefill, row.replica].map(|replica| self.places[self.place_of(replica)].after_token);
+        let follows = |since: Option<SimTime>| match (since, row.first_token) {
+            (None, None) => true,
+            (Some(since), Some(first)) => afters.contains(&(first - since).0),
+            (_, None) | (None, _) => false,
+        };
+        let right = match self.first_token() {
+            FirstToken::Prefill => follows(row.prefilled),
+            FirstToken::Transfer if self.over_without_reply(row).is_some() => follows(row.prefilled),
+            FirstToken::Transfer => follows(row.kv_ready),
+            FirstToken::Decode => row.first_token.is_none_or(|first| row.kv_ready.is_some_and(|ready| ready < first)),
+        };
+        ensure(right, || format!("the first token is not at the time of {:?}", self.first_token()))
+    }
+
+    /// When the engine handed out the first token.
+    fn first_out(&self, row: &RequestRow) -> Option<i64> {
+        let handed = || Some(row.first_token?.0 - self.places[self.place_of(row.replica)].after_token);
+        match (row.prefill_replica, self.first_token()) {
+            (Some(_), FirstToken::Prefill) => row.prefilled.map(|t| t.0),
+            (Some(_), FirstToken::Transfer) => row.kv_ready.map(|t| t.0),
+            (Some(_), FirstToken::Decode) | (None, _) => handed(),
+        }
+    }
+
+    /// A prompt may be found whole, and then not even its last token is computed.
+    fn full_hits(&self) -> bool {
+        let found = |place: &Place| place.rules().is_some_and(|rules| !rules.recompute_full_hits);
+        self.requests.block_tokens > 0 && self.places.iter().any(found)
     }
 
     /// One gap less than a request has tokens, and they last from its first to its last.
@@ -154,131 +280,4 @@ impl Checked<'_> {
         let longest = itls.map(|itl| itl.max).max().unwrap_or_default();
         ensure(gaps.last().map_or(0, |(gap, _)| gap.0) >= longest.0, || "a gap is missing".to_string())
     }
-
-    /// Steps take time, follow each other, keep to the limits, and add up.
-    fn steps(&self) -> Result<(), String> {
-        let (steps, s) = (&self.rows.steps, self.summary);
-        let quantum = self.s.deployment.tick.map_or(1, |t| t.duration().0);
-        let Some(rules) = self.rules() else { return Ok(()) };
-        for row in steps {
-            let tokens = u64::from(row.decode_requests) + u64::from(row.prefill_tokens);
-            let possible = row.duration.0 >= quantum
-                && row.duration.0 % quantum == 0
-                && row.kv_blocks_used <= s.kv_blocks_max
-                && u64::from(row.running) <= s.running_max
-                && u64::from(row.waiting) <= s.waiting_max
-                && tokens <= u64::from(rules.max_num_batched_tokens)
-                && self.horizon().is_none_or(|horizon| end(row).0 <= horizon);
-            ensure(possible, || format!("impossible {row:?}"))?;
-        }
-        ensure(steps.is_sorted_by_key(|row| (end(row), row.replica)), || "steps are out of order".to_string())?;
-        for replica in 0..self.s.deployment.replicas {
-            let own: Vec<&StepRow> = steps.iter().filter(|row| row.replica == replica).collect();
-            let apart = own.windows(2).all(|w| end(w[0]) <= w[1].start);
-            ensure(apart, || format!("steps of replica {replica} overlap"))?;
-        }
-        let busy: i64 = steps.iter().map(|row| row.duration.0).sum();
-        ensure(busy == s.busy.0 && steps.len() as u64 == s.steps, || format!("steps do not add up to {s:?}"))?;
-        let limits = s.kv_blocks_max <= s.kv_blocks_total && s.running_max <= u64::from(rules.max_num_seqs);
-        ensure(limits, || format!("beyond its limits: {s:?}"))?;
-        let preempted: u64 = steps.iter().map(|row| u64::from(row.preempted)).sum();
-        let all_told = !self.asynchronous() && s.in_flight == 0;
-        ensure(preempted == s.preemptions || (!all_told && preempted < s.preemptions), || {
-            format!("steps preempted {preempted}, not {}", s.preemptions)
-        })
-    }
-
-    /// The sums over batches are those of the rows.
-    fn work(&self) -> Result<(), String> {
-        let (steps, work) = (&self.rows.steps, &self.summary.work);
-        let decodes: u64 = steps.iter().map(|row| u64::from(row.decode_requests)).sum();
-        let prefill: u64 = steps.iter().map(|row| u64::from(row.prefill_tokens)).sum();
-        let context: u128 = steps.iter().map(|row| u128::from(row.context_tokens)).sum();
-        let sums = (work.decode_requests, work.prefill_tokens, work.decode_context + work.prefill_context);
-        ensure(sums == (decodes, prefill, context), || format!("{decodes} {prefill} {context} is not {work:?}"))?;
-        let tokens = |row: &StepRow| (row.decode_requests + row.prefill_tokens) as usize;
-        let mut by_tokens = vec![0_u64; steps.iter().map(|row| tokens(row) + 1).max().unwrap_or(0)];
-        steps.iter().for_each(|row| by_tokens[tokens(row)] += 1);
-        ensure(by_tokens == work.steps_by_tokens, || format!("{by_tokens:?} is not {:?}", work.steps_by_tokens))
-    }
-
-    /// Every token of prompt and output is computed once, but the last, and again as often as it was lost. Only what
-    /// nobody else could have computed can be told from rows.
-    fn computed_tokens(&self) -> Result<(), String> {
-        let s = self.summary;
-        // Tokens that a preempted request generates again are not counted as computed again.
-        let lost = self.quirks.restart_from_prompt && s.preemptions > 0;
-        if lost || self.asynchronous() || s.timed_out + s.cancelled + s.in_flight > 0 {
-            return Ok(());
-        }
-        let served = self.rows.requests.iter().filter(|row| row.status.served());
-        let of =
-            |r: &RequestRow| u64::from(r.input_tokens + r.output_tokens + r.recomputed_tokens - r.cached_tokens) - 1;
-        let expect: u64 = served.map(of).sum();
-        let computed = s.work.decode_requests + s.work.prefill_tokens;
-        // What was lost may be found again, and more than that if another request went on with it.
-        let exact = s.preemptions == 0 || self.requests.block_tokens == 0;
-        let full_hits = self.rules().is_some_and(|rules| !rules.recompute_full_hits) && s.prefix_tokens_hit > 0;
-        ensure(computed == expect || (!exact && computed <= expect) || full_hits, || {
-            format!("{computed} tokens were computed, not {expect}")
-        })
-    }
-
-    /// Requests are somewhere from the queue to their end; blocks are in use while steps run.
-    fn integrals(&self) -> Result<(), String> {
-        let (rows, s) = (&self.rows.requests, self.summary);
-        let here = rows.iter().filter(|row| row.queued.is_some());
-        let mut expect = 0_i128;
-        let mut known = true;
-        for row in here {
-            match (row.queued, self.left(row)) {
-                (Some(queued), Some(left)) => expect += i128::from(left - queued.0),
-                (_, None) | (None, _) => known = false,
-            }
-        }
-        let total = s.running_ns + s.waiting_ns;
-        ensure(total == expect || (!known && total > expect), || format!("{total} request ns, not {expect}"))?;
-        if known && s.preemptions == 0 {
-            let until = |row: &RequestRow| row.scheduled.map(|t| t.0).or(self.left(row));
-            let waited = rows.iter().filter_map(|row| Some(i128::from(until(row)? - row.queued?.0)));
-            let waited: i128 = waited.sum();
-            ensure(s.waiting_ns == waited, || format!("{} ns waited, not {waited}", s.waiting_ns))?;
-        }
-        let over_steps = |of: fn(&StepRow) -> u64| -> i128 {
-            self.rows.steps.iter().map(|row| i128::from(of(row)) * i128::from(row.duration.0)).sum()
-        };
-        let (blocks, running) = (over_steps(|row| row.kv_blocks_used), over_steps(|row| u64::from(row.running)));
-        let exact = (s.kv_block_ns, s.running_ns) == (blocks, running);
-        let cut = s.in_flight > 0 && s.kv_block_ns >= blocks && s.running_ns >= running;
-        ensure(exact || cut || self.asynchronous(), || format!("steps have {blocks} and {running}: {s:?}"))
-    }
-
-    /// A step runs whenever a request is in the queue or runs.
-    fn never_idle(&self, replica: u32) -> Result<(), String> {
-        let steps: Vec<&StepRow> = self.rows.steps.iter().filter(|row| row.replica == replica).collect();
-        let last = steps.last().map_or(SimTime::ZERO, |row| end(row));
-        // The step that the horizon cut has no row.
-        let cut = self.horizon().is_some();
-        for row in self.rows.requests.iter().filter(|row| row.replica == replica) {
-            let Some(queued) = row.queued else { continue };
-            // Of a request whose client went is only known that it was here for a moment.
-            let left = self.left(row).map_or(SimTime(queued.0 + 1), SimTime);
-            let first = steps.partition_point(|step| end(step) <= queued);
-            let mut covered = queued;
-            for step in &steps[first..] {
-                if step.start > covered || covered >= left {
-                    break;
-                }
-                covered = end(step);
-            }
-            ensure(covered >= left || (cut && covered >= last), || {
-                format!("replica {replica} rests at {covered:?} although there is {row:?}")
-            })?;
-        }
-        Ok(())
-    }
-}
-
-fn end(row: &StepRow) -> SimTime {
-    row.start + row.duration
 }

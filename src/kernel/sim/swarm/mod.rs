@@ -6,6 +6,8 @@ mod draw;
 mod invariants;
 mod reach;
 
+use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::atomic::AtomicBool;
 
 pub use draw::scenario;
@@ -14,14 +16,17 @@ pub use reach::Reach;
 use super::latency::Latency;
 use super::router::Router;
 use super::scheduler::Scheduler;
-use super::{RequestRow, Sink, StepRow, Summary, reference, simulate_with};
+use super::{RequestRow, RouteRow, Sink, StepRow, Summary, reference, simulate_with};
+use crate::pools::{Disaggregation, Signals};
 use crate::scenario::{Deployment, Dtype, GpuSpec, KvCache, Load, Measure, ModelSpec, Scenario};
+use crate::units::SimTime;
 
 /// Keeps every row.
 #[derive(Default, Debug, PartialEq)]
 pub struct Rows {
     pub requests: Vec<RequestRow>,
     pub steps: Vec<StepRow>,
+    pub routes: Vec<RouteRow>,
 }
 
 impl Sink for Rows {
@@ -32,6 +37,12 @@ impl Sink for Rows {
         self.steps.push(row);
     }
     fn wants_steps(&self) -> bool {
+        true
+    }
+    fn route(&mut self, row: RouteRow) {
+        self.routes.push(row);
+    }
+    fn wants_routes(&self) -> bool {
         true
     }
 }
@@ -83,6 +94,8 @@ pub fn scenario_8b() -> Scenario {
             replicas: 1,
             tp: 1,
             pp: 1,
+            dp: 1,
+            enable_expert_parallel: false,
             dtype: Dtype::Bf16,
             max_model_len: None,
             scheduler: Scheduler::default(),
@@ -90,9 +103,13 @@ pub fn scenario_8b() -> Scenario {
             kv: KvCache::default(),
             latency: Latency::Roofline,
             tick: None,
+            pools: BTreeMap::new(),
+            disaggregation: Disaggregation::default(),
+            signals: Signals::default(),
         },
         model: llama_8b(),
         gpu: h100(),
+        pools: Vec::new(),
         workload: Load::default(),
         measure: Measure::default(),
         seed: 42,
@@ -104,33 +121,69 @@ pub fn scenario_8b() -> Scenario {
 /// # Errors
 /// What differs, or which invariant does not hold.
 pub fn run(seed: u64) -> Result<Reach, String> {
+    let (reach, slow, summary) = run_oracle(seed)?;
     let (s, requests, quirks) = scenario(seed);
-    let stop = AtomicBool::new(false);
-    let at = || format!("seed {seed}: {:?} {:?} {quirks:?}", s.deployment, s.workload);
-    let mut slow = Rows::default();
-    let (summary, seen) = reference::observe(&s, &requests, &mut slow, &stop, quirks)
-        .map_err(|e| format!("{}\nthe oracle says {e}", at()))?;
     let mut fast = Rows::default();
-    let result = simulate_with(&s, &requests, &mut fast, &stop, quirks);
-    let engine = result.map_err(|e| format!("{}\nthe engine says {e}", at()))?;
-    difference(&fast, &slow, &engine, &summary).map_err(|e| format!("{}\n{e}", at()))?;
-    invariants::check(&s, &requests, quirks, &slow, &summary).map_err(|e| format!("{}\n{e}", at()))?;
-    Ok(Reach::of(&s, &summary, seen))
+    let result = simulate_with(&s, &requests, &mut fast, &AtomicBool::new(false), quirks);
+    let compared = match result {
+        Ok(engine) => difference(&fast, &slow, &engine, &summary),
+        Err(e) => Err(format!("the engine says {e}")),
+    };
+    compared.map_err(|e| format!("{}\n{e}", told(seed)))?;
+    Ok(reach)
+}
+
+/// Runs the scenario of a seed with the oracle alone.
+///
+/// # Errors
+/// Which invariant does not hold.
+pub fn run_oracle(seed: u64) -> Result<(Reach, Rows, Summary), String> {
+    let (s, requests, quirks) = scenario(seed);
+    let mut rows = Rows::default();
+    let (summary, seen) = reference::observe(&s, &requests, &mut rows, &AtomicBool::new(false), quirks)
+        .map_err(|e| format!("{}\nthe oracle says {e}", told(seed)))?;
+    invariants::check(&s, &requests, quirks, &rows, &summary).map_err(|e| format!("{}\n{e}", told(seed)))?;
+    Ok((Reach::of(&s, &requests, &rows, &summary, seen), rows, summary))
+}
+
+fn told(seed: u64) -> String {
+    let (s, _, quirks) = scenario(seed);
+    format!("seed {seed}: {:?} {:?} {quirks:?}", s.deployment, s.workload)
 }
 
 /// The first difference, in the order of time as far as rows tell.
 fn difference(fast: &Rows, slow: &Rows, a: &Summary, b: &Summary) -> Result<(), String> {
-    if let Some(at) = fast.steps.iter().zip(&slow.steps).position(|(f, r)| f != r) {
-        return Err(format!("step {at}\nfast {:?}\nslow {:?}", fast.steps[at], slow.steps[at]));
-    }
-    if let Some(at) = fast.requests.iter().zip(&slow.requests).position(|(f, r)| f != r) {
-        return Err(format!("request row {at}\nfast {:?}\nslow {:?}", fast.requests[at], slow.requests[at]));
+    // What comes first is what the others follow from.
+    let firsts = [
+        first("route", &fast.routes, &slow.routes, |row| row.at),
+        first("step", &fast.steps, &slow.steps, |row| row.start + row.duration),
+        first("request row", &fast.requests, &slow.requests, ended),
+    ];
+    if let Some((_, message)) = firsts.into_iter().flatten().min_by_key(|(at, _)| *at) {
+        return Err(message);
     }
     if fast != slow || a != b {
-        let count = |rows: &Rows| (rows.steps.len(), rows.requests.len());
+        let count = |rows: &Rows| (rows.routes.len(), rows.steps.len(), rows.requests.len());
         return Err(format!("rows {:?} and {:?}\nfast {a:?}\nslow {b:?}", count(fast), count(slow)));
     }
     Ok(())
+}
+
+/// The last time that a row tells.
+fn ended(row: &RequestRow) -> SimTime {
+    let times = [row.encoded, row.queued, row.scheduled, row.prefilled, row.kv_ready, row.first_token, row.finished];
+    times.into_iter().flatten().max().unwrap_or(row.arrival)
+}
+
+/// The first two rows that differ, and the time of the earlier one.
+fn first<T: PartialEq + Debug>(
+    what: &str,
+    fast: &[T],
+    slow: &[T],
+    time: fn(&T) -> SimTime,
+) -> Option<(SimTime, String)> {
+    let (at, (f, r)) = fast.iter().zip(slow).enumerate().find(|(_, (f, r))| f != r)?;
+    Some((time(f).min(time(r)), format!("{what} {at}\nfast {f:?}\nslow {r:?}")))
 }
 
 /// Runs the scenarios of `seeds` and counts what they reached.

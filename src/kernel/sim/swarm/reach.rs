@@ -1,7 +1,11 @@
 //! What random scenarios have reached: a rule that no scenario applies is not tested by any.
 
+mod cluster;
+
 use std::fmt;
 
+use super::Rows;
+use crate::request::Requests;
 use crate::scenario::Scenario;
 use crate::sim::Summary;
 use crate::sim::reference::Seen;
@@ -38,11 +42,22 @@ pub struct Reach {
     pub small_caches: u64,
     pub recomputed: u64,
     pub out_of_order: u64,
+    /// Requests whose KV cache had come and that went before a head of the queue that did not fit.
+    pub passed: u64,
+    /// Clients that went while their request waited for room.
+    pub left_waiting_for_room: u64,
+    /// Sessions that a sticky router moved.
+    pub moved_sessions: u64,
+    /// Layers that were sent while the prompt was computed.
+    pub sent_early: u64,
+    /// Caches of which all was there already.
+    pub empty_transfers: u64,
+    pub cluster: cluster::Cluster,
 }
 
 impl Reach {
     /// What one scenario reached.
-    pub(super) fn of(s: &Scenario, summary: &Summary, seen: Seen) -> Reach {
+    pub(super) fn of(s: &Scenario, requests: &Requests, rows: &Rows, summary: &Summary, seen: Seen) -> Reach {
         let (ordered, asynchronous) = match &s.deployment.scheduler {
             Scheduler::VllmV1(rules) => (rules.scheduling_policy != QueueOrder::Fcfs, rules.async_scheduling),
             Scheduler::Exclusive(rules) => (rules.scheduling_policy != QueueOrder::Fcfs, false),
@@ -69,6 +84,12 @@ impl Reach {
             small_caches: u64::from(summary.kv_blocks_total < 10),
             recomputed: any(summary.recomputed_tokens),
             out_of_order: any(summary.out_of_order),
+            passed: any(seen.passed),
+            left_waiting_for_room: any(seen.left_waiting_for_room),
+            moved_sessions: any(seen.moved_sessions),
+            sent_early: any(seen.sent_early),
+            empty_transfers: any(seen.empty_transfers),
+            cluster: cluster::Cluster::of(s, requests, rows, summary),
         }
     }
 
@@ -85,8 +106,8 @@ impl Reach {
         copy.fields().into_iter().map(|(name, count)| (name, *count)).collect()
     }
 
-    fn fields(&mut self) -> [(&'static str, &mut u64); 19] {
-        [
+    fn fields(&mut self) -> Vec<(&'static str, &mut u64)> {
+        let mut fields = vec![
             ("preemptions", &mut self.preemptions),
             ("priority preemption of a request that had its share", &mut self.give_backs),
             ("queue orders other than fcfs", &mut self.orders),
@@ -106,7 +127,14 @@ impl Reach {
             ("caches below 10 blocks", &mut self.small_caches),
             ("recomputed tokens", &mut self.recomputed),
             ("arrivals out of order", &mut self.out_of_order),
-        ]
+            ("caches that came and went before the head", &mut self.passed),
+            ("clients gone while waiting for room", &mut self.left_waiting_for_room),
+            ("sessions that were moved", &mut self.moved_sessions),
+            ("layers that were sent early", &mut self.sent_early),
+            ("caches that were there already", &mut self.empty_transfers),
+        ];
+        fields.extend(self.cluster.fields());
+        fields
     }
 }
 

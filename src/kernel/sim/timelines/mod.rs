@@ -7,9 +7,15 @@
 //! preemptions, `l` ms lost to them, `a` tokens computed again, `i` sum / p99 / longest of the gaps in ms.
 //! A step reads `1+1 d1 p9/1 c5 r2 w0 x0 b5`: start + duration; decode requests, prefill tokens / requests, context;
 //! running, waiting, preempted, blocks.
+//!
+//! In a cluster there follows where a request was: ` @2` for an engine; ` e1.5` when its embeddings had arrived; ` via 0 p1
+//! k3` for the engine of its prompt, when that was done, and when the KV cache had reached the other one.
 
 mod asynchronous;
 mod batches;
+mod conversations;
+mod pools;
+mod routers;
 mod times;
 
 use std::sync::atomic::AtomicBool;
@@ -41,6 +47,11 @@ struct Ask {
     max_tokens: Option<u32>,
     /// Contents of its blocks.
     blocks: &'static [u64],
+    session: Option<u32>,
+    think: Option<f64>,
+    /// Requests that it waits for.
+    waits: &'static [u32],
+    encoder: Option<u32>,
 }
 
 fn ask(at: f64, input: u32, output: u32) -> Ask {
@@ -58,11 +69,17 @@ fn requests(asked: &[Ask]) -> Requests {
         timeout: asked.iter().map(|a| a.timeout.map(span)).collect(),
         cancel: asked.iter().map(|a| a.cancel.map(span)).collect(),
         max_tokens: asked.iter().map(|a| a.max_tokens).collect(),
+        session: asked.iter().map(|a| a.session).collect(),
+        think: asked.iter().map(|a| a.think.map(span)).collect(),
+        encoder_tokens: asked.iter().map(|a| a.encoder).collect(),
         block_tokens: 4,
         block_hash_offsets: vec![0],
+        depends_on_offsets: vec![0],
         ..Requests::default()
     };
     for a in asked {
+        r.depends_on.extend(a.waits);
+        r.depends_on_offsets.push(r.depends_on.len() as u64);
         r.block_hashes.extend(a.blocks);
         r.block_hash_offsets.push(r.block_hashes.len() as u64);
     }
@@ -122,6 +139,18 @@ fn request_text(row: &RequestRow) -> String {
     text
 }
 
+fn cluster_text(row: &RequestRow) -> String {
+    let time = |t: Option<SimTime>| t.map_or("-".to_string(), |t| ms(t.0));
+    let mut text = format!("{} @{}", request_text(row), row.replica);
+    if let Some(encoded) = row.encoded {
+        text += &format!(" e{}", ms(encoded.0));
+    }
+    if let Some(prefill) = row.prefill_replica {
+        text += &format!(" via {prefill} p{} k{}", time(row.prefilled), time(row.kv_ready));
+    }
+    text
+}
+
 fn step_text(row: &StepRow) -> String {
     format!(
         "{}+{} d{} p{}/{} c{} r{} w{} x{} b{}",
@@ -147,17 +176,35 @@ fn check(
     steps: &[&str],
     totals: impl Fn(&Summary),
 ) {
+    check_rows(edit, asked, |name, got, summary| {
+        let texts: Vec<String> = got.requests.iter().map(request_text).collect();
+        assert_eq!(texts, rows, "requests of the {name}");
+        let texts: Vec<String> = got.steps.iter().take(steps.len()).map(step_text).collect();
+        assert_eq!(texts, steps, "steps of the {name}");
+        totals(summary);
+    });
+}
+
+/// The same in a cluster, with where requests were.
+#[track_caller]
+fn check_cluster(edit: impl Fn(&mut Scenario, &mut VllmV1), asked: &[Ask], rows: &[&str], totals: impl Fn(&Summary)) {
+    check_rows(edit, asked, |name, got, summary| {
+        let texts: Vec<String> = got.requests.iter().map(cluster_text).collect();
+        assert_eq!(texts, rows, "requests of the {name}");
+        totals(summary);
+    });
+}
+
+/// Runs a timeline on every engine, for what does not fit in a line; requests are in the order of their numbers.
+#[track_caller]
+fn check_rows(edit: impl Fn(&mut Scenario, &mut VllmV1), asked: &[Ask], test: impl Fn(&str, &Rows, &Summary)) {
     let s = scenario(edit);
     for (name, engine) in ENGINES {
         let mut got = Rows::default();
         let summary = engine(&s, &requests(asked), &mut got, &AtomicBool::new(false), Quirks::default());
         let summary = summary.unwrap_or_else(|e| panic!("{name}: {e}"));
         got.requests.sort_by_key(|row| row.request);
-        let texts: Vec<String> = got.requests.iter().map(request_text).collect();
-        assert_eq!(texts, rows, "requests of the {name}");
-        let texts: Vec<String> = got.steps.iter().take(steps.len()).map(step_text).collect();
-        assert_eq!(texts, steps, "steps of the {name}");
-        totals(&summary);
+        test(name, &got, &summary);
     }
 }
 
