@@ -14,7 +14,8 @@ use super::router::Router;
 use super::scheduler::exclusive::rates;
 use super::scheduler::pace::Pace;
 use super::scheduler::{Exclusive, QueueOrder, Scheduler};
-use super::{ItlStats, RequestRow, SimError, Sink, Status, Summary};
+use super::{ItlStats, RequestRow, RouteRow, SimError, Sink, Status, Summary};
+use crate::pools::Role;
 use crate::rng;
 use crate::scenario::Scenario;
 use crate::units::{SimDuration, SimTime};
@@ -88,7 +89,10 @@ pub(super) fn simulate(
         tokens: Vec::new(),
         gone: demand.abort(place),
     };
-    let lives: Vec<Life> = (0..demand.count()).map(life).collect();
+    let arrives = |place: &usize| demand.arrival(demand.nth(*place)) < demand.horizon;
+    let mut lives: Vec<Life> = (0..demand.count()).filter(arrives).map(life).collect();
+    // Of requests that arrive at one instant, the first of the trace comes first.
+    lives.sort_by_key(|life| (life.arrival, life.request));
     let summary = Summary { injected: lives.len() as u64, out_of_order: demand.out_of_order, ..Summary::default() };
     let mut world = World {
         rules,
@@ -104,20 +108,52 @@ pub(super) fn simulate(
         demand,
     };
     world.run(&d.router, scenario.seed, sink, stop)?;
-    world.summary.itl = world.gaps.into_iter().collect();
-    Ok(world.summary)
+    let mut s = world.summary;
+    s.itl = world.gaps.into_iter().collect();
+    // All that is not about requests as a whole is about the one pool.
+    let pool = Summary {
+        injected: s.injected - s.rejected,
+        steps: s.steps,
+        busy: s.busy,
+        running_max: s.running_max,
+        waiting_max: s.waiting_max,
+        running_ns: s.running_ns,
+        waiting_ns: s.waiting_ns,
+        ..Summary::default()
+    };
+    s.pools = vec![pool];
+    Ok(s)
 }
 
 impl World<'_> {
     fn run(&mut self, router: &Router, seed: u64, sink: &mut dyn Sink, stop: &AtomicBool) -> Result<(), SimError> {
         let (mut turn, mut random) = (0, rng::stream(seed, "router"));
+        // Which one, and whether it is by the loads.
         let mut pick = |loads: &[usize]| match router {
             Router::RoundRobin => {
                 turn += 1;
-                (turn - 1) % loads.len()
+                ((turn - 1) % loads.len(), false)
             }
-            Router::Random => ((u128::from(random.next_u64()) * loads.len() as u128) >> 64) as usize,
-            Router::LeastOutstanding => (0..loads.len()).min_by_key(|r| loads[*r]).unwrap_or(0),
+            Router::Random => (((u128::from(random.next_u64()) * loads.len() as u128) >> 64) as usize, false),
+            Router::LeastOutstanding => {
+                let fewest = loads.iter().min();
+                let equal: Vec<usize> = (0..loads.len()).filter(|r| Some(&loads[*r]) == fewest).collect();
+                (equal[((u128::from(random.next_u64()) * equal.len() as u128) >> 64) as usize], true)
+            }
+            Router::LeastQueued
+            | Router::LeastTokens
+            | Router::LopBinary
+            | Router::LopBatchEnd
+            | Router::LopUncached
+            | Router::StickyRoundRobin
+            | Router::StickyLor
+            | Router::StickyLop
+            | Router::TolerantStickyLopUncached(_)
+            | Router::RankedStickyLopUncached(_)
+            | Router::PowerOfTwo
+            | Router::PrefixAffinity(_)
+            | Router::KvAware(_)
+            | Router::Weighted(_) => unreachable!("the oracle of exclusive replicas knows three routers"),
         };
         let horizon = self.demand.horizon;
         let mut now = SimTime::ZERO;
@@ -136,7 +172,7 @@ impl World<'_> {
             }
             let mut rejected = Vec::new();
             if now < horizon {
-                self.arrive(now, &mut pick, &mut rejected);
+                self.arrive(now, &mut pick, &mut rejected, sink);
                 for (r, rows) in rows.iter_mut().enumerate() {
                     self.queue(r, now);
                     self.go(r, now, rows);
@@ -205,14 +241,34 @@ impl World<'_> {
         }
     }
 
-    fn arrive(&mut self, now: SimTime, pick: &mut impl FnMut(&[usize]) -> usize, rejected: &mut Vec<RequestRow>) {
+    fn arrive(
+        &mut self,
+        now: SimTime,
+        pick: &mut impl FnMut(&[usize]) -> (usize, bool),
+        rejected: &mut Vec<RequestRow>,
+        sink: &mut dyn Sink,
+    ) {
         for i in 0..self.lives.len() {
             if self.lives[i].state != State::NotYet || self.lives[i].arrival != now {
                 continue;
             }
             let here = |l: &Life, r| l.replica == r && l.state != State::NotYet && l.state != State::Over;
             let loads: Vec<usize> = (0..self.replicas).map(|r| self.count(|l| here(l, r))).collect();
-            self.lives[i].replica = pick(&loads);
+            let (chosen, by_load) = pick(&loads);
+            if sink.wants_routes() {
+                for (r, load) in loads.iter().enumerate() {
+                    sink.route(RouteRow {
+                        at: now,
+                        request: self.lives[i].request,
+                        role: Role::Mixed,
+                        replica: r as u32,
+                        chosen: r == chosen,
+                        score: by_load.then_some(-(*load as f64)),
+                        backlog_tokens: self.lives.iter().filter(|l| here(l, r)).map(|l| self.backlog(l, now)).sum(),
+                    });
+                }
+            }
+            self.lives[i].replica = chosen;
             if self.demand.requests.input_tokens[self.lives[i].request as usize] < self.max_len {
                 self.lives[i].state = State::Coming;
             } else {
@@ -220,6 +276,13 @@ impl World<'_> {
                 self.lives[i].state = State::Over;
             }
         }
+    }
+
+    /// Tokens of a prompt without a first token, and tokens that are to come.
+    fn backlog(&self, life: &Life, now: SimTime) -> u64 {
+        let out = life.tokens.iter().filter(|token| **token <= now).count() as u64;
+        let prompt = if out == 0 { self.demand.requests.input_tokens[life.request as usize] } else { 0 };
+        u64::from(prompt) + u64::from(self.demand.output(life.request, self.max_len).0) - out
     }
 
     fn queue(&mut self, r: usize, now: SimTime) {
@@ -474,6 +537,9 @@ mod tests {
         let b = crate::sim::reference::simulate(&s, &requests, &mut slow, &stop).unwrap();
         let at = format!("seed {seed}: {:?}\n{:?}", s.deployment, s.workload);
         for (f, r) in fast.requests.iter().zip(&slow.requests) {
+            assert_eq!(f, r, "{at}");
+        }
+        for (f, r) in fast.routes.iter().zip(&slow.routes) {
             assert_eq!(f, r, "{at}");
         }
         assert_eq!((&fast, &a), (&slow, &b), "{at}");

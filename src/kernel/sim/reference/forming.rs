@@ -1,6 +1,9 @@
 //! Forming a step: who runs, who is preempted, who is admitted, and which blocks they get.
 
-use super::parts::{Part, Step};
+use std::rc::Rc;
+
+use super::parts::{Life, Part, Stage, Step};
+use super::pools::Pool;
 use super::steptime::{empty_step_time, step_time};
 use super::world::World;
 use crate::sim::latency::BatchShape;
@@ -17,13 +20,22 @@ struct Forming {
 }
 
 impl World<'_> {
-    /// Forms the next step of replica `r`, for requests as they are when the step that runs, if any, has ended.
-    pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Step, SimError> {
-        let budget = self.rules.max_num_batched_tokens as usize;
+    pub(super) fn pool(&self, r: usize) -> Rc<Pool> {
+        Rc::clone(&self.replicas[r].pool)
+    }
+
+    /// Forms the next step of replica `r`, for requests as they are when the step that runs, if any, has ended. `None`
+    /// where none runs and none can be formed: others hold the blocks.
+    pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Option<Step>, SimError> {
+        let pool = self.pool(r);
+        let budget = pool.rules.max_num_batched_tokens as usize;
         let mut forming = Forming { now, budget, batch: Vec::new(), preempted: 0 };
         self.serve_running(r, &mut forming);
         if forming.preempted == 0 {
             self.admit(r, &mut forming);
+        }
+        if forming.batch.is_empty() && forming.preempted == 0 && self.replicas[r].current.is_none() {
+            return Ok(None);
         }
         for part in &mut forming.batch {
             let life = &mut self.lives[part.life];
@@ -38,11 +50,11 @@ impl World<'_> {
         let shape = self.shape(&forming.batch);
         let empty = forming.batch.iter().all(|part| part.tokens == 0);
         let duration = match empty {
-            true => empty_step_time(self.tick),
-            false => step_time(self.model.step(&shape), self.overhead, self.tick)?,
+            true => empty_step_time(pool.tick),
+            false => step_time(pool.model.step(&shape), pool.overhead, pool.tick)?,
         };
         let row = self.step_row(r, duration, &shape, forming.preempted);
-        Ok(Step { batch: forming.batch, shape, row })
+        Ok(Some(Step { batch: forming.batch, shape, row }))
     }
 
     /// The running requests, in the order of their admission.
@@ -58,7 +70,7 @@ impl World<'_> {
             let life = &self.lives[i];
             let (decode, from) = (life.decodes(), life.computed);
             let wanted = if decode { 1 } else { life.target - from };
-            let tokens = self.chunk(wanted).min(f.budget);
+            let tokens = self.chunk(r, wanted).min(f.budget);
             while !self.extend(r, i, tokens) {
                 let victim = self.victim(r);
                 self.preempt(r, victim, f);
@@ -73,12 +85,13 @@ impl World<'_> {
         }
     }
 
-    /// The token of the step that runs is its last, and the scheduler knows, because a cap says so.
+    /// The token of the step that runs is its last, and the scheduler knows: a cap says so, or only the prompt is to be
+    /// computed here.
     fn is_about_to_be_cut(&self, r: usize, i: usize) -> bool {
         let Some(step) = &self.replicas[r].current else { return false };
         let coming = step.batch.iter().any(|part| part.life == i && part.yields);
         let life = &self.lives[i];
-        coming && life.cut && life.tokens.len() + 1 == life.output
+        coming && (life.leaves_with_prompt() || life.cut && life.tokens.len() + 1 == life.output)
     }
 
     fn part(&mut self, i: usize, decode: bool, from: usize, tokens: usize, context: usize) -> Part {
@@ -96,7 +109,7 @@ impl World<'_> {
             let life = &lives[**i];
             (self.demand.priority(life.request), life.arrival, life.request)
         };
-        let victim = match self.rules.scheduling_policy {
+        let victim = match self.replicas[r].pool.rules.scheduling_policy {
             QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf => running.last(),
             QueueOrder::Priority => running.iter().max_by_key(priority),
         };
@@ -116,14 +129,15 @@ impl World<'_> {
         let life = &mut self.lives[i];
         if self.quirks.restart_from_prompt {
             life.tokens.clear();
-            life.most = life.most.min(self.requests.input_tokens[life.request as usize] as usize);
+            life.most = life.most.min(life.prompt);
         }
-        (life.computed, life.missing) = (0, 0);
+        (life.computed, life.missing, life.loaded) = (0, 0, 0);
         life.losing = life.losing.or(Some(f.now));
         life.preemptions += 1;
         self.summary.preemptions += 1;
+        self.seen.reply_preemptions += u64::from(self.lives[i].stage == Stage::Reply);
         f.preempted += 1;
-        match self.rules.scheduling_policy {
+        match self.replicas[r].pool.rules.scheduling_policy {
             QueueOrder::Fcfs => self.replicas[r].waiting.push_front(i),
             // The head of the queue is looked for.
             QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf => self.replicas[r].waiting.push_back(i),
@@ -132,112 +146,163 @@ impl World<'_> {
 
     /// The tokens of a part are not computed after all: blocks that they would have filled do not have their content.
     fn undo(&mut self, r: usize, part: Part) {
-        for block in self.known_blocks_filled(part.life, part.from, part.tokens) {
+        for block in self.known_blocks_filled(r, part.life, part.from, part.tokens) {
+            if (block + 1) * self.replicas[r].pool.block_size <= self.lives[part.life].loaded {
+                continue;
+            }
             let id = self.lives[part.life].blocks[block];
             self.replicas[r].forget(id);
         }
         self.lives[part.life].computed = part.from;
     }
 
-    /// Where in the queue its head is.
+    /// Where in the queue its head is: those that hold their blocks, because their KV cache has come, go before all others.
     fn head(&self, r: usize) -> Option<usize> {
         let waiting = &self.replicas[r].waiting;
-        let first_by = |key: &dyn Fn(u32) -> i64| {
-            (0..waiting.len()).min_by_key(|at| {
+        let any_ready = waiting.iter().any(|i| self.lives[*i].ready);
+        let looked_at = |at: &usize| self.lives[waiting[*at]].ready == any_ready;
+        let first_by = |key: &dyn Fn(&Life) -> i64| {
+            (0..waiting.len()).filter(looked_at).min_by_key(|at| {
                 let life = &self.lives[waiting[*at]];
-                (key(life.request), life.arrival, life.request)
+                (key(life), life.arrival, life.request)
             })
         };
-        match self.rules.scheduling_policy {
-            QueueOrder::Fcfs => (!waiting.is_empty()).then_some(0),
-            QueueOrder::Priority => first_by(&|request| i64::from(self.demand.priority(request))),
-            QueueOrder::Sjf => first_by(&|request| i64::from(self.requests.input_tokens[request as usize])),
-            QueueOrder::Edf => first_by(&|request| self.demand.deadline(request).0),
+        match self.replicas[r].pool.rules.scheduling_policy {
+            QueueOrder::Fcfs => (0..waiting.len()).find(looked_at),
+            QueueOrder::Priority => first_by(&|life| i64::from(self.demand.priority(life.request))),
+            QueueOrder::Sjf => first_by(&|life| life.prompt as i64),
+            QueueOrder::Edf => first_by(&|life| self.demand.deadline(life.request).0),
         }
     }
 
     /// Admits waiting requests until one does not fit.
     fn admit(&mut self, r: usize, f: &mut Forming) {
-        while f.budget > 0 && self.replicas[r].running.len() < self.rules.max_num_seqs as usize {
+        let pool = self.pool(r);
+        while f.budget > 0 && self.replicas[r].running.len() < pool.rules.max_num_seqs as usize {
             let Some(at) = self.head(r) else { return };
             let i = self.replicas[r].waiting[at];
-            let life = &mut self.lives[i];
-            life.target = life.input + life.tokens.len();
-            let target = life.target;
-            let hits = self.prefix(r, i);
-            let computed = hits.len() * self.block_size;
-            let wanted = self.chunk(target - computed);
-            if !self.rules.enable_chunked_prefill && wanted > f.budget {
+            if self.lives[i].ready {
+                self.seen.passed += u64::from(self.replicas[r].waiting.iter().any(|other| !self.lives[*other].ready));
+                self.seat_ready(r, at, f);
+            } else if !self.seat(r, at, f) {
+                self.seen.blocked += 1;
                 return;
             }
-            let tokens = wanted.min(f.budget);
-            let blocks = (computed + tokens).div_ceil(self.block_size);
-            let unused = hits.iter().filter(|id| self.replicas[r].blocks[**id].users == 0).count();
-            if tokens > 0 && blocks - hits.len() + unused > self.replicas[r].free.len() {
-                return;
-            }
-            self.replicas[r].waiting.remove(at);
-            self.replicas[r].running.push(i);
-            self.note_admission(i, hits.len(), f.now);
-            let (hits, missing) = if tokens > 0 { (hits, 0) } else { (Vec::new(), hits.len()) };
-            hits.iter().for_each(|id| self.replicas[r].share(*id));
-            let life = &mut self.lives[i];
-            (life.blocks, life.missing, life.computed) = (hits, missing, computed);
-            let fits = self.extend(r, i, tokens);
-            assert!(fits, "an admitted request must get its blocks");
-            let context = if self.quirks.hits_without_context { 0 } else { computed };
-            f.batch.push(self.part(i, false, computed, tokens, context));
-            f.budget -= tokens;
         }
     }
 
-    fn note_admission(&mut self, i: usize, hits: usize, now: SimTime) {
+    /// Admits the request at this place of the queue, if it fits.
+    fn seat(&mut self, r: usize, at: usize, f: &mut Forming) -> bool {
+        let pool = self.pool(r);
+        let i = self.replicas[r].waiting[at];
         let life = &mut self.lives[i];
-        if life.scheduled.is_some() {
+        life.target = life.prompt + life.tokens.len();
+        let target = life.target;
+        let hits = self.prefix(r, i);
+        let computed = hits.len() * pool.block_size;
+        let wanted = self.chunk(r, target - computed);
+        if !pool.rules.enable_chunked_prefill && wanted > f.budget {
+            return false;
+        }
+        let tokens = wanted.min(f.budget);
+        if tokens > 0 && !self.has_room(r, &hits, computed + tokens) {
+            return false;
+        }
+        self.replicas[r].waiting.remove(at);
+        self.replicas[r].running.push(i);
+        self.note_admission(r, i, hits.len(), f.now);
+        let (hits, missing) = if tokens > 0 { (hits, 0) } else { (Vec::new(), hits.len()) };
+        hits.iter().for_each(|id| self.replicas[r].share(*id));
+        let life = &mut self.lives[i];
+        (life.blocks, life.missing, life.computed) = (hits, missing, computed);
+        let fits = self.extend(r, i, tokens);
+        assert!(fits, "an admitted request must get its blocks");
+        let context = if self.quirks.hits_without_context { 0 } else { computed };
+        f.batch.push(self.part(i, false, computed, tokens, context));
+        f.budget -= tokens;
+        true
+    }
+
+    /// Admits a request whose KV cache has come: its next token, or the last one of its prompt again.
+    fn seat_ready(&mut self, r: usize, at: usize, f: &mut Forming) {
+        let i = self.replicas[r].waiting[at];
+        let (decode, from) = (self.lives[i].decodes(), self.lives[i].computed);
+        self.replicas[r].waiting.remove(at);
+        self.replicas[r].running.push(i);
+        self.lives[i].ready = false;
+        let fits = self.extend(r, i, 1);
+        assert!(fits, "a request whose KV cache has come holds the block of its next token");
+        f.batch.push(self.part(i, decode, from, 1, from));
+        f.budget -= 1;
+    }
+
+    /// Blocks for so many tokens are free, of which these hold the first.
+    pub(super) fn has_room(&self, r: usize, hits: &[usize], tokens: usize) -> bool {
+        let machine = &self.replicas[r];
+        let blocks = tokens.div_ceil(machine.pool.block_size);
+        let unused = hits.iter().filter(|id| machine.blocks[**id].users == 0).count();
+        blocks - hits.len() + unused <= machine.free.len()
+    }
+
+    fn note_admission(&mut self, r: usize, i: usize, hits: usize, now: SimTime) {
+        let pool = self.pool(r);
+        let life = &mut self.lives[i];
+        let encodes = life.stage == Stage::Encode;
+        if life.scheduled.is_some() || encodes && life.preemptions > 0 {
             return;
         }
-        life.scheduled = Some(now);
-        life.cached = hits * self.block_size;
-        if self.caching {
-            self.summary.prefix_tokens_queried += life.target as u64;
-            self.summary.prefix_tokens_hit += life.cached as u64;
-            self.summary.prefix_blocks_queried += (life.target / self.block_size) as u64;
-            self.summary.prefix_blocks_hit += hits as u64;
+        let cached = hits * pool.block_size;
+        if !encodes {
+            (life.scheduled, life.cached) = (Some(now), cached);
+        }
+        if pool.caching {
+            let totals = &mut self.totals[pool.number];
+            totals.prefix_tokens_queried += life.target as u64;
+            totals.prefix_tokens_hit += cached as u64;
+            totals.prefix_blocks_queried += (life.target / pool.block_size) as u64;
+            totals.prefix_blocks_hit += hits as u64;
         }
     }
 
-    fn chunk(&self, wanted: usize) -> usize {
-        match self.rules.long_prefill_token_threshold as usize {
+    fn chunk(&self, r: usize, wanted: usize) -> usize {
+        match self.replicas[r].pool.rules.long_prefill_token_threshold as usize {
             0 => wanted,
             threshold => wanted.min(threshold),
         }
     }
 
     /// Blocks whose content the trace knows.
-    fn known_blocks(&self, i: usize) -> usize {
-        let request = self.lives[i].request as usize;
-        self.derivation.known_blocks(self.requests, request, self.block_size as u32) as usize
+    pub(super) fn known_blocks(&self, r: usize, i: usize) -> usize {
+        let (pool, request) = (&self.replicas[r].pool, self.lives[i].request as usize);
+        pool.derivation.known_blocks(self.requests, request, pool.block_size as u32) as usize
     }
 
-    fn hash(&self, i: usize, block: usize) -> u64 {
-        self.derivation.hash(self.requests, self.lives[i].request as usize, block as u32)
+    pub(super) fn hash(&self, r: usize, i: usize, block: usize) -> u64 {
+        let request = self.lives[i].request as usize;
+        self.replicas[r].pool.derivation.hash(self.requests, request, block as u32)
     }
 
     /// Blocks that hold the longest known prefix of request `i`.
     fn prefix(&self, r: usize, i: usize) -> Vec<usize> {
-        let target = self.lives[i].target;
+        let (pool, target) = (&self.replicas[r].pool, self.lives[i].target);
         // The last token is computed again even if all is found: its output is the first new token.
-        let usable = if self.rules.recompute_full_hits { target - 1 } else { target };
-        let most = self.known_blocks(i).min(usable / self.block_size);
-        (0..most).map_while(|block| self.replicas[r].find(self.hash(i, block))).collect()
+        let usable = if pool.rules.recompute_full_hits { target - 1 } else { target };
+        self.found(r, i, usable / pool.block_size)
+    }
+
+    /// Blocks that hold the longest known prefix of request `i`, of so many at most.
+    pub(super) fn found(&self, r: usize, i: usize, most: usize) -> Vec<usize> {
+        let most = self.known_blocks(r, i).min(most);
+        (0..most).map_while(|block| self.replicas[r].find(self.hash(r, i, block))).collect()
     }
 
     /// Gives request `i` the blocks for `tokens` more tokens and notes the content of those that this fills; false if
     /// there are not enough.
     pub(super) fn extend(&mut self, r: usize, i: usize, tokens: usize) -> bool {
+        let block_size = self.replicas[r].pool.block_size;
         let life = &self.lives[i];
         let from = life.computed;
-        let need = (from + tokens).div_ceil(self.block_size) - life.missing - life.blocks.len();
+        let need = (from + tokens).div_ceil(block_size) - life.missing - life.blocks.len();
         if need > self.replicas[r].free.len() {
             return false;
         }
@@ -246,22 +311,27 @@ impl World<'_> {
                 self.lives[i].blocks.push(id);
             }
         }
-        for block in self.known_blocks_filled(i, from, tokens) {
-            let hash = self.hash(i, block);
+        self.note_contents(r, i, from, tokens);
+        true
+    }
+
+    /// `tokens` tokens after the first `from` are there: the blocks that they fill have their contents.
+    pub(super) fn note_contents(&mut self, r: usize, i: usize, from: usize, tokens: usize) {
+        for block in self.known_blocks_filled(r, i, from, tokens) {
+            let hash = self.hash(r, i, block);
             let id = self.lives[i].blocks[block];
             self.replicas[r].fill(id, hash);
         }
-        true
     }
 
     /// Blocks of known content that `tokens` tokens after the first `from` fill. Those of a request that does not hold
     /// the start of its prompt cannot be told by their place.
-    fn known_blocks_filled(&self, i: usize, from: usize, tokens: usize) -> Vec<usize> {
+    fn known_blocks_filled(&self, r: usize, i: usize, from: usize, tokens: usize) -> Vec<usize> {
         if self.lives[i].missing > 0 {
             return Vec::new();
         }
-        let known = self.known_blocks(i);
-        (from / self.block_size..(from + tokens) / self.block_size).filter(|block| *block < known).collect()
+        let (known, block_size) = (self.known_blocks(r, i), self.replicas[r].pool.block_size);
+        (from / block_size..(from + tokens) / block_size).filter(|block| *block < known).collect()
     }
 
     fn shape(&self, batch: &[Part]) -> BatchShape {

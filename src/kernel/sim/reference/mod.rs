@@ -8,8 +8,6 @@
 //! - Of running requests of equal priority and arrival, the one with the highest number is preempted: the end of the
 //!   order of the queue. With any other choice two of them can preempt each other forever.
 //! - A victim that stands before the request that needs its blocks does not cost those behind it their turn.
-//! - A request whose client is gone when it reaches the queue ends at that time, also during a step. Requests that
-//!   reach the queue at the same time do so by arrival, then by number.
 //! - Whatever leaves while a loss is under way has lost the time until it left. A loss ends with a step only if the
 //!   request was not preempted again since that step was formed.
 //! - What a request found in the prefix cache counts as computed by it, when it loses that.
@@ -17,15 +15,22 @@
 //!   comes before the step ends. What is preempted while an empty batch is dropped is in no step's row.
 //! - A batch is empty if it has no requests; one whose requests have no tokens (`recompute_full_hits`) is formed.
 
+mod caches;
 mod forming;
+mod journey;
+mod moving;
 mod parts;
+mod pools;
+mod routing;
+mod sessions;
 mod steptime;
+#[cfg(test)]
+mod tests;
 mod world;
 
 use std::sync::atomic::AtomicBool;
 
 use super::engine;
-use super::kv::{hashes, plan};
 use super::scheduler::Scheduler;
 use super::{Quirks, SimError, Sink, Summary, reference_exclusive};
 use crate::request::Requests;
@@ -50,6 +55,24 @@ pub struct Seen {
     pub ties: u64,
     /// Requests whose client was gone before they reached the queue.
     pub never_queued: u64,
+    /// Times that the head of a queue did not fit, and requests that hold their blocks and went before others.
+    pub blocked: u64,
+    pub passed: u64,
+    /// Times that a decode replica had no room for the first request that waited for it, and clients that went meanwhile.
+    pub no_room: u64,
+    pub left_waiting_for_room: u64,
+    /// Prompts that a decode replica computed itself.
+    pub local_prompts: u64,
+    /// Preemptions of replies to prompts that were computed elsewhere.
+    pub reply_preemptions: u64,
+    /// Transfers that shared when they began to flow, that had nothing to send, and of which a part was sent early.
+    pub shared_transfers: u64,
+    pub empty_transfers: u64,
+    pub sent_early: u64,
+    /// Decisions about candidates that were not as the router saw them, counted by candidate.
+    pub stale: u64,
+    /// Sessions that a sticky router moved.
+    pub moved_sessions: u64,
 }
 
 /// Runs one scenario like [`super::simulate`].
@@ -95,14 +118,9 @@ pub fn observe(
     let demand = engine::accept(scenario, requests)?;
     let d = &scenario.deployment;
     match &d.scheduler {
-        Scheduler::VllmV1(rules) => {
-            let blocks = plan::blocks(d, &scenario.model, &scenario.gpu)?;
-            let derivation = hashes::derivation(requests, d.kv.block_size, d.kv.enable_prefix_caching)?;
-            let max_len = engine::max_len(scenario, blocks);
-            World::new(scenario, &demand, rules, derivation, blocks, max_len, quirks).run(sink, stop)
-        }
-        Scheduler::Exclusive(_) => {
+        Scheduler::Exclusive(_) if d.pools.is_empty() => {
             reference_exclusive::simulate(scenario, demand, sink, stop).map(|summary| (summary, Seen::default()))
         }
+        Scheduler::Exclusive(_) | Scheduler::VllmV1(_) => World::new(scenario, &demand, quirks)?.run(sink, stop),
     }
 }

@@ -1,36 +1,88 @@
 //! What the oracle's world is made of: requests, steps, replicas with their blocks.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
+use super::pools::Pool;
 use crate::sim::latency::BatchShape;
 use crate::sim::load::Demand;
 use crate::sim::{ItlStats, RequestRow, Status, StepRow};
 use crate::units::{SimDuration, SimTime};
 
+/// What is being done for a request, and by whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Its encoder tokens are computed, or what came of them is on its way.
+    Encode,
+    /// Its prompt is computed, for a decode replica.
+    Prefill,
+    /// Its prompt is computed for a decode replica, which has nothing to do then.
+    PrefillOnly,
+    /// Prompt and reply.
+    Whole,
+    /// The reply to a prompt that was computed elsewhere.
+    Reply,
+}
+
+/// A choice of the router that still counts, or has counted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    pub engine: usize,
+    /// Tokens of the prompt, or of the encoder's prompt, and of them those that were not found in the prefix cache.
+    pub prompt: usize,
+    pub uncached: usize,
+    /// Tokens of the prompt that steps that have ended computed or found.
+    pub done: usize,
+    /// The request counts as outstanding, and its prompt as pending.
+    pub outstanding: bool,
+    pub pending: bool,
+}
+
 /// Everything about one request.
 pub(super) struct Life {
     pub request: u32,
+    pub place: usize,
+    /// When it is sent, or [`SimTime::MAX`] where that is not known yet.
     pub arrival: SimTime,
-    pub replica: usize,
+    /// It was routed, or will never be sent.
+    pub arrived: bool,
+    pub stage: Stage,
+    /// Every choice that was made for it, the last one last.
+    pub sent: Vec<Sent>,
+    /// The engine of its row, and the one that computes its prompt for that.
+    pub home: usize,
+    pub prefill: Option<usize>,
     pub input: usize,
+    /// Tokens of the prompt of this stage.
+    pub prompt: usize,
     /// Tokens that it generates, and whether that cuts its reply; 0 before it is known that it can run.
     pub output: usize,
     pub cut: bool,
     /// When its client goes, and what it is then.
     pub abort: Option<(SimTime, Status)>,
+    pub encoded: Option<SimTime>,
     pub queued: Option<SimTime>,
     pub scheduled: Option<SimTime>,
+    pub prefilled: Option<SimTime>,
+    pub kv_ready: Option<SimTime>,
     /// Tokens in the cache, as soon as the step that computes them is formed.
     pub computed: usize,
-    /// When each of its tokens came out.
+    /// When each of its tokens came out, and from the first one until the client has it.
     pub tokens: Vec<SimTime>,
+    pub after_token: SimDuration,
     /// Tokens that must be computed before the next one can come out.
     pub target: usize,
     pub blocks: Vec<usize>,
+    /// Blocks on the decode replica, while its KV cache moves there, the tokens of that, and the bytes.
+    pub room: Vec<usize>,
+    pub loaded: usize,
+    pub bytes: u128,
+    /// Its KV cache has come, and it waits for a seat.
+    pub ready: bool,
     /// Blocks at the start of the prompt that it should hold but does not: `recompute_full_hits`.
     pub missing: usize,
     pub cached: usize,
-    /// Most tokens that it ever had in the cache.
+    /// Most tokens that it ever had in the cache of this replica.
     pub most: usize,
     pub recomputed: usize,
     pub preemptions: u32,
@@ -44,20 +96,35 @@ pub(super) struct Life {
 impl Life {
     pub(super) fn new(demand: &Demand<'_>, place: usize) -> Life {
         let request = demand.nth(place);
+        let input = demand.requests.input_tokens[request as usize] as usize;
         Life {
             request,
+            place,
             arrival: demand.arrival(request),
-            replica: 0,
-            input: demand.requests.input_tokens[request as usize] as usize,
+            arrived: false,
+            stage: Stage::Whole,
+            sent: Vec::new(),
+            home: 0,
+            prefill: None,
+            input,
+            prompt: input,
             output: 0,
             cut: false,
-            abort: demand.abort(place),
+            abort: None,
+            encoded: None,
             queued: None,
             scheduled: None,
+            prefilled: None,
+            kv_ready: None,
             computed: 0,
             tokens: Vec::new(),
+            after_token: SimDuration::ZERO,
             target: 0,
             blocks: Vec::new(),
+            room: Vec::new(),
+            loaded: 0,
+            bytes: 0,
+            ready: false,
             missing: 0,
             cached: 0,
             most: 0,
@@ -67,6 +134,41 @@ impl Life {
             lost: SimDuration::ZERO,
             gone: false,
         }
+    }
+
+    /// Its client is gone by now.
+    pub(super) fn is_left(&self, now: SimTime) -> bool {
+        self.abort.is_some_and(|(at, _)| at <= now)
+    }
+
+    /// It yields no tokens of its own: it leaves the replica with the end of its prompt.
+    pub(super) fn leaves_with_prompt(&self) -> bool {
+        match self.stage {
+            Stage::Encode | Stage::Prefill | Stage::PrefillOnly => true,
+            Stage::Whole | Stage::Reply => false,
+        }
+    }
+
+    /// A token comes out.
+    pub(super) fn hand_out(&mut self, now: SimTime, after_token: SimDuration) {
+        if self.tokens.is_empty() {
+            self.after_token = after_token;
+        }
+        self.tokens.push(now);
+    }
+
+    /// Routers do not count its prompt on this engine any more; nor, if `over`, the request.
+    pub(super) fn dealt_with(&mut self, engine: usize, over: bool) {
+        for sent in self.sent.iter_mut().filter(|sent| sent.engine == engine) {
+            sent.pending = false;
+            sent.outstanding &= !over;
+        }
+    }
+
+    /// It has ended: no router counts it any more.
+    pub(super) fn over(&mut self) {
+        self.gone = true;
+        self.sent.iter_mut().for_each(|sent| (sent.outstanding, sent.pending) = (false, false));
     }
 
     /// The rest of its prompt is computed: every step yields a token.
@@ -80,17 +182,16 @@ impl Life {
         }
     }
 
-    /// Its row, if it ends now; `after_token` is until the client has a token.
-    pub(super) fn row(&self, status: Status, after_token: SimDuration) -> RequestRow {
+    /// Its row, if it ends now.
+    pub(super) fn row(&self, status: Status) -> RequestRow {
         RequestRow {
-            request: self.request,
-            replica: self.replica as u32,
-            status,
-            arrival: self.arrival,
+            prefill_replica: self.prefill.map(|engine| engine as u32),
+            encoded: self.encoded,
             queued: self.queued,
             scheduled: self.scheduled,
-            first_token: self.tokens.first().map(|t| *t + after_token),
-            finished: None,
+            prefilled: self.prefilled,
+            kv_ready: self.kv_ready,
+            first_token: self.tokens.first().map(|t| *t + self.after_token),
             input_tokens: self.input as u32,
             output_tokens: self.tokens.len() as u32,
             cached_tokens: self.cached as u32,
@@ -98,6 +199,7 @@ impl Life {
             preemptions: self.preemptions,
             preempted: self.lost,
             itl: itl(&self.tokens),
+            ..RequestRow::new(self.request, self.home as u32, status, self.arrival)
         }
     }
 }
@@ -153,17 +255,16 @@ pub(super) struct Block {
     pub hash: Option<u64>,
 }
 
-/// On its way to the queue: when it gets there, and what decides among those that get there at the same time.
+/// On its way to the queue. Those that get there at the same time do so in the order of the trace.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Coming {
     pub at: SimTime,
-    pub arrival: SimTime,
-    pub request: u32,
     pub life: usize,
 }
 
-/// One replica.
+/// One engine.
 pub(super) struct Machine {
+    pub pool: Rc<Pool>,
     pub coming: Vec<Coming>,
     pub waiting: VecDeque<usize>,
     /// In order of admission.
@@ -176,11 +277,15 @@ pub(super) struct Machine {
     /// The step that runs, and with asynchronous scheduling the one after it.
     pub current: Option<Step>,
     pub next: Option<Step>,
+    /// Requests whose prompts are done elsewhere, and that wait for blocks here to put their KV caches into.
+    pub room: VecDeque<usize>,
 }
 
 impl Machine {
-    pub(super) fn new(blocks: usize) -> Machine {
+    pub(super) fn new(pool: Rc<Pool>) -> Machine {
+        let blocks = pool.blocks;
         Machine {
+            pool,
             coming: Vec::new(),
             waiting: VecDeque::new(),
             running: Vec::new(),
@@ -189,17 +294,13 @@ impl Machine {
             by_hash: BTreeMap::new(),
             current: None,
             next: None,
+            room: VecDeque::new(),
         }
     }
 
     /// Nobody waits and nobody runs.
     pub(super) fn idle(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
-    }
-
-    /// Requests on their way, waiting and running.
-    pub(super) fn load(&self) -> usize {
-        self.coming.len() + self.waiting.len() + self.running.len()
     }
 
     /// Blocks in use.

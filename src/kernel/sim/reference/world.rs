@@ -1,102 +1,118 @@
 //! Time in the oracle: every instant at which something happens, in order, and what happens then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rand::Rng;
-use rand_pcg::Pcg64;
-
 use super::Seen;
-use super::parts::{Coming, Life, Machine, Part, Step};
-use super::steptime::Overhead;
+use super::caches::Sights;
+use super::moving::{Load, Roads};
+use super::parts::{Life, Machine, Part, Stage, Step};
+use super::pools::Pools;
+use super::routing::Chooser;
+use super::sessions::Conversations;
+use crate::pools::{Disaggregation, Role};
 use crate::request::Requests;
-use crate::rng;
 use crate::scenario::Scenario;
-use crate::sim::engine::{HORIZON, bounded, too_long};
-use crate::sim::kv::hashes::Derivation;
-use crate::sim::latency::{self, LatencyModel};
+use crate::sim::engine::{HORIZON, too_long};
 use crate::sim::load::Demand;
-use crate::sim::router::Router;
-use crate::sim::scheduler::VllmV1;
-use crate::sim::{Quirks, RequestRow, SimError, Sink, Status, Summary};
-use crate::units::{SimDuration, SimTime, Tick};
+use crate::sim::{Quirks, RequestRow, RouteRow, SimError, Sink, Status, Summary};
+use crate::units::{SimDuration, SimTime};
 
 /// See the head of [`super`].
 pub(super) struct World<'a> {
     pub demand: &'a Demand<'a>,
     pub requests: &'a Requests,
-    pub rules: &'a VllmV1,
-    pub model: Box<dyn LatencyModel>,
-    pub derivation: Derivation,
-    pub block_size: usize,
-    pub caching: bool,
     pub quirks: Quirks,
-    pub overhead: Overhead,
-    pub tick: Option<Tick>,
-    pub max_len: u32,
-    /// In the order of arrival.
+    pub rules: &'a Disaggregation,
+    /// By place.
     pub lives: Vec<Life>,
+    pub pools: Pools,
     pub replicas: Vec<Machine>,
+    /// By set of candidates.
+    pub choosers: Vec<Chooser>,
+    pub sights: Sights,
+    pub roads: Roads,
     pub summary: Summary,
+    /// What only the engines know, by pool.
+    pub totals: Vec<Summary>,
     pub seen: Seen,
-    router: &'a Router,
-    /// Requests routed, and the stream of the random router.
-    arrived: usize,
-    random: Pcg64,
+    /// Prompts that are done at this instant and will join a queue for room, and what encoders made that has come.
+    pub joining: Vec<usize>,
+    pub encoded: Vec<usize>,
+    /// Decode replicas that look for room at this instant, or at a later one.
+    pub looking: BTreeSet<usize>,
+    looks: BTreeSet<(SimTime, usize)>,
+    conversations: Conversations,
     gaps: BTreeMap<SimDuration, u64>,
     /// Up to when the integrals are.
     integrated: SimTime,
-    /// Rows of this instant, by replica, and of requests that were rejected.
+    /// Rows of this instant: by replica, of ends of steps, and of transfers that ended and clients that went; of requests
+    /// that were rejected, and of those that will never be sent.
     ended: Vec<Vec<RequestRow>>,
+    went: Vec<Vec<RequestRow>>,
     rejected: Vec<RequestRow>,
+    never: Vec<RequestRow>,
+    pub routes: Vec<RouteRow>,
 }
 
 impl<'a> World<'a> {
-    pub(super) fn new(
-        scenario: &'a Scenario,
-        demand: &'a Demand<'a>,
-        rules: &'a VllmV1,
-        derivation: Derivation,
-        blocks: u64,
-        max_len: u32,
-        quirks: Quirks,
-    ) -> World<'a> {
+    /// # Errors
+    /// [`SimError::Invalid`] where pools and requests do not go together.
+    pub(super) fn new(scenario: &'a Scenario, demand: &'a Demand<'a>, quirks: Quirks) -> Result<World<'a>, SimError> {
         let d = &scenario.deployment;
-        let replicas = d.replicas as usize;
-        let summary = Summary {
-            injected: demand.count() as u64,
-            out_of_order: demand.out_of_order,
-            kv_blocks_total: blocks,
-            ..Summary::default()
+        let pools = Pools::new(scenario, demand)?;
+        let conversations = Conversations::new(&scenario.workload, demand, scenario.seed);
+        let chooser = |set: usize| {
+            let candidates = &pools.sets[set];
+            let router = match candidates.role {
+                Role::Decode => d.disaggregation.decode_router.as_ref().unwrap_or(&d.router),
+                Role::Mixed | Role::Encode | Role::Prefill => &d.router,
+            };
+            Chooser::new(router, candidates.engines.len(), set, scenario.seed)
         };
-        World {
+        let choosers = (0..pools.sets.len()).map(chooser).collect();
+        let blocks = |pool: usize| pools.all[pool].blocks as u64;
+        let total = |pool: usize| Summary { kv_blocks_total: blocks(pool), ..Summary::default() };
+        let replicas: Vec<Machine> = pools.engines.iter().map(|pool| Machine::new(pool.clone())).collect();
+        let mut lives: Vec<Life> = (0..demand.count()).map(|place| Life::new(demand, place)).collect();
+        for life in lives.iter_mut().filter(|life| !conversations.waits(life.place)) {
+            life.abort = demand.abort(life.place);
+        }
+        Ok(World {
             demand,
             requests: demand.requests,
-            rules,
-            model: latency::build(d, &scenario.model, &scenario.gpu),
-            derivation,
-            block_size: d.kv.block_size as usize,
-            caching: d.kv.enable_prefix_caching,
             quirks,
-            overhead: Overhead::new(rules.scheduler_overhead_us, rules.async_scheduling),
-            tick: d.tick,
-            max_len,
-            lives: (0..demand.count()).map(|place| Life::new(demand, place)).collect(),
-            replicas: (0..replicas).map(|_| Machine::new(blocks as usize)).collect(),
-            summary,
+            rules: &d.disaggregation,
+            lives,
+            choosers,
+            sights: Sights::new(&d.signals),
+            roads: Roads::new(d.disaggregation.transfer, d.tick),
+            summary: Summary { out_of_order: demand.out_of_order, ..Summary::default() },
+            totals: (0..pools.all.len()).map(total).collect(),
             seen: Seen::default(),
-            router: &d.router,
-            arrived: 0,
-            random: rng::stream(scenario.seed, "router"),
+            joining: Vec::new(),
+            encoded: Vec::new(),
+            looking: BTreeSet::new(),
+            looks: BTreeSet::new(),
+            conversations,
             gaps: BTreeMap::new(),
             integrated: SimTime::ZERO,
-            ended: vec![Vec::new(); replicas],
+            ended: vec![Vec::new(); replicas.len()],
+            went: vec![Vec::new(); replicas.len()],
             rejected: Vec::new(),
-        }
+            never: Vec::new(),
+            routes: Vec::new(),
+            pools,
+            replicas,
+        })
     }
 
+    /// Runs all of it.
     pub(super) fn run(mut self, sink: &mut dyn Sink, stop: &AtomicBool) -> Result<(Summary, Seen), SimError> {
         let horizon = self.demand.horizon;
+        for (place, at) in self.conversations.begin() {
+            self.send(place, at);
+        }
         while let Some(now) = self.next_time().filter(|now| *now <= horizon) {
             if stop.load(Ordering::Relaxed) {
                 return Err(SimError::Cancelled);
@@ -107,27 +123,43 @@ impl<'a> World<'a> {
             self.instant(now, sink)?;
         }
         self.close(horizon, sink);
-        self.summary.itl = self.gaps.into_iter().collect();
+        self.summary.itl = std::mem::take(&mut self.gaps).into_iter().collect();
+        for pool in &self.totals {
+            add(&mut self.summary, pool);
+        }
+        self.summary.pools = self.totals;
+        self.seen.shared_transfers = self.roads.shared;
         Ok((self.summary, self.seen))
     }
 
-    /// The next time at which a step ends, a request arrives or reaches a queue.
+    /// The next time at which a step ends, a transfer begins or ends to flow, a request arrives or reaches a queue, a client
+    /// goes that is not in a step, or a replica looks for room.
     fn next_time(&self) -> Option<SimTime> {
         let ends = self.replicas.iter().filter_map(|m| m.current.as_ref().map(Step::end));
         let queued = self.replicas.iter().flat_map(|m| m.coming.iter().map(|c| c.at));
-        ends.chain(queued).chain(self.lives.get(self.arrived).map(|l| l.arrival)).min()
+        let arrives = |l: &&Life| !l.arrived && l.arrival < self.demand.horizon;
+        let arrivals = self.lives.iter().filter(arrives).map(|l| l.arrival);
+        let still = self.replicas.iter().filter(|m| m.current.is_none());
+        let patient = still.flat_map(|m| m.waiting.iter().chain(&m.running));
+        let goes = patient.filter_map(|i| self.lives[*i].abort.map(|(at, _)| at));
+        let looks = self.looks.first().map(|(at, _)| *at);
+        ends.chain(queued).chain(arrivals).chain(goes).chain(looks).chain(self.roads.next()).min()
     }
 
     fn instant(&mut self, now: SimTime, sink: &mut dyn Sink) -> Result<(), SimError> {
+        self.sights.look_until(now, &self.replicas);
         self.integrate(now);
         let mut ends = false;
         for r in 0..self.replicas.len() {
             ends |= self.end_step(r, now, sink);
         }
-        while self.lives.get(self.arrived).is_some_and(|l| l.arrival == now) {
-            self.seen.ties += u64::from(ends);
-            self.arrive(self.arrived);
-            self.arrived += 1;
+        self.move_caches(now);
+        self.sights.look_at(now, &self.replicas);
+        if now < self.demand.horizon {
+            while let Some(i) = self.next_arrival(now) {
+                self.seen.ties += u64::from(ends);
+                self.arrive(i, now, sink.wants_routes());
+            }
         }
         for r in 0..self.replicas.len() {
             let mut left = self.fill_queue(r, now);
@@ -136,6 +168,9 @@ impl<'a> World<'a> {
             left.sort_by_key(|i| self.lives[*i].request);
             for i in left {
                 self.abort(r, i, now);
+                if self.replicas[r].pool.role == Role::Decode {
+                    self.looks.insert((now + SimDuration(1), r));
+                }
             }
         }
         if now < self.demand.horizon {
@@ -143,53 +178,70 @@ impl<'a> World<'a> {
                 self.start(r, now)?;
             }
         }
-        let ended = self.ended.iter_mut().flat_map(|rows| rows.drain(..));
-        ended.chain(self.rejected.drain(..)).for_each(|row| sink.request(row));
+        self.tell(sink);
         Ok(())
+    }
+
+    /// Hands out the rows of this instant.
+    fn tell(&mut self, sink: &mut dyn Sink) {
+        self.went.iter_mut().chain([&mut self.never]).for_each(|rows| rows.sort_by_key(|row| row.request));
+        let of_replicas = self.ended.iter_mut().zip(&mut self.went);
+        let ended = of_replicas.flat_map(|(ended, went)| ended.drain(..).chain(went.drain(..)));
+        for row in ended.chain(self.rejected.drain(..)).chain(self.never.drain(..)) {
+            self.summary.injected += 1;
+            sink.request(row);
+        }
+        self.routes.drain(..).for_each(|row| sink.route(row));
+    }
+
+    /// What reaches its destination now; and decode replicas give room, as often as that lets something else arrive.
+    fn move_caches(&mut self, now: SimTime) {
+        let due = self.looks.iter().filter(|(at, _)| *at <= now).map(|(_, r)| *r);
+        self.looking.extend(due);
+        self.looks.retain(|(at, _)| *at > now);
+        self.joining.sort_unstable();
+        for i in std::mem::take(&mut self.joining) {
+            self.replicas[self.lives[i].home].room.push_back(i);
+            self.looking.insert(self.lives[i].home);
+        }
+        loop {
+            let mut arrived = self.roads.arrived(now);
+            arrived.sort_unstable();
+            let nothing = arrived.is_empty();
+            for (i, load) in arrived {
+                match load {
+                    Load::Cache => self.cache_came(i, now),
+                    Load::Embeddings => self.embeddings_came(i, now),
+                }
+            }
+            let looking = std::mem::take(&mut self.looking);
+            if nothing && looking.is_empty() {
+                return;
+            }
+            looking.into_iter().for_each(|r| self.give_room(r, now));
+        }
+    }
+
+    /// The first in the trace of those that arrive now, or whose embeddings do.
+    fn next_arrival(&mut self, now: SimTime) -> Option<usize> {
+        let new = (0..self.lives.len()).find(|i| !self.lives[*i].arrived && self.lives[*i].arrival == now);
+        let next = new.into_iter().chain(self.encoded.iter().copied()).min()?;
+        self.encoded.retain(|i| *i != next);
+        Some(next)
     }
 
     /// Adds what was the case since the last instant.
     fn integrate(&mut self, now: SimTime) {
         let time = i128::from((now - self.integrated).0);
         for machine in &self.replicas {
-            self.summary.kv_block_ns += machine.used() as i128 * time;
-            self.summary.running_ns += machine.running.len() as i128 * time;
-            self.summary.waiting_ns += machine.waiting.len() as i128 * time;
+            let totals = &mut self.totals[machine.pool.number];
+            totals.kv_block_ns += machine.used() as i128 * time;
+            totals.running_ns += machine.running.len() as i128 * time;
+            totals.waiting_ns += machine.waiting.len() as i128 * time;
+            self.summary.room_wait_ns += machine.room.len() as i128 * time;
         }
+        self.summary.transfer_ns += self.roads.caches() as i128 * time;
         self.integrated = now;
-    }
-
-    /// Routes the request, and rejects it or sends it on its way to the queue.
-    fn arrive(&mut self, i: usize) {
-        let replica = self.route(i);
-        let life = &mut self.lives[i];
-        life.replica = replica;
-        if life.input as u64 >= u64::from(self.max_len) {
-            life.gone = true;
-            self.summary.rejected += 1;
-            self.summary.end = self.summary.end.max(life.arrival);
-            let row = RequestRow {
-                input_tokens: life.input as u32,
-                ..RequestRow::new(life.request, replica as u32, Status::Rejected, life.arrival)
-            };
-            self.rejected.push(row);
-            return;
-        }
-        let (output, cut) = self.demand.output(life.request, self.max_len);
-        (life.output, life.cut) = (output as usize, cut);
-        let at = life.arrival + bounded(self.model.before_queue(life.input as u32), self.tick);
-        let coming = Coming { at, arrival: life.arrival, request: life.request, life: i };
-        self.replicas[replica].coming.push(coming);
-    }
-
-    /// The replica of the request that arrives as the `turn`th.
-    fn route(&mut self, turn: usize) -> usize {
-        let count = self.replicas.len();
-        match self.router {
-            Router::RoundRobin => turn % count,
-            Router::Random => ((u128::from(self.random.next_u64()) * count as u128) >> 64) as usize,
-            Router::LeastOutstanding => (0..count).min_by_key(|r| self.replicas[*r].load()).unwrap_or(0),
-        }
     }
 
     /// Requests whose time has come enter the queue; returns those whose client is gone already.
@@ -199,12 +251,16 @@ impl<'a> World<'a> {
         machine.coming.sort_unstable();
         while machine.coming.first().is_some_and(|c| c.at <= now) {
             let i = machine.coming.remove(0).life;
-            if self.lives[i].abort.is_some_and(|(at, _)| at <= now) {
+            let life = &mut self.lives[i];
+            if life.is_left(now) {
                 self.seen.never_queued += 1;
                 gone.push(i);
                 continue;
             }
-            self.lives[i].queued = Some(now);
+            match life.stage {
+                Stage::Encode | Stage::Reply => {}
+                Stage::Prefill | Stage::PrefillOnly | Stage::Whole => life.queued = Some(now),
+            }
             machine.waiting.push_back(i);
         }
         gone
@@ -213,14 +269,13 @@ impl<'a> World<'a> {
     /// Requests in the queue and running whose client is gone, if no step runs.
     fn clients_gone(&self, r: usize, now: SimTime) -> Vec<usize> {
         let machine = &self.replicas[r];
-        if machine.current.is_some() {
-            return Vec::new();
-        }
-        let gone = |i: &usize| self.lives[*i].abort.is_some_and(|(at, _)| at <= now);
-        machine.waiting.iter().chain(&machine.running).copied().filter(gone).collect()
+        let between_steps = machine.current.is_none();
+        let queue = machine.waiting.iter().chain(&machine.running).filter(|_| between_steps);
+        queue.copied().filter(|i| self.lives[*i].is_left(now)).collect()
     }
 
-    fn abort(&mut self, r: usize, i: usize, now: SimTime) {
+    /// The client of a request has gone, and that is noticed where the request is.
+    pub(super) fn abort(&mut self, r: usize, i: usize, now: SimTime) {
         let Some((_, status)) = self.lives[i].abort else { return };
         let counter = match status {
             Status::TimedOut => &mut self.summary.timed_out,
@@ -233,22 +288,62 @@ impl<'a> World<'a> {
         self.leave(r, i, now);
         self.summary.end = self.summary.end.max(now);
         let row = self.row(i, status);
-        self.ended[r].push(row);
+        self.went[r].push(row);
+        self.over(i, now, now + SimDuration(1), false);
+    }
+
+    /// The request has ended; what that brings about comes at `at`.
+    fn over(&mut self, i: usize, now: SimTime, at: SimTime, served: bool) {
+        let follows = self.conversations.ended(i, at, served);
+        for (place, at) in follows.sent {
+            self.send(place, at);
+        }
+        let home = self.lives[i].home as u32;
+        for place in follows.never {
+            let life = &mut self.lives[place];
+            (life.arrived, life.gone, life.arrival) = (true, true, now);
+            self.summary.cancelled += 1;
+            self.summary.never_sent += 1;
+            let input_tokens = life.input as u32;
+            let row = RequestRow { input_tokens, ..RequestRow::new(life.request, home, Status::Cancelled, now) };
+            self.never.push(row);
+        }
+    }
+
+    fn send(&mut self, place: usize, at: SimTime) {
+        let life = &mut self.lives[place];
+        self.demand.send(life.request, at);
+        (life.arrival, life.abort) = (at, self.demand.abort(place));
+    }
+
+    /// What was chosen for it cannot hold its prompt.
+    pub(super) fn reject(&mut self, i: usize, now: SimTime) {
+        self.lives[i].over();
+        let row = self.row(i, Status::Rejected);
+        self.rejected.push(row);
+        self.summary.rejected += 1;
+        self.summary.end = self.summary.end.max(now);
+        self.over(i, now, now, false);
     }
 
     /// The request is nowhere any more.
     fn leave(&mut self, r: usize, i: usize, now: SimTime) {
+        self.leave_engine(r, i);
+        self.lives[i].end_loss(now);
+        self.lives[i].over();
+    }
+
+    /// The request has nothing on this engine any more.
+    pub(super) fn leave_engine(&mut self, r: usize, i: usize) {
         let blocks = std::mem::take(&mut self.lives[i].blocks);
         let machine = &mut self.replicas[r];
         machine.release(&blocks);
         machine.running.retain(|running| *running != i);
         machine.waiting.retain(|waiting| *waiting != i);
-        self.lives[i].end_loss(now);
-        self.lives[i].gone = true;
     }
 
     fn row(&mut self, i: usize, status: Status) -> RequestRow {
-        let row = self.lives[i].row(status, bounded(self.model.after_token(), self.tick));
+        let row = self.lives[i].row(status);
         self.summary.recomputed_tokens += u64::from(row.recomputed_tokens);
         row
     }
@@ -262,16 +357,17 @@ impl<'a> World<'a> {
         let mut step = match self.replicas[r].next.take() {
             Some(step) => step,
             None if self.replicas[r].idle() => return Ok(()),
-            None => self.form(r, now)?,
+            None => match self.form(r, now)? {
+                Some(step) => step,
+                None => return Ok(()),
+            },
         };
         self.seen.empty_steps += u64::from(step.batch.iter().all(|part| part.tokens == 0));
         step.row.start = now;
         self.replicas[r].current = Some(step);
-        if self.rules.async_scheduling && !self.replicas[r].idle() {
+        if self.replicas[r].pool.rules.async_scheduling && !self.replicas[r].idle() {
             let next = self.form(r, now)?;
-            if !next.batch.is_empty() {
-                self.replicas[r].next = Some(next);
-            }
+            self.replicas[r].next = next.filter(|next| !next.batch.is_empty());
         }
         Ok(())
     }
@@ -279,24 +375,24 @@ impl<'a> World<'a> {
     /// Ends the step that ends now, if one does: its tokens come out, and what they complete leaves.
     fn end_step(&mut self, r: usize, now: SimTime, sink: &mut dyn Sink) -> bool {
         let Some(step) = self.replicas[r].current.take_if(|step| step.end() == now) else { return false };
-        self.count_step(&step);
+        self.count_step(r, &step);
         if sink.wants_steps() {
             sink.step(step.row);
         }
-        let mut complete = Vec::new();
-        for part in &step.batch {
-            if self.hand_out(part, now) {
-                complete.push(part.life);
-            }
-        }
+        let complete: Vec<usize> =
+            step.batch.iter().filter(|part| self.hand_out(r, part, now)).map(|part| part.life).collect();
         for i in complete {
-            self.complete(r, i, now);
+            match self.lives[i].stage {
+                Stage::Encode => self.encoder_done(r, i, now),
+                Stage::Prefill => self.prompt_done(r, i, now),
+                Stage::PrefillOnly | Stage::Whole | Stage::Reply => self.complete(r, i, now),
+            }
         }
         true
     }
 
-    fn count_step(&mut self, step: &Step) {
-        let s = &mut self.summary;
+    fn count_step(&mut self, r: usize, step: &Step) {
+        let s = &mut self.totals[self.replicas[r].pool.number];
         s.steps += 1;
         s.busy += step.row.duration;
         let (work, shape) = (&mut s.work, &step.shape);
@@ -313,12 +409,16 @@ impl<'a> World<'a> {
         work.steps_by_tokens[tokens] += 1;
     }
 
-    /// What the end of a step means for a request in it; whether it has its last token now.
-    fn hand_out(&mut self, part: &Part, now: SimTime) -> bool {
+    /// What the end of a step means for a request in it; whether it is done here now.
+    fn hand_out(&mut self, r: usize, part: &Part, now: SimTime) -> bool {
+        let after_token = self.replicas[r].pool.after_token();
         let life = &mut self.lives[part.life];
         if life.gone {
             self.seen.wasted += u64::from(part.yields);
             return false;
+        }
+        for sent in life.sent.iter_mut().filter(|sent| sent.engine == r) {
+            sent.done = sent.done.max((part.from + part.tokens).min(sent.prompt));
         }
         if part.restores && life.preemptions == part.preemptions {
             life.end_loss(now);
@@ -326,13 +426,26 @@ impl<'a> World<'a> {
         if !part.yields {
             return false;
         }
+        match life.stage {
+            Stage::Encode => return true,
+            Stage::Prefill => {
+                // Without the blocks, nothing is there that could be sent.
+                let kept = life.preemptions == part.preemptions;
+                self.seen.wasted += u64::from(!kept);
+                return kept;
+            }
+            Stage::PrefillOnly => life.prefilled = Some(now),
+            Stage::Whole | Stage::Reply => {}
+        }
         if let Some(last) = life.tokens.last() {
             *self.gaps.entry(now - *last).or_insert(0) += 1;
         }
-        life.tokens.push(now);
+        life.hand_out(now, after_token);
+        life.dealt_with(r, false);
         life.tokens.len() == life.output
     }
 
+    /// The request has all its tokens.
     fn complete(&mut self, r: usize, i: usize, now: SimTime) {
         if self.quirks.block_at_completion {
             self.extend(r, i, 1);
@@ -343,29 +456,45 @@ impl<'a> World<'a> {
             true => self.summary.length_capped += 1,
             false => self.summary.finished += 1,
         }
-        let after = bounded(self.model.after_token(), self.tick) + bounded(self.model.after_request(), self.tick);
-        let finished = now + after;
+        let pool = self.pool(r);
+        let finished = now + pool.after_token() + pool.after_request();
         self.summary.end = self.summary.end.max(finished);
         let row = RequestRow { finished: Some(finished), ..self.row(i, status) };
         self.ended[r].push(row);
+        if pool.role == Role::Decode {
+            self.looking.insert(r);
+        }
+        self.over(i, now, now, true);
+    }
+
+    /// After room was given.
+    pub(super) fn note_blocks(&mut self, r: usize) {
+        let used = self.replicas[r].used() as u64;
+        let totals = &mut self.totals[self.replicas[r].pool.number];
+        totals.kv_blocks_max = totals.kv_blocks_max.max(used);
     }
 
     fn note_queue(&mut self, r: usize) {
         let waiting = self.replicas[r].waiting.len() as u64;
-        self.summary.waiting_max = self.summary.waiting_max.max(waiting);
+        let totals = &mut self.totals[self.replicas[r].pool.number];
+        totals.waiting_max = totals.waiting_max.max(waiting);
     }
 
     /// After a batch was formed.
     pub(super) fn note_peaks(&mut self, r: usize) {
         self.note_queue(r);
-        let (running, used) = (self.replicas[r].running.len() as u64, self.replicas[r].used() as u64);
-        self.summary.running_max = self.summary.running_max.max(running);
-        self.summary.kv_blocks_max = self.summary.kv_blocks_max.max(used);
+        self.note_blocks(r);
+        let running = self.replicas[r].running.len() as u64;
+        let totals = &mut self.totals[self.replicas[r].pool.number];
+        totals.running_max = totals.running_max.max(running);
     }
 
     /// Rows for what is still here, if there is a horizon.
     fn close(&mut self, horizon: SimTime, sink: &mut dyn Sink) {
-        let mut left: Vec<usize> = (0..self.lives.len()).filter(|i| !self.lives[*i].gone).collect();
+        let all = self.lives.iter().all(|life| life.arrived);
+        assert!(all || horizon < SimTime::MAX, "requests were never sent");
+        let mut left: Vec<usize> =
+            (0..self.lives.len()).filter(|i| self.lives[*i].arrived && !self.lives[*i].gone).collect();
         if left.is_empty() {
             return;
         }
@@ -373,10 +502,38 @@ impl<'a> World<'a> {
         self.summary.end = self.summary.end.max(horizon);
         left.sort_by_key(|i| self.lives[*i].request);
         for i in left {
+            self.summary.injected += 1;
             self.summary.in_flight += 1;
             self.lives[i].end_loss(horizon);
             let row = self.row(i, Status::InFlight);
             sink.request(row);
         }
     }
+}
+
+/// Adds what the engines of a pool know.
+fn add(s: &mut Summary, pool: &Summary) {
+    s.steps += pool.steps;
+    s.busy += pool.busy;
+    s.kv_blocks_total = s.kv_blocks_total.max(pool.kv_blocks_total);
+    s.kv_blocks_max = s.kv_blocks_max.max(pool.kv_blocks_max);
+    s.running_max = s.running_max.max(pool.running_max);
+    s.waiting_max = s.waiting_max.max(pool.waiting_max);
+    s.kv_block_ns += pool.kv_block_ns;
+    s.running_ns += pool.running_ns;
+    s.waiting_ns += pool.waiting_ns;
+    s.prefix_tokens_queried += pool.prefix_tokens_queried;
+    s.prefix_tokens_hit += pool.prefix_tokens_hit;
+    s.prefix_blocks_queried += pool.prefix_blocks_queried;
+    s.prefix_blocks_hit += pool.prefix_blocks_hit;
+    let (work, more) = (&mut s.work, &pool.work);
+    work.decode_requests += more.decode_requests;
+    work.decode_context += more.decode_context;
+    work.prefill_tokens += more.prefill_tokens;
+    work.prefill_context += more.prefill_context;
+    work.prefill_tokens_x_context += more.prefill_tokens_x_context;
+    work.prefill_tokens_squared += more.prefill_tokens_squared;
+    let longest = work.steps_by_tokens.len().max(more.steps_by_tokens.len());
+    work.steps_by_tokens.resize(longest, 0);
+    work.steps_by_tokens.iter_mut().zip(&more.steps_by_tokens).for_each(|(sum, steps)| *sum += steps);
 }
