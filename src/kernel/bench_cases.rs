@@ -4,6 +4,7 @@
 //! drawn anew: a smaller size is the beginning of a larger one.
 //! Leaves out: time. Who runs a case measures.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use rand_pcg::Pcg64;
@@ -11,7 +12,7 @@ use rand_pcg::Pcg64;
 use crate::request::Requests;
 use crate::rng;
 use crate::scenario::Scenario;
-use crate::sim::router::Router;
+use crate::sim::router::{KvAware, Router};
 use crate::sim::scheduler::{Scheduler, VllmV1};
 use crate::sim::swarm::scenario_8b;
 use crate::sim::{RequestRow, SimError, Sink, Summary, simulate};
@@ -45,6 +46,11 @@ pub enum Case {
     Prefixes,
     /// A million requests of the first kind at 40 requests/s over four replicas.
     Fleet,
+    /// A million requests of the first kind at 10,000 requests/s over 1,000 replicas, with `least_outstanding`: a request
+    /// must not cost more for the replicas that have nothing to do with it.
+    Thousand,
+    /// As the prefixes, 64 replicas with `kv_aware`: the router must know every cache.
+    Aware,
     /// The first case with outputs twice as long: the cost per token must be less than the cost per request.
     LongOutputs,
     /// The first case with twice the requests: the cost must be linear in their number.
@@ -52,8 +58,16 @@ pub enum Case {
 }
 
 impl Case {
-    pub const ALL: [Case; 6] =
-        [Case::Plain, Case::Preemptions, Case::Prefixes, Case::Fleet, Case::LongOutputs, Case::MoreRequests];
+    pub const ALL: [Case; 8] = [
+        Case::Plain,
+        Case::Preemptions,
+        Case::Prefixes,
+        Case::Fleet,
+        Case::LongOutputs,
+        Case::MoreRequests,
+        Case::Thousand,
+        Case::Aware,
+    ];
 
     pub fn letter(self) -> &'static str {
         match self {
@@ -63,6 +77,8 @@ impl Case {
             Case::Fleet => "d",
             Case::LongOutputs => "e",
             Case::MoreRequests => "f",
+            Case::Thousand => "g",
+            Case::Aware => "h",
         }
     }
 
@@ -75,6 +91,8 @@ impl Case {
             Case::Fleet => "case a at 40/s, four replicas",
             Case::LongOutputs => "case a, outputs twice as long",
             Case::MoreRequests => "case a, twice the requests",
+            Case::Thousand => "case a, 1,000 replicas, least_outstanding",
+            Case::Aware => "conversations, 64 replicas, kv_aware",
         }
     }
 
@@ -83,18 +101,29 @@ impl Case {
         match self {
             Case::Plain | Case::Preemptions | Case::LongOutputs => 100_000,
             // As many as Mooncake's conversation trace has.
-            Case::Prefixes => 12_031,
-            Case::Fleet => 1_000_000,
+            Case::Prefixes | Case::Aware => 12_031,
+            Case::Fleet | Case::Thousand => 1_000_000,
             Case::MoreRequests => 200_000,
         }
     }
 
-    /// The first `count` requests. Of [`Case::Prefixes`]: of the synthetic workload.
+    /// A trace may take the place of its requests.
+    pub fn takes_trace(self) -> bool {
+        match self {
+            Case::Prefixes | Case::Aware => true,
+            Case::Plain | Case::Preemptions | Case::Fleet | Case::LongOutputs | Case::MoreRequests | Case::Thousand => {
+                false
+            }
+        }
+    }
+
+    /// The first `count` requests. Of [`Case::Prefixes`] and [`Case::Aware`]: of the synthetic workload.
     pub fn requests(self, count: u32) -> Requests {
         match self {
             Case::Plain | Case::MoreRequests => normal(count, RATE_RPS, 1),
             Case::Preemptions => normal(count, PRESSED_RATE_RPS, 1),
-            Case::Prefixes => conversations(count),
+            Case::Prefixes | Case::Aware => conversations(count),
+            Case::Thousand => normal(count, 1000.0 * RATE_RPS, 1),
             Case::Fleet => normal(count, 4.0 * RATE_RPS, 1),
             Case::LongOutputs => normal(count, RATE_RPS, 2),
         }
@@ -113,6 +142,14 @@ impl Case {
                 s.deployment.router = Router::LeastOutstanding;
             }
             Case::Fleet => s.deployment.replicas = 4,
+            Case::Thousand => {
+                s.deployment.replicas = 1000;
+                s.deployment.router = Router::LeastOutstanding;
+            }
+            Case::Aware => {
+                s.deployment.replicas = 64;
+                s.deployment.router = Router::KvAware(KvAware::default());
+            }
         }
         s
     }
@@ -129,6 +166,11 @@ fn normal(count: u32, rate_rps: f64, times: u32) -> Requests {
         output: lengths,
         shared_prefix: None,
         block_tokens: 16,
+        sessions: None,
+        chains: None,
+        models: BTreeMap::new(),
+        adapters: None,
+        images: None,
     };
     let mut made = generate(&workload, SEED);
     made.output_tokens.iter_mut().for_each(|n| *n *= times);

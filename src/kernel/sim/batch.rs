@@ -6,16 +6,16 @@
 use std::cmp::Reverse;
 
 use super::SimError;
-use super::engine::{Env, Out};
 use super::kv::hashes::Derivation;
 use super::latency::BatchShape;
+use super::node::{Env, Out};
 use super::replica::{Chunk, Flight, Live, Phase, Replica};
 use super::scheduler::{QueueOrder, VllmV1};
 use super::timing::not_sensible;
 
 /// What was given out in the step that is being formed, as far as it may have to be given back.
 #[derive(Default)]
-struct Forming {
+pub(super) struct Forming {
     budget: u32,
     shape: BatchShape,
     /// Decode requests that run on without a gap.
@@ -74,7 +74,7 @@ impl Replica {
             self.admit(&mut f, env);
         }
         self.blocked = f.preempted == 0
-            && !self.waiting.is_empty()
+            && self.waits() > 0
             && self.next.chunks.is_empty()
             && self.stalled == 0
             && self.decodes == self.running.len() as u64;
@@ -196,7 +196,7 @@ impl Replica {
         }
     }
 
-    fn run_decode(&mut self, slot: u32, computed: u32, f: &mut Forming, env: &Env<'_>) {
+    pub(super) fn run_decode(&mut self, slot: u32, computed: u32, f: &mut Forming, env: &Env<'_>) {
         let filled = self.grow(slot, computed, 1, env);
         f.shape.decode_requests += 1;
         f.shape.decode_context += u64::from(computed);
@@ -224,7 +224,7 @@ impl Replica {
 
     /// Tokens of a prompt go into the step; returns how many of them were computed before, and the blocks that become
     /// known. `context` is what the chunk attends to.
-    fn book_chunk(
+    pub(super) fn book_chunk(
         &mut self,
         slot: u32,
         computed: u32,
@@ -350,6 +350,10 @@ impl Replica {
     /// Admits waiting requests in order until one does not fit.
     fn admit(&mut self, f: &mut Forming, env: &Env<'_>) {
         while f.budget > 0 && self.rules.has_seat(self.running.len()) {
+            if let Some(slot) = self.loaded.pop_front() {
+                self.admit_loaded(slot, f, env);
+                continue;
+            }
             let Some(slot) = self.waiting.front() else { return };
             let live = &self.live[slot as usize];
             let (target, request, known) = (live.target, live.request as usize, live.known);
@@ -396,7 +400,7 @@ impl Replica {
     }
 
     /// Blocks of the longest known prefix that the cache still holds, and how many of them nobody uses.
-    fn find_prefix(&self, request: usize, known: u32, target: u32, env: &Env<'_>) -> (u32, u64) {
+    pub(super) fn find_prefix(&self, request: usize, known: u32, target: u32, env: &Env<'_>) -> (u32, u64) {
         if self.derivation == Derivation::None || known == 0 {
             return (0, 0);
         }
@@ -407,7 +411,8 @@ impl Replica {
 
     /// The blocks for `tokens` more tokens after `computed`; returns how many become known.
     fn grow(&mut self, slot: u32, computed: u32, tokens: u32, env: &Env<'_>) -> u32 {
-        let need = new_blocks(computed, tokens, self.block_size);
+        let spare = std::mem::take(&mut self.live[slot as usize].spare);
+        let need = new_blocks(computed, tokens, self.block_size) - u64::from(spare);
         if need > 0 {
             self.take(need);
         }
@@ -421,7 +426,7 @@ impl Replica {
     }
 
     /// Blocks `from..to` of a request are full, and their contents known.
-    fn fill(&mut self, slot: u32, from: u32, to: u32, env: &Env<'_>) {
+    pub(super) fn fill(&mut self, slot: u32, from: u32, to: u32, env: &Env<'_>) {
         let live = &mut self.live[slot as usize];
         let request = live.request as usize;
         let mut block = from;
@@ -473,7 +478,7 @@ impl Replica {
                     self.single_out(slot);
                 }
             }
-            Phase::Waiting => {}
+            Phase::Waiting | Phase::Moving => {}
         }
         let now = self.clock;
         let live = &mut self.live[slot as usize];
@@ -499,7 +504,7 @@ impl Replica {
     /// Frees the blocks of a request with so many tokens in the cache, and some more.
     pub(super) fn release(&mut self, slot: u32, computed: u32, more: u64) {
         let live = &mut self.live[slot as usize];
-        let blocks = computed.div_ceil(self.block_size) - live.missing - live.held.blocks();
+        let blocks = computed.div_ceil(self.block_size) - live.missing - live.held.blocks() + live.spare;
         self.pool.release(&mut live.held, u64::from(blocks) + more);
     }
 
@@ -515,11 +520,16 @@ impl Replica {
 
     /// Starts the step that was formed, or lets it wait for the one that runs.
     fn launch(&mut self, f: &Forming, env: &Env<'_>, out: &mut Out) -> Result<bool, SimError> {
+        let waits = self.waits();
         let t = &mut self.totals;
         t.kv_blocks_max = t.kv_blocks_max.max(self.pool.used());
         t.running_max = t.running_max.max(self.running.len() as u64);
-        t.waiting_max = t.waiting_max.max(self.waiting.len() as u64);
+        t.waiting_max = t.waiting_max.max(waits);
         let empty = f.shape.decode_requests == 0 && f.shape.prefill_requests == 0;
+        if empty && f.preempted == 0 && self.running.is_empty() && self.flights.is_empty() {
+            self.asleep = true;
+            return Ok(false);
+        }
         if empty && !self.flights.is_empty() {
             self.do_not_stall(f);
             return Ok(false);
@@ -580,7 +590,7 @@ impl Replica {
         self.log.trim(oldest.unwrap_or(self.handed));
     }
 
-    fn enter_decode(&mut self, slot: u32) {
+    pub(super) fn enter_decode(&mut self, slot: u32) {
         self.decodes += 1;
         let computed = self.computed(&self.live[slot as usize]);
         let live = &self.live[slot as usize];
@@ -635,6 +645,6 @@ impl Replica {
 
 /// Blocks that `tokens` tokens after `computed` need beyond those already held.
 #[inline]
-fn new_blocks(computed: u32, tokens: u32, block_size: u32) -> u64 {
+pub(super) fn new_blocks(computed: u32, tokens: u32, block_size: u32) -> u64 {
     u64::from((computed + tokens).div_ceil(block_size) - computed.div_ceil(block_size))
 }

@@ -3,8 +3,8 @@
 
 use std::cmp::Reverse;
 
-use super::engine::{Env, Out};
 use super::log::stats_of;
+use super::node::{Env, Out, Work};
 use super::replica::{Flight, Live, Phase, Replica};
 use super::{ItlStats, RequestRow, Status};
 use crate::units::{SimDuration, SimTime};
@@ -24,7 +24,7 @@ impl Replica {
         self.totals.busy += flight.duration;
         self.totals.work.add(&flight.shape);
         out.gaps.add(flight.duration.0, flight.regular);
-        self.tokens_one_by_one(&mut flight, out);
+        self.tokens_one_by_one(&mut flight, env, out);
         self.find_finished();
         if !self.done.is_empty() {
             self.blocked = false;
@@ -34,14 +34,20 @@ impl Replica {
     }
 
     /// Prompts that are complete, requests that had no token in the step before, and those that were preempted since.
-    fn tokens_one_by_one(&mut self, flight: &mut Flight, out: &mut Out) {
+    fn tokens_one_by_one(&mut self, flight: &mut Flight, env: &Env<'_>, out: &mut Out) {
         for chunk in flight.chunks.drain(..) {
             let live = &mut self.live[chunk.slot as usize];
+            if env.reports.progress && live.first_token.is_none() {
+                let upto = chunk.upto.min(live.input);
+                out.progress.push((self.id, live.request, upto.saturating_sub(live.progressed)));
+                live.progressed = live.progressed.max(upto);
+            }
             if live.phase != Phase::Waiting && chunk.upto >= live.peak {
                 let since = live.lost_since.take();
                 live.preempted += since.map_or(SimDuration::ZERO, |since| flight.end - since);
             }
-            if chunk.completes {
+            // A prompt that is needed elsewhere is nothing without its blocks: it is computed again.
+            if chunk.completes && (live.phase, live.work) != (Phase::Waiting, Work::HeldPrompt) {
                 self.token(chunk.slot, flight.end, flight.number, out);
             }
         }
@@ -58,7 +64,12 @@ impl Replica {
         let live = &mut self.live[slot as usize];
         live.emitted += 1;
         match live.first_token {
-            None => live.first_token = Some(at),
+            None => {
+                live.first_token = Some(at);
+                if !std::mem::replace(&mut live.told, true) {
+                    out.prompts.push((self.id, live.request));
+                }
+            }
             Some(_) => {
                 let gap = (at - live.last_token).0;
                 out.gaps.add(gap, 1);
@@ -71,7 +82,7 @@ impl Replica {
             Phase::Decode => live.exact = live.stalled,
             Phase::Ending | Phase::Waiting if last => self.done.push((live.seq, slot)),
             Phase::Waiting => live.target = live.input + live.emitted,
-            Phase::Ending | Phase::Prefill => {}
+            Phase::Ending | Phase::Prefill | Phase::Moving => {}
         }
     }
 
@@ -104,7 +115,10 @@ impl Replica {
                 false => Status::Finished,
             };
             let more = if env.quirks.block_at_completion { self.one_more(slot, env) } else { 0 };
-            self.leave(slot, more, env);
+            match self.live[slot as usize].work {
+                Work::HeldPrompt => self.hold(slot),
+                Work::Whole | Work::Prompt | Work::Encode | Work::Reply => self.leave(slot, more, env),
+            }
             let live = &self.live[slot as usize];
             let row = RequestRow {
                 finished: Some(self.clock + env.after_token + env.after_request),
@@ -112,7 +126,7 @@ impl Replica {
                 itl,
                 ..self.row(live, status, env)
             };
-            out.rows.push((self.clock, row));
+            out.rows.push((self.clock, self.id, row));
         }
         self.done = done;
     }
@@ -127,7 +141,7 @@ impl Replica {
         self.leave(slot, 0, env);
         let live = &self.live[slot as usize];
         let row = RequestRow { output_tokens: emitted, itl, ..self.row(live, status, env) };
-        out.rows.push((self.clock, row));
+        out.rows.push((self.clock, self.id, row));
     }
 
     /// Whatever the request has in a step that runs is nobody's.
@@ -146,22 +160,28 @@ impl Replica {
     /// A request leaves the replica now, whatever its phase; with the places of `more` tokens beyond those it computed.
     fn leave(&mut self, slot: u32, more: u32, env: &Env<'_>) {
         let live = &self.live[slot as usize];
-        let (phase, seq, computed) = (live.phase, live.seq, self.computed(live));
+        let (phase, computed) = (live.phase, self.computed(live));
         let stay = i128::from((self.clock - live.since).0);
         match phase {
             Phase::Waiting => {
                 let key = self.key(slot, env);
-                let there = self.waiting.remove(slot, key);
+                let loaded = self.live[slot as usize].loaded;
+                let there = if loaded { &mut self.loaded } else { &mut self.waiting }.remove(slot, key);
                 assert!(there, "a waiting request must be in the queue");
                 self.totals.waiting_ns += stay;
+                if loaded {
+                    self.sum_blocks();
+                    self.release(slot, computed, 0);
+                }
             }
             Phase::Prefill | Phase::Decode | Phase::Ending => {
                 self.totals.running_ns += stay;
-                let at = self.position(seq);
+                let at = self.position(slot);
                 self.running.remove(at);
                 self.sum_blocks();
                 self.release(slot, computed + more, 0);
             }
+            Phase::Moving => unreachable!("what moves is freed"),
         }
         match phase {
             Phase::Decode => {
@@ -177,7 +197,7 @@ impl Replica {
                 self.leave_decode(slot);
             }
             Phase::Prefill => self.prefills.retain(|other| *other != slot),
-            Phase::Waiting | Phase::Ending => {}
+            Phase::Waiting | Phase::Ending | Phase::Moving => {}
         }
         let now = self.clock;
         let live = &mut self.live[slot as usize];
@@ -214,6 +234,7 @@ impl Replica {
         match live.phase {
             Phase::Waiting => self.totals.waiting_ns += stay,
             Phase::Prefill | Phase::Decode | Phase::Ending => self.totals.running_ns += stay,
+            Phase::Moving => unreachable!("what moves is the cluster's"),
         }
         // Its last token may lie before the end of the last step only where it is counted by itself.
         let itl = self.itl(slot, self.handed);
@@ -223,7 +244,7 @@ impl Replica {
         }
         let live = &self.live[slot as usize];
         let row = RequestRow { output_tokens: emitted, itl, ..self.row(live, Status::InFlight, env) };
-        out.rows.push((horizon, row));
+        out.rows.push((horizon, self.id, row));
     }
 
     /// What is known of a request that reached the queue.

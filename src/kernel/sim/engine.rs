@@ -1,34 +1,38 @@
-//! The fast engine: arrivals are routed in order, replicas are advanced to them.
+//! The fast engine: what all engines of a scenario share, built from its settings.
 //!
-//! Replicas only meet at the router. Where it looks at their state, all are advanced to every arrival; where it does
-//! not, a replica is advanced when it gets a request, and all of them now and then, so that rows can be handed out in
-//! order.
+//! | file | does |
+//! |---|---|
+//! | [`cluster`](super::cluster) | passes time: what happens at which instant, and in which order |
+//! | [`dispatch`](super::dispatch) | arrivals and ends of requests and of their parts |
+//! | [`gateway`](super::gateway), [`flow`](super::flow) | routers and what they know; what is sent when |
+//! | [`disagg`](super::disagg), [`transfer`](super::transfer) | requests of several parts; bytes on their way |
+//! | [`harvest`](super::harvest) | rows in order, totals |
 
 use std::sync::atomic::AtomicBool;
 
-use super::itl::Gaps;
+use super::cluster::Cluster;
+use super::gateway::{Gateway, PoolKind};
+use super::kv::hashes::Derivation;
 use super::kv::{hashes, plan};
 use super::latency::LatencyModel;
 use super::load::Demand;
+use super::node::{Engine, Env, Reports};
 use super::replica::Replica;
-use super::router::Picker;
 use super::scheduler::{Scheduler, exclusive};
-use super::{Quirks, RequestRow, SimError, Sink, Status, StepRow, Summary, latency};
+use super::{Parts, SimError, Sink, Summary, latency};
+use crate::pools::{Role, Site};
 use crate::request::Requests;
-use crate::scenario::Scenario;
+use crate::scenario::{Deployment, ModelSpec, Scenario};
 use crate::units::{SimDuration, SimTime, Tick};
 
-/// Arrivals between two times at which rows are handed out.
-const ARRIVALS_PER_FLUSH: usize = 1024;
 /// Longest step: 13 days. A latency model that asks for more is not sensible.
 pub(super) const STEP_MAX_NS: i64 = 1 << 50;
 /// 73 years. No run of steps that starts before it can overflow the clock.
 pub(super) const HORIZON: SimTime = SimTime(1 << 61);
 
-/// Longest prompt plus output that a replica takes: what the deployment says, the model allows, and the cache holds.
-pub(super) fn max_len(scenario: &Scenario, blocks: u64) -> u32 {
-    let d = &scenario.deployment;
-    let said = d.max_model_len.unwrap_or(scenario.model.max_pos);
+/// Longest prompt plus output that an engine takes: what the deployment says, the model allows, and the cache holds.
+pub(super) fn max_len(d: &Deployment, model: &ModelSpec, blocks: u64) -> u32 {
+    let said = d.max_model_len.unwrap_or(model.max_pos);
     let held = blocks.saturating_mul(u64::from(d.kv.block_size));
     u64::from(said).min(held).min(u64::from(u32::MAX / 4)) as u32
 }
@@ -41,52 +45,9 @@ pub(super) fn bounded(time: SimDuration, tick: Option<Tick>) -> SimDuration {
 
 pub(super) fn too_long() -> SimError {
     SimError::Invalid {
-        path: "deployment.latency",
+        path: "deployment.latency".into(),
         message: "simulated time passes 73 years: the load, or the steps, must be far from what is meant".to_string(),
     }
-}
-
-/// What all replicas of a simulation share and none changes.
-pub(super) struct Env<'a> {
-    pub demand: &'a Demand<'a>,
-    pub requests: &'a Requests,
-    pub model: &'a dyn LatencyModel,
-    /// What the model says about the client's side, see [`LatencyModel`].
-    pub after_token: SimDuration,
-    pub after_request: SimDuration,
-    pub quirks: Quirks,
-    pub tick: Option<Tick>,
-    /// Longest prompt plus output.
-    pub max_len: u32,
-    pub wants_steps: bool,
-    pub stop: &'a AtomicBool,
-}
-
-/// What replicas hand out.
-pub(super) struct Out {
-    /// With the time at which they come about.
-    pub rows: Vec<(SimTime, RequestRow)>,
-    /// With the time of their end.
-    pub steps: Vec<(SimTime, StepRow)>,
-    pub gaps: Gaps,
-}
-
-/// One replica, whatever runs in it.
-pub(super) trait Node {
-    /// The request that arrives at this place of the demand is on its way; it reaches the queue at `at`.
-    fn push(&mut self, place: u32, at: SimTime, env: &Env<'_>);
-
-    /// Requests on their way, waiting or running.
-    fn outstanding(&self) -> u64;
-
-    /// Everything that happens until `limit`: what ends at `limit` has ended, what would start at `limit` has not.
-    fn advance(&mut self, limit: SimTime, env: &Env<'_>, out: &mut Out) -> Result<(), SimError>;
-
-    /// The horizon: a row for everything that is still here.
-    fn close(&mut self, horizon: SimTime, env: &Env<'_>, out: &mut Out);
-
-    /// Adds what only the replica knows: steps, busy time, peaks, integrals, preemptions, hits, work.
-    fn add_to(&self, summary: &mut Summary);
 }
 
 /// The demand of a scenario that can be simulated.
@@ -109,165 +70,87 @@ pub(super) fn simulate(
     requests: &Requests,
     sink: &mut dyn Sink,
     stop: &AtomicBool,
-    quirks: Quirks,
+    parts: Parts,
 ) -> Result<Summary, SimError> {
+    let Parts { quirks, models, draws } = parts;
     let demand = accept(scenario, requests)?;
-    let d = &scenario.deployment;
-    let model = latency::build(d, &scenario.model, &scenario.gpu);
-    let mut env = Env {
-        demand: &demand,
-        requests,
-        model: &*model,
-        after_token: bounded(model.after_token(), d.tick),
-        after_request: bounded(model.after_request(), d.tick),
-        quirks,
-        tick: d.tick,
-        max_len: scenario.deployment.max_model_len.unwrap_or(u32::MAX / 4),
-        wants_steps: sink.wants_steps(),
-        stop,
+    let sites = scenario.sites();
+    let kinds = sites.iter().map(|site| kind(site, requests)).collect::<Result<Vec<_>, _>>()?;
+    let mut gateway = Gateway::new(scenario, &sites, &kinds, requests)?;
+    gateway.sets.iter_mut().zip(draws).for_each(|(set, draws)| set.picker.draw_from(draws));
+    let mut models = models.into_iter();
+    let own = |site: &Site| latency::build(&site.deployment, &site.model, &site.gpu);
+    let models: Vec<Box<dyn LatencyModel>> =
+        sites.iter().map(|site| models.next().unwrap_or_else(|| own(site))).collect();
+    let reports = Reports {
+        prompts: sink.wants_routes() || gateway.sets.iter().any(|set| set.needs.prompts),
+        progress: gateway.sets.iter().any(|set| set.needs.progress),
     };
+    let env = |at: usize| {
+        let (d, model) = (&sites[at].deployment, &*models[at]);
+        Env {
+            demand: &demand,
+            requests,
+            model,
+            after_token: bounded(model.after_token(), d.tick),
+            after_request: bounded(model.after_request(), d.tick),
+            quirks,
+            tick: d.tick,
+            max_len: match &d.scheduler {
+                Scheduler::VllmV1(_) => max_len(d, &sites[at].model, kinds[at].blocks),
+                Scheduler::Exclusive(_) => d.max_model_len.unwrap_or(u32::MAX / 4),
+            },
+            wants_steps: sink.wants_steps(),
+            reports,
+            stop,
+        }
+    };
+    let envs: Vec<Env<'_>> = (0..sites.len()).map(env).collect();
+    let mut engines = Vec::new();
+    for ((site, kind), env) in sites.iter().zip(&kinds).zip(&envs) {
+        let watched = gateway.watches(site.first);
+        engines.extend((site.first..site.first + site.engines()).map(|id| engine(id, site, kind, watched, env)));
+    }
+    Cluster::new(scenario, &sites, &kinds, envs, engines, gateway, sink).run()
+}
+
+/// What a pool's engines are to a router.
+fn kind(site: &Site, requests: &Requests) -> Result<PoolKind, SimError> {
+    let d = &site.deployment;
+    Ok(match &d.scheduler {
+        Scheduler::VllmV1(rules) => PoolKind {
+            derivation: match site.role {
+                // The trace knows nothing of what an encoder sees.
+                Role::Encode => Derivation::None,
+                Role::Mixed | Role::Prefill | Role::Decode => {
+                    hashes::derivation(requests, d.kv.block_size, d.kv.enable_prefix_caching)?
+                }
+            },
+            blocks: plan::blocks(d, &site.model, &site.gpu)?,
+            recompute_full_hits: rules.recompute_full_hits,
+        },
+        Scheduler::Exclusive(_) => PoolKind { derivation: Derivation::None, blocks: 0, recompute_full_hits: true },
+    })
+}
+
+fn engine(id: u32, site: &Site, kind: &PoolKind, watched: bool, env: &Env<'_>) -> Engine {
+    let d = &site.deployment;
     match &d.scheduler {
         Scheduler::VllmV1(rules) => {
-            let blocks = plan::blocks(d, &scenario.model, &scenario.gpu)?;
-            let derivation = hashes::derivation(requests, d.kv.block_size, d.kv.enable_prefix_caching)?;
-            env.max_len = max_len(scenario, blocks);
-            let nodes = (0..d.replicas).map(|id| Replica::new(id, blocks, rules, &d.kv, derivation, &env));
-            Cluster::new(scenario, nodes.collect(), blocks).run(&env, sink)
-        }
-        Scheduler::Exclusive(rules) => Cluster::new(scenario, exclusive::replicas(d, rules), 0).run(&env, sink),
-    }
-}
-
-struct Cluster<N> {
-    nodes: Vec<N>,
-    picker: Picker,
-    out: Out,
-    /// Scratch: places of rows in the order in which they are handed out, and where each is.
-    order: Vec<((SimTime, u8, u32, u32), u32)>,
-    summary: Summary,
-}
-
-impl<N: Node> Cluster<N> {
-    fn new(scenario: &Scenario, nodes: Vec<N>, blocks: u64) -> Self {
-        let d = &scenario.deployment;
-        Cluster {
-            nodes,
-            picker: Picker::new(d.router.clone(), d.replicas, scenario.seed),
-            out: Out { rows: Vec::new(), steps: Vec::new(), gaps: Gaps::new() },
-            order: Vec::new(),
-            summary: Summary { kv_blocks_total: blocks, ..Summary::default() },
-        }
-    }
-
-    fn run(mut self, env: &Env<'_>, sink: &mut dyn Sink) -> Result<Summary, SimError> {
-        let demand = env.demand;
-        for place in 0..demand.count() {
-            let request = demand.nth(place);
-            let at = demand.arrival(request);
-            let flush = place % ARRIVALS_PER_FLUSH == 0;
-            if flush || self.picker.looks() {
-                self.advance_all(at, env)?;
+            let mut replica = Replica::new(id, kind.blocks, rules, &d.kv, kind.derivation, env);
+            if watched {
+                replica.pool.watch();
             }
-            if flush {
-                self.flush(at, sink);
-            }
-            let nodes = &self.nodes;
-            let picked = self.picker.pick(|r| nodes[r].outstanding());
-            let input = env.requests.input_tokens[request as usize];
-            if input >= env.max_len {
-                self.reject(request, picked as u32, at, input);
-                continue;
-            }
-            self.nodes[picked].advance(at, env, &mut self.out)?;
-            let queued = at + bounded(env.model.before_queue(input), env.tick);
-            self.nodes[picked].push(place as u32, queued, env);
+            Engine::Batch(Box::new(replica))
         }
-        self.advance_all(demand.horizon, env)?;
-        Ok(self.finish(env, sink))
+        Scheduler::Exclusive(rules) => Engine::Exclusive(Box::new(exclusive::servers(id, d, rules))),
     }
-
-    fn advance_all(&mut self, at: SimTime, env: &Env<'_>) -> Result<(), SimError> {
-        for node in &mut self.nodes {
-            node.advance(at, env, &mut self.out)?;
-        }
-        Ok(())
-    }
-
-    fn reject(&mut self, request: u32, replica: u32, arrival: SimTime, input_tokens: u32) {
-        let row = RequestRow { input_tokens, ..RequestRow::new(request, replica, Status::Rejected, arrival) };
-        self.out.rows.push((arrival, row));
-    }
-
-    /// Hands out what has come about. All replicas have been advanced to `now`, so nothing earlier can follow.
-    fn flush(&mut self, now: SimTime, sink: &mut dyn Sink) {
-        let place = |(at, row): &(SimTime, RequestRow)| match row.status {
-            Status::Finished | Status::LengthCapped => (*at, 0_u8, row.replica, 0),
-            Status::TimedOut | Status::Cancelled => (*at, 0, row.replica, row.request + 1),
-            Status::Rejected => (*at, 1, 0, 0),
-            Status::InFlight => (*at, 2, 0, row.request),
-        };
-        // Ties keep their order: rows of one replica come about in batch order, rejections in order of arrival. Rows
-        // are large, and mostly in order already, so their places are sorted instead.
-        self.order.clear();
-        self.order.extend(self.out.rows.iter().map(place).zip(0..));
-        if !self.order.is_sorted() {
-            self.order.sort_unstable();
-        }
-        for (_, i) in &self.order {
-            let (at, row) = &self.out.rows[*i as usize];
-            count(&mut self.summary, row);
-            self.summary.end = self.summary.end.max(row.finished.unwrap_or(*at));
-            sink.request(*row);
-        }
-        self.out.rows.clear();
-        // A step that runs has its row already.
-        self.out.steps.sort_by_key(|(end, row)| (*end, row.replica));
-        let over = self.out.steps.partition_point(|(end, _)| *end <= now);
-        for (_, row) in self.out.steps.drain(..over) {
-            sink.step(row);
-        }
-    }
-
-    fn finish(mut self, env: &Env<'_>, sink: &mut dyn Sink) -> Summary {
-        let horizon = env.demand.horizon;
-        for node in &mut self.nodes {
-            node.close(horizon, env, &mut self.out);
-        }
-        self.flush(horizon, sink);
-        let mut s = self.summary;
-        for node in &self.nodes {
-            node.add_to(&mut s);
-        }
-        s.injected = env.demand.count() as u64;
-        s.out_of_order = env.demand.out_of_order;
-        s.itl = self.out.gaps.into_sorted();
-        let ended = s.finished + s.length_capped + s.rejected + s.timed_out + s.cancelled;
-        assert!(ended + s.in_flight == s.injected, "requests were lost: {s:?}");
-        assert!(s.busy >= SimDuration::ZERO && s.kv_blocks_max <= s.kv_blocks_total, "impossible totals: {s:?}");
-        s
-    }
-}
-
-fn count(s: &mut Summary, row: &RequestRow) {
-    let times = [Some(row.arrival), row.queued, row.scheduled, row.first_token, row.finished];
-    let known = times.into_iter().flatten();
-    assert!(known.is_sorted(), "times out of order: {row:?}");
-    let counter = match row.status {
-        Status::Finished => &mut s.finished,
-        Status::LengthCapped => &mut s.length_capped,
-        Status::Rejected => &mut s.rejected,
-        Status::TimedOut => &mut s.timed_out,
-        Status::Cancelled => &mut s.cancelled,
-        Status::InFlight => &mut s.in_flight,
-    };
-    *counter += 1;
-    s.preemptions += u64::from(row.preemptions);
-    s.recomputed_tokens += u64::from(row.recomputed_tokens);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::Status;
     use crate::sim::latency::{Latency, Linear};
     use crate::sim::router::Router;
     use crate::sim::scheduler::VllmV1 as VllmRules;
@@ -384,7 +267,8 @@ mod tests {
             s.deployment.router = Router::LeastOutstanding;
         };
         let asked = [(0.0, 3, 1), (0.0, 3, 10), (1.0, 3, 1)];
-        check(two, &asked, &[(0, 0, 1, 1, 1), (1, 0, 1, 10, 10), (0, 1, 2, 2, 1)]);
+        // Which of the two comes first is drawn; the third goes where the first was done.
+        check(two, &asked, &[(1, 0, 1, 1, 1), (0, 0, 1, 10, 10), (1, 1, 2, 2, 1)]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Shared by the memory planner and the latency models, so that both mean the same weights. Counts are `f64`: exact
 //! for every model below 2^53 parameters, and what they are multiplied with is `f64` anyway.
 
-use crate::scenario::{Deployment, GpuSpec, ModelSpec};
+use crate::scenario::{Deployment, Dtype, GpuSpec, ModelSpec};
 
 /// Parameters of the attention of one layer: projections of queries, keys, values and output.
 pub(crate) fn attention_params(m: &ModelSpec) -> f64 {
@@ -45,6 +45,16 @@ pub(crate) fn expert_params(m: &ModelSpec) -> f64 {
     f64::from(m.mlp_matrices) * f64::from(m.hidden) * f64::from(inner)
 }
 
+/// Parameters of all experts of all layers among which tokens choose.
+pub(crate) fn routed_params(m: &ModelSpec) -> f64 {
+    moe_layers(m) * f64::from(m.experts) * expert_params(m)
+}
+
+/// Data-parallel ranks that share one set of experts.
+pub(crate) fn expert_ranks(d: &Deployment) -> f64 {
+    if d.enable_expert_parallel { f64::from(d.dp.max(1)) } else { 1.0 }
+}
+
 /// Parameters of the whole model.
 pub(crate) fn params(m: &ModelSpec) -> f64 {
     let d = f64::from(m.hidden);
@@ -72,9 +82,18 @@ pub(crate) fn kv_numbers_per_gpu(d: &Deployment, m: &ModelSpec) -> f64 {
     }
 }
 
+/// Bytes that the cache of the whole model holds per token: what a transfer between engines moves.
+pub(crate) fn kv_bytes_per_token(m: &ModelSpec, dtype: Dtype) -> u64 {
+    let numbers = match &m.mla {
+        Some(a) => u64::from(a.kv_rank) + u64::from(a.rope_dim),
+        None => 2 * u64::from(m.kv_heads) * u64::from(m.head_dim),
+    };
+    // Types are whole bytes.
+    u64::from(m.layers) * numbers * dtype.bytes() as u64
+}
+
 /// Dense peak for the type of the weights in FLOP per second: FP8 units where the GPU has them.
 pub(crate) fn peak_flops(d: &Deployment, g: &GpuSpec) -> f64 {
-    use crate::scenario::Dtype;
     let tflops = match d.dtype {
         Dtype::Fp8 if g.fp8_tflops > 0.0 => g.fp8_tflops,
         Dtype::Fp8 | Dtype::Bf16 => g.bf16_tflops,

@@ -3,6 +3,9 @@
 //! Promises: the same seed draws the same sequence of unit gaps at every rate, so scenarios that differ in their rate
 //! only see the same pattern, faster or slower. Generated processes start with a gap, a trace keeps its first arrival.
 
+use std::cell::Cell;
+
+use super::graph::Graph;
 use super::{SimError, Status};
 use crate::request::Requests;
 use crate::rng;
@@ -11,14 +14,18 @@ use crate::units::{SimDuration, SimTime};
 
 /// Everything about the requests of a scenario that is not in the trace alone: which there are, when they arrive, and
 /// what their clients want.
+///
+/// A *place* is a rank in the order of the trace: by arrival there, then by number.
 pub(crate) struct Demand<'a> {
     pub requests: &'a Requests,
-    /// Requests used, in order of arrival; `None` where that is `0..count`.
+    /// Requests used, by place; `None` where that is `0..count`.
     order: Option<Vec<u32>>,
     count: usize,
-    /// By request, not by order.
-    arrivals: Vec<SimTime>,
-    /// Drawn for this scenario, by place in the order; empty where nothing is drawn.
+    /// By request. Of one that waits for others it is known when it is sent.
+    arrivals: Vec<Cell<SimTime>>,
+    /// Who waits for whom; `None` where nobody waits.
+    pub graph: Option<Graph>,
+    /// Drawn for this scenario, by place; empty where nothing is drawn.
     cancels: Vec<Option<SimDuration>>,
     rules: Rules,
     /// By index of the class.
@@ -40,32 +47,35 @@ struct Rules {
 }
 
 impl<'a> Demand<'a> {
-    /// The first `max_requests` requests by arrival, at the rate and by the process of `load`, without those that
-    /// arrive at the horizon or later.
+    /// The first `max_requests` requests by arrival; those that wait for nobody at the rate and by the process of `load`.
     ///
     /// # Errors
-    /// [`SimError::Invalid`] where the requests give no rate and the scenario none either, or a length is zero.
+    /// [`SimError::Invalid`] where the requests give no rate and the scenario none either, a length is zero, or requests
+    /// wait for each other in a circle.
     pub(crate) fn new(load: &Load, requests: &'a Requests, seed: u64) -> Result<Demand<'a>, SimError> {
         check_requests(requests)?;
-        let (mut order, out_of_order) = sorted(&requests.arrival);
+        let (order, out_of_order) = sorted(&requests.arrival);
         let count = load.max_requests.map_or(requests.len(), |max| requests.len().min(max as usize));
-        let trace: Vec<SimTime> = match &order {
-            None => requests.arrival[..count].to_vec(),
-            Some(order) => order[..count].iter().map(|i| requests.arrival[*i as usize]).collect(),
-        };
-        let times = arrivals(load, &trace, seed)?;
+        let order = order.map(|mut order| {
+            order.truncate(count);
+            order
+        });
         let horizon = load.horizon_s.map_or(SimTime::MAX, |s| SimTime(SimDuration::from_s(s).0));
-        let count = times.partition_point(|t| *t < horizon);
-        let arrivals = match &mut order {
-            None => times,
-            Some(order) => {
-                let mut by_request = vec![SimTime::MAX; requests.len()];
-                order.iter().zip(times).for_each(|(i, t)| by_request[*i as usize] = t);
-                // Times that the trace tells apart may have become one.
-                order.sort_by_key(|i| (by_request[*i as usize], *i));
-                by_request
+        let all: Vec<u32>;
+        let nth = match &order {
+            Some(order) => order,
+            None => {
+                all = (0..count as u32).collect();
+                &all
             }
         };
+        let graph = Graph::new(load, requests, nth, seed)?;
+        let free = |place: &usize| graph.as_ref().is_none_or(|g| g.parents[*place] == 0 && g.users.is_none());
+        let roots: Vec<u32> = (0..count).filter(free).map(|place| nth[place]).collect();
+        let trace: Vec<SimTime> = roots.iter().map(|i| requests.arrival[*i as usize]).collect();
+        let times = arrivals(load, &trace, seed)?;
+        let arrivals = vec![Cell::new(SimTime::MAX); requests.len()];
+        roots.iter().zip(times).for_each(|(i, t)| arrivals[*i as usize].set(t));
         let rules = Rules {
             priority: 0,
             deadline: load.deadline_ms.map(|ms| SimDuration::from_us(ms * 1e3)),
@@ -80,26 +90,36 @@ impl<'a> Demand<'a> {
             && requests.cancel.is_empty()
             && rules.timeout.is_none()
             && classes.iter().all(|c| c.timeout.is_none());
-        Ok(Demand { requests, order, count, arrivals, cancels, rules, classes, patient, out_of_order, horizon })
+        Ok(Demand { requests, order, count, arrivals, graph, cancels, rules, classes, patient, out_of_order, horizon })
     }
 
-    /// Requests that arrive.
+    /// Requests that may be sent.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
 
-    /// The request that arrives at this place, from 0.
+    /// The request at this place, from 0.
     pub(crate) fn nth(&self, place: usize) -> u32 {
         self.order.as_ref().map_or(place as u32, |order| order[place])
     }
 
     pub(crate) fn arrival(&self, request: u32) -> SimTime {
-        self.arrivals[request as usize]
+        self.arrivals[request as usize].get()
     }
 
-    /// The last arrival.
+    /// A request that waited is sent.
+    pub(crate) fn send(&self, request: u32, at: SimTime) {
+        self.arrivals[request as usize].set(at);
+    }
+
+    /// Whether the request at this place arrives at a time that is known from the start.
+    pub(crate) fn is_timed(&self, place: usize) -> bool {
+        self.graph.as_ref().is_none_or(|g| g.parents[place] == 0 && g.users.is_none())
+    }
+
+    /// The last arrival of those that are known from the start.
     pub(crate) fn last(&self) -> Option<SimTime> {
-        self.count.checked_sub(1).map(|last| self.arrival(self.nth(last)))
+        (0..self.count).rev().find(|place| self.is_timed(*place)).map(|last| self.arrival(self.nth(last)))
     }
 
     fn rules(&self, request: u32) -> &Rules {
@@ -117,7 +137,7 @@ impl<'a> Demand<'a> {
         after.map_or(SimTime::MAX, |d| later(self.arrival(request), d))
     }
 
-    /// When the client of the request that arrived at `place` leaves it, and what becomes of the request then.
+    /// When the client of the request at `place` leaves it, and what becomes of the request then.
     pub(crate) fn abort(&self, place: usize) -> Option<(SimTime, Status)> {
         if self.patient {
             return None;
@@ -221,7 +241,7 @@ fn arrivals(load: &Load, trace: &[SimTime], seed: u64) -> Result<Vec<SimTime>, S
 }
 
 fn check_requests(requests: &Requests) -> Result<(), SimError> {
-    let invalid = |message: String| Err(SimError::Invalid { path: "workload", message });
+    let invalid = |message: String| Err(SimError::Invalid { path: "workload".into(), message });
     if u32::try_from(requests.len()).is_err() {
         return invalid(format!("{} requests; at most {} can be simulated at once", requests.len(), u32::MAX));
     }
@@ -247,7 +267,7 @@ fn mean_gap_ns(rate: Option<f64>, trace: &[SimTime]) -> Result<f64, SimError> {
     match (trace.first(), trace.last()) {
         (Some(first), Some(last)) if last > first => Ok((last.0 - first.0) as f64 / (trace.len() - 1) as f64),
         (Some(_), Some(_)) => Err(SimError::Invalid {
-            path: "workload.rate_rps",
+            path: "workload.rate_rps".into(),
             message: "all requests of the trace arrive at the same time, so it has no rate to keep or to stretch; set \
                       rate_rps together with arrivals: constant, poisson or gamma"
                 .to_string(),
@@ -324,8 +344,8 @@ mod tests {
     fn requests_out_of_order_are_simulated_at_their_time() {
         let r = trace(&[3_000, 1_000, 2_000, 4_000]);
         let demand = Demand::new(&Load { horizon_s: Some(3.5e-6), ..Load::default() }, &r, 1).unwrap();
-        assert_eq!((demand.count(), demand.out_of_order), (3, 2));
-        assert_eq!((0..3).map(|place| demand.nth(place)).collect::<Vec<_>>(), [1, 2, 0]);
+        assert_eq!((demand.count(), demand.out_of_order), (4, 2));
+        assert_eq!((0..4).map(|place| demand.nth(place)).collect::<Vec<_>>(), [1, 2, 0, 3]);
         assert_eq!(demand.arrival(0), SimTime(3_000));
         let first = Demand::new(&Load { max_requests: Some(1), ..Load::default() }, &r, 1).unwrap();
         assert_eq!((first.count(), first.nth(0)), (1, 1));

@@ -15,7 +15,7 @@ const KEPT: usize = 8;
 /// Most of the largest gaps that are searched for one by one: of 3,100 gaps the largest hundredth.
 const WANTED_MAX: usize = 32;
 /// Steps beyond which it is worth asking what may go.
-const TRIM_AT: usize = 1 << 14;
+const TRIM_AT: usize = 1 << 10;
 
 /// Steps are numbered from 1, in the order in which they were formed.
 #[derive(Default)]
@@ -23,7 +23,7 @@ pub(super) struct StepLog {
     /// Number of the first step kept, less 1; a multiple of [`BLOCK`].
     before: u64,
     durations: Vec<i64>,
-    /// Of every whole block, as far as somebody asked, in descending order.
+    /// Of every whole block, in descending order.
     largest: Vec<[i64; KEPT]>,
     trim_at: usize,
     /// Scratch.
@@ -34,6 +34,17 @@ impl StepLog {
     #[inline]
     pub(super) fn push(&mut self, duration: i64) {
         self.durations.push(duration);
+        if self.durations.len().is_multiple_of(BLOCK) {
+            self.keep_largest();
+        }
+    }
+
+    /// Of the last block, while it is still at hand.
+    fn keep_largest(&mut self) {
+        let mut largest = [i64::MIN; KEPT];
+        let block = &self.durations[self.durations.len() - BLOCK..];
+        block.iter().rev().for_each(|d| _ = insert(&mut largest, *d));
+        self.largest.push(largest);
     }
 
     /// Durations of the steps after `from` up to and with `to`.
@@ -51,7 +62,7 @@ impl StepLog {
     pub(super) fn trim(&mut self, step: u64) {
         let blocks = (step.saturating_sub(self.before) as usize).min(self.durations.len()) / BLOCK;
         self.durations.drain(..blocks * BLOCK);
-        self.largest.drain(..blocks.min(self.largest.len()));
+        self.largest.drain(..blocks);
         self.before += (blocks * BLOCK) as u64;
         self.trim_at = self.durations.len() * 2;
     }
@@ -69,12 +80,6 @@ impl StepLog {
             self.all.clear();
             self.all.extend_from_slice(&self.durations[first..end]);
             return stats_of(&mut self.all, sum);
-        }
-        while self.largest.len() < high {
-            let mut largest = [i64::MIN; KEPT];
-            let block = &self.durations[self.largest.len() * BLOCK..][..BLOCK];
-            block.iter().rev().for_each(|d| _ = insert(&mut largest, *d));
-            self.largest.push(largest);
         }
         let mut top = [i64::MIN; WANTED_MAX];
         let top = &mut top[..wanted];

@@ -5,12 +5,16 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `engine` | the cluster: arrivals, router, order of rows, totals |
-//! | `replica`, `batch`, `ending` | one replica: time passing, forming a step, ending one |
+//! | `engine`, `cluster` | what engines share; passing time: what happens at which instant |
+//! | `dispatch`, `harvest` | arrivals and ends of requests and of their parts; rows in order, totals |
+//! | `gateway`, [`router`] | sets of candidates and what is known of them; which one |
+//! | `graph`, `flow` | who waits for whom; what is sent when |
+//! | `disagg`, `transfer`, `moving` | requests of several parts; bytes on their way; KV caches that leave an engine or come |
+//! | `node`, `replica`, `batch`, `ending` | what the cluster wants of an engine; one engine: time passing, forming a step, ending one |
 //! | [`scheduler`] | the rules: decisions about one request at a time; `exclusive` is a node of its own |
 //! | [`kv`] | memory plan, content hashes, the block pool |
 //! | [`latency`] | step times |
-//! | [`router`], `queue`, `load`, `timing` | which replica; who is next; what arrives and what clients want; how long a step lasts |
+//! | `queue`, `load`, `timing` | who is next; what arrives and what clients want; how long a step lasts |
 //! | `itl`, `log`, `work` | gaps of all requests, gaps of one, sums over steps |
 //! | [`reference`], `reference_exclusive`, [`swarm`], `timelines` | the oracles, random scenarios, cases by hand |
 //!
@@ -19,9 +23,16 @@
 //!
 //! # Time
 //!
-//! At one instant things happen in this order: steps end, and what they complete leaves; requests arrive, are routed or
-//! rejected; requests whose time before the queue is over enter the queue; clients that went are noticed; steps start.
-//! A request with more than `max_len - 1` prompt tokens is rejected at its arrival.
+//! At one instant things happen in this order: steps end, and what they complete leaves; KV caches reach decode replicas,
+//! and room is given to others; the gateway looks at its replicas; requests arrive, are routed or rejected; requests whose
+//! time before the queue is over enter the queue; clients that went are noticed; steps start. Requests that arrive at one
+//! instant do so in the order of the trace. A request with more than `max_len - 1` prompt tokens is rejected at its
+//! arrival, after a replica was chosen for it (the router has counted it until then, and does not any more). Requests that
+//! reach a queue at one instant do so in the order of the trace, too.
+//!
+//! What an event that ends a request makes possible (a request that waits for it, the next session of a user, room on a
+//! replica) comes about at the same instant; but what follows from a client that went, 1 ns later (room that is free because
+//! a KV cache has come for nobody: at the same instant).
 //!
 //! **A step** of a replica lasts what the latency model says of its batch, plus `scheduler_overhead_us` (with
 //! asynchronous scheduling: at least that), at least 1 ns, rounded down to whole ticks, at least one. A model that asks
@@ -44,7 +55,86 @@
 //! nothing, and its seat and blocks are free one step later, when its last token is out. When nothing runs and something
 //! can be formed, that step starts at once, and the one after it is formed at the same instant. An empty step is not
 //! formed while another runs. A request preempted while a step with it runs keeps the token of that step, also if that
-//! completes it: then it leaves the queue when the step ends, before the queue is looked at.
+//! completes it: then it leaves the queue when the step ends, before the queue is looked at. (But a prompt that is to move
+//! is nothing without its blocks: that token is nobody's, and the prompt is computed again.)
+//!
+//! **A replica without room**: where nothing runs, nothing was preempted, and the head of the queue does not get its
+//! blocks (prompts that are done hold them until they have moved), no step is formed. It is tried again whenever
+//! something enters the queue, a client goes, or blocks are freed there.
+//!
+//! # Pools
+//!
+//! A *set of candidates* serves one model in one role, see [`router`]. A request asks for the model of its own, else for
+//! that of the deployment; where all pools serve one model, every request is for that. A model is served by mixed pools,
+//! or by prefill and decode pools; an encode pool may come in front of either.
+//!
+//! **With an encode pool**, a request with encoder tokens is first routed to an encode replica, where a prompt of that
+//! many tokens is computed by the same rules as any other (with `before_queue`; its prefix cache knows nothing; the
+//! scheduler knows that it ends with its prompt; at the end of the step that completes it, it leaves). Its embeddings
+//! (encoder tokens x hidden size x 2 bytes) then take the way of a transfer; when they are there, the request is routed as
+//! if it arrived then (in the order of the trace with those that do), with its whole prompt; if its client is gone by
+//! then, it ends there. Without encoder tokens, or
+//! without an encode pool, that part does not exist. A request with more than the encode replica's `max_len - 1` encoder tokens
+//! is rejected there. Preemptions and losses of the part count in the request's row.
+//!
+//! **With prefill and decode pools**: a decode replica is chosen; the decider decides, by the hit on that replica; if the
+//! prompt is to be computed elsewhere, a prefill replica is chosen. `max_len` is the lower of the two replicas' (of the
+//! decode replica alone, where it does everything), also for the length of the reply. A reply of one token (after caps) is
+//! done with its prompt, and nothing is transferred, unless the decode replica makes the first token.
+//!
+//! *On the prefill replica* the request wants one token, and the scheduler knows. When the step that completes its prompt
+//! ends, it leaves the running requests, and its blocks stay in use until its KV cache has moved. Preemption and prefix
+//! cache are as ever.
+//!
+//! *Room.* The request then joins a queue, first come, first served (one instant: in the order of the trace), for the
+//! blocks of its decode replica: those of the tokens that it brings and of one more, less the longest prefix of what it
+//! brings in the decode replica's cache (as at an admission: never the last token of the prompt, with
+//! `recompute_full_hits`). Whenever a request joins that queue, or a
+//! request that was sent to that replica leaves it (done or gone), the heads get their blocks as long as there are enough
+//! free; the found blocks are shared, the others taken. A head whose client is gone by then leaves instead.
+//!
+//! *The transfer* begins when the room is given, and moves the blocks of what it brings that were not found: block size x
+//! KV bytes of a token each, both of the decode replica. None to move: it is over at once. Else its bytes flow after `latency_us`, and it is over when all have
+//! arrived. `n` transfers that share a bandwidth of `B` bytes per second (to the nearest whole number, at least 1) each
+//! have `B / n` at every moment: at every instant at which one of them begins or ends to flow, and at no other,
+//! `floor(ns * B / (1,000,000 * n))` thousandths of a byte are taken off what each has left, with the ns since the last
+//! such instant; with `left` thousandths, the next one is over after `ceil(left * n * 1,000,000 / B)` ns. The instants at
+//! which one begins or ends to flow are rounded up to whole ticks. `layerwise`: what is left when the transfer begins is
+//! not all its bytes, but `max(ceil(bytes / layers), bytes - floor(B * ns / 1e9))`, with the ns from the first scheduling
+//! of the prompt to its end.
+//!
+//! *When it is over*, the prefill replica's blocks are freed (its blocks of known content stay in its cache), and the
+//! contents of the blocks that came become known on the decode replica. If the client is gone, the request ends there.
+//! Else it enters the queue of the decode replica like a new request, but holds its blocks, and goes before all that do not
+//! (which could wait for these blocks): it is admitted when there are a seat and a token of budget, and its first step
+//! there decodes: it counts as a decode request from that step on, with the whole prompt as its context. Where it is preempted, it loses
+//! its blocks, and computes prompt and tokens there as any other request does.
+//!
+//! *Tokens.* `first_token: prefill`: the first token comes out at the end of the prompt's last step; `transfer`: when the
+//! KV cache has arrived; in both cases the KV cache of the whole prompt moves, and the steps of the decode replica yield
+//! the other tokens. `decode`: the KV cache of all but the last token of the prompt moves; the first step there computes
+//! that token as a chunk of a prompt, counts as recomputed (one token), and yields the first token.
+//!
+//! *Clients* that go while they wait for room, or while their KV cache moves, are noticed when they have it, or when it is
+//! over; blocks on both replicas are free then. The end of a transfer like that is an end on the decode replica.
+//!
+//! # Sessions
+//!
+//! A request waits for those in its `depends_on` that are simulated; with `sessions: closed` also for the one before it in
+//! its session, unless one of the session's requests names others itself (an agent's run has an order of its own). It is
+//! sent a think time after the last of them is done (a row's
+//! `finished` may be later, by what the client's side takes): its own, else one drawn (one number per request in the order
+//! of the trace, from the stream `workload/think`, whether it is used or not), else, where it follows its session, the time
+//! between the two arrivals of the trace, else none; never below 0. Arrival processes and rates apply to the requests that
+//! wait for nobody. If one of those it waits for does not end as served, it is never sent: `cancelled`, with the time of
+//! that end as its arrival, on the same replica, and so are those that wait for it. What has not been sent when the
+//! simulation ends did not arrive.
+//!
+//! **Virtual users** (`concurrency: N`): requests that belong to one session, or wait for each other, are one
+//! *conversation*; conversations are in the order of their first requests. User `u` of `N` begins conversation `u` at
+//! `round(u * mean think time / N)` ns; when all of a conversation's requests have ended, the next one in the order begins
+//! a think time (that of its first request, drawn or its own; else none) later. All requests of a conversation that wait
+//! for nobody are sent when it begins.
 //!
 //! # Figures
 //!
@@ -56,18 +146,31 @@
 //! `running` is from admission until the request leaves the replica or is preempted, `waiting` from the queue (or the
 //! preemption) until admission or the noticed end of a client's patience; their integrals and that of the blocks in use
 //! run from each change to the next. Blocks are in use from the forming of the step that takes them. Peaks are taken
-//! after requests enter the queue, and after a batch is formed.
+//! after requests enter the queue, and after a batch is formed; that of the blocks in use also when room is given.
+//!
+//! The times of the client's side (`first_token`, `finished`) are those of the engine that makes the reply: the prefill
+//! replica only where the reply is its token alone.
 
 mod batch;
 mod check;
+mod cluster;
+mod disagg;
+mod dispatch;
 mod ending;
 mod engine;
 mod facts;
+mod flow;
+mod foresight;
+mod gateway;
+mod graph;
+mod harvest;
 mod itl;
 pub mod kv;
 pub mod latency;
 mod load;
 mod log;
+mod moving;
+mod node;
 mod queue;
 pub mod reference;
 mod reference_exclusive;
@@ -79,12 +182,15 @@ pub mod swarm;
 #[cfg(test)]
 mod timelines;
 mod timing;
+mod transfer;
 mod work;
 
+use std::borrow::Cow;
 use std::sync::atomic::AtomicBool;
 
-pub use latency::utilization;
+pub use latency::{by_pool, utilization, utilization_of_pool};
 
+use crate::pools::Role;
 use crate::request::Requests;
 use crate::scenario::Scenario;
 use crate::units::{SimDuration, SimTime};
@@ -148,13 +254,23 @@ pub struct ItlStats {
 pub struct RequestRow {
     /// Index in [`Requests`].
     pub request: u32,
+    /// The engine that it was sent to: with prefill and decode pools the decode replica. Of a request that got no further
+    /// than its encoder: that.
     pub replica: u32,
+    /// The engine that computed its prompt, where that is another one.
+    pub prefill_replica: Option<u32>,
     pub status: Status,
     pub arrival: SimTime,
-    /// When it is in the queue of the scheduler: arrival, and what the latency model puts before the queue.
+    /// When its embeddings had arrived, where an encoder came first.
+    pub encoded: Option<SimTime>,
+    /// When it is in the queue of the scheduler that is to compute its prompt: arrival (or `encoded`), and what the latency
+    /// model puts before the queue.
     pub queued: Option<SimTime>,
     /// First time that the scheduler gave it tokens.
     pub scheduled: Option<SimTime>,
+    /// When its prompt was done on the prefill replica, and when its KV cache had reached the decode replica.
+    pub prefilled: Option<SimTime>,
+    pub kv_ready: Option<SimTime>,
     /// When the client has the first token.
     pub first_token: Option<SimTime>,
     /// When the client has the last token; only where [`Status::served`].
@@ -164,7 +280,7 @@ pub struct RequestRow {
     pub output_tokens: u32,
     /// Prompt tokens found in the prefix cache at first admission.
     pub cached_tokens: u32,
-    /// Tokens computed again because a preemption lost them.
+    /// Tokens computed again because a preemption lost them, or as [`FirstToken::Decode`](crate::pools::FirstToken) says.
     pub recomputed_tokens: u32,
     pub preemptions: u32,
     /// Time lost to preemptions: from each until the end of the step that has computed again what it lost.
@@ -179,10 +295,14 @@ impl RequestRow {
         RequestRow {
             request,
             replica,
+            prefill_replica: None,
             status,
             arrival,
+            encoded: None,
             queued: None,
             scheduled: None,
+            prefilled: None,
+            kv_ready: None,
             first_token: None,
             finished: None,
             input_tokens: 0,
@@ -215,14 +335,40 @@ pub struct StepRow {
     pub kv_blocks_used: u64,
 }
 
+/// A candidate of a router's decision.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RouteRow {
+    pub at: SimTime,
+    pub request: u32,
+    /// Role of the candidates.
+    pub role: Role,
+    pub replica: u32,
+    pub chosen: bool,
+    /// What the router thought of it, higher is better: the weighted score, the match, minus the imbalance, minus the cost,
+    /// minus the count that the router goes by. `None` where it does not compare: `round_robin`, `random`, and where a
+    /// session kept its replica without a look.
+    pub score: Option<f64>,
+    /// What the candidate really had before it, which no router knows: over the requests for which it was chosen and that
+    /// have not ended, prompt tokens (encoder tokens) where the prompt is pending, and (but for encode and prefill
+    /// replicas) the tokens of the reply, after caps, that are not out.
+    pub backlog_tokens: u64,
+}
+
 /// Receives rows as they come about.
 ///
-/// Requests come in the order in which the engines end them (equal times: replica, then ends of steps in batch order,
-/// then clients that went, by request); a rejected one at its arrival, after all that ended at that time. What is in
-/// flight at the horizon comes last, by request. Steps come in the order of their ends (equal times: replica). How rows
-/// of requests and of steps interleave is not specified.
+/// Requests come in the order in which they end (equal times: the replica where they end, then ends of steps in batch
+/// order, then clients that went, by request; the end of a transfer is one of the latter kind, on the decode replica); a
+/// rejected one at its arrival, after all that ended at that time; after those, by request, what is never sent because of
+/// an end at that time. What is in flight at the horizon comes last, by request. Steps come in the order of their ends
+/// (equal times: replica), decisions in that of time (one instant: as they are made), their candidates by number. How rows
+/// of different kinds interleave is not specified.
 pub trait Sink {
     fn request(&mut self, row: RequestRow);
+    /// Only called when [`Sink::wants_routes`].
+    fn route(&mut self, _row: RouteRow) {}
+    fn wants_routes(&self) -> bool {
+        false
+    }
     /// Only called when [`Sink::wants_steps`].
     fn step(&mut self, _row: StepRow) {}
     fn wants_steps(&self) -> bool {
@@ -250,7 +396,7 @@ pub struct Summary {
     pub end: SimTime,
     /// Time that replicas spent in steps, or servers with requests, summed over them.
     pub busy: SimDuration,
-    /// KV blocks of one replica.
+    /// KV blocks of one replica; of several pools, the most.
     pub kv_blocks_total: u64,
     /// Most blocks in use at once on any replica.
     pub kv_blocks_max: u64,
@@ -266,6 +412,18 @@ pub struct Summary {
     pub prefix_tokens_hit: u64,
     pub prefix_blocks_queried: u64,
     pub prefix_blocks_hit: u64,
+    /// Of `cancelled`, those that were never sent because one before them failed.
+    pub never_sent: u64,
+    /// Transfers of KV caches that were over, their bytes, and the integrals over time of requests waiting for room on
+    /// their decode replica, and of transfers under way; times nanoseconds. Embeddings do not count.
+    pub transfers: u64,
+    pub transferred_bytes: u128,
+    pub room_wait_ns: i128,
+    pub transfer_ns: i128,
+    /// What only the engines of one pool know, in the order of the pools: `kv_blocks_total` of one of its engines, steps,
+    /// busy time, peaks, integrals, hits, work; and as `injected` the parts of requests that it was sent (a local prompt
+    /// and its reply are one part). The rest is 0.
+    pub pools: Vec<Summary>,
     /// What all steps together computed.
     pub work: WorkSums,
     /// Gaps between consecutive tokens of a request over all requests, as (gap, how often), sorted by gap. As the engine
@@ -291,7 +449,7 @@ pub struct WorkSums {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SimError {
     /// The scenario itself is impossible; the field (dotted path) and what would be valid.
-    Invalid { path: &'static str, message: String },
+    Invalid { path: Cow<'static, str>, message: String },
     /// `stop` was set.
     Cancelled,
 }
@@ -319,12 +477,32 @@ pub struct Quirks {
     pub hits_without_context: bool,
 }
 
+/// What a reference test puts in the place of the scenario's own. Not for users.
+#[doc(hidden)]
+#[derive(Default)]
+pub struct Parts {
+    pub quirks: Quirks,
+    /// Latency models of the first pools, in the order of [`Scenario::sites`].
+    pub models: Vec<Box<dyn latency::LatencyModel>>,
+    /// Random numbers of the routers of the first sets of candidates, in the order of the sets.
+    pub draws: Vec<router::Draws>,
+}
+
 /// Checks a scenario without running it: sizes that must be positive, memory that must fit.
 ///
 /// # Errors
 /// Every problem found, in a fixed order.
 pub fn check(scenario: &Scenario) -> Result<(), Vec<SimError>> {
     check::check(scenario)
+}
+
+/// Checks what only a scenario and its requests together tell: whether the blocks of every KV cache fit the hashed ones
+/// of the trace.
+///
+/// # Errors
+/// Every problem found, in a fixed order.
+pub fn check_requests(scenario: &Scenario, requests: &Requests) -> Result<(), Vec<SimError>> {
+    check::check_requests(scenario, requests)
 }
 
 /// Runs one scenario over `requests` and hands every row to `sink`.
@@ -339,7 +517,7 @@ pub fn simulate(
     sink: &mut dyn Sink,
     stop: &AtomicBool,
 ) -> Result<Summary, SimError> {
-    engine::simulate(scenario, requests, sink, stop, Quirks::default())
+    engine::simulate(scenario, requests, sink, stop, Parts::default())
 }
 
 /// [`simulate`] with deviations.
@@ -354,5 +532,20 @@ pub fn simulate_with(
     stop: &AtomicBool,
     quirks: Quirks,
 ) -> Result<Summary, SimError> {
-    engine::simulate(scenario, requests, sink, stop, quirks)
+    simulate_of(scenario, requests, sink, stop, Parts { quirks, ..Parts::default() })
+}
+
+/// [`simulate`] with parts that are not the scenario's own.
+///
+/// # Errors
+/// As [`simulate`].
+#[doc(hidden)]
+pub fn simulate_of(
+    scenario: &Scenario,
+    requests: &Requests,
+    sink: &mut dyn Sink,
+    stop: &AtomicBool,
+    parts: Parts,
+) -> Result<Summary, SimError> {
+    engine::simulate(scenario, requests, sink, stop, parts)
 }

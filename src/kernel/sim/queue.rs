@@ -44,12 +44,12 @@ impl Queue {
         self.order != QueueOrder::Fcfs
     }
 
-    /// The key of a request, the same for as long as it lives.
-    pub(super) fn key(&self, demand: &Demand<'_>, request: u32) -> Key {
+    /// The key of a request with so many tokens of prompt here, the same for as long as it lives.
+    pub(super) fn key(&self, demand: &Demand<'_>, request: u32, prompt: u32) -> Key {
         let rank = match self.order {
             QueueOrder::Fcfs => 0,
             QueueOrder::Priority => i64::from(demand.priority(request)),
-            QueueOrder::Sjf => i64::from(demand.requests.input_tokens[request as usize]),
+            QueueOrder::Sjf => i64::from(prompt),
             QueueOrder::Edf => demand.deadline(request).0,
         };
         Key { rank, arrival: demand.arrival(request), request }
@@ -288,7 +288,7 @@ mod tests {
         let load = Load { deadline_ms: Some(1.0), ..Load::default() };
         for (load, expect) in [(load, [0, -4, 30, 1_000_007]), (Load::default(), [0, -4, 30, i64::MAX])] {
             let demand = Demand::new(&load, &requests, 1).unwrap();
-            let keys = ORDERS.map(|order| Queue::new(order).key(&demand, 0));
+            let keys = ORDERS.map(|order| Queue::new(order).key(&demand, 0, 30));
             assert_eq!(keys.map(|key| key.rank), expect);
             assert!(keys.iter().all(|key| (key.arrival, key.request) == (SimTime(7), 0)));
         }

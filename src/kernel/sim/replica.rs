@@ -9,24 +9,29 @@
 //! | this one | lets time pass: what ends, what enters the queue, when the next step is formed |
 //! | [`batch`](super::batch) | forms a step and books what the scheduler decides |
 //! | [`ending`](super::ending) | ends a step: hands out tokens, completes requests, sends away those whose client went |
+//! | [`foresight`](super::foresight) | before which time there is nothing to report |
+//! | [`moving`](super::moving) | KV caches that go to another engine, or come from one |
 //!
 //! Steps are numbered from 1 as they are formed. `steps` have been formed, `handed` have ended; they differ by the steps
 //! in `flights`: none or one where the scheduler works between steps, up to two where it works ahead.
 
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::atomic::Ordering;
 
 use super::batch::Share;
-use super::engine::{Env, HORIZON, Node, Out, too_long};
+use super::engine::{HORIZON, too_long};
 use super::kv::extents::{Extents, Held};
 use super::kv::hashes::Derivation;
 use super::latency::{BatchShape, DecodeForm};
 use super::log::StepLog;
+use super::node::{Env, Node, Out, Work};
 use super::queue::{Key, Queue};
+use super::router::Load;
 use super::scheduler::VllmV1;
 use super::timing::{Timing, not_sensible};
+use super::work::Tally;
 use super::{SimError, Status, StepRow, Summary};
 use crate::scenario::KvCache;
 use crate::units::{SimDuration, SimTime};
@@ -41,12 +46,19 @@ pub(super) enum Phase {
     Decode,
     /// Its last token comes out of a step that was formed already: it keeps its seat and blocks, and gets nothing more.
     Ending,
+    /// Neither waiting nor running, but it holds blocks: its prompt is done and has not moved yet, or is moving here.
+    Moving,
 }
 
 /// A request in the queue or running.
 pub(super) struct Live {
     pub request: u32,
+    pub work: Work,
     pub phase: Phase,
+    /// Waits with the blocks of what it has in the cache, from elsewhere.
+    pub loaded: bool,
+    /// Blocks that it has beyond those of its tokens in the cache: where it is loaded, that of the next one.
+    pub spare: u32,
     pub input: u32,
     /// Tokens it will generate here, and whether a cap says so.
     pub output: u32,
@@ -92,6 +104,10 @@ pub(super) struct Live {
     pub goes: Status,
     /// Told apart from others that have had its slot.
     pub generation: u32,
+    /// Nobody is to be told that its prompt is done, or was told.
+    pub told: bool,
+    /// Tokens of the prompt that somebody was told of.
+    pub progressed: u32,
 }
 
 /// A step that was formed and has not ended.
@@ -125,64 +141,74 @@ pub(super) struct Chunk {
 /// (time, request, slot, generation) of a client that will go.
 type Abort = Reverse<(SimTime, u32, u32, u32)>;
 
-/// See the head of the file.
+/// See the head of the file. What every step looks at comes first: of a thousand replicas none is at hand when its turn
+/// comes.
+#[repr(C)]
 pub(super) struct Replica {
-    pub id: u32,
-    pub rules: VllmV1,
-    pub timing: Timing,
-    pub block_size: u32,
-    pub derivation: Derivation,
-    pub caching: bool,
     /// End of the last step, or the time since when nothing was to do.
     pub clock: SimTime,
     /// A step is to be formed at `clock`.
-    due: bool,
+    pub due: bool,
+    /// Nothing runs, and what waits gets no blocks until something changes.
+    pub asleep: bool,
+    /// The head of the queue is known not to fit until something is released.
+    pub blocked: bool,
     pub steps: u64,
     pub handed: u64,
-    pub flights: VecDeque<Flight>,
-    /// The step that is being formed; and buffers of ended ones.
-    pub next: Flight,
-    pub spare: Vec<Flight>,
-    /// Where a victim can be one that had its share of the step being formed: who had what.
-    pub shares: Vec<Share>,
-    /// On their way to the queue: (time, place in the order of arrival).
-    pending: BinaryHeap<Reverse<(SimTime, u32)>>,
-    /// The same for requests whose client is gone before.
-    ghosts: BinaryHeap<Reverse<(SimTime, u32)>>,
-    aborts: BinaryHeap<Abort>,
-    pub waiting: Queue,
-    /// In order of admission, whatever their phase.
-    pub running: Vec<u32>,
-    /// Those of `running` that still prefill, in the same order.
-    pub prefills: Vec<u32>,
     pub decodes: u64,
     /// Tokens in the cache over all decode requests.
     pub context: u64,
     /// Decode requests that got no token in the step formed last.
     pub stalled: u64,
+    pub timing: Timing,
+    /// No step with tokens takes less.
+    pub shortest: SimDuration,
+    pub block_size: u32,
+    pub flights: VecDeque<Flight>,
+    /// In order of admission, whatever their phase.
+    pub running: Vec<u32>,
+    /// Those of `running` that still prefill, in the same order.
+    pub prefills: Vec<u32>,
     /// Decode requests by residue: those of class `steps % block_size` have a full last block.
     pub class_counts: Vec<u64>,
     /// Those of them that fill blocks whose content the trace knows, in order of admission.
     pub class_lists: Vec<Vec<u32>>,
     /// (number of the step that yields the last token, admission, slot); an entry is void when the request says otherwise.
     pub finishes: BinaryHeap<Reverse<(u64, u64, u32)>>,
+    /// On their way to the queue: (time, place in the trace, what for).
+    pub pending: BinaryHeap<Reverse<(SimTime, u32, Work)>>,
+    /// The same for requests whose client is gone before.
+    pub ghosts: BinaryHeap<Reverse<(SimTime, u32, Work)>>,
+    pub aborts: BinaryHeap<Abort>,
+    pub form: Option<(u64, Option<DecodeForm>)>,
+    /// Up to when the integral of the blocks in use is summed.
+    kv_since: SimTime,
+    /// What only the replica counts; the rest stays zero.
+    pub totals: Tally,
+    pub log: StepLog,
+    pub pool: Extents,
+    pub id: u32,
+    pub rules: VllmV1,
+    pub derivation: Derivation,
+    pub caching: bool,
+    /// The step that is being formed; and buffers of ended ones.
+    pub next: Flight,
+    pub spare: Vec<Flight>,
+    /// Where a victim can be one that had its share of the step being formed: who had what.
+    pub shares: Vec<Share>,
+    /// Slots of requests in [`Phase::Moving`].
+    pub moving: BTreeMap<u32, u32>,
+    pub waiting: Queue,
+    /// Those that hold their blocks: they go before the others.
+    pub loaded: Queue,
     /// The same for requests whose end the scheduler knows, where it works ahead.
     pub caps: BinaryHeap<Reverse<(u64, u64, u32)>>,
     pub live: Vec<Live>,
     pub unused: Vec<u32>,
     generation: u32,
-    pub pool: Extents,
     pub next_seq: u64,
-    /// The head of the queue is known not to fit until something is released.
-    pub blocked: bool,
-    pub log: StepLog,
     /// Scratch: (admission, slot) of requests that the ending step completes.
     pub done: Vec<(u64, u32)>,
-    form: Option<(u64, Option<DecodeForm>)>,
-    /// What only the replica counts; the rest stays zero.
-    pub totals: Summary,
-    /// Up to when the integral of the blocks in use is summed.
-    kv_since: SimTime,
 }
 
 impl Replica {
@@ -199,11 +225,13 @@ impl Replica {
             id,
             rules: rules.clone(),
             timing: Timing::new(rules, env.tick),
+            shortest: Timing::new(rules, env.tick).step(env.model.shortest_step()).unwrap_or(SimDuration(1)),
             block_size: kv.block_size,
             derivation,
             caching: kv.enable_prefix_caching,
             clock: SimTime::ZERO,
             due: true,
+            asleep: false,
             steps: 0,
             handed: 0,
             flights: VecDeque::new(),
@@ -213,7 +241,9 @@ impl Replica {
             pending: BinaryHeap::new(),
             ghosts: BinaryHeap::new(),
             aborts: BinaryHeap::new(),
+            moving: BTreeMap::new(),
             waiting: Queue::new(rules.scheduling_policy),
+            loaded: Queue::new(rules.scheduling_policy),
             running: Vec::new(),
             prefills: Vec::new(),
             decodes: 0,
@@ -232,7 +262,7 @@ impl Replica {
             log: StepLog::default(),
             done: Vec::new(),
             form: None,
-            totals: Summary::default(),
+            totals: Tally::default(),
             kv_since: SimTime::ZERO,
         }
     }
@@ -257,10 +287,11 @@ impl Replica {
                 return Ok(());
             }
             self.settle(self.clock, true, env, out);
-            if self.flights.is_empty() && self.running.is_empty() && self.waiting.is_empty() {
-                match self.pending.peek() {
-                    Some(Reverse((at, _))) if *at < limit => self.clock = self.clock.max(*at),
-                    Some(_) | None => return Ok(()),
+            let nothing = self.flights.is_empty() && self.running.is_empty() && self.nobody_waits();
+            if nothing || self.asleep {
+                match self.next_change().filter(|at| *at < limit) {
+                    Some(at) => self.clock = self.clock.max(at),
+                    None => return Ok(()),
                 }
                 continue;
             }
@@ -281,16 +312,27 @@ impl Replica {
         }
     }
 
+    /// The next time at which something enters the queue, or a client goes.
+    pub(super) fn next_change(&self) -> Option<SimTime> {
+        let queued = self.pending.peek().map(|Reverse((at, ..))| *at);
+        let gone = self.aborts.peek().map(|Reverse((at, ..))| *at).filter(|_| !self.nobody_waits());
+        queued.into_iter().chain(gone).min()
+    }
+
     /// Everything between steps but their forming: who enters the queue, and, if `between` steps, whose client is gone.
     pub(super) fn settle(&mut self, now: SimTime, between: bool, env: &Env<'_>, out: &mut Out) {
-        while let Some(Reverse((at, place))) = self.pending.peek().copied() {
+        while let Some(Reverse((at, place, work))) = self.pending.peek().copied() {
             if at > now {
                 break;
             }
             self.pending.pop();
-            self.enqueue(place, at, env);
+            self.asleep = false;
+            match work {
+                Work::Reply => self.enqueue_reply(place, at, env),
+                Work::Whole | Work::Prompt | Work::HeldPrompt | Work::Encode => self.enqueue(place, at, work, env),
+            }
         }
-        self.totals.waiting_max = self.totals.waiting_max.max(self.waiting.len() as u64);
+        self.totals.waiting_max = self.totals.waiting_max.max(self.waits());
         if !between || self.aborts.peek().is_none_or(|Reverse((at, ..))| *at > now) {
             return;
         }
@@ -304,19 +346,27 @@ impl Replica {
                 gone.push((request, slot));
             }
         }
+        self.asleep &= gone.is_empty();
         gone.sort_unstable();
         gone.into_iter().for_each(|(_, slot)| self.abort(slot, env, out));
     }
 
-    fn enqueue(&mut self, place: u32, at: SimTime, env: &Env<'_>) {
+    fn enqueue(&mut self, place: u32, at: SimTime, work: Work, env: &Env<'_>) {
         let request = env.demand.nth(place as usize);
-        let input = env.requests.input_tokens[request as usize];
+        let input = prompt(request, work, env);
         let abort = env.demand.abort(place as usize);
-        let (output, capped) = env.demand.output(request, env.max_len);
-        self.generation = self.generation.wrapping_add(1);
-        let live = Live {
+        // The engine knows that a part of a request is to end with its prompt.
+        let (output, capped) = match work {
+            Work::Whole | Work::Reply => env.demand.output(request, env.max_len),
+            Work::Prompt | Work::HeldPrompt | Work::Encode => (1, true),
+        };
+        let known = self.derivation.known_blocks(env.requests, request as usize, self.block_size);
+        let slot = self.slot(Live {
             request,
+            work,
             phase: Phase::Waiting,
+            loaded: false,
+            spare: 0,
             input,
             output,
             capped,
@@ -341,45 +391,74 @@ impl Replica {
             preempted: SimDuration::ZERO,
             gaps: Vec::new(),
             from: 0,
-            known: self.derivation.known_blocks(env.requests, request as usize, self.block_size),
+            known,
             missing: 0,
             held: Held::default(),
             goes: abort.map_or(Status::Cancelled, |(_, status)| status),
-            generation: self.generation,
-        };
-        let slot = match self.unused.pop() {
+            generation: 0,
+            told: !env.reports.prompts,
+            progressed: 0,
+        });
+        self.wait(slot, abort, env);
+    }
+
+    /// A slot for a request, with the buffers of one that had it.
+    pub(super) fn slot(&mut self, live: Live) -> u32 {
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        match self.unused.pop() {
             Some(slot) => {
                 let old = &mut self.live[slot as usize];
                 let (mut gaps, held) = (std::mem::take(&mut old.gaps), std::mem::take(&mut old.held));
                 gaps.clear();
-                *old = Live { gaps, held, ..live };
+                *old = Live { gaps, held, generation, ..live };
                 slot
             }
             None => {
-                self.live.push(live);
+                self.live.push(Live { generation, ..live });
                 (self.live.len() - 1) as u32
             }
-        };
-        if let Some((gone, _)) = abort {
-            self.aborts.push(Reverse((gone, request, slot, self.generation)));
         }
-        let key = self.waiting.key(env.demand, request);
-        // The head of an ordered queue may be another now.
-        self.blocked &= !self.waiting.is_ordered();
-        self.waiting.push(slot, key);
+    }
+
+    /// A request enters the queue.
+    pub(super) fn wait(&mut self, slot: u32, abort: Option<(SimTime, Status)>, env: &Env<'_>) {
+        let live = &self.live[slot as usize];
+        let (request, generation, loaded) = (live.request, live.generation, live.loaded);
+        let key = self.waiting.key(env.demand, request, live.input);
+        if let Some((gone, _)) = abort {
+            self.aborts.push(Reverse((gone, request, slot, generation)));
+        }
+        // The head may be another now.
+        self.blocked &= !self.waiting.is_ordered() && !loaded;
+        if loaded { &mut self.loaded } else { &mut self.waiting }.push(slot, key);
+    }
+
+    pub(super) fn nobody_waits(&self) -> bool {
+        self.waiting.is_empty() && self.loaded.is_empty()
+    }
+
+    /// Requests in the queue.
+    pub(super) fn waits(&self) -> u64 {
+        (self.waiting.len() + self.loaded.len()) as u64
+    }
+
+    pub(super) fn waiters(&self) -> impl Iterator<Item = u32> + '_ {
+        self.loaded.iter().chain(self.waiting.iter())
     }
 
     /// Requests whose client was gone before they would have reached the queue, at the times at which they would have.
     fn lay_ghosts(&mut self, until: impl Fn(SimTime) -> bool, env: &Env<'_>, out: &mut Out) {
-        while let Some(Reverse((at, place))) = self.ghosts.peek().copied().filter(|Reverse((at, _))| until(*at)) {
+        while let Some(Reverse((at, place, _))) = self.ghosts.peek().copied().filter(|Reverse((at, ..))| until(*at)) {
             self.ghosts.pop();
             let status = env.demand.abort(place as usize).map_or(Status::Cancelled, |(_, status)| status);
-            out.rows.push((at, self.row_of(env.demand.nth(place as usize), status, env)));
+            out.rows.push((at, self.id, self.row_of(env.demand.nth(place as usize), status, env)));
         }
     }
 
     pub(super) fn key(&self, slot: u32, env: &Env<'_>) -> Key {
-        self.waiting.key(env.demand, self.live[slot as usize].request)
+        let live = &self.live[slot as usize];
+        self.waiting.key(env.demand, live.request, live.input)
     }
 
     /// Runs pure decode steps that change nothing but sums, as many as end by `limit`; returns how many.
@@ -388,7 +467,7 @@ impl Replica {
             && self.decodes > 0
             && self.decodes == self.running.len() as u64
             && self.decodes <= u64::from(self.rules.max_num_batched_tokens)
-            && (self.waiting.is_empty() || self.blocked)
+            && (self.nobody_waits() || self.blocked)
             && !self.rules.async_scheduling;
         if !quiet {
             return Ok(0);
@@ -399,7 +478,7 @@ impl Replica {
         if most == 0 {
             return Ok(0);
         }
-        let next_queued = self.pending.peek().map_or(SimTime::MAX, |Reverse((at, _))| *at);
+        let next_queued = self.pending.peek().map_or(SimTime::MAX, |Reverse((at, ..))| *at);
         let next_gone = self.aborts.peek().map_or(SimTime::MAX, |Reverse((at, _, _, _))| *at);
         let next = next_queued.min(next_gone);
         let form = match self.form {
@@ -489,8 +568,14 @@ impl Replica {
 
     /// Brings the integral of the blocks in use up to now; to be called before their number changes.
     pub(super) fn sum_blocks(&mut self) {
-        let span = self.clock - self.kv_since;
-        self.kv_since = self.clock;
+        self.sum_blocks_to(self.clock);
+    }
+
+    /// The same, where blocks change hands while a step runs.
+    pub(super) fn sum_blocks_to(&mut self, now: SimTime) {
+        let span = now - self.kv_since;
+        debug_assert!(span >= SimDuration::ZERO, "blocks changed hands before");
+        self.kv_since = now;
         // Neither is negative: one multiplication of machine words.
         self.totals.kv_block_ns += (u128::from(self.pool.used()) * u128::from(span.0 as u64)) as i128;
     }
@@ -511,7 +596,7 @@ impl Replica {
             prefill_tokens: shape.prefill_tokens as u32,
             context_tokens: shape.decode_context + shape.prefill_context,
             running: self.running.len() as u32,
-            waiting: self.waiting.len() as u32,
+            waiting: self.waits() as u32,
             preempted,
             kv_blocks_used: self.pool.used(),
         }
@@ -522,7 +607,7 @@ impl Replica {
     pub(super) fn computed(&self, live: &Live) -> u32 {
         match live.phase {
             Phase::Decode => (live.base + self.steps as i64) as u32,
-            Phase::Waiting | Phase::Prefill | Phase::Ending => live.computed,
+            Phase::Waiting | Phase::Prefill | Phase::Ending | Phase::Moving => live.computed,
         }
     }
 
@@ -531,33 +616,72 @@ impl Replica {
         if live.exact { live.emitted } else { live.output - (live.finish - self.handed) as u32 }
     }
 
-    /// Where the request of this admission stands in `running`.
-    pub(super) fn position(&self, seq: u64) -> usize {
-        self.running.partition_point(|slot| self.live[*slot as usize].seq < seq)
+    /// Where a request stands in `running`. That is short, and at hand; what is known of the requests in it is neither.
+    pub(super) fn position(&self, slot: u32) -> usize {
+        let found = self.running.iter().position(|other| *other == slot);
+        found.unwrap_or_else(|| unreachable!("slot {slot} does not run"))
     }
 
     /// Nothing is left: every block is free again.
     fn assert_idle(&self) {
-        assert!(self.outstanding() == 0 && self.flights.is_empty(), "requests were left behind");
+        assert!(self.is_empty() && self.flights.is_empty(), "requests were left behind");
         assert!(self.pool.used() == 0, "{} of {} KV blocks leaked", self.pool.used(), self.pool.total());
         assert!(self.decodes == 0 && self.context == 0, "sums do not return to zero");
     }
 }
 
+/// Tokens of the prompt that a request has here.
+fn prompt(request: u32, work: Work, env: &Env<'_>) -> u32 {
+    let request = request as usize;
+    match work {
+        Work::Encode => env.requests.encoder_tokens[request].unwrap_or(1),
+        Work::Whole | Work::Prompt | Work::HeldPrompt | Work::Reply => env.requests.input_tokens[request],
+    }
+}
+
 impl Node for Replica {
-    fn push(&mut self, place: u32, at: SimTime, env: &Env<'_>) {
+    fn push(&mut self, place: u32, at: SimTime, work: Work, env: &Env<'_>) {
         let gone = env.demand.abort(place as usize).is_some_and(|(gone, _)| gone <= at);
         let way = if gone { &mut self.ghosts } else { &mut self.pending };
-        way.push(Reverse((at, place)));
+        way.push(Reverse((at, place, work)));
     }
 
-    fn outstanding(&self) -> u64 {
-        (self.pending.len() + self.ghosts.len() + self.waiting.len() + self.running.len()) as u64
+    fn load(&self) -> Load {
+        Load { waiting: self.waits() as u32, running: self.running.len() as u32, blocks_used: self.pool.used() }
+    }
+
+    fn is_empty(&self) -> bool {
+        let coming = self.pending.is_empty() && self.ghosts.is_empty() && self.moving.is_empty();
+        coming && self.nobody_waits() && self.running.is_empty()
+    }
+
+    fn reply_tokens(&self, env: &Env<'_>) -> u64 {
+        let left = |slot: u32| {
+            let live = &self.live[slot as usize];
+            match live.work {
+                Work::Whole | Work::Reply => u64::from(live.output - self.emitted(live)),
+                Work::Prompt | Work::HeldPrompt | Work::Encode => 0,
+            }
+        };
+        let coming = |Reverse((_, place, work)): &Reverse<(SimTime, u32, Work)>| match work {
+            Work::Whole => u64::from(env.demand.output(env.demand.nth(*place as usize), env.max_len).0),
+            // Of a reply on its way the slot is known.
+            Work::Reply | Work::Prompt | Work::HeldPrompt | Work::Encode => 0,
+        };
+        let here = self.running.iter().copied().chain(self.waiters()).chain(self.moving.values().copied());
+        here.map(left).sum::<u64>() + self.pending.iter().chain(&self.ghosts).map(coming).sum::<u64>()
+    }
+
+    fn wake(&self, env: &Env<'_>) -> SimTime {
+        self.foresee(env)
     }
 
     fn advance(&mut self, limit: SimTime, env: &Env<'_>, out: &mut Out) -> Result<(), SimError> {
         self.lay_ghosts(|at| at < limit, env, out);
-        self.pass(limit, env, out)
+        self.pass(limit, env, out)?;
+        // A step that runs, or begins now, does not keep anybody from the queue who came before.
+        self.settle(SimTime(limit.0 - 1), false, env, out);
+        Ok(())
     }
 
     fn close(&mut self, horizon: SimTime, env: &Env<'_>, out: &mut Out) {
@@ -571,13 +695,15 @@ impl Node for Replica {
         }
         let between = self.flights.is_empty() || (self.due && self.clock == horizon);
         self.settle(horizon, between, env, out);
-        let waiting: Vec<u32> = self.waiting.iter().collect();
+        let waiting: Vec<u32> = self.waiters().collect();
         for slot in self.running.clone().into_iter().chain(waiting) {
             self.leave_unfinished(slot, horizon, env, out);
         }
-        while let Some(Reverse((_, place))) = self.pending.pop().or_else(|| self.ghosts.pop()) {
-            let request = env.demand.nth(place as usize);
-            out.rows.push((horizon, self.row_of(request, Status::InFlight, env)));
+        while let Some(Reverse((_, place, work))) = self.pending.pop().or_else(|| self.ghosts.pop()) {
+            if work != Work::Reply {
+                let request = env.demand.nth(place as usize);
+                out.rows.push((horizon, self.id, self.row_of(request, Status::InFlight, env)));
+            }
         }
         self.clock = self.clock.max(horizon);
         self.sum_blocks();
@@ -585,6 +711,6 @@ impl Node for Replica {
 
     fn add_to(&self, summary: &mut Summary) {
         summary.steps += self.handed;
-        summary.add(&self.totals);
+        self.totals.add_to(summary);
     }
 }

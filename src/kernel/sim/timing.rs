@@ -45,7 +45,7 @@ impl Timing {
 
 pub(super) fn not_sensible() -> SimError {
     SimError::Invalid {
-        path: "deployment.latency",
+        path: "deployment.latency".into(),
         message:
             "a step would take 13 days or more: the coefficients, or the facts of model and GPU, must be far from \
                   what is meant"

@@ -2,6 +2,42 @@
 
 use super::latency::BatchShape;
 use super::{Summary, WorkSums};
+use crate::units::SimDuration;
+
+/// What one replica counts, and nobody else.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub busy: SimDuration,
+    pub kv_block_ns: i128,
+    pub running_ns: i128,
+    pub waiting_ns: i128,
+    pub kv_blocks_max: u64,
+    pub running_max: u64,
+    pub waiting_max: u64,
+    pub prefix_tokens_queried: u64,
+    pub prefix_tokens_hit: u64,
+    pub prefix_blocks_queried: u64,
+    pub prefix_blocks_hit: u64,
+    pub work: WorkSums,
+}
+
+impl Tally {
+    /// Adds it to the totals of several: sums add up, peaks are those of the highest.
+    pub(super) fn add_to(&self, s: &mut Summary) {
+        s.busy += self.busy;
+        s.kv_block_ns += self.kv_block_ns;
+        s.running_ns += self.running_ns;
+        s.waiting_ns += self.waiting_ns;
+        s.kv_blocks_max = s.kv_blocks_max.max(self.kv_blocks_max);
+        s.running_max = s.running_max.max(self.running_max);
+        s.waiting_max = s.waiting_max.max(self.waiting_max);
+        s.prefix_tokens_queried += self.prefix_tokens_queried;
+        s.prefix_tokens_hit += self.prefix_tokens_hit;
+        s.prefix_blocks_queried += self.prefix_blocks_queried;
+        s.prefix_blocks_hit += self.prefix_blocks_hit;
+        s.work.merge(&self.work);
+    }
+}
 
 impl Summary {
     /// Adds what one replica counts: sums add up, peaks are those of the highest.

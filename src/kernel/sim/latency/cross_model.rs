@@ -8,7 +8,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BatchShape, DecodeForm, LatencyModel, ns};
+use super::{BatchShape, DecodeForm, LatencyModel, ns, shortest_of_growing};
 use crate::scenario::{Deployment, ModelSpec};
 use crate::sim::facts;
 use crate::units::SimDuration;
@@ -98,6 +98,10 @@ impl LatencyModel for Terms {
         SimDuration(ns(self.step_ns
             + self.prefill_token_ns * s.prefill_tokens as f64
             + self.decode_token_ns * s.decode_requests as f64))
+    }
+
+    fn shortest_step(&self) -> SimDuration {
+        shortest_of_growing(self)
     }
 
     fn decode_form(&self, decode_requests: u64) -> Option<DecodeForm> {

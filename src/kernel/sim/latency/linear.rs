@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BatchShape, DecodeForm, LatencyModel, ns};
+use super::{BatchShape, DecodeForm, LatencyModel, ns, shortest_of_growing};
 use crate::units::SimDuration;
 
 /// `step = base_us + per_prefill_token_us * prefill tokens + per_decode_token_us * decode tokens`; outside of steps,
@@ -54,6 +54,10 @@ impl LatencyModel for Linear {
             + self.per_prefill_token_us * s.prefill_tokens as f64
             + self.per_decode_token_us * s.decode_requests as f64)
             * 1e3))
+    }
+
+    fn shortest_step(&self) -> SimDuration {
+        shortest_of_growing(self)
     }
 
     fn decode_form(&self, decode_requests: u64) -> Option<DecodeForm> {

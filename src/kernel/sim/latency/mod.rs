@@ -15,7 +15,7 @@ pub use linear::Linear;
 pub use rates::Rates;
 pub use trained_physics::TrainedPhysics;
 pub use trained_roofline::TrainedRoofline;
-pub use work::{Work, utilization};
+pub use work::{Work, by_pool, utilization, utilization_of_pool};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,19 @@ impl DecodeForm {
     }
 }
 
+/// [`LatencyModel::shortest_step`] of a model in which more of anything never takes less time.
+pub(crate) fn shortest_of_growing(model: &dyn LatencyModel) -> SimDuration {
+    let decode = BatchShape { decode_requests: 1, ..BatchShape::default() };
+    let prefill = BatchShape {
+        prefill_requests: 1,
+        prefill_tokens: 1,
+        prefill_tokens_squared: 1,
+        prefill_tokens_x_input: 1,
+        ..BatchShape::default()
+    };
+    model.step(&decode).min(model.step(&prefill))
+}
+
 /// Whole nanoseconds, rounded down; saturates, and takes NaN as zero. Down, so that rounding down further, to whole
 /// microseconds, gives what rounding down once would.
 #[inline]
@@ -97,6 +110,12 @@ pub trait LatencyModel: Send + Sync {
     /// exactly what [`LatencyModel::step`] gives: implement `step` by it.
     fn decode_form(&self, _decode_requests: u64) -> Option<DecodeForm> {
         None
+    }
+
+    /// No step with a token takes less time. 0 where the model does not know; the more it knows, the further the engine
+    /// can leave a replica to itself.
+    fn shortest_step(&self) -> SimDuration {
+        SimDuration::ZERO
     }
 
     /// Between arrival and the queue of the scheduler (tokenization, HTTP).
@@ -230,6 +249,38 @@ mod tests {
             let ms = build(&d, &m, &h100()).step(&shape(requests, 1, 0)).as_ms();
             assert!((ms / weights_ms(experts) - 1.0).abs() < 1e-3, "{latency} {requests}: {ms}");
         }
+    }
+
+    #[test]
+    fn ranks_that_share_experts_read_less() {
+        // Mixtral 8x7B as above, on ranks of one GPU: four ranks with a token each choose 8 (1 - 0.75^4) = 5.469 experts
+        // (trained roofline: all eight), of which each reads a quarter. Alone a token reads two.
+        let m = ModelSpec { experts: 8, top_k: 2, ..llama_8b() };
+        let weights_ms = |experts: f64| (1.342_2 + experts * 5.637_1) * 2.0 / 3.35;
+        let chosen = 8.0 * (1.0 - libm::pow(0.75, 4.0));
+        const FITTED: &str = r#"{"trained_roofline": {"decode": 0, "weights": 1, "layer_us": 0, "request_us": 0}}"#;
+        const PHYSICS: &str = r#"{"trained_physics": {"decode_kv": 0, "weights": 1, "layer_us": 0, "request_us": 0,
+            "step_us": 0}}"#;
+        for (latency, alone, shared) in [(r#""roofline""#, 2.0, chosen / 4.0), (FITTED, 2.0, 2.0), (PHYSICS, 8.0, 2.0)]
+        {
+            for (dp, enable_expert_parallel, experts) in [(4, false, alone), (1, true, alone), (4, true, shared)] {
+                let d = Deployment {
+                    latency: serde_json::from_str(latency).unwrap(),
+                    dp,
+                    enable_expert_parallel,
+                    ..scenario_8b().deployment
+                };
+                let ms = build(&d, &m, &h100()).step(&shape(1, 1, 0)).as_ms();
+                assert!((ms / weights_ms(experts) - 1.0).abs() < 1e-3, "{latency} {dp} {enable_expert_parallel}: {ms}");
+            }
+        }
+        // A long prompt is all arithmetic, which is the same: the ranks compute for each other.
+        let prompt = shape(0, 0, 20_000);
+        let of = |dp: u32| {
+            let d = Deployment { dp, enable_expert_parallel: true, ..scenario_8b().deployment };
+            build(&d, &m, &h100()).step(&prompt)
+        };
+        assert_eq!(of(1), of(8));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BatchShape, DecodeForm, LatencyModel, ns};
+use super::{BatchShape, DecodeForm, LatencyModel, ns, shortest_of_growing};
 use crate::units::SimDuration;
 
 /// `step = prefill tokens / prefill_tokens_per_s + (1 / decode_tokens_per_s if any request decodes)`.
@@ -23,6 +23,10 @@ impl LatencyModel for Rates {
     fn step(&self, s: &BatchShape) -> SimDuration {
         let decode = if s.decode_requests > 0 { 1e9 / self.decode_tokens_per_s } else { 0.0 };
         SimDuration(ns(s.prefill_tokens as f64 * 1e9 / self.prefill_tokens_per_s + decode))
+    }
+
+    fn shortest_step(&self) -> SimDuration {
+        shortest_of_growing(self)
     }
 
     fn decode_form(&self, decode_requests: u64) -> Option<DecodeForm> {

@@ -2,11 +2,12 @@
 //!
 //! Formulas of inference-sim's roofline backend (Apache-2.0), in closed form over the sums of a batch, with two
 //! differences: the feed-forward network counts as many matrices as the model has (`mlp_matrices`; inference-sim
-//! always 2), and nothing is truncated to microseconds. Left out: communication between GPUs, kernel launches, and the
-//! overlap of pipeline stages (`pp` divides memory, not time: a step passes through all stages in turn).
+//! always 2), and nothing is truncated to microseconds. Ranks that share experts are taken to run in balance (see `work.rs`). Left out:
+//! communication between GPUs and between such ranks, kernel launches, and the overlap of pipeline stages (`pp` divides
+//! memory, not time: a step passes through all stages in turn).
 
 use super::work::{Costs, Work};
-use super::{BatchShape, DecodeForm, LatencyModel, ns};
+use super::{BatchShape, DecodeForm, LatencyModel, ns, shortest_of_growing};
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
 use crate::sim::{WorkSums, facts};
 use crate::units::SimDuration;
@@ -90,6 +91,10 @@ impl LatencyModel for Roofline {
         let memory =
             self.read_weights(prefill + decode) + self.kv_token_ns * cached + self.activation_ns * (prefill + decode);
         SimDuration(ns(compute.max(memory)))
+    }
+
+    fn shortest_step(&self) -> SimDuration {
+        shortest_of_growing(self)
     }
 
     fn decode_form(&self, decode_requests: u64) -> Option<DecodeForm> {

@@ -3,13 +3,14 @@
 //! Terms and default coefficients of inference-sim's "trained-physics" backend (Apache-2.0, commit f90a1e3a), not
 //! truncated to microseconds; the weights of all experts count in every step. Its fitted factor of prefill arithmetic is
 //! far below what GPUs reach (0.152), so time to first token hardly depends on the prompt: good for decode-bound
-//! questions only. Left out: data parallelism, and the term of models that interleave dense and mixture layers.
+//! questions only. Ranks that share experts each read their own. Left out: what such ranks exchange, and the term of models
+//! that interleave dense and mixture layers.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::work::{Costs, Work};
-use super::{BatchShape, DecodeForm, LatencyModel, ns};
+use super::{BatchShape, DecodeForm, LatencyModel, ns, shortest_of_growing};
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
 use crate::sim::{WorkSums, facts};
 use crate::units::SimDuration;
@@ -112,7 +113,8 @@ impl Terms {
         let token_compute = costs.token_flop / tp / flop_per_ns;
         let pair_compute = costs.pair_flop / tp / flop_per_ns;
         let kv = costs.kv_numbers_per_gpu * KV_BYTES / bytes_per_ns;
-        let weights = (costs.shared_params + costs.experts * costs.expert_params) * costs.weight_bytes / tp;
+        let weights =
+            (costs.shared_params + costs.experts / costs.ranks * costs.expert_params) * costs.weight_bytes / tp;
         // One exchange per layer after the attention, and one after the feed-forward network.
         let exchanged = 2.0 * layers * f64::from(m.hidden) * ACTIVATION_BYTES;
         let exchange = exchanged * 2.0 * (tp - 1.0) / tp / bytes_per_ns * c.all_reduce;
@@ -146,6 +148,10 @@ impl LatencyModel for Terms {
             + self.prefill_pair_ns * pairs
             + self.decode_token_ns * s.decode_requests as f64
             + self.decode_context_ns * s.decode_context as f64))
+    }
+
+    fn shortest_step(&self) -> SimDuration {
+        shortest_of_growing(self)
     }
 
     fn decode_form(&self, decode_requests: u64) -> Option<DecodeForm> {

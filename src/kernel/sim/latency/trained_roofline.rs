@@ -5,14 +5,14 @@
 //! 2026), fitted to 13 runs of vLLM with four models on H100. Not truncated to microseconds. Where the facts of a model
 //! say so, layers are dense, experts have their own size, and some are shared; inference-sim takes every layer of a
 //! mixture for one of routed experts as wide as `intermediate`. A step of a mixture reads `top_k` experts per token until
-//! all are read. Peaks and weights follow the type of the weights. Left out: communication between GPUs, whose fitted
+//! all are read; ranks that share experts each their part of those that all their tokens choose. Peaks and weights follow the type of the weights. Left out: communication between GPUs, whose fitted
 //! factor is 0, and the overlap of pipeline stages.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::work::{Costs, Work};
-use super::{BatchShape, DecodeForm, LatencyModel, ns};
+use super::{BatchShape, DecodeForm, LatencyModel, ns, shortest_of_growing};
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
 use crate::sim::{WorkSums, facts};
 use crate::units::SimDuration;
@@ -118,8 +118,9 @@ impl Terms {
 
     /// What a step costs beside prefill and decode themselves.
     fn base(&self, requests: f64, tokens: f64) -> f64 {
-        let experts = (tokens * self.top_k).clamp(self.top_k, self.costs.experts.max(self.top_k));
-        self.weights_ns + self.expert_ns * experts + self.step_ns + self.request_ns * requests
+        let ranks = self.costs.ranks;
+        let experts = (tokens * ranks * self.top_k).clamp(self.top_k, self.costs.experts.max(self.top_k));
+        self.weights_ns + self.expert_ns * experts / ranks + self.step_ns + self.request_ns * requests
     }
 
     fn form(&self, decode_requests: u64) -> DecodeForm {
@@ -147,6 +148,10 @@ impl LatencyModel for Terms {
         SimDuration(ns(self.fitted.prefill * prefill_ns
             + self.fitted.decode * decode_ns
             + self.base(decode + s.prefill_requests as f64, prefill + decode)))
+    }
+
+    fn shortest_step(&self) -> SimDuration {
+        shortest_of_growing(self)
     }
 
     fn decode_form(&self, decode_requests: u64) -> Option<DecodeForm> {

@@ -5,7 +5,13 @@
 //! dimension and pair of tokens that attend: the "model FLOPs" of MFU (PaLM, appendix B). Bytes are weights read once per
 //! step, cache entries read and written once, and the hidden state of new tokens. Left out: embedding and output
 //! matrix, norms, the router of a mixture, traffic between GPUs, and that latent attention computes in the latent space.
+//!
+//! A replica is one engine here: a data-parallel rank. With `enable_expert_parallel` the ranks share the experts, and are
+//! taken to run in balance: every rank's step has as many tokens, and every expert is as likely. A rank's tokens are then
+//! as much arithmetic on its GPUs as if it had all experts to itself (others compute for it what it computes for them),
+//! but it reads its part only of the experts that the tokens of all ranks together choose.
 
+use crate::pools::Site;
 use crate::scenario::{Deployment, GpuSpec, ModelSpec, Scenario};
 use crate::sim::{Summary, WorkSums, facts};
 
@@ -30,6 +36,8 @@ pub(crate) struct Costs {
     pub experts: f64,
     /// Share of the experts that a token does not use.
     unused: f64,
+    /// Data-parallel ranks that share the experts.
+    pub ranks: f64,
     pub weight_bytes: f64,
     /// Cache entries of one token on one GPU: heads that are fewer than the GPUs are held more than once.
     pub kv_numbers_per_gpu: f64,
@@ -56,6 +64,7 @@ impl Costs {
             expert_params,
             experts,
             unused: if experts > 0.0 { ((experts - f64::from(m.top_k)) / experts).max(0.0) } else { 0.0 },
+            ranks: facts::expert_ranks(d),
             weight_bytes: d.dtype.bytes(),
             kv_numbers_per_gpu: layers * facts::kv_numbers_per_gpu(d, m),
             kv_bytes: d.kv.kv_cache_dtype.bytes(),
@@ -66,9 +75,10 @@ impl Costs {
     }
 
     /// Experts per mixture layer that a step of `tokens` new tokens reads, if every token chooses uniformly and on its
-    /// own: `experts * (1 - unused^tokens)`.
+    /// own: `experts * (1 - unused^tokens)`. Of ranks that share them: this rank's part of those that the tokens of all
+    /// ranks choose.
     pub(crate) fn experts_read(&self, tokens: f64) -> f64 {
-        self.experts * (1.0 - libm::pow(self.unused, tokens))
+        self.experts * (1.0 - libm::pow(self.unused, tokens * self.ranks)) / self.ranks
     }
 
     /// What one replica can do in a second.
@@ -105,12 +115,40 @@ impl Costs {
     }
 }
 
+/// What only the engines of each pool know, in the order of [`Scenario::sites`]. Of a summary that does not tell its pools
+/// apart, all of it.
+pub fn by_pool(summary: &Summary) -> &[Summary] {
+    if summary.pools.is_empty() { std::slice::from_ref(summary) } else { &summary.pools }
+}
+
 /// Utilization of arithmetic and of memory bandwidth while replicas are in steps (MFU, MBU), as shares of the peaks.
-/// `None` where the latency model knows no facts of model and GPU, or nothing ran.
+/// `None` where the latency model of a pool knows no facts of model and GPU, or nothing ran.
 pub fn utilization(scenario: &Scenario, summary: &Summary) -> Option<(f64, f64)> {
-    let model = super::build(&scenario.deployment, &scenario.model, &scenario.gpu);
-    let (work, peak, busy_s) = (model.work(&summary.work)?, model.peak()?, summary.busy.as_s());
-    (busy_s > 0.0).then(|| (work.flops / (peak.flops * busy_s), work.bytes / (peak.bytes * busy_s)))
+    let mut done = Work { flops: 0.0, bytes: 0.0 };
+    let mut possible = done;
+    for (site, pool) in scenario.sites().iter().zip(by_pool(summary)) {
+        let (work, peak) = done_and_possible(site, pool)?;
+        (done.flops, done.bytes) = (done.flops + work.flops, done.bytes + work.bytes);
+        (possible.flops, possible.bytes) = (possible.flops + peak.flops, possible.bytes + peak.bytes);
+    }
+    ratio(&done, &possible)
+}
+
+/// [`utilization`] of the engines of one pool.
+pub fn utilization_of_pool(site: &Site, pool: &Summary) -> Option<(f64, f64)> {
+    let (done, possible) = done_and_possible(site, pool)?;
+    ratio(&done, &possible)
+}
+
+/// What the engines of a pool did, and what they could have done in that time.
+fn done_and_possible(site: &Site, pool: &Summary) -> Option<(Work, Work)> {
+    let model = super::build(&site.deployment, &site.model, &site.gpu);
+    let (work, peak, busy_s) = (model.work(&pool.work)?, model.peak()?, pool.busy.as_s());
+    Some((work, Work { flops: peak.flops * busy_s, bytes: peak.bytes * busy_s }))
+}
+
+fn ratio(done: &Work, possible: &Work) -> Option<(f64, f64)> {
+    (possible.flops > 0.0).then(|| (done.flops / possible.flops, done.bytes / possible.bytes))
 }
 
 #[cfg(test)]
@@ -216,6 +254,55 @@ mod tests {
             let (mfu, mbu) = of(&prefill);
             assert!(near(mfu * stages, 0.45) && mbu < 1.0, "{tp} {pp}: prefill at {mfu} and {mbu}");
         }
+    }
+
+    #[test]
+    fn ranks_that_share_experts_read_those_that_all_their_tokens_choose() {
+        // As above, with two ranks of a GPU each: a step of 3 tokens is one of 6, which meet 4 (1 - (3/4)^6) = 3367/1024
+        // experts, a step of one token one of 2, which meet 7/4; each rank reads half of them. Arithmetic is its own.
+        let sums = WorkSums {
+            decode_requests: 1,
+            decode_context: 3,
+            prefill_tokens: 3,
+            prefill_tokens_squared: 9,
+            steps_by_tokens: vec![0, 1, 0, 1],
+            ..WorkSums::default()
+        };
+        let of = |dp: u32, enable_expert_parallel: bool| {
+            let d = Deployment { dp, enable_expert_parallel, ..scenario_8b().deployment };
+            Costs::new(&d, &mixture(), &h100())
+        };
+        let shared = of(2, true).work(&sums);
+        let experts = (3367.0 / 1024.0 + 7.0 / 4.0) / 2.0;
+        assert_eq!(shared.flops, 4.0 * 480.0 + 10.0 * 32.0);
+        assert_eq!(shared.bytes, 2.0 * (2.0 * 216.0 + 24.0 * experts + 7.0 * 8.0 + 4.0 * 8.0));
+        // Copies read what they read alone.
+        assert_eq!(of(2, false).work(&sums), of(1, false).work(&sums));
+        assert_eq!(of(1, true).work(&sums), of(1, false).work(&sums));
+        assert_eq!(of(2, true).peak(), of(1, false).peak());
+    }
+
+    #[test]
+    fn utilization_of_pools_is_work_over_what_all_could_have_done() {
+        let mut s = scenario_8b();
+        s.deployment.pools = serde_json::from_str(r#"{"a": {"tp": 2}, "b": {"role": "mixed"}}"#).unwrap();
+        s.pools = vec![crate::pools::PoolFacts { model: s.model.clone(), gpu: s.gpu.clone() }; 2];
+        let pool = |seconds: f64, prefill_tokens: u64| Summary {
+            busy: crate::units::SimDuration::from_s(seconds),
+            work: WorkSums { prefill_tokens, ..WorkSums::default() },
+            ..Summary::default()
+        };
+        let summary = Summary { pools: vec![pool(3.0, 1_000_000), pool(1.0, 500_000)], ..Summary::default() };
+        let sites = s.sites();
+        let of = |i: usize| utilization_of_pool(&sites[i], &summary.pools[i]).unwrap().0;
+        // Two GPUs for three seconds, and one for one.
+        let all = utilization(&s, &summary).unwrap().0;
+        assert!((all / ((of(0) * 6.0 + of(1)) / 7.0) - 1.0).abs() < 1e-12, "{all} of {} and {}", of(0), of(1));
+        // A pool that knows no facts leaves the whole unknown, not the others.
+        s.deployment.pools.get_mut("b").unwrap().latency =
+            Some(Latency::Rates(Rates { prefill_tokens_per_s: 1.0, decode_tokens_per_s: 1.0 }));
+        assert_eq!(utilization(&s, &summary), None);
+        assert_eq!(utilization_of_pool(&s.sites()[0], &summary.pools[0]).unwrap().0, of(0));
     }
 
     #[test]

@@ -25,16 +25,17 @@ use std::sync::atomic::Ordering;
 use super::pace::Pace;
 use super::{Exclusive, QueueOrder};
 use crate::scenario::Deployment;
-use crate::sim::engine::{Env, HORIZON, Node, Out, too_long};
+use crate::sim::engine::{HORIZON, too_long};
 use crate::sim::latency::{Latency, Rates};
+use crate::sim::node::{Env, Node, Out, Work};
 use crate::sim::queue::{Key, Queue};
+use crate::sim::router::Load;
 use crate::sim::{ItlStats, RequestRow, SimError, Status, Summary};
 use crate::units::{SimDuration, SimTime, Tick};
 
-/// One node per replica.
-pub(in crate::sim) fn replicas(deployment: &Deployment, rules: &Exclusive) -> Vec<Servers> {
-    let rates = rates(deployment);
-    (0..deployment.replicas).map(|id| Servers::new(id, rules, &rates, deployment.tick)).collect()
+/// The servers of one replica, with this number.
+pub(in crate::sim) fn servers(id: u32, deployment: &Deployment, rules: &Exclusive) -> Servers {
+    Servers::new(id, rules, &rates(deployment), deployment.tick)
 }
 
 pub(in crate::sim) fn rates(deployment: &Deployment) -> Rates {
@@ -97,6 +98,8 @@ pub(in crate::sim) struct Servers {
     idle_decode: u32,
     /// (time, service, slot); void where the request is not in that service any more.
     ends: BinaryHeap<Reverse<(SimTime, u64, u32)>>,
+    /// The same for first tokens, where somebody is to be told of them.
+    firsts: BinaryHeap<Reverse<(SimTime, u64, u32)>>,
     /// When clients go: (time, request, slot); void where the slot is another's by then.
     aborts: BinaryHeap<Reverse<(SimTime, u32, u32)>>,
     live: Vec<Live>,
@@ -121,6 +124,7 @@ impl Servers {
             idle: rules.servers,
             idle_decode: rules.decode_servers,
             ends: BinaryHeap::new(),
+            firsts: BinaryHeap::new(),
             aborts: BinaryHeap::new(),
             live: Vec::new(),
             unused: Vec::new(),
@@ -136,10 +140,12 @@ impl Servers {
 
     /// The next time at which something happens.
     fn next(&mut self) -> Option<SimTime> {
-        while let Some(Reverse((_, service, slot))) = self.ends.peek()
-            && self.live[*slot as usize].service != *service
-        {
-            self.ends.pop();
+        for heap in [&mut self.ends, &mut self.firsts] {
+            while let Some(Reverse((_, service, slot))) = heap.peek()
+                && self.live[*slot as usize].service != *service
+            {
+                heap.pop();
+            }
         }
         while let Some(Reverse((_, request, slot))) = self.aborts.peek()
             && !self.is(*slot, *request)
@@ -149,7 +155,8 @@ impl Servers {
         let end = self.ends.peek().map(|Reverse((at, _, _))| *at);
         let abort = self.aborts.peek().map(|Reverse((at, _, _))| *at);
         let queued = self.pending.peek().map(|Reverse((at, _))| *at);
-        [end, abort, queued].into_iter().flatten().min()
+        let first = self.firsts.peek().map(|Reverse((at, _, _))| *at);
+        [end, abort, queued, first].into_iter().flatten().min()
     }
 
     /// Whether the slot is still that request's.
@@ -164,6 +171,18 @@ impl Servers {
         self.totals.running_ns += span * i128::from(self.running);
         self.totals.waiting_ns += span * i128::from(self.waiting());
         self.clock = time;
+    }
+
+    fn tell_first_tokens(&mut self, out: &mut Out) {
+        while let Some(Reverse((at, service, slot))) = self.firsts.peek().copied()
+            && at <= self.clock
+        {
+            self.firsts.pop();
+            let live = &self.live[slot as usize];
+            if live.service == service {
+                out.prompts.push((self.id, live.request));
+            }
+        }
     }
 
     fn end_services(&mut self, env: &Env<'_>, out: &mut Out) {
@@ -212,7 +231,7 @@ impl Servers {
             let abort = env.demand.abort(place as usize);
             let (output, capped) = env.demand.output(request, env.max_len);
             let gone = abort.is_some_and(|(at, _)| at <= self.clock);
-            let key = self.first.key(env.demand, request);
+            let key = self.first.key(env.demand, request, env.requests.input_tokens[request as usize]);
             let slot = self.slot(Live {
                 request,
                 stage: if gone { Stage::Unqueued } else { Stage::FirstQueue },
@@ -272,7 +291,7 @@ impl Servers {
     /// A request that is in no queue leaves, its tokens so far are pooled, and its row goes out.
     fn leave(&mut self, slot: u32, status: Status, env: &Env<'_>, out: &mut Out) {
         let row = self.row(slot, status, self.clock, env, out);
-        out.rows.push((self.clock, row));
+        out.rows.push((self.clock, self.id, row));
         let stage = self.live[slot as usize].stage;
         if matches!(stage, Stage::Prefill | Stage::Serving) {
             self.free_server(slot, stage);
@@ -307,7 +326,7 @@ impl Servers {
         gaps.stats(sum)
     }
 
-    fn start_services(&mut self) -> Result<(), SimError> {
+    fn start_services(&mut self, env: &Env<'_>) -> Result<(), SimError> {
         while self.idle > 0
             && let Some(slot) = self.first.pop_front()
         {
@@ -319,25 +338,28 @@ impl Servers {
                 live.stage = Stage::Prefill;
                 self.run_until(slot, prefilled);
             } else {
-                self.serve(slot, prefilled)?;
+                self.serve(slot, prefilled, env)?;
             }
         }
         while self.idle_decode > 0
             && let Some(slot) = self.second.pop_front()
         {
             self.idle_decode -= 1;
-            self.serve(slot, self.clock)?;
+            self.serve(slot, self.clock, env)?;
         }
         self.totals.running_max = self.totals.running_max.max(self.running);
         Ok(())
     }
 
     /// The prompt of a request that begins a service is done at `prefilled`, and tokens follow.
-    fn serve(&mut self, slot: u32, prefilled: SimTime) -> Result<(), SimError> {
+    fn serve(&mut self, slot: u32, prefilled: SimTime, env: &Env<'_>) -> Result<(), SimError> {
         let live = &mut self.live[slot as usize];
         live.stage = Stage::Serving;
         live.first_token = prefilled + self.decode.service(1)?;
         let end = live.first_token + self.decode.span(live.output - 1)?;
+        if env.reports.prompts {
+            self.firsts.push(Reverse((live.first_token, self.services, slot)));
+        }
         self.run_until(slot, end);
         Ok(())
     }
@@ -351,12 +373,42 @@ impl Servers {
 }
 
 impl Node for Servers {
-    fn push(&mut self, place: u32, at: SimTime, _env: &Env<'_>) {
+    fn push(&mut self, place: u32, at: SimTime, _work: Work, _env: &Env<'_>) {
         self.pending.push(Reverse((at, place)));
     }
 
-    fn outstanding(&self) -> u64 {
-        (self.pending.len() + self.live.len() - self.unused.len()) as u64
+    fn load(&self) -> Load {
+        Load { waiting: self.waiting() as u32, running: self.running as u32, blocks_used: 0 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.live.len() == self.unused.len()
+    }
+
+    fn reply_tokens(&self, env: &Env<'_>) -> u64 {
+        let left = |live: &Live| match live.stage {
+            Stage::Unused | Stage::Unqueued => 0,
+            Stage::FirstQueue | Stage::Prefill | Stage::SecondQueue => live.output,
+            Stage::Serving if live.first_token > self.clock => live.output,
+            Stage::Serving => live.output - 1 - self.decode.tokens_in(self.clock - live.first_token, live.output - 1),
+        };
+        let coming = |Reverse((_, place)): &Reverse<(SimTime, u32)>| {
+            env.demand.output(env.demand.nth(*place as usize), env.max_len).0
+        };
+        self.live.iter().map(left).chain(self.pending.iter().map(coming)).map(u64::from).sum()
+    }
+
+    fn wake(&self, _env: &Env<'_>) -> SimTime {
+        let end = self.ends.peek().map(|Reverse((at, ..))| *at);
+        let first = self.firsts.peek().map(|Reverse((at, ..))| *at);
+        let abort = self.aborts.peek().map(|Reverse((at, ..))| *at);
+        let queued = self.pending.peek().map(|Reverse((at, _))| *at);
+        // What waits at this instant has not been looked at yet.
+        let starts = (!self.first.is_empty() && self.idle > 0) || (!self.second.is_empty() && self.idle_decode > 0);
+        let soon = starts.then_some(self.clock);
+        let later = abort.into_iter().chain(queued).chain(soon).min();
+        let later = later.map(|at| SimTime(at.max(self.clock).0.saturating_add(1)));
+        end.into_iter().chain(first).chain(later).min().unwrap_or(SimTime::MAX)
     }
 
     fn advance(&mut self, limit: SimTime, env: &Env<'_>, out: &mut Out) -> Result<(), SimError> {
@@ -365,9 +417,15 @@ impl Node for Servers {
             if self.clock < limit {
                 self.enqueue(env);
                 self.notice_gone(env, out);
-                self.start_services()?;
+                self.start_services(env)?;
             }
-            let Some(next) = self.next().filter(|next| *next <= limit) else { return Ok(()) };
+            let Some(next) = self.next().filter(|next| *next <= limit) else {
+                // What is out by now is known by the clock.
+                if self.clock < limit && !self.is_empty() {
+                    self.pass_to(limit);
+                }
+                return Ok(());
+            };
             if env.stop.load(Ordering::Relaxed) {
                 return Err(SimError::Cancelled);
             }
@@ -375,6 +433,7 @@ impl Node for Servers {
                 return Err(too_long());
             }
             self.pass_to(next);
+            self.tell_first_tokens(out);
             self.end_services(env, out);
             if next == limit {
                 return Ok(());
@@ -387,15 +446,15 @@ impl Node for Servers {
             let request = env.demand.nth(place as usize);
             let input_tokens = env.requests.input_tokens[request as usize];
             let row = RequestRow::new(request, self.id, Status::InFlight, env.demand.arrival(request));
-            out.rows.push((horizon, RequestRow { input_tokens, ..row }));
+            out.rows.push((horizon, self.id, RequestRow { input_tokens, ..row }));
         }
-        if self.outstanding() > 0 {
+        if !self.is_empty() {
             self.pass_to(horizon);
         }
         for slot in 0..self.live.len() as u32 {
             if self.live[slot as usize].stage != Stage::Unused {
                 let row = self.row(slot, Status::InFlight, horizon, env, out);
-                out.rows.push((horizon, row));
+                out.rows.push((horizon, self.id, row));
             }
         }
     }

@@ -1,0 +1,233 @@
+//! What can be wrong with one pool, or with a deployment that has none. Paths are those of a deployment without pools.
+
+use super::Problems;
+use crate::pools::Site;
+use crate::scenario::{GpuSpec, ModelSpec};
+use crate::sim::kv::plan;
+use crate::sim::latency::Latency;
+use crate::sim::scheduler::{Scheduler, VllmV1};
+use crate::sim::{SimError, engine};
+
+/// Largest coefficient of a fitted latency model: one minute, in microseconds.
+const COEFFICIENT_MAX_US: f64 = 60e6;
+/// Largest factor on a physical term.
+const FACTOR_MAX: f64 = 1e3;
+const NO_TIME: &str = "is 0, and so some steps would take no time";
+/// Most blocks whose contents can be told apart.
+const BLOCKS_MAX: u64 = 1 << 31;
+const BLOCK_SIZE_MAX: u32 = 1 << 16;
+
+pub(super) fn check(site: &Site, p: &mut Problems) {
+    facts(&site.model, &site.gpu, p);
+    parallelism(site, p);
+    experts(site, p);
+    lengths(site, p);
+    scheduler(site, p);
+    cache(site, p);
+    latency(&site.deployment.latency, p);
+}
+
+fn facts(m: &ModelSpec, g: &GpuSpec, p: &mut Problems) {
+    for (path, value) in [
+        ("model.layers", m.layers),
+        ("model.hidden", m.hidden),
+        ("model.heads", m.heads),
+        ("model.kv_heads", m.kv_heads),
+        ("model.head_dim", m.head_dim),
+        ("model.vocab", m.vocab),
+        ("model.max_pos", m.max_pos),
+        ("model.mlp_matrices", m.mlp_matrices),
+    ] {
+        p.positive(path, value);
+    }
+    if m.experts >= 2 && !(1..=m.experts).contains(&m.top_k) {
+        p.add("model.top_k", format!("is {} of {} experts; must be 1 to {}", m.top_k, m.experts, m.experts));
+    }
+    for (path, value) in [
+        ("gpu.bf16_tflops", g.bf16_tflops),
+        ("gpu.memory_gib", g.memory_gib),
+        ("gpu.memory_tb_per_s", g.memory_tb_per_s),
+        ("gpu.mfu_prefill", g.mfu_prefill),
+        ("gpu.mfu_decode", g.mfu_decode),
+    ] {
+        p.positive_f64(path, value);
+    }
+}
+
+fn parallelism(site: &Site, p: &mut Problems) {
+    let (d, m) = (&site.deployment, &site.model);
+    p.positive("deployment.replicas", d.replicas);
+    p.positive("deployment.tp", d.tp);
+    p.positive("deployment.pp", d.pp);
+    p.positive("deployment.dp", d.dp);
+    if d.tp > 0 && !m.heads.is_multiple_of(d.tp) {
+        let valid: Vec<String> =
+            (1..=m.heads.min(64)).filter(|tp| m.heads.is_multiple_of(*tp)).map(|tp| tp.to_string()).collect();
+        p.add(
+            "deployment.tp",
+            format!("{} does not divide the {} attention heads; valid are {}", d.tp, m.heads, valid.join(", ")),
+        );
+    }
+    if d.pp > m.layers {
+        p.add("deployment.pp", format!("{} stages for {} layers; at most one per layer", d.pp, m.layers));
+    }
+}
+
+/// Whole experts on every GPU: there must be some, and as many on each.
+fn experts(site: &Site, p: &mut Problems) {
+    let (d, m) = (&site.deployment, &site.model);
+    if !d.enable_expert_parallel {
+        return;
+    }
+    if m.experts < 2 {
+        let message = format!("`{}` has no experts to spread over GPUs; leave it out", d.model);
+        p.add("deployment.enable_expert_parallel", message);
+        return;
+    }
+    let gpus = u64::from(d.tp) * u64::from(d.dp);
+    if gpus > 0 && !u64::from(m.experts).is_multiple_of(gpus) {
+        let valid: Vec<String> =
+            (1..=m.experts).filter(|n| m.experts.is_multiple_of(*n)).map(|n| n.to_string()).collect();
+        let message = format!(
+            "tp {} x dp {} = {gpus} GPUs cannot hold as many of the {} experts each, as enable_expert_parallel wants; \
+             tp x dp must be one of {}",
+            d.tp,
+            d.dp,
+            m.experts,
+            valid.join(", ")
+        );
+        p.add(if d.dp > 1 { "deployment.dp" } else { "deployment.tp" }, message);
+    }
+}
+
+fn lengths(site: &Site, p: &mut Problems) {
+    if let Some(len) = site.deployment.max_model_len {
+        if len < 2 {
+            p.add("deployment.max_model_len", format!("is {len}; must hold a prompt and an output, at least 2"));
+        }
+        if len > site.model.max_pos {
+            p.add(
+                "deployment.max_model_len",
+                format!("{len} is beyond the {} positions of the model", site.model.max_pos),
+            );
+        }
+    }
+}
+
+fn scheduler(site: &Site, p: &mut Problems) {
+    let d = &site.deployment;
+    match &d.scheduler {
+        Scheduler::VllmV1(rules) => {
+            p.positive("deployment.scheduler.vllm_v1.max_num_batched_tokens", rules.max_num_batched_tokens);
+            p.positive("deployment.scheduler.vllm_v1.max_num_seqs", rules.max_num_seqs);
+            let us = rules.scheduler_overhead_us;
+            if !(0.0..=COEFFICIENT_MAX_US).contains(&us) {
+                p.add(
+                    "deployment.scheduler.vllm_v1.scheduler_overhead_us",
+                    format!("is {us}; must be 0 to {COEFFICIENT_MAX_US} microseconds"),
+                );
+            }
+            if rules.async_scheduling && !rules.recompute_full_hits {
+                p.add(
+                    "deployment.scheduler.vllm_v1.recompute_full_hits",
+                    "must be true with async_scheduling: the simulator whose behaviour the switch repeats has none",
+                );
+            }
+        }
+        Scheduler::Exclusive(rules) => {
+            p.positive("deployment.scheduler.exclusive.servers", rules.servers);
+            if !matches!(d.latency, Latency::Rates(_)) {
+                p.add(
+                    "deployment.latency",
+                    "the exclusive scheduler serves at given rates; write `latency: { rates: { prefill_tokens_per_s: \
+                     ..., decode_tokens_per_s: ... } }`",
+                );
+            }
+        }
+    }
+}
+
+fn cache(site: &Site, p: &mut Problems) {
+    let kv = &site.deployment.kv;
+    if kv.block_size == 0 || kv.block_size > BLOCK_SIZE_MAX {
+        p.add("deployment.kv.block_size", format!("is {}; must be 1 to {BLOCK_SIZE_MAX} tokens", kv.block_size));
+    }
+    if let Some(blocks) = kv.num_gpu_blocks {
+        if blocks == 0 || blocks > BLOCKS_MAX {
+            p.add("deployment.kv.num_gpu_blocks", format!("is {blocks}; must be 1 to {BLOCKS_MAX}"));
+        } else if blocks.saturating_mul(u64::from(kv.block_size)) < 2 {
+            p.add("deployment.kv.num_gpu_blocks", "the cache must hold at least 2 tokens");
+        }
+    }
+    let share = kv.gpu_memory_utilization;
+    if !(share > 0.0 && share <= 1.0) {
+        p.add("deployment.kv.gpu_memory_utilization", format!("is {share}; must be above 0 and at most 1"));
+    }
+}
+
+fn latency(latency: &Latency, p: &mut Problems) {
+    match latency {
+        Latency::Roofline => {}
+        Latency::TrainedPhysics(c) => {
+            coefficients(&c.coefficients(), p);
+            if c.weights == 0.0 && c.layer_us == 0.0 && c.step_us == 0.0 {
+                p.add("deployment.latency.trained_physics.step_us", NO_TIME);
+            }
+        }
+        Latency::TrainedRoofline(c) => {
+            coefficients(&c.coefficients(), p);
+            if c.weights == 0.0 && c.layer_us == 0.0 && c.step_us == 0.0 {
+                p.add("deployment.latency.trained_roofline.step_us", NO_TIME);
+            }
+        }
+        Latency::CrossModel(c) => {
+            coefficients(&c.coefficients(), p);
+            if c.layer_us == 0.0 {
+                p.add("deployment.latency.cross_model.layer_us", NO_TIME);
+            }
+        }
+        Latency::Linear(c) => {
+            coefficients(&c.coefficients(), p);
+            if c.base_us == 0.0 && (c.per_prefill_token_us == 0.0 || c.per_decode_token_us == 0.0) {
+                p.add("deployment.latency.linear.base_us", NO_TIME);
+            }
+        }
+        Latency::Rates(rates) => {
+            p.positive_f64("deployment.latency.rates.prefill_tokens_per_s", rates.prefill_tokens_per_s);
+            p.positive_f64("deployment.latency.rates.decode_tokens_per_s", rates.decode_tokens_per_s);
+        }
+    }
+}
+
+/// Fitted coefficients, by path: those named `_us` are microseconds, the others factors.
+fn coefficients(all: &[(&'static str, f64)], p: &mut Problems) {
+    for &(path, value) in all {
+        let (max, unit) = if path.ends_with("_us") { (COEFFICIENT_MAX_US, " microseconds") } else { (FACTOR_MAX, "") };
+        if !(0.0..=max).contains(&value) {
+            p.add(path, format!("is {value}; must be 0 to {max}{unit}"));
+        }
+    }
+}
+
+/// The cache must hold a block, and a step a prompt that cannot be cut. Sizes must be sound.
+pub(super) fn memory(site: &Site, rules: &VllmV1, p: &mut Problems) {
+    let blocks = match plan::blocks(&site.deployment, &site.model, &site.gpu) {
+        Ok(blocks) => blocks,
+        Err(SimError::Invalid { path, message }) => {
+            p.add(path, message);
+            return;
+        }
+        Err(SimError::Cancelled) => return,
+    };
+    let longest = engine::max_len(&site.deployment, &site.model, blocks);
+    if !rules.enable_chunked_prefill && rules.max_num_batched_tokens < longest {
+        p.add(
+            "deployment.scheduler.vllm_v1.max_num_batched_tokens",
+            format!(
+                "{} is less than the longest prompt of {longest} tokens, which cannot be cut while \
+                 enable_chunked_prefill is false; raise it to {longest}, lower max_model_len to {}, or let prompts be cut",
+                rules.max_num_batched_tokens, rules.max_num_batched_tokens
+            ),
+        );
+    }
+}

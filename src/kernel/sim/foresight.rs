@@ -1,0 +1,131 @@
+//! Before which time a replica has nothing to report, as long as it gets no work: so the cluster can leave it alone.
+//!
+//! Every answer is a lower bound, and safe: to come too early costs time only. Where nothing but decode steps lies ahead it
+//! is exact.
+
+use std::cmp::Reverse;
+
+use super::node::{Env, Work};
+use super::replica::{Chunk, Flight, Phase, Replica};
+use crate::units::{SimDuration, SimTime};
+
+/// With more requests that have no first token, the next report is not foreseen.
+const OPEN_MAX: usize = 8;
+/// Steps of decode requests alone that are foreseen.
+const FORESEEN_MAX: u64 = 256;
+
+impl Replica {
+    /// See [`Node::wake`](super::node::Node::wake).
+    pub(super) fn foresee(&self, env: &Env<'_>) -> SimTime {
+        let ghost = self.ghosts.peek().map_or(SimTime::MAX, |Reverse((at, ..))| after(*at));
+        ghost.min(self.wake_for_steps(env))
+    }
+
+    /// What steps bring about.
+    fn wake_for_steps(&self, env: &Env<'_>) -> SimTime {
+        let Some(flight) = self.flights.front().filter(|_| !self.due) else {
+            let nothing = self.flights.is_empty() && self.running.is_empty() && self.nobody_waits();
+            return match (nothing, self.asleep) {
+                (true, _) if !env.reports.prompts && !env.reports.progress => self.pending_wake(self.clock, env),
+                (true, _) | (_, true) => self.next_change().map_or(SimTime::MAX, |at| after(at.max(self.clock))),
+                (false, false) => after(self.clock),
+            };
+        };
+        let ending = |chunk: &Chunk| self.live[chunk.slot as usize].phase == Phase::Ending;
+        // Those that have tokens one by one may have their last.
+        let singled = |f: &Flight| !f.resumed.is_empty() || !f.early.is_empty();
+        let ends = |f: &Flight| !f.endings.is_empty() || singled(f) || f.chunks.iter().any(ending);
+        let prompts = env.reports.prompts || env.reports.progress;
+        let next = [&self.finishes, &self.caps].into_iter().filter_map(|heap| heap.peek());
+        let next = next.map(|Reverse((step, ..))| *step).min().unwrap_or(u64::MAX);
+        if next <= flight.number || self.flights.iter().any(ends) || (prompts && !flight.chunks.is_empty()) {
+            return flight.end;
+        }
+        let open = self.prefills.len() + self.waits() as usize + self.pending.len();
+        if open > OPEN_MAX || (prompts && open + self.flights.iter().map(|f| f.chunks.len()).sum::<usize>() > 0) {
+            return after(flight.end);
+        }
+        // No step takes less than the shortest, and no request has more than one token of a step.
+        let known = later(flight.end, self.shortest, next - flight.number);
+        let begun = self.prefills.iter().copied().chain(self.waiters()).map(|slot| {
+            let live = &self.live[slot as usize];
+            later(flight.end, self.shortest, u64::from(live.output - self.emitted(live)) - 1)
+        });
+        let gone = self.aborts.peek().map_or(SimTime::MAX, |Reverse((at, ..))| after((*at).max(flight.end)));
+        let sure = begun.min().unwrap_or(SimTime::MAX).min(known).min(self.pending_wake(flight.end, env));
+        let quiet = self.quiet_span(env).map_or(SimTime::ZERO, |span| flight.end + span);
+        sure.max(quiet).min(gone)
+    }
+
+    /// Before which time none of the requests on their way can be done, if the next step starts at `from` or later.
+    fn pending_wake(&self, from: SimTime, env: &Env<'_>) -> SimTime {
+        let done = |Reverse((at, place, work)): &Reverse<(SimTime, u32, Work)>| {
+            let output = match work {
+                Work::Whole => env.demand.output(env.demand.nth(*place as usize), env.max_len).0,
+                // Its first token may be out.
+                Work::Reply => env.demand.output(env.demand.nth(*place as usize), env.max_len).0.max(2) - 1,
+                Work::Prompt | Work::HeldPrompt | Work::Encode => 1,
+            };
+            after(later((*at).max(from), self.shortest, u64::from(output) - 1))
+        };
+        if self.pending.len() > OPEN_MAX {
+            return self.pending.peek().map_or(SimTime::MAX, |Reverse((at, ..))| after((*at).max(from)));
+        }
+        self.pending.iter().map(done).min().unwrap_or(SimTime::MAX)
+    }
+
+    /// The time from the end of the step that runs to the end of the one that completes a request, if nothing comes in
+    /// between but steps of the same requests; or less.
+    fn quiet_span(&self, env: &Env<'_>) -> Option<SimDuration> {
+        let nothing_waits = self.nobody_waits() || (self.blocked && self.class_lists.is_empty());
+        let quiet = nothing_waits
+            && self.pending.is_empty()
+            && !self.rules.async_scheduling
+            && self.stalled == 0
+            && self.decodes > 0
+            && self.decodes == self.running.len() as u64
+            && self.decodes <= u64::from(self.rules.max_num_batched_tokens);
+        let finish = self.finishes.peek().map(|Reverse((step, ..))| *step).filter(|_| quiet)?;
+        let steps = finish.saturating_sub(self.steps).min(self.steps_with_blocks());
+        let form = match self.form {
+            Some((decodes, form)) if decodes == self.decodes => form?,
+            Some(_) | None => env.model.decode_form(self.decodes)?,
+        };
+        // To evaluate them twice is cheaper than to come back in between.
+        let (mut span, mut context) = (0, self.context);
+        for _ in 0..steps.min(FORESEEN_MAX) {
+            span += self.timing.step(form.at(context))?.0;
+            context += self.decodes;
+        }
+        Some(SimDuration(span))
+    }
+
+    /// Steps for which free blocks are sure to last, if only the decode requests go on.
+    fn steps_with_blocks(&self) -> u64 {
+        let (free, size) = (self.pool.free(), u64::from(self.block_size));
+        let sure = (free / self.decodes.max(1)).saturating_sub(1) * size;
+        if sure > 0 {
+            return sure;
+        }
+        let mut left = free;
+        for step in 0..size {
+            let need = self.class_counts[self.class(self.steps + step)];
+            if need > left {
+                return step;
+            }
+            left -= need;
+        }
+        size
+    }
+}
+
+/// So many spans later.
+fn later(at: SimTime, span: SimDuration, count: u64) -> SimTime {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    SimTime(at.0.saturating_add(span.0.saturating_mul(count)))
+}
+
+/// The earliest time after it.
+fn after(at: SimTime) -> SimTime {
+    SimTime(at.0.saturating_add(1))
+}
