@@ -1,5 +1,5 @@
-//! The exclusive scheduler, request by request, against llm-simulator: a queueing simulator of monolithic and
-//! disaggregated clusters whose servers hold one request each.
+//! The exclusive scheduler and the queueing model, request by request, against llm-simulator: a queueing simulator of
+//! monolithic and disaggregated clusters whose servers hold one request each.
 //!
 //! Source: the facts of its runs (arrivals, tokens, times), no code. Excerpts are committed (`queueing/*.csv`), the
 //! first requests of a case; its own monolithic mode reports nothing (two arguments are swapped), so the times there are
@@ -7,6 +7,7 @@
 
 use std::sync::atomic::AtomicBool;
 
+use pipe_kernel::queueing::{self, Mode, Queueing, TokenCountMode, TokenCounts};
 use pipe_kernel::request::Requests;
 use pipe_kernel::scenario::Scenario;
 use pipe_kernel::sim::latency::{Latency, Rates};
@@ -117,5 +118,115 @@ fn excerpts() {
         let waits = |e: &Expected| e.start > e.arrival || e.handover.is_some_and(|(end, start)| start > end);
         assert!(name.starts_with("seed") || expected.iter().any(waits), "{name}");
         check(name, &scenario(servers, decode_servers), &expected);
+    }
+}
+
+/// Of the times of the queueing model, which are doubles here and there.
+const TOLERANCE_S: f64 = 1e-12;
+
+/// Lengths as in cfg_seed_full.
+fn seed_full(mode: Mode) -> Queueing {
+    let tokens = |mean, std, min_value| TokenCounts {
+        mode: TokenCountMode::RealMeanStd,
+        mean: Some(mean),
+        std: Some(std),
+        min_value,
+        ..TokenCounts::default()
+    };
+    Queueing {
+        mode,
+        prompt_tokens: tokens(1024.0, 512.0, 8),
+        output_tokens: tokens(256.0, 128.0, 16),
+        ..Queueing::default()
+    }
+}
+
+#[test]
+fn the_queueing_model_makes_the_same_requests_and_figures() {
+    let default = |mode| Queueing { mode, ..Queueing::default() };
+    // The figures of the whole runs, as printed: samples, mean, p50, p90 and p99 of the times to first token, throughput,
+    // and utilization of prefill and decode, or of all GPUs.
+    for (settings, csv, samples, expect) in [
+        (
+            default(Mode::Disagg),
+            include_str!("queueing/disagg_default.csv"),
+            1042,
+            [
+                0.13164077979118424,
+                0.061499999999981014,
+                0.3055374999999685,
+                1.080673081562093,
+                1.9333333333333333,
+                0.0793363541666667,
+                0.34835375000000035,
+            ],
+        ),
+        (
+            seed_full(Mode::Disagg),
+            include_str!("queueing/cfg_seed_full.csv"),
+            1045,
+            [
+                0.1316395467390771,
+                0.11849999999998317,
+                0.21442500000000567,
+                0.3320899999999923,
+                1.9416666666666667,
+                0.12451208333333336,
+                0.12788083333333322,
+            ],
+        ),
+        (
+            default(Mode::Mono),
+            include_str!("queueing/mono_default.csv"),
+            1046,
+            [
+                0.0841958285308416,
+                0.05268749999999045,
+                0.1842499999999916,
+                0.44717500000000177,
+                1.94,
+                0.2143992187500001,
+                f64::NAN,
+            ],
+        ),
+        (
+            seed_full(Mode::Mono),
+            include_str!("queueing/seed_full_mono.csv"),
+            1045,
+            [
+                0.1296213203332732,
+                0.11650000000000205,
+                0.21064999999998693,
+                0.3212349999999911,
+                1.9416666666666667,
+                0.12619645833333323,
+                f64::NAN,
+            ],
+        ),
+    ] {
+        let requests = queueing::run(&settings, &AtomicBool::new(false)).unwrap();
+        for (r, e) in requests.iter().zip(excerpt(csv)) {
+            assert_eq!((r.prompt_tokens, r.output_tokens), (i64::from(e.input), i64::from(e.output)), "{r:?}");
+            let mut pairs = vec![
+                (r.arrival, e.arrival),
+                (r.prefill_start, e.start),
+                (r.first_token, e.first_token),
+                (r.finished, e.finish),
+            ];
+            pairs.extend(
+                e.handover.into_iter().flat_map(|(end, start)| [(r.prefill_end, end), (r.decode_start, start)]),
+            );
+            assert!(pairs.iter().all(|(ours, theirs)| (ours - theirs).abs() < TOLERANCE_S), "{pairs:?}");
+        }
+        let f = queueing::figures(&settings, &requests);
+        let ttft = f.ttft.unwrap();
+        let used = f.utilization_gpu.or(f.utilization_prefill).unwrap();
+        let decode = f.utilization_decode.unwrap_or(f64::NAN);
+        let got = [ttft.mean, ttft.p50, ttft.p90, ttft.p99, f.throughput_rps, used, decode];
+        assert_eq!(f.num_samples, samples, "{settings:?}");
+        for (got, expect) in got.into_iter().zip(expect) {
+            let both_absent = got.is_nan() && expect.is_nan();
+            assert!(both_absent || (got / expect - 1.0).abs() < TOLERANCE_S, "{got}, not {expect}: {settings:?}");
+        }
     }
 }

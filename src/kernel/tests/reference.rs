@@ -4,7 +4,7 @@
 //! release that had them. Two sets: excerpts committed here (`reference/*.csv`), the first requests of some cases; and the
 //! complete cases where a folder `shared/reference` is at hand (environment variable `PIPE_SHARED`, or beside an ancestor
 //! of this crate), else a note is printed. The requests of a case are fed in, with the arrival times that it had (for
-//! closed loops: those that came about), so no random generator is repeated.
+//! closed loops: those that came about), so no random generator is repeated. One closed loop is also run as such.
 //!
 //! Compared for every request: time to first token, end-to-end latency, time until it was scheduled, replica. For a case:
 //! preemptions, requests that finished, when the last step ended.
@@ -24,18 +24,22 @@
 //! - A preempted request loses its tokens, a completed one takes the place of its last token, the first chunk after a hit
 //!   attends to nothing in the cache, and a prompt found whole in the cache computes nothing: [`Quirks`],
 //!   `recompute_full_hits` (case 03).
+//! - A prompt that is computed elsewhere costs nothing there but the transfer: see
+//!   [`prompts_computed_elsewhere_when_that_costs_nothing`] (case 10).
 //! - The version of 2025 loses shared prefixes: see [`the_version_of_2025_until_its_cache_is_recycled`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use pipe_kernel::pools::{Pool, PoolFacts};
 use pipe_kernel::request::Requests;
-use pipe_kernel::scenario::{ModelSpec, Scenario};
+use pipe_kernel::scenario::{ConstantTime, ModelSpec, Scenario, ThinkTime};
 use pipe_kernel::sim::latency::{CrossModel, Latency, Linear, TrainedPhysics, TrainedRoofline};
+use pipe_kernel::sim::router::Router;
 use pipe_kernel::sim::scheduler::Scheduler;
 use pipe_kernel::sim::swarm::{Rows, llama_8b, scenario_8b};
-use pipe_kernel::sim::{Quirks, Summary, simulate_with};
+use pipe_kernel::sim::{Quirks, RequestRow, Summary, simulate_with};
 use pipe_kernel::units::SimTime;
 
 /// Tokens per block.
@@ -92,6 +96,11 @@ fn cases() -> Vec<Case> {
         physics("06_cluster4_rr", |s| {
             trained_physics(s);
             s.deployment.replicas = 4;
+        }),
+        // Two classes of service, with Poisson arrivals and with bursts; one has a prefix of three blocks and 2 tokens.
+        physics("14_servegen_language", |s| {
+            trained_physics(s);
+            s.deployment.replicas = 2;
         }),
         // 32 users, who ask again 200 ms after a reply.
         physics("15_concurrency", trained_physics),
@@ -151,6 +160,7 @@ struct Expected {
 
 /// Our figures of a request, in microseconds.
 struct Got {
+    arrival_us: i64,
     ttft_us: i64,
     e2e_us: i64,
     /// `None` where it was preempted.
@@ -170,27 +180,27 @@ impl Case {
     }
 
     fn run(&self, expected: &[Expected]) -> (Vec<Got>, Summary) {
+        let (rows, summary) = self.rows(&requests(expected));
+        let figures = rows.requests.iter().map(|row| Got {
+            arrival_us: us_of(row.arrival),
+            ttft_us: us_between(Some(row.arrival), row.first_token),
+            e2e_us: us_between(Some(row.arrival), row.finished),
+            delay_us: (row.preemptions == 0).then(|| us_between(Some(row.arrival), row.scheduled)),
+            replica: row.replica,
+        });
+        (figures.collect(), summary)
+    }
+
+    /// Everything that a run tells; requests in the order of the trace.
+    fn rows(&self, requests: &Requests) -> (Rows, Summary) {
         let mut scenario = scenario_8b();
         scenario.deployment.tick = Some("1us".parse().unwrap());
         (self.scenario)(&mut scenario);
-        let mut sink = Rows::default();
+        let mut rows = Rows::default();
         let stop = AtomicBool::new(false);
-        let summary = simulate_with(&scenario, &requests(expected), &mut sink, &stop, self.quirks).unwrap();
-        sink.requests.sort_by_key(|row| row.request);
-        let figures = sink.requests.iter().map(|row| {
-            let since_us = |t: Option<SimTime>| {
-                let ns = (t.unwrap() - row.arrival).0;
-                assert_eq!(ns % 1_000, 0, "{}: {row:?} is not in whole microseconds", self.name);
-                ns / 1_000
-            };
-            Got {
-                ttft_us: since_us(row.first_token),
-                e2e_us: since_us(row.finished),
-                delay_us: (row.preemptions == 0).then(|| since_us(row.scheduled)),
-                replica: row.replica,
-            }
-        });
-        (figures.collect(), summary)
+        let summary = simulate_with(&scenario, requests, &mut rows, &stop, self.quirks).unwrap();
+        rows.requests.sort_by_key(|row| row.request);
+        (rows, summary)
     }
 
     /// Demands that the requests that `chosen` names are equal.
@@ -199,6 +209,7 @@ impl Case {
         let (mut compared, mut wrong) = (0, Vec::new());
         for (i, (e, g)) in expected.iter().zip(got).enumerate().filter(|(i, _)| chosen(*i)) {
             let figures = [
+                ("arrival", Some(g.arrival_us), Some(e.arrival_us)),
                 ("ttft", Some(g.ttft_us), Some(e.ttft_us)),
                 ("e2e", Some(self.adapt(g, e)), Some(e.e2e_us)),
                 ("delay", g.delay_us, e.delay_us),
@@ -217,6 +228,16 @@ impl Case {
         let some = &wrong[..wrong.len().min(8)];
         assert!(wrong.is_empty(), "{}: {} wrong, (request, figure, ours, theirs): {some:?}", self.name, wrong.len());
     }
+}
+
+/// A time in microseconds, of which it must be whole ones.
+fn us_of(time: SimTime) -> i64 {
+    assert_eq!(time.0 % 1_000, 0, "{time:?} is not in whole microseconds");
+    time.0 / 1_000
+}
+
+fn us_between(from: Option<SimTime>, to: Option<SimTime>) -> i64 {
+    us_of(to.unwrap()) - us_of(from.unwrap())
 }
 
 /// The requests of a case. Tokens are random but for the common prefix, so every request has hashes of its own after it,
@@ -339,6 +360,7 @@ fn excerpts() {
         ("03_roofline_saturated_smallkv", include_str!("reference/03_roofline_saturated_smallkv.csv")),
         ("05_prefix_1inst", include_str!("reference/05_prefix_1inst.csv")),
         ("06_cluster4_rr", include_str!("reference/06_cluster4_rr.csv")),
+        ("14_servegen_language", include_str!("reference/14_servegen_language.csv")),
         ("16_moe_mixtral_tp2", include_str!("reference/16_moe_mixtral_tp2.csv")),
         ("31_be5_blackbox", include_str!("reference/31_be5_blackbox.csv")),
         ("32_be5_crossmodel", include_str!("reference/32_be5_crossmodel.csv")),
@@ -347,13 +369,165 @@ fn excerpts() {
     ];
     for (name, text) in files {
         let case = cases().into_iter().find(|case| case.name == name).unwrap();
-        let all = rows(text);
-        // Requests beyond the excerpt cannot have touched those that were done before its last arrival.
-        let cut = all.last().unwrap().arrival_us;
-        let done: Vec<bool> = all.iter().map(|e| e.arrival_us + e.e2e_us <= cut).collect();
-        assert!(done.iter().filter(|done| **done).count() >= 20, "{name}: too short an excerpt");
+        let (all, done) = excerpt(text);
         case.compare(&all, &case.run(&all).0, |i| done[i]);
     }
+}
+
+/// The requests of an excerpt, and which of them requests beyond it cannot have touched: those that were done before its
+/// last arrival.
+fn excerpt(text: &str) -> (Vec<Expected>, Vec<bool>) {
+    let all = rows(text);
+    let cut = all.last().unwrap().arrival_us;
+    let done: Vec<bool> = all.iter().map(|e| e.arrival_us + e.e2e_us <= cut).collect();
+    assert!(done.iter().filter(|done| **done).count() >= 20, "too short an excerpt: {text}");
+    (all, done)
+}
+
+/// A case in full where it is at hand, else its excerpt; and which of its requests are to be compared.
+fn complete_or_excerpt(name: &str, text: &str) -> Vec<(Vec<Expected>, Vec<bool>)> {
+    let complete = shared().map(|dir| complete_case(&dir, name).0);
+    let complete = complete.map(|all| {
+        let chosen = vec![true; all.len()];
+        (all, chosen)
+    });
+    complete.into_iter().chain([excerpt(text)]).collect()
+}
+
+/// The times at which the users of case 15 ask are what comes about: only their number and how long they think is given.
+#[test]
+fn users_who_ask_again_ask_when_theirs_do() {
+    let case = Case::new("15_concurrency", |s| {
+        trained_physics(s);
+        s.workload.concurrency = Some(32);
+        s.workload.think_time = Some(ThinkTime::Constant(ConstantTime { s: 0.2 }));
+    })
+    .with_overheads(45, 777);
+    for (expected, chosen) in complete_or_excerpt(case.name, include_str!("reference/15_concurrency.csv")) {
+        // Nothing is known of when they arrive.
+        let asked: Vec<Expected> = expected.iter().map(|e| Expected { arrival_us: 0, ..e.clone() }).collect();
+        case.compare(&expected, &case.run(&asked).0, |i| chosen[i]);
+    }
+}
+
+/// Two replicas for prompts, two for replies. There, one counter goes round for both, and is used twice for each request:
+/// all go to the same two replicas. Here, all are of one session, which stays where its first request went.
+fn two_pools(s: &mut Scenario) {
+    trained_physics(s);
+    let pool = |role: &str| serde_json::from_str::<Pool>(&format!(r#"{{"role": "{role}", "replicas": 2}}"#)).unwrap();
+    let pools = [("prompts", pool("prefill")), ("replies", pool("decode"))];
+    s.deployment.pools = pools.map(|(name, pool)| (name.to_string(), pool)).into();
+    s.deployment.router = Router::StickyRoundRobin;
+    s.pools = vec![PoolFacts { model: s.model.clone(), gpu: s.gpu.clone() }; 2];
+}
+
+/// [`two_pools`], where prompts cost nothing: a step of the least length, one tick, and the queue before it as much
+/// shorter.
+fn two_pools_with_prompts_for_nothing(s: &mut Scenario) {
+    two_pools(s);
+    let nothing = Linear {
+        // Rounded down to whole ticks, at least one.
+        base_us: 0.5,
+        per_prefill_token_us: 0.0,
+        per_decode_token_us: 0.0,
+        queue_base_us: 15_562.0,
+        queue_per_input_token_us: 0.0,
+        per_output_token_us: 0.0,
+    };
+    s.deployment.pools.get_mut("prompts").unwrap().latency = Some(Latency::Linear(nothing));
+}
+
+/// Case 10. A transfer begins there when the last step of the prompt begins, so that the step is free. Where it is free
+/// here too, every figure is equal. What its time to first token measures is the end of the first step of the decode
+/// replica, at which the second token comes out; the first, which the prefill replica made, is reported nowhere. So there
+/// are as many steps as with `first_token: transfer`; with `decode`, there would be one more for each request.
+///
+/// With steps that take their time, the way from prefill to decode replica is equal but for them: request by request for
+/// what goes before, and for the KV cache's arrival less the step of the prompt.
+#[test]
+fn prompts_computed_elsewhere_when_that_costs_nothing() {
+    let overheads = |case: Case| case.with_overheads(45, 777);
+    let free = overheads(Case::new("10_pd_always", two_pools_with_prompts_for_nothing));
+    let real = overheads(Case::new("10_pd_always", two_pools));
+    for (mut expected, chosen) in complete_or_excerpt(free.name, include_str!("reference/10_pd_always.csv")) {
+        let mut requests = requests(&expected);
+        requests.session = vec![Some(0); expected.len()];
+        let (rows, _) = free.rows(&requests);
+        let figures = rows.requests.iter().map(|row| {
+            let mut steps = rows.steps.iter().filter(|step| step.replica == row.replica);
+            let second = steps.find(|step| Some(step.start) >= row.kv_ready).map(|step| step.start + step.duration);
+            Got {
+                arrival_us: us_of(row.arrival),
+                ttft_us: us_between(Some(row.arrival), second) + free.after_token_us,
+                // No gap ends with the first token, which is counted nowhere.
+                e2e_us: us_between(Some(row.arrival), row.finished) - free.after_token_us,
+                // That of the prompt, which begins a tick earlier here.
+                delay_us: Some(us_between(Some(row.arrival), row.scheduled) + 1),
+                replica: row.replica,
+            }
+        });
+        expected.iter_mut().for_each(|e| e.delay_us = Some(15_563));
+        free.compare(&expected, &figures.collect::<Vec<_>>(), |i| chosen[i]);
+
+        let (really, _) = real.rows(&requests);
+        for (with, without) in really.requests.iter().zip(&rows.requests) {
+            let step_us = us_between(with.scheduled, with.prefilled);
+            assert!((6_500..10_000).contains(&step_us), "{with:?}");
+            assert_eq!(us_between(with.prefilled, with.kv_ready), us_between(without.prefilled, without.kv_ready));
+            assert_eq!(us_between(without.kv_ready, with.kv_ready), step_us);
+            assert_eq!((with.replica, with.prefill_replica), (without.replica, without.prefill_replica));
+        }
+    }
+}
+
+/// Case 10: what the prefill replica and the transfers report of themselves, over all requests.
+#[test]
+fn steps_of_prompts_and_transfers_on_the_whole() {
+    let name = "10_pd_always";
+    let Some(dir) = shared() else {
+        println!("no folder shared/reference at hand: the replicas of {name} are not checked");
+        return;
+    };
+    let stdout = std::fs::read_to_string(dir.join(name).join("stdout.txt")).unwrap();
+    let (_, after) = stdout.split_once(r#""instance_id": "instance_1","#).unwrap();
+    let figure = |name: &str| {
+        let (_, after) = after.split_once(&format!(r#""{name}": "#)).unwrap();
+        after.split([',', '\n']).next().unwrap().parse::<f64>().unwrap()
+    };
+    let case = Case::new(name, two_pools);
+    let expected = complete_case(&dir, name).0;
+    let mut requests = requests(&expected);
+    requests.session = vec![Some(0); expected.len()];
+    let (rows, _) = case.rows(&requests);
+
+    // Nearest-rank neighbours, as percentiles interpolate: rank p (n - 1) / 100, from 0.
+    let percentile = |sorted: &[i64], p: usize| {
+        let rank = p * (sorted.len() - 1);
+        let (low, rest) = (sorted[rank / 100], (rank % 100) as f64 / 100.0);
+        low as f64 + rest * (sorted[(rank / 100 + 1).min(sorted.len() - 1)] - low) as f64
+    };
+    let mean = |us: &[i64]| us.iter().sum::<i64>() as f64 / us.len() as f64;
+    let sorted = |figures: &dyn Fn(&RequestRow) -> i64| {
+        let mut us: Vec<i64> = rows.requests.iter().map(figures).collect();
+        us.sort_unstable();
+        us
+    };
+    let prompts = sorted(&|row| us_between(Some(row.arrival), row.prefilled) + 45);
+    let ways = sorted(&|row| us_between(row.prefilled, row.kv_ready));
+    let last = rows.requests.iter().map(|row| us_of(row.prefilled.unwrap())).max().unwrap();
+    let pairs = [
+        (mean(&prompts), figure("ttft_mean_ms") * 1e3),
+        (percentile(&prompts, 90), figure("ttft_p90_ms") * 1e3),
+        (percentile(&prompts, 95), figure("ttft_p95_ms") * 1e3),
+        (percentile(&prompts, 99), figure("ttft_p99_ms") * 1e3),
+        (last as f64, figure("vllm_estimated_duration_s") * 1e6),
+    ];
+    for (ours, theirs) in pairs {
+        assert!((ours - theirs).abs() < 1e-3, "{ours} us, not {theirs}");
+    }
+    // Printed with one decimal, and as it seems with the nearest rank.
+    let (_, line) = stdout.split_once("KV Transfer Duration (us): ").unwrap();
+    assert!(line.starts_with(&format!("mean={:.1} p50=", mean(&ways))), "{}, not {line}", mean(&ways));
 }
 
 /// inference-sim at 148be7f3, with its flag of preemptions reset in each step: 2,000 requests, 614 tokens of prefix.
