@@ -83,6 +83,11 @@
 //! - **A scheduler answers questions; it does not return a whole step.** Who runs how many tokens, who is admitted and who
 //!   goes depends on the blocks that the answer before left, so the engine asks about one request at a time and books. A
 //!   scheduler that forms no batches is a node of its own beside the replica (`exclusive`).
+//! - **An engine says before which time it has nothing to report**, and is let pass up to that time only. So an idle replica
+//!   costs nothing, a busy one runs many steps at once, and routers, transfers and requests that wait for others still
+//!   hear of everything in the order of time. Where nobody listens, replicas are let pass now and then.
+//! - **A request of several parts is one row.** Encoder, prompt and reply on different engines are parts that the cluster
+//!   puts together; an engine knows one part, and whether it must keep its blocks.
 //! - **Each decode step's duration is evaluated**, though sums over a run of steps have closed forms: it is an entry of
 //!   the exact histogram of gaps.
 //! - **The store is a local folder.** `object_store` enters with DataFusion; the store's own writes need rename, fsync

@@ -28,7 +28,7 @@ pub struct BenchArgs {
     /// Runs of each case; the fastest counts, and the one with the most memory
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
-    /// Trace for case c in place of the synthetic conversations, such as Mooncake's `conversation_trace.jsonl`
+    /// Trace for cases c and h in place of the synthetic conversations, such as Mooncake's `conversation_trace.jsonl`
     #[arg(long, value_name = "PATH")]
     trace: Option<PathBuf>,
     /// Share of each case's requests, for a quick look; a trace is never cut
@@ -93,9 +93,9 @@ pub(super) fn bench(args: BenchArgs) -> Done {
     if cases.is_empty() {
         cases.extend(Case::ALL);
     }
-    if args.trace.is_some() && !cases.contains(&Case::Prefixes) {
-        let problem = Diagnostic::new("bench::trace", "`--trace` is for case c, which is not asked for");
-        return Err(Failure::from(problem.help("add `--case c`, or leave `--trace` out")).into());
+    if args.trace.is_some() && !cases.iter().any(|case| case.takes_trace()) {
+        let problem = Diagnostic::new("bench::trace", "`--trace` is for cases c and h, neither of which is asked for");
+        return Err(Failure::from(problem.help("add `--case c` or `--case h`, or leave `--trace` out")).into());
     }
     if let Some(path) = args.trace.as_ref().filter(|path| !path.is_file()) {
         let message = format!("`--trace`: there is no file {}", path.display());
@@ -142,7 +142,7 @@ fn in_child(case: Case, args: &BenchArgs) -> Result<Run> {
     let program = std::env::current_exe().map_err(|e| failed(format!("cannot find this program: {e}")))?;
     let mut command = Command::new(program);
     command.args(["bench", "--child", "--case", case.letter(), "--scale", &args.scale.to_string()]);
-    if let (Case::Prefixes, Some(trace)) = (case, &args.trace) {
+    if let (true, Some(trace)) = (case.takes_trace(), &args.trace) {
         command.arg("--trace").arg(trace);
     }
     // What is wrong, the child says itself.
@@ -161,8 +161,8 @@ fn in_child(case: Case, args: &BenchArgs) -> Result<Run> {
 
 /// Runs a case in this process.
 fn measure(case: Case, args: &BenchArgs) -> Result<Run> {
-    let (requests, workload) = match (case, &args.trace) {
-        (Case::Prefixes, Some(path)) => (trace_file::read(path)?, path.display().to_string()),
+    let (requests, workload) = match (case.takes_trace(), &args.trace) {
+        (true, Some(path)) => (trace_file::read(path)?, path.display().to_string()),
         _ => {
             let count = f64::from(case.count()) * args.scale;
             (case.requests((count as u32).max(1)), "synthetic".to_string())
@@ -378,7 +378,7 @@ mod tests {
             assert_eq!(share(text).is_ok(), ok, "{text}");
         }
         assert_eq!(letter("c"), Ok(Case::Prefixes));
-        assert!(letter("g").unwrap_err().contains("a, b, c, d, e, f"));
+        assert!(letter("z").unwrap_err().contains("a, b, c, d, e, f, g, h"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What `pipe show` says of the KV caches of a table of scenarios: how many blocks a replica has, and why.
+//! What `pipe show` says of the KV caches of a simulation: how many blocks a replica of each pool has, and why.
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
@@ -11,14 +11,16 @@ const MIB: f64 = 1024.0 * 1024.0;
 /// Caches that are shown.
 const SHOWN: usize = 20;
 
-/// The columns of a scenario that its cache follows from, and the plan itself.
-const COLUMNS: [&str; 12] = [
-    "deployment_model",
-    "deployment_gpu",
-    "deployment_tp",
-    "deployment_pp",
-    "deployment_kv_gpu_memory_utilization",
-    "deployment_kv_block_size",
+/// The columns of a pool that its cache follows from, and the plan itself.
+const COLUMNS: [&str; 14] = [
+    "pool",
+    "model",
+    "gpu",
+    "tp",
+    "pp",
+    "dp",
+    "kv_gpu_memory_utilization",
+    "kv_block_size",
     "kv_blocks_total",
     "kv_budget_bytes",
     "kv_weights_bytes",
@@ -27,7 +29,15 @@ const COLUMNS: [&str; 12] = [
     "kv_block_bytes",
 ];
 
-/// The query for the caches of a table; `None` where it is no table of scenarios.
+/// The pool of a deployment that has none.
+const NO_POOL: &str = "default";
+
+/// The table with the pools of the scenarios in `table`, if that is one of scenarios or of pools.
+pub(super) fn table_of_pools(table: &str) -> [String; 2] {
+    [table.to_string(), format!("{table}_pools")]
+}
+
+/// The query for the caches of a table; `None` where it is no table of pools.
 pub(super) fn query(pipeline: &str, table: &str, schema: &Schema) -> Option<String> {
     let all = COLUMNS.iter().all(|name| schema.field_with_name(name).is_ok());
     let columns = COLUMNS.join(", ");
@@ -62,18 +72,20 @@ fn line(rows: &RecordBatch, i: usize) -> Option<String> {
         column.is_valid(i).then(|| column.value(i))
     };
     let blocks = int("kv_blocks_total").filter(|n| *n > 0)?;
-    let (tp, pp) = (int("deployment_tp")?, int("deployment_pp")?);
+    let (tp, pp, dp) = (int("tp")?, int("pp")?, int("dp")?);
     let stages = if pp > 1 { format!(", pp {pp}") } else { String::new() };
+    let ranks = if dp > 1 { format!(", dp {dp}") } else { String::new() };
     let each = if tp * pp > 1 { ", per GPU" } else { "" };
-    let of = format!("KV cache of {} on {}, tp {tp}{stages}", text("deployment_model")?, text("deployment_gpu")?);
-    let tokens = int("deployment_kv_block_size")?;
+    let pool = text("pool").filter(|name| name != NO_POOL).map_or(String::new(), |name| format!("pool {name}: "));
+    let of = format!("{pool}KV cache of {} on {}, tp {tp}{stages}{ranks}", text("model")?, text("gpu")?);
+    let tokens = int("kv_block_size")?;
     let count = thousands(u64::try_from(blocks).unwrap_or(0));
     let Some(budget) = int("kv_budget_bytes") else {
         return Some(format!("{of}: given: {count} blocks of {tokens} tokens"));
     };
     let gib = |name: &str| int(name).map(|bytes| bytes as f64 / GIB);
     let (weights, activations, other) = (gib("kv_weights_bytes")?, gib("kv_activation_bytes")?, gib("kv_other_bytes")?);
-    let share = float("deployment_kv_gpu_memory_utilization")?;
+    let share = float("kv_gpu_memory_utilization")?;
     let budget = budget as f64 / GIB;
     // The memory of the GPU is a fact with few digits; what the division adds is cut.
     let memory = (budget / share * 100.0).round() / 100.0;
@@ -91,16 +103,18 @@ mod tests {
     use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
     use std::sync::Arc;
 
-    /// tp, blocks, and the plan in GiB and MiB: budget, weights, activations, other, block.
-    fn check(tp: i64, blocks: i64, plan: Option<[f64; 5]>, expect: &[&str]) {
+    /// Pool, tp, blocks, and the plan in GiB and MiB: budget, weights, activations, other, block.
+    fn check(pool: &str, tp: i64, blocks: i64, plan: Option<[f64; 5]>, expect: &[&str]) {
         let int = |v: Option<i64>| Arc::new(Int64Array::from(vec![v])) as ArrayRef;
         let text = |v: &str| Arc::new(StringArray::from(vec![v])) as ArrayRef;
         let bytes = |i: usize, unit: f64| int(plan.map(|p| (p[i] * unit) as i64));
         let columns: Vec<ArrayRef> = vec![
+            text(pool),
             text("meta-llama/Llama-3.1-8B"),
             text("h100-sxm"),
             int(Some(tp)),
             int(Some(1)),
+            int(Some(if pool == NO_POOL { 1 } else { 4 })),
             Arc::new(Float64Array::from(vec![0.9])),
             int(Some(16)),
             int(Some(blocks)),
@@ -114,13 +128,14 @@ mod tests {
             COLUMNS.into_iter().zip(columns).map(|(name, values)| (name, values, true)),
         );
         let rows = rows.unwrap();
-        assert!(query("p", "sim", &rows.schema()).is_some_and(|q| q.contains("\"p\".\"sim\"")));
+        assert!(query("p", "sim_pools", &rows.schema()).is_some_and(|q| q.contains("\"p\".\"sim_pools\"")));
         assert_eq!(lines(&[rows]), expect);
     }
 
     #[test]
     fn the_terms_of_a_plan_are_shown() {
         check(
+            NO_POOL,
             1,
             26_312,
             Some([72.0, 14.96, 5.5, 0.15, 2.0]),
@@ -130,18 +145,22 @@ mod tests {
             ],
         );
         check(
+            "prefill",
             2,
             58_000,
             Some([72.0, 7.48, 5.5, 0.6, 1.0]),
-            &["KV cache of meta-llama/Llama-3.1-8B on h100-sxm, tp 2, per GPU: 80 GiB x 0.9 = 72.00 - weights 7.48 - \
-               activations 5.50 - other 0.60 = 58.42 GiB; / 1.00 MiB per block of 16 tokens = 58,000 blocks"],
+            &[
+                "pool prefill: KV cache of meta-llama/Llama-3.1-8B on h100-sxm, tp 2, dp 4, per GPU: 80 GiB x 0.9 = 72.00 - weights 7.48 - \
+               activations 5.50 - other 0.60 = 58.42 GiB; / 1.00 MiB per block of 16 tokens = 58,000 blocks",
+            ],
         );
         check(
+            NO_POOL,
             1,
             5_000,
             None,
             &["KV cache of meta-llama/Llama-3.1-8B on h100-sxm, tp 1: given: 5,000 blocks of 16 tokens"],
         );
-        check(1, 0, None, &[]);
+        check("p", 1, 0, None, &[]);
     }
 }

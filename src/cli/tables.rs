@@ -108,7 +108,13 @@ pub(super) fn show(root: Option<PathBuf>, args: ShowArgs) -> Done {
     put!("{}", describe(found, &handle));
     put!("\n{}", columns(&handle));
     let caches = match found.manifest.recipe.kind.as_str() {
-        "simulate" => kv_plan::query(&found.pipeline, &found.table, &handle.schema),
+        "simulate" => {
+            let pools = kv_plan::table_of_pools(&found.table);
+            let tables = all.iter().filter(|p| p.pipeline == found.pipeline && pools.contains(&p.table));
+            tables
+                .filter_map(|p| Some((p, store.published_handle(p).ok()?)))
+                .find_map(|(p, handle)| kv_plan::query(&p.pipeline, &p.table, &handle.schema))
+        }
         _ => None,
     };
     if caches.is_none() && args.rows == 0 {

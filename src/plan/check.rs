@@ -279,7 +279,7 @@ fn implied(spec: &StageSpec, pipeline: &Pipeline) -> Vec<Text> {
         StageSpec::Optimize(optimize) => {
             let over = pipeline.stages.iter().find(|s| s.name.value == optimize.over.0.value);
             match over.map(|s| &s.spec) {
-                Some(StageSpec::Simulate(simulate)) => vec![simulate.requests.0.clone()],
+                Some(StageSpec::Simulate(simulate)) => simulate.requests.iter().map(|r| r.0.clone()).collect(),
                 _ => Vec::new(),
             }
         }

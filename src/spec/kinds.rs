@@ -10,9 +10,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use pipe_kernel::scenario::{Load, Measure};
+use pipe_kernel::queueing::Queueing;
+use pipe_kernel::scenario::{Load, Measure, ThinkTime};
 use pipe_kernel::tune::SamplerSpec;
-use pipe_kernel::workload::{ArrivalProcess, Lengths, SharedPrefix};
+use pipe_kernel::workload::{Adapters, ArrivalProcess, Images, Lengths, SharedPrefix, StepContext, SyntheticSessions};
 
 use super::{FilePath, Ref, Text, Tree};
 
@@ -75,7 +76,8 @@ pub enum Format {
     Parquet,
 }
 
-/// Columns of a generic file. Either token counts, or texts to be tokenized, must be there.
+/// Columns of a generic file. Either token counts, or texts to be tokenized, must be there. `turn`, `think_ns`,
+/// `block_tokens` and `encoder_tokens` are read under these names where they are there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Columns {
@@ -88,6 +90,8 @@ pub struct Columns {
     pub output: Option<String>,
     pub session_id: Option<String>,
     pub class: Option<String>,
+    pub model: Option<String>,
+    pub adapter: Option<String>,
     pub block_hashes: Option<String>,
 }
 
@@ -113,17 +117,18 @@ pub enum BadRows {
     Reject,
 }
 
-/// Draw requests from distributions.
+/// Draw requests from distributions: alone, as turns of sessions, or as steps of agents.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Synthesize {
     /// Number of requests.
     pub requests: u32,
-    /// Mean arrival rate, requests per second.
+    /// Mean arrival rate, requests per second. With `sessions` or `chains` the rate at which those begin: of first turns,
+    /// or runs.
     pub rate_rps: f64,
     #[serde(default)]
     pub arrivals: ArrivalProcess,
-    /// Prompt length in tokens, without the shared prefix.
+    /// Prompt length in tokens, without the shared prefix, and without what was said in the session before.
     pub input: Lengths,
     /// Tokens to generate.
     pub output: Lengths,
@@ -133,6 +138,77 @@ pub struct Synthesize {
     /// Tokens per hashed block.
     #[serde(default = "sixteen")]
     pub block_tokens: u32,
+    /// The requests are turns of conversations.
+    #[serde(default)]
+    pub sessions: Option<SyntheticSessions>,
+    /// The requests are steps of agents. Not together with `sessions`.
+    #[serde(default)]
+    pub chains: Option<Chains>,
+    /// Models that are asked for: name -> weight. Turns of a session ask for the same. Default: no request names one.
+    #[serde(default)]
+    pub models: BTreeMap<String, f64>,
+    /// LoRA adapters that are asked for. Turns of a session ask for the same.
+    #[serde(default)]
+    pub adapters: Option<Adapters>,
+    /// Some requests bring images.
+    #[serde(default)]
+    pub images: Option<Images>,
+}
+
+/// Runs of an agent, all of the same steps. Every run is one session; `rate_rps` is the rate of the runs, and `requests`
+/// the number of steps of all of them: what would arrive later is left out, so that the last runs may be cut.
+///
+/// ```yaml
+/// agents:
+///   synthesize:
+///     requests: 5000
+///     rate_rps: 0.5
+///     input: { lognormal_p50_p90: { p50: 200, p90: 1500 } }
+///     output: { lognormal_p50_p90: { p50: 100, p90: 400 } }
+///     shared_prefix: { groups: 1, tokens: 3000 }
+///     chains:
+///       turn_s: 5
+///       steps:
+///         plan: { output: { constant: { tokens: 300 } } }
+///         search: { after: [plan], tool_time: { exponential: { mean_s: 2 } } }
+///         code: { after: [plan], tool_time: { lognormal: { mean_s: 8, cv: 1.5 } } }
+///         answer: { after: [search, code] }
+///         check: { after: [answer], context: fresh, output: { constant: { tokens: 20 } } }
+/// ```
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Chains {
+    /// Name -> step. Those without `after` begin the run. The name is also the class of its requests.
+    pub steps: IndexMap<Text, ChainStep>,
+    /// A step whose prompt and reply together would have more tokens than this is left out, and so is what waits for it.
+    /// Steps that begin the run are always made. Default: 16777216.
+    #[serde(default)]
+    pub max_context: Option<u32>,
+    /// How long a request is assumed to take, in seconds: a step arrives this and its `tool_time` after the last of those
+    /// that it waits for. Of no effect in a simulation, where they are done when they are done.
+    #[serde(default)]
+    pub turn_s: f64,
+}
+
+/// A step of an agent: one request.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChainStep {
+    /// Steps that must be done before it is sent.
+    #[serde(default)]
+    pub after: Vec<Text>,
+    /// New tokens of its prompt. Default: the `input` of the stage.
+    #[serde(default)]
+    pub input: Option<Lengths>,
+    /// Tokens to generate. Default: the `output` of the stage.
+    #[serde(default)]
+    pub output: Option<Lengths>,
+    /// Time from the end of the last step that it waits for until it is sent: a tool runs. Default: none.
+    #[serde(default)]
+    pub tool_time: Option<ThinkTime>,
+    /// What its prompt begins with.
+    #[serde(default)]
+    pub context: StepContext,
 }
 
 fn sixteen() -> u32 {
@@ -179,10 +255,11 @@ pub struct Simulate {
     /// A table of requests with token counts: of `ingest`, `synthesize`, `tokenize`, or of `sql` with columns
     /// `request_id`, `arrival_ns`, `input_tokens`, `output_tokens`. Read where they are there: `class`, `session_id`,
     /// `block_hashes` and `block_tokens`; `priority`, `max_tokens`; and, in ns after the arrival of the request,
-    /// `deadline_ns`, `timeout_ns`, `cancel_ns`.
-    pub requests: Ref,
-    /// What is operated. Fields that the sweep sets may be left out here.
-    #[schemars(with = "pipe_kernel::scenario::Deployment")]
+    /// `deadline_ns`, `timeout_ns`, `cancel_ns`. Needed unless the deployment is `queueing`, which draws its own.
+    #[serde(default)]
+    pub requests: Option<Ref>,
+    /// What is operated: engines behind a router, or `queueing`. Fields that the sweep sets may be left out here.
+    #[schemars(with = "AnyDeployment")]
     pub deployment: Tree,
     /// How the requests arrive.
     #[serde(default)]
@@ -201,6 +278,25 @@ pub struct Simulate {
     /// Also write `<stage>_steps`: a row per iteration of each engine.
     #[serde(default)]
     pub steps: bool,
+    /// Also write `<stage>_routes`: a row per candidate of every decision of a router.
+    #[serde(default)]
+    pub routes: bool,
+}
+
+// For the schema alone: a deployment is a `Tree` until its scenario is complete.
+/// What is operated: engines behind a router, or queues.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+pub enum AnyDeployment {
+    Engines(Box<pipe_kernel::scenario::Deployment>),
+    Queues(Box<Queues>),
+}
+
+/// A deployment of queues.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Queues {
+    Queueing(Queueing),
 }
 
 /// The scenarios of a fan-out: the product of what is given here.

@@ -103,8 +103,9 @@ fn a_pipeline_loads() {
     assert_eq!(ingest.path.path, folder.path().join("pipes/../data/chat.jsonl"));
     assert_eq!(ingest.path.written, "../data/chat.jsonl");
     let StageSpec::Simulate(sim) = stage(&p, "sim") else { panic!() };
-    assert_eq!(sim.requests.0.value, "tokens");
-    let at = sim.requests.0.at.as_ref().unwrap();
+    let requests = &sim.requests.as_ref().unwrap().0;
+    assert_eq!(requests.value, "tokens");
+    let at = requests.at.as_ref().unwrap();
     assert_eq!((at.line, at.column, at.len), (11, 17, 10));
     assert_eq!(sim.deployment.get_path("tp"), Some(&Tree::new(TreeValue::Int(2), None)));
     let grid = &sim.sweep.as_ref().unwrap().grid;
@@ -350,6 +351,11 @@ fn paths_into_trees() {
         "latency": { "table": { "path": "x" } },
     });
     assert_eq!(t.to_json(), want);
+
+    // A step may be called like a choice, and is none.
+    let mut t = tree(serde_json::json!({ "steps": { "scheduler": { "after": ["a"] } } }));
+    t.set_path("steps.scheduler.context", tree(serde_json::json!("fresh")));
+    assert_eq!(t.to_json(), serde_json::json!({ "steps": { "scheduler": { "after": ["a"], "context": "fresh" } } }));
 }
 
 #[test]

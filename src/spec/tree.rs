@@ -156,8 +156,8 @@ impl Tree {
             entries.push((key, Tree::new(TreeValue::Null, from.cloned())));
             entries.len() - 1
         });
-        // The keys below `classes` are the user's: a class may be called like a choice.
-        let under = if under == Some("classes") { None } else { Some(*first) };
+        // The keys below these are the user's: a class, a pool or a step of an agent may be called like a choice.
+        let under = if matches!(under, Some("classes" | "pools" | "steps")) { None } else { Some(*first) };
         entries[index].1.set_segments(under, rest, value, from);
     }
 

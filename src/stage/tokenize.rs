@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int32Array, ListBuilder, RecordBatch, UInt64Builder};
+use arrow::array::{ArrayRef, AsArray, Int32Array, ListBuilder, RecordBatch, UInt64Builder, new_null_array};
 use arrow::datatypes::{DataType, Field};
 use async_trait::async_trait;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
@@ -37,7 +37,7 @@ impl Kind for Tokenize {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn inputs(&self) -> Result<Vec<Text>> {
@@ -105,9 +105,9 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
 
 /// Whether a table with this schema has texts.
 fn has_texts(table: &str, found: &arrow::datatypes::Schema) -> std::result::Result<(), Diagnostic> {
-    let has = |schema: arrow::datatypes::SchemaRef| {
-        schema.fields().iter().all(|f| found.field_with_name(f.name()).is_ok_and(|g| g.data_type() == f.data_type()))
-    };
+    // A column that may be null may also be missing.
+    let fits = |f: &Field| found.field_with_name(f.name()).map_or(f.is_nullable(), |g| g.data_type() == f.data_type());
+    let has = |schema: arrow::datatypes::SchemaRef| schema.fields().iter().all(|f| fits(f));
     if has(requests::texts_schema()) {
         return Ok(());
     }
@@ -190,8 +190,10 @@ fn tokenize_rows(batch: &RecordBatch, tokens: &Tokens, block_tokens: u32) -> Res
         hashes.append(true);
     }
     let mut columns: Vec<ArrayRef> = Vec::new();
-    for name in ["request_id", "arrival_ns", "session_id", "turn", "class"] {
-        columns.push(column(name)?.clone());
+    for field in requests::common() {
+        let missing = || new_null_array(field.data_type(), batch.num_rows());
+        let known = if field.is_nullable() { batch.column_by_name(field.name()) } else { Some(column(field.name())?) };
+        columns.push(known.map_or_else(missing, Clone::clone));
     }
     columns.extend([
         Arc::new(Int32Array::from(inputs)) as ArrayRef,
@@ -199,6 +201,7 @@ fn tokenize_rows(batch: &RecordBatch, tokens: &Tokens, block_tokens: u32) -> Res
         Arc::new(hashes.finish()),
         // A count that fits was checked before the stage ran.
         Arc::new(Int32Array::from(vec![block_tokens as i32; batch.num_rows()])),
+        new_null_array(&DataType::Int32, batch.num_rows()),
     ]);
     RecordBatch::try_new(requests::schema(), columns)
         .map_err(|e| Failure::stage("tokenize::arrow", format!("cannot put the rows together: {e}")))

@@ -1,8 +1,12 @@
-//! What `simulate` makes: a row per scenario, a row per request of each scenario, a histogram of the gaps between tokens
-//! of each scenario, and, where asked for, a row per step.
+//! What `simulate` makes: a row per scenario, a row per request and one per pool of each scenario, a histogram of the gaps
+//! between tokens of each scenario, and, where asked for, a row per step, and a row per candidate of every decision of a
+//! router.
 //!
 //! Times are nanoseconds since the start of the trace. Scenarios are numbered from 0 in the order of the sweep; the
-//! tables are sorted by scenario, then by request, by gap, or by the end of the step.
+//! tables are sorted by scenario, then by request, by name of the pool, by gap, by the end of the step, or by the time of
+//! the decision.
+//!
+//! A replica is an engine: the data-parallel ranks of what is deployed as one have numbers of their own.
 //!
 //! A request is served if its status is `finished` or `length_capped`. What a request did not come to is null: times and
 //! spans that end with its last token are there for served requests only, those that end earlier wherever it got so far.
@@ -14,11 +18,11 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::column;
+use super::{DESCRIPTION, column};
 
-/// Version of the rows that a simulation is remembered by. Raised by hand when [`memo_requests`], [`memo_steps`] or
-/// the totals kept with them change, so that rows of an older shape are never reused.
-pub const MEMO_VERSION: u32 = 3;
+/// Version of the rows that a simulation is remembered by. Raised by hand when [`memo_requests`], [`memo_steps`],
+/// [`memo_routes`] or the totals kept with them change, so that rows of an older shape are never reused.
+pub const MEMO_VERSION: u32 = 4;
 
 /// Latencies that a scenario has a distribution of, and what each is.
 pub const LATENCIES: [(&str, &str); 7] = [
@@ -34,7 +38,7 @@ pub const LATENCIES: [(&str, &str); 7] = [
 /// Quantiles of every latency: suffix of the column, and the quantile.
 pub const QUANTILES: [(&str, f64); 5] = [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p999", 0.999)];
 
-fn scenario_id() -> Field {
+pub(super) fn scenario_id() -> Field {
     column("scenario_id", DataType::Int64, false, "", "Number of the scenario, from 0, in the order of the sweep")
 }
 
@@ -44,6 +48,10 @@ fn ns(name: &str, nullable: bool, description: &str) -> Field {
 
 fn int(name: &str, unit: &str, description: &str) -> Field {
     column(name, DataType::Int64, false, unit, description)
+}
+
+fn optional(name: &str, unit: &str, description: &str) -> Field {
+    column(name, DataType::Int64, true, unit, description)
 }
 
 fn bytes(name: &str, description: &str) -> Field {
@@ -66,6 +74,9 @@ fn text(name: &str, description: &str) -> Field {
 pub fn requests() -> SchemaRef {
     let mut fields = vec![scenario_id(), int("request_id", "", "The request's number in the table of requests")];
     for field in request_columns().into_iter().skip(1) {
+        if field.name() == "prefill_replica" {
+            fields.push(pool("Pool of the replica"));
+        }
         if field.name() == "priority" {
             fields.push(column("class", DataType::Utf8, true, "", "Class of service, from the trace"));
             fields.push(column("session_id", DataType::Utf8, true, "", "Conversation that the request belongs to"));
@@ -75,11 +86,15 @@ pub fn requests() -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// Columns of [`requests`] that follow from others: not remembered, but made when the table is.
-pub const DERIVED: [&str; 7] =
-    ["queue_ns", "prefill_ns", "decode_ns", "ttft_ns", "tpot_ns", "tpot_incl_first_ns", "e2e_ns"];
+fn pool(description: &str) -> Field {
+    text("pool", &format!("{description}; `default` for a deployment without pools"))
+}
 
-/// The rows of one scenario as they are remembered: [`requests`] without what other tables know (`scenario_id`,
+/// Columns of [`requests`] that follow from others: not remembered, but made when the table is.
+pub const DERIVED: [&str; 8] =
+    ["queue_ns", "prefill_ns", "kv_transfer_ns", "decode_ns", "ttft_ns", "tpot_ns", "tpot_incl_first_ns", "e2e_ns"];
+
+/// The rows of one scenario as they are remembered: [`requests`] without what others know (`scenario_id`, `pool`,
 /// `class`, `session_id`) and without what is [`DERIVED`], with places instead of numbers. Sorted by request.
 pub fn memo_requests() -> SchemaRef {
     let kept = |f: &Field| !DERIVED.contains(&f.name().as_str());
@@ -89,11 +104,23 @@ pub fn memo_requests() -> SchemaRef {
 fn request_columns() -> Vec<Field> {
     vec![
         int("request", "", "Place of the request in the table of requests sorted by number, from 0"),
-        int32("replica", "", "Replica that it was sent to, from 0"),
+        int32(
+            "replica",
+            "",
+            "Replica that it was sent to, from 0, through all pools; with prefill and decode pools that of the decode pool",
+        ),
+        column(
+            "prefill_replica",
+            DataType::Int32,
+            true,
+            "",
+            "Replica that computed its prompt; null where that is the same one",
+        ),
         text(
             "status",
             "finished; length_capped: served, but cut by a limit; rejected: can never run, too long; timed_out or \
-             cancelled: its client went; in_flight: not done at the horizon",
+             cancelled: its client went, or (cancelled, never scheduled) one that it waits for failed; in_flight: not done \
+             at the horizon",
         ),
         column(
             "measured",
@@ -112,12 +139,20 @@ fn request_columns() -> Vec<Field> {
         ),
         ns("arrival_ns", false, "Arrival in this scenario"),
         ns("deadline_ns", true, "When it should be done (a time, not a span); null where nobody says"),
+        ns("encoded_ns", true, "When its embeddings had arrived; null where no encoder came first"),
         ns("queued_ns", true, "When it is in the queue of the scheduler; null where its client went before"),
         ns("scheduled_ns", true, "First time that the scheduler gave it tokens"),
+        ns("prefilled_ns", true, "When its prompt was done on the prefill replica; null where there is none"),
+        ns("kv_ready_ns", true, "When its KV cache had reached the decode replica; null where none was sent"),
         ns("first_token_ns", true, "When the client has the first token"),
         ns("finished_ns", true, "When the client has the last token; null unless served"),
         ns("queue_ns", true, "Scheduled minus arrival"),
         ns("prefill_ns", true, "First token minus scheduled"),
+        ns(
+            "kv_transfer_ns",
+            true,
+            "KV cache at the decode replica minus prompt done: waiting for room there, and the transfer",
+        ),
         ns("decode_ns", true, "Finished minus first token; null unless served"),
         ns("ttft_ns", true, "Time to first token: first token minus arrival"),
         ns(
@@ -140,7 +175,7 @@ fn request_columns() -> Vec<Field> {
         int32("input_tokens", "tokens", "Length of the prompt"),
         int32("output_tokens", "tokens", "Tokens generated, whatever became of the request"),
         int32("cached_tokens", "tokens", "Prompt tokens found in the prefix cache at first admission"),
-        int32("recomputed_tokens", "tokens", "Tokens computed again because a preemption lost them"),
+        int32("recomputed_tokens", "tokens", "Tokens computed again: lost to a preemption, or not sent along"),
     ]
 }
 
@@ -167,6 +202,115 @@ pub fn memo_steps() -> SchemaRef {
         int32("preempted", "", "Requests preempted while the batch was formed"),
         int("kv_blocks_used", "blocks", "KV blocks in use"),
     ]))
+}
+
+/// `<stage>_routes`: a row per scenario, decision of a router, and candidate, in the order of the decisions, candidates by
+/// number.
+pub fn routes() -> SchemaRef {
+    let mut fields = vec![scenario_id(), int("request_id", "", "The request's number in the table of requests")];
+    for field in memo_routes().fields().iter().skip(1) {
+        fields.push(field.as_ref().clone());
+        if field.name() == "replica" {
+            fields.push(pool("Pool of the candidate"));
+        }
+    }
+    Arc::new(Schema::new(fields))
+}
+
+/// [`routes`] of one scenario as they are remembered, with places instead of numbers.
+pub fn memo_routes() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        int("request", "", "Place of the request in the table of requests sorted by number, from 0"),
+        ns("decided_ns", false, "When the router decided"),
+        text("role", "What the candidates are there for: mixed, encode, prefill or decode"),
+        int32("replica", "", "The candidate, a replica, from 0"),
+        column("chosen", DataType::Boolean, false, "", "It was chosen"),
+        float("score", "", "What the router thought of it, higher is better; null where it does not compare"),
+        int(
+            "backlog_tokens",
+            "tokens",
+            "What it really had before it, which no router knows: tokens pending of prompts and replies sent to it",
+        ),
+        optional(
+            "regret_tokens",
+            "tokens",
+            "Of the one chosen: its backlog minus the least backlog of all candidates; null for the others",
+        ),
+    ]))
+}
+
+/// `<stage>_pools`: a row per scenario and pool, sorted by scenario and name. Figures are of all requests.
+pub fn pools() -> SchemaRef {
+    let mut fields = vec![scenario_id(), pool("Name of the pool")];
+    fields.extend([
+        text("role", "What its replicas do: mixed, encode, prefill or decode"),
+        text("model", "Name of its model in the catalog"),
+        text("gpu", "Name of its GPU in the catalog"),
+        int("tp", "", "Tensor-parallel size"),
+        int("pp", "", "Pipeline-parallel size"),
+        int("dp", "", "Data-parallel size"),
+        int("replicas", "", "Engines: what is deployed, times its data-parallel ranks"),
+        int("replica_first", "", "Number of its first replica; the others follow"),
+        int("gpus", "", "GPUs of all its replicas"),
+    ]);
+    fields.extend(pool_totals());
+    Arc::new(Schema::new(fields))
+}
+
+/// The last columns of the pools: what the engines of each came to.
+pub fn pool_totals() -> Vec<Field> {
+    let mut fields = vec![
+        int("requests", "", "Requests, or parts of them, that it was sent; a prompt and its reply here are one part"),
+        int("steps", "", "Iterations of its replicas"),
+        ns("busy_ns", false, "Time in steps, summed over its replicas"),
+        float("busy_ratio", "", "Time in steps, as a share of the duration times its replicas"),
+        int("prefill_tokens", "tokens", "Prompt tokens computed, also again"),
+        int("decode_tokens", "tokens", "Tokens of replies computed, but for those that a prompt's last step yields"),
+        float("running_mean", "", "Requests running at a time, over the duration, on its replicas together"),
+        int("running_max", "", "Most requests running at once on one of its replicas"),
+        float("waiting_mean", "", "Requests waiting at a time, over the duration, on its replicas together"),
+        int("waiting_max", "", "Most requests waiting at once on one of its replicas"),
+        float("mfu", "", "Model FLOPs utilization in steps, 0 to 1; null where the latency model does not know it"),
+        float(
+            "mbu",
+            "",
+            "Memory bandwidth utilization in steps, 0 to 1; null where the latency model does not know it",
+        ),
+        float("kv_gpu_memory_utilization", "", "Share of the GPU's memory that the engine may use"),
+        int("kv_block_size", "tokens", "Tokens per KV block"),
+        int("kv_blocks_total", "blocks", "KV blocks of one of its replicas"),
+        int("kv_blocks_max", "blocks", "Most KV blocks in use at once on one of its replicas"),
+        float("kv_usage_mean", "", "Share of the KV blocks of its replicas in use, over the duration"),
+        float("kv_usage_max", "", "Most of the KV blocks of one of its replicas in use at once, as a share"),
+    ];
+    fields.extend(kv_plan());
+    fields.extend(prefix_cache());
+    fields
+}
+
+fn kv_plan() -> [Field; 5] {
+    let field = |name: &str, what: &str| {
+        let known = "null where the blocks are given";
+        bytes(name, &format!("Memory plan of a GPU: {what}; {known}"))
+    };
+    [
+        field("kv_budget_bytes", "what the engine may use"),
+        field("kv_weights_bytes", "its share of the weights"),
+        field("kv_activation_bytes", "activations"),
+        field("kv_other_bytes", "CUDA and communication"),
+        field("kv_block_bytes", "its share of one KV block"),
+    ]
+}
+
+fn prefix_cache() -> [Field; 6] {
+    [
+        int("prefix_tokens_queried", "tokens", "Prompt tokens looked up in the prefix cache at first admissions"),
+        int("prefix_tokens_hit", "tokens", "Prompt tokens found there"),
+        float("prefix_hit_rate", "", "Tokens found there, as a share of those looked up"),
+        int("prefix_blocks_queried", "blocks", "Full blocks of prompts looked up in the prefix cache"),
+        int("prefix_blocks_hit", "blocks", "Blocks found there"),
+        float("prefix_block_hit_rate", "", "Blocks found there, as a share of those looked up"),
+    ]
 }
 
 /// `<stage>_itl`: how many gaps between tokens are how long, sorted by scenario and gap. Bins are 1 ns wide below 64 ns,
@@ -206,19 +350,33 @@ pub fn totals() -> Vec<Field> {
 
 fn counts() -> Vec<Field> {
     vec![
-        int("gpus", "", "GPUs of all replicas: replicas x tp x pp, and of an exclusive scheduler x servers"),
+        int("gpus", "", "GPUs of all pools: replicas x tp x pp x dp, and of an exclusive scheduler x servers"),
+        int("engines", "", "Engines of all pools: replicas x dp"),
         int("requests", "", "Requests that arrived: the sum of the six counts that follow"),
         int("finished", "", "Requests that were served to the end"),
         int("length_capped", "", "Requests that were served, but whose reply was cut by a limit"),
         int("rejected", "", "Requests that can never run, because they are too long"),
         int("timed_out", "", "Requests whose client gave up"),
-        int("cancelled", "", "Requests whose client went away"),
+        int("cancelled", "", "Requests whose client went away, or that were never sent"),
         int("in_flight", "", "Requests that were not done at the horizon"),
         int("measured_requests", "", "Requests that arrived neither in the warm-up nor in the cool-down"),
         int("measured_served", "", "Requests of these that were finished or length_capped"),
+        int(
+            "never_sent",
+            "",
+            "Requests, of those cancelled, that were never sent because one that they wait for failed",
+        ),
         int("out_of_order", "", "Requests of the trace that arrive before one in front of them"),
         int("preemptions", "", "Times that a request lost its KV cache to others"),
-        int("recomputed_tokens", "tokens", "Tokens computed again because preemptions lost them"),
+        int("recomputed_tokens", "tokens", "Tokens computed again: lost to preemptions, or not sent along"),
+        int("transfers", "", "KV caches that were sent from a prefill to a decode replica"),
+        int("transferred_bytes", "bytes", "What they weighed together"),
+        float(
+            "room_waiting_mean",
+            "",
+            "Requests at a time, over the duration, whose KV cache waits for room to be sent",
+        ),
+        float("transferring_mean", "", "KV caches at a time, over the duration, that are on their way"),
         int("steps", "", "Iterations of all replicas"),
         ns("duration_ns", false, "From the first arrival to the end: the last completion, or the horizon"),
         ns("busy_ns", false, "Time in steps, summed over the replicas"),
@@ -263,23 +421,20 @@ fn load() -> Vec<Field> {
 }
 
 fn cache() -> Vec<Field> {
-    vec![
-        int("kv_blocks_total", "blocks", "KV blocks of one replica"),
+    let mut fields = vec![
+        int("kv_blocks_total", "blocks", "KV blocks of one replica; of several pools, the most"),
         int("kv_blocks_max", "blocks", "Most KV blocks in use at once on any replica"),
         float("kv_usage_mean", "", "Share of the KV blocks of all replicas in use, over the duration"),
         float("kv_usage_max", "", "Most of the KV blocks of a replica in use at once, as a share"),
-        bytes("kv_budget_bytes", "Memory plan of a GPU: what the engine may use; null where the blocks are given"),
-        bytes("kv_weights_bytes", "Memory plan of a GPU: its share of the weights; null where the blocks are given"),
-        bytes("kv_activation_bytes", "Memory plan of a GPU: activations; null where the blocks are given"),
-        bytes("kv_other_bytes", "Memory plan of a GPU: CUDA and communication; null where the blocks are given"),
-        bytes("kv_block_bytes", "Memory plan of a GPU: its share of one KV block; null where the blocks are given"),
-        int("prefix_tokens_queried", "tokens", "Prompt tokens looked up in the prefix cache at first admissions"),
-        int("prefix_tokens_hit", "tokens", "Prompt tokens found there"),
-        float("prefix_hit_rate", "", "Tokens found there, as a share of those looked up"),
-        int("prefix_blocks_queried", "blocks", "Full blocks of prompts looked up in the prefix cache"),
-        int("prefix_blocks_hit", "blocks", "Blocks found there"),
-        float("prefix_block_hit_rate", "", "Blocks found there, as a share of those looked up"),
-    ]
+    ];
+    // Several pools have several plans.
+    let known = |f: Field| {
+        let description = format!("{}, or there are several pools", f.metadata()[DESCRIPTION]);
+        bytes(f.name(), &description)
+    };
+    fields.extend(kv_plan().map(known));
+    fields.extend(prefix_cache());
+    fields
 }
 
 fn verdicts() -> Vec<Field> {
@@ -315,9 +470,9 @@ mod tests {
         let names: Vec<_> = requests().fields().iter().map(|f| f.name().clone()).collect();
         assert_eq!(
             names.join(" "),
-            "scenario_id request_id replica status measured class session_id priority arrival_ns deadline_ns queued_ns \
-             scheduled_ns first_token_ns finished_ns queue_ns prefill_ns decode_ns ttft_ns tpot_ns tpot_incl_first_ns \
-             e2e_ns itl_ns_mean itl_ns_p99 itl_ns_max preemptions preempted_ns input_tokens output_tokens cached_tokens \
+            "scenario_id request_id replica pool prefill_replica status measured class session_id priority arrival_ns \
+             deadline_ns encoded_ns queued_ns scheduled_ns prefilled_ns kv_ready_ns first_token_ns finished_ns queue_ns \
+             prefill_ns kv_transfer_ns decode_ns ttft_ns tpot_ns tpot_incl_first_ns e2e_ns itl_ns_mean itl_ns_p99 itl_ns_max preemptions preempted_ns input_tokens output_tokens cached_tokens \
              recomputed_tokens"
         );
     }

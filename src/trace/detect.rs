@@ -223,8 +223,19 @@ pub fn all_there(settings: &Settings, fields: &Fields, keys: &[Key]) -> Result<(
 }
 
 fn explicit(columns: &Columns) -> Vec<&str> {
-    let Columns { arrival, input_tokens, output_tokens, input, output, session_id, class, block_hashes } = columns;
-    [arrival, input_tokens, output_tokens, input, output, session_id, class, block_hashes]
+    let Columns {
+        arrival,
+        input_tokens,
+        output_tokens,
+        input,
+        output,
+        session_id,
+        class,
+        model,
+        adapter,
+        block_hashes,
+    } = columns;
+    [arrival, input_tokens, output_tokens, input, output, session_id, class, model, adapter, block_hashes]
         .into_iter()
         .filter_map(|c| c.as_deref())
         .collect()
@@ -252,13 +263,18 @@ pub fn generic(settings: &Settings, keys: &[Key]) -> Result<Fields> {
     let fields = if known { fields.required(Role::Arrival, arrival) } else { fields.forbidden(Role::Arrival, arrival) };
     let fields = fields
         .optional(Role::Session, name(&columns.session_id, "session_id"))
-        .optional(Role::Class, name(&columns.class, "class"));
+        .optional(Role::Turn, "turn")
+        .optional(Role::Class, name(&columns.class, "class"))
+        .optional(Role::Think, "think_ns")
+        .optional(Role::Model, name(&columns.model, "model"))
+        .optional(Role::Adapter, name(&columns.adapter, "adapter"));
     Ok(match layout {
         Layout::Tokens => fields
             .required(Role::InputTokens, name(&columns.input_tokens, "input_tokens"))
             .required(Role::OutputTokens, name(&columns.output_tokens, "output_tokens"))
             .optional(Role::Hashes, name(&columns.block_hashes, "block_hashes"))
             .optional(Role::BlockTokens, "block_tokens")
+            .optional(Role::EncoderTokens, "encoder_tokens")
             .block_tokens(settings.block_tokens, None),
         Layout::Texts => fields
             .required(Role::Input, name(&columns.input, "input"))

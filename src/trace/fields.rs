@@ -9,9 +9,10 @@ use arrow::array::{ArrayRef, Int32Builder, Int64Array, Int64Builder, ListBuilder
 use arrow::array::{UInt64Builder, new_null_array};
 use arrow::datatypes::{DataType, Field};
 
-use super::{Fault, Layout, Parsed, Problem, number};
+use super::{Fault, Layout, MAX_TOKENS, Parsed, Problem, number};
 use crate::diag::{Failure, Result};
 use crate::spec::TimeUnit;
+use crate::table::requests::numbers;
 
 /// What a field of a row is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +26,14 @@ pub enum Role {
     Class,
     Hashes,
     BlockTokens,
+    Turn,
+    Think,
+    Model,
+    Adapter,
+    EncoderTokens,
 }
 
-pub const ROLES: [Role; 9] = [
+pub const ROLES: [Role; 14] = [
     Role::Arrival,
     Role::InputTokens,
     Role::OutputTokens,
@@ -37,6 +43,11 @@ pub const ROLES: [Role; 9] = [
     Role::Class,
     Role::Hashes,
     Role::BlockTokens,
+    Role::Turn,
+    Role::Think,
+    Role::Model,
+    Role::Adapter,
+    Role::EncoderTokens,
 ];
 
 impl Role {
@@ -50,7 +61,7 @@ impl Role {
 pub struct Fields {
     pub layout: Layout,
     /// Name per role, in the order of [`ROLES`].
-    names: [Option<String>; 9],
+    names: [Option<String>; 14],
     required: u16,
     /// Fields that must stay empty: the first row has no arrival, so no other row may have one.
     forbidden: u16,
@@ -118,11 +129,16 @@ pub struct Rows<'f> {
     problems: Vec<Problem>,
     arrival: Int64Builder,
     session: StringBuilder,
+    turn: Int32Builder,
     class: StringBuilder,
+    think: Int64Builder,
+    model: StringBuilder,
+    adapter: StringBuilder,
     input_tokens: Int32Builder,
     output_tokens: Int32Builder,
     hashes: ListBuilder<UInt64Builder>,
     block_tokens: Int32Builder,
+    encoder_tokens: Int32Builder,
     input: ListBuilder<StringBuilder>,
     output: StringBuilder,
 }
@@ -135,8 +151,13 @@ struct Row {
     input_tokens: i32,
     output_tokens: i32,
     block_tokens: i32,
+    encoder_tokens: i32,
+    turn: i32,
+    think: i64,
     session: String,
     class: String,
+    model: String,
+    adapter: String,
     output: String,
     input: Vec<String>,
     hashes: Vec<u64>,
@@ -152,11 +173,16 @@ impl<'f> Rows<'f> {
             problems: Vec::new(),
             arrival: Int64Builder::new(),
             session: StringBuilder::new(),
+            turn: Int32Builder::new(),
             class: StringBuilder::new(),
+            think: Int64Builder::new(),
+            model: StringBuilder::new(),
+            adapter: StringBuilder::new(),
             input_tokens: Int32Builder::new(),
             output_tokens: Int32Builder::new(),
             hashes: ListBuilder::new(UInt64Builder::new()).with_field(item(DataType::UInt64)),
             block_tokens: Int32Builder::new(),
+            encoder_tokens: Int32Builder::new(),
             input: ListBuilder::new(StringBuilder::new()).with_field(item(DataType::Utf8)),
             output: StringBuilder::new(),
         }
@@ -175,6 +201,12 @@ impl<'f> Rows<'f> {
             Role::Output if text.is_empty() => Some("is empty: expected the text of the reply".to_string()),
             Role::Session => keep(&mut row.session, text),
             Role::Class => keep(&mut row.class, text),
+            Role::Model => keep(&mut row.model, text),
+            Role::Adapter => keep(&mut row.adapter, text),
+            Role::Turn => number::whole(text, i32::MAX as u64).map(|n| row.turn = n as i32).err(),
+            // Half of what fits, as of arrivals, so that the sum of two times always fits.
+            Role::Think => number::whole(text, i64::MAX as u64 / 2).map(|n| row.think = n as i64).err(),
+            Role::EncoderTokens => number::whole(text, MAX_TOKENS as u64).map(|n| row.encoder_tokens = n as i32).err(),
             Role::Output => keep(&mut row.output, text),
             Role::Input => {
                 row.input.push(text.to_string());
@@ -262,7 +294,11 @@ impl<'f> Rows<'f> {
         let row = &self.row;
         self.arrival.append_option(row.has(Role::Arrival).then_some(row.arrival));
         self.session.append_option(row.has(Role::Session).then_some(&row.session));
+        self.turn.append_option(row.has(Role::Turn).then_some(row.turn));
         self.class.append_option(row.has(Role::Class).then_some(&row.class));
+        self.think.append_option(row.has(Role::Think).then_some(row.think));
+        self.model.append_option(row.has(Role::Model).then_some(&row.model));
+        self.adapter.append_option(row.has(Role::Adapter).then_some(&row.adapter));
         match self.fields.layout {
             Layout::Tokens => {
                 self.input_tokens.append_value(row.input_tokens);
@@ -270,6 +306,7 @@ impl<'f> Rows<'f> {
                 self.hashes.values().append_slice(&row.hashes);
                 self.hashes.append(row.has(Role::Hashes));
                 self.block_tokens.append_option(block_tokens);
+                self.encoder_tokens.append_option(row.has(Role::EncoderTokens).then_some(row.encoder_tokens));
             }
             Layout::Texts => {
                 row.input.iter().for_each(|m| self.input.values().append_value(m));
@@ -285,6 +322,8 @@ impl<'f> Rows<'f> {
         row.seen = 0;
         row.session.clear();
         row.class.clear();
+        row.model.clear();
+        row.adapter.clear();
         row.output.clear();
         row.input.clear();
         row.hashes.clear();
@@ -304,8 +343,13 @@ impl<'f> Rows<'f> {
             Arc::new(Int64Array::from(vec![0; rows])),
             Arc::new(self.arrival.finish()),
             Arc::new(self.session.finish()),
-            new_null_array(&DataType::Int32, rows),
+            Arc::new(self.turn.finish()),
             Arc::new(self.class.finish()),
+            Arc::new(self.think.finish()),
+            // Files number their requests in ways of their own; the numbers of the table are given later.
+            new_null_array(&numbers(), rows),
+            Arc::new(self.model.finish()),
+            Arc::new(self.adapter.finish()),
         ];
         match self.fields.layout {
             Layout::Tokens => columns.extend([
@@ -313,6 +357,7 @@ impl<'f> Rows<'f> {
                 Arc::new(self.output_tokens.finish()),
                 Arc::new(self.hashes.finish()),
                 Arc::new(self.block_tokens.finish()),
+                Arc::new(self.encoder_tokens.finish()),
             ]),
             Layout::Texts => {
                 columns.extend([Arc::new(self.input.finish()) as ArrayRef, Arc::new(self.output.finish())]);

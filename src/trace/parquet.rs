@@ -108,14 +108,22 @@ fn canonical(role: Role, found: &DataType) -> std::result::Result<DataType, &'st
             _ if found.is_integer() => Ok(DataType::Int64),
             _ => Err("numbers or timestamps"),
         },
-        Role::InputTokens | Role::OutputTokens | Role::BlockTokens if found.is_integer() => Ok(DataType::Int64),
-        Role::InputTokens | Role::OutputTokens | Role::BlockTokens => Err("whole numbers"),
-        Role::Session | Role::Class if text || dictionary || found.is_integer() => Ok(DataType::Utf8),
+        Role::InputTokens | Role::OutputTokens | Role::BlockTokens | Role::Turn | Role::Think | Role::EncoderTokens
+            if found.is_integer() =>
+        {
+            Ok(DataType::Int64)
+        }
+        Role::InputTokens | Role::OutputTokens | Role::BlockTokens | Role::Turn | Role::Think | Role::EncoderTokens => {
+            Err("whole numbers")
+        }
+        Role::Session | Role::Class | Role::Model | Role::Adapter if text || dictionary || found.is_integer() => {
+            Ok(DataType::Utf8)
+        }
         Role::Output if text || dictionary => Ok(DataType::Utf8),
         Role::Input if text || dictionary => Ok(DataType::Utf8),
         Role::Input if item.is_some_and(DataType::is_string) => Ok(list(DataType::Utf8)),
         Role::Hashes if item.is_some_and(DataType::is_integer) => Ok(list(DataType::UInt64)),
-        Role::Session | Role::Class | Role::Input | Role::Output => Err("text"),
+        Role::Session | Role::Class | Role::Model | Role::Adapter | Role::Input | Role::Output => Err("text"),
         Role::Hashes => Err("lists of whole numbers"),
     }
 }

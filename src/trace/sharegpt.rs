@@ -19,6 +19,7 @@ use super::json::{Scanner, Value};
 use super::{Fault, Layout, Parsed, jsonl, number};
 use crate::diag::{Failure, Result};
 use crate::spec::TimeUnit;
+use crate::table::requests::numbers;
 
 /// A conversation that has requests.
 #[derive(Clone, Debug, PartialEq)]
@@ -192,6 +193,10 @@ fn rows(batch: &[(&Conversation, usize)]) -> Result<RecordBatch> {
         new_null_array(&DataType::Int64, batch.len()),
         Arc::new(batch.iter().map(|(c, _)| Some(c.id.as_str())).collect::<StringArray>()),
         Arc::new(batch.iter().map(|(_, turn)| Some(*turn as i32)).collect::<Int32Array>()),
+        new_null_array(&DataType::Utf8, batch.len()),
+        new_null_array(&DataType::Int64, batch.len()),
+        new_null_array(&numbers(), batch.len()),
+        new_null_array(&DataType::Utf8, batch.len()),
         new_null_array(&DataType::Utf8, batch.len()),
         Arc::new(input.finish()),
         Arc::new(output.collect::<StringArray>()),

@@ -313,3 +313,45 @@ fn published_ragpulse_trace_as_jsonl() {
     assert_eq!(found.arrivals().windows(2).filter(|w| w[0] > w[1]).count(), 1);
     assert!((found.mean("input_tokens") - 2943.6).abs() < 0.05);
 }
+
+#[test]
+fn what_a_file_says_about_sessions_and_models_is_read() {
+    let csv = "arrival,input_tokens,output_tokens,session_id,turn,think_ns,model,lora,encoder_tokens,depends_on\n\
+               0,9,1,s,0,,m,,4,\n1,9,1,s,1,2500,m,a,0,0\n2,9,1,,,,,,,\n";
+    let json = r#"{"arrival":0,"input_tokens":9,"output_tokens":1,"session_id":"s","turn":0,"model":"m","encoder_tokens":4}
+{"arrival":1,"input_tokens":9,"output_tokens":1,"session_id":"s","turn":1,"think_ns":2500,"model":"m","lora":"a","encoder_tokens":0}
+{"arrival":2,"input_tokens":9,"output_tokens":1}
+"#;
+    let found = of(csv, |s| s.columns.adapter = Some("lora".to_string())).unwrap();
+    assert_eq!(found.problems, []);
+    let ints = |name: &str| -> Vec<Option<i64>> {
+        let column = arrow::compute::cast(found.rows.column_by_name(name).unwrap(), &arrow::datatypes::DataType::Int64);
+        column.unwrap().as_primitive::<Int64Type>().iter().collect()
+    };
+    let texts = |name: &str| -> Vec<Option<String>> {
+        let column = found.rows.column_by_name(name).unwrap().as_string::<i32>();
+        column.iter().map(|v| v.map(str::to_string)).collect()
+    };
+    let text = |v: &str| Some(v.to_string());
+    assert_eq!(ints("turn"), [Some(0), Some(1), None]);
+    assert_eq!(ints("think_ns"), [None, Some(2500), None]);
+    assert_eq!(ints("encoder_tokens"), [Some(4), Some(0), None]);
+    assert_eq!(texts("model"), [text("m"), text("m"), None]);
+    assert_eq!(texts("adapter"), [None, text("a"), None]);
+    // Numbers in a file are not those of the table.
+    assert_eq!(found.rows.column_by_name("depends_on").unwrap().null_count(), 3);
+
+    let lines = of(json, |s| s.columns.adapter = Some("lora".to_string())).unwrap();
+    assert_eq!(lines.rows, found.rows);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let table = found.rows.project(&(1..found.rows.num_columns()).collect::<Vec<_>>()).unwrap();
+    let mut writer = ::parquet::arrow::ArrowWriter::try_new(file.reopen().unwrap(), table.schema(), None).unwrap();
+    writer.write(&table).unwrap();
+    writer.close().unwrap();
+    assert_eq!(read(&settings(file.path())).unwrap().rows, found.rows);
+
+    let wrong = of("input_tokens,output_tokens,turn,think_ns\n1,1,x,1\n1,1,1,-1\n", |_| ()).unwrap();
+    let reasons: Vec<&str> = wrong.problems.iter().map(|p| p.reason.as_str()).collect();
+    assert_eq!(reasons.len(), 2);
+    assert!(reasons[0].starts_with("`turn` is `x`") && reasons[1].starts_with("`think_ns` is -1"), "{reasons:?}");
+}

@@ -3,21 +3,23 @@
 //! The same description and seed give the same requests, on any machine. Request `i` is the same whether ten or ten
 //! million are made.
 
-use rand_pcg::Pcg64;
-use schemars::JsonSchema;
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::{ArrivalProcess, Lengths, MAX_TOKENS, Problem, Problems};
+use super::mix::{Asked, Popularity, model_problems, root};
+use super::{Adapters, ArrivalProcess, Chains, Images, Lengths, MAX_TOKENS, Problem, Problems, SharedPrefix};
+use super::{SyntheticSessions, conversations};
 use crate::request::Requests;
 use crate::rng;
 
 /// A synthetic workload.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Synthetic {
     /// Number of requests, at least 1.
     pub requests: u32,
-    /// Mean arrival rate in requests per second.
+    /// Mean arrival rate in requests per second; of sessions, or runs of an agent, where there are some.
     pub rate_rps: f64,
     /// How the gaps between arrivals are distributed.
     #[serde(default)]
@@ -29,36 +31,47 @@ pub struct Synthetic {
     /// Prompts that begin alike. Default: none do, and the requests carry no block hashes.
     #[serde(default)]
     pub shared_prefix: Option<SharedPrefix>,
-    /// Tokens per hashed block; matters with `shared_prefix` only.
+    /// Tokens per hashed block; matters with `shared_prefix`, `sessions` and `chains` only.
     #[serde(default = "sixteen")]
     pub block_tokens: u32,
+    /// Requests are turns of conversations.
+    #[serde(default)]
+    pub sessions: Option<SyntheticSessions>,
+    /// Requests are steps of agents. Not together with `sessions`.
+    #[serde(default)]
+    pub chains: Option<Chains>,
+    /// Models that are asked for, by name, and their weights. Default: requests name no model.
+    #[serde(default)]
+    pub models: BTreeMap<String, f64>,
+    /// LoRA adapters that are asked for.
+    #[serde(default)]
+    pub adapters: Option<Adapters>,
+    /// Requests with images.
+    #[serde(default)]
+    pub images: Option<Images>,
 }
 
 fn sixteen() -> u32 {
     16
 }
 
-/// Prompts that begin alike: system prompts, or documents that many users ask about.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SharedPrefix {
-    /// Number of different prefixes; every request has one of them.
-    pub groups: u32,
-    /// Length of each prefix in tokens. It comes before, and on top of, the drawn prompt.
-    pub tokens: u32,
-    /// How unevenly the groups are used: the k-th most popular one has weight `1 / k^skew` (Zipf's law).
-    /// 0, the default, is even.
-    #[serde(default)]
-    pub skew: f64,
-}
-
 impl Synthetic {
-    /// Most groups of a shared prefix.
-    const MAX_GROUPS: u32 = 1 << 24;
-
     /// Everything that is wrong with the description, in the order of its fields.
     pub fn problems(&self) -> Vec<Problem> {
-        let Synthetic { requests, rate_rps, arrivals, input, output, shared_prefix, block_tokens } = self;
+        let Synthetic {
+            requests,
+            rate_rps,
+            arrivals,
+            input,
+            output,
+            shared_prefix,
+            block_tokens,
+            sessions,
+            chains,
+            models,
+            adapters,
+            images,
+        } = self;
         let mut own = Problems::below("");
         own.require(*requests > 0, "requests", || "must be at least 1".to_owned());
         own.require_positive(*rate_rps, "rate_rps");
@@ -66,18 +79,20 @@ impl Synthetic {
         all.extend(arrivals.problems("arrivals"));
         all.extend(input.problems("input"));
         all.extend(output.problems("output"));
+        all.extend(shared_prefix.iter().flat_map(SharedPrefix::problems));
         let mut own = Problems::below("");
-        if let Some(SharedPrefix { groups, tokens, skew }) = *shared_prefix {
-            own.require((1..=Self::MAX_GROUPS).contains(&groups), "shared_prefix.groups", || {
-                format!("must be from 1 to {}, not {groups}", Self::MAX_GROUPS)
-            });
-            own.require((1..=MAX_TOKENS).contains(&tokens), "shared_prefix.tokens", || {
-                format!("must be from 1 to {MAX_TOKENS}, not {tokens}")
-            });
-            own.require_at_least_zero(skew, "shared_prefix.skew");
-        }
-        own.require(*block_tokens > 0, "block_tokens", || "must be at least 1".to_owned());
+        own.require((1..=MAX_TOKENS).contains(block_tokens), "block_tokens", || {
+            format!("must be from 1 to {MAX_TOKENS}, not {block_tokens}")
+        });
+        own.require(sessions.is_none() || chains.is_none(), "chains", || {
+            "cannot be there together with `sessions`: a run of an agent is a session of its own".to_owned()
+        });
         all.extend(own.found);
+        all.extend(sessions.iter().flat_map(SyntheticSessions::problems));
+        all.extend(chains.iter().flat_map(Chains::problems));
+        all.extend(model_problems(models));
+        all.extend(adapters.iter().flat_map(Adapters::problems));
+        all.extend(images.iter().flat_map(Images::problems));
         all
     }
 }
@@ -92,9 +107,23 @@ pub fn chain(prev: u64, content: u64) -> u64 {
 
 /// The requests of a synthetic workload.
 ///
+/// Those of `sessions` and `chains` are in the order of their arrivals; of one instant, in the order of the sessions, then
+/// of their turns. A request comes after all that it waits for. Adapters have no names in [`Requests`]: they are called
+/// `adapter-` and their number.
+///
 /// `workload` must have no [`problems`](Synthetic::problems).
 pub fn generate(workload: &Synthetic, seed: u64) -> Requests {
-    let Synthetic { requests, rate_rps, arrivals, input, output, shared_prefix, block_tokens } = workload;
+    let mut made = match conversations::Plan::of(workload) {
+        Some(plan) => conversations::generate(workload, &plan, seed),
+        None => alone(workload, seed),
+    };
+    made.model_names = workload.models.keys().cloned().collect();
+    made
+}
+
+/// Requests that have nothing to do with each other.
+fn alone(workload: &Synthetic, seed: u64) -> Requests {
+    let Synthetic { requests, rate_rps, arrivals, input, output, shared_prefix, block_tokens, .. } = workload;
     let n = *requests as usize;
     let lengths = |lengths: &Lengths, label: &str| -> Vec<u32> {
         let mut rng = rng::stream(seed, label);
@@ -109,11 +138,36 @@ pub fn generate(workload: &Synthetic, seed: u64) -> Requests {
         block_tokens: 0,
         ..Requests::default()
     };
+    let mut asked = Asked::new(&workload.models, workload.adapters, seed);
+    (made.model, made.adapter) = (0..n).map(|_| asked.draw()).unzip();
+    if let Some(images) = &workload.images {
+        let mut share = rng::stream(seed, "workload/images");
+        let mut tokens = rng::stream(seed, "workload/images/tokens");
+        for input in &mut made.input_tokens {
+            let of_images = images.sample(&mut share, &mut tokens);
+            *input += of_images;
+            made.encoder_tokens.push(Some(of_images));
+        }
+    }
     if let Some(prefix) = shared_prefix {
         made.block_tokens = *block_tokens;
         add_prefix(&mut made, *prefix, seed);
     }
+    tidy(&mut made);
     made
+}
+
+/// What the requests say nothing about stays empty.
+pub(super) fn tidy(made: &mut Requests) {
+    fn clear<T>(column: &mut Vec<Option<T>>) {
+        if column.iter().all(Option::is_none) {
+            *column = Vec::new();
+        }
+    }
+    clear(&mut made.model);
+    clear(&mut made.adapter);
+    clear(&mut made.think);
+    clear(&mut made.encoder_tokens);
 }
 
 /// Puts a shared prefix before every prompt, and hashes the full blocks of prompt and output.
@@ -121,7 +175,7 @@ fn add_prefix(made: &mut Requests, prefix: SharedPrefix, seed: u64) {
     // Content is named after the seed too, so that two workloads in one table never seem to share a block.
     let shared = chain(rng::fnv1a(b"workload/prefix/shared"), seed);
     let unique = chain(rng::fnv1a(b"workload/prefix/unique"), seed);
-    let groups = Groups::new(prefix);
+    let groups = Popularity::zipf(prefix.groups, prefix.skew);
     let mut rng = rng::stream(seed, "workload/prefix");
     for i in 0..made.len() {
         made.input_tokens[i] += prefix.tokens;
@@ -131,42 +185,12 @@ fn add_prefix(made: &mut Requests, prefix: SharedPrefix, seed: u64) {
         let block_tokens = u64::from(made.block_tokens);
         // A block that the prefix fills only in part holds words of the request too.
         let shared_blocks = u64::from(prefix.tokens) / block_tokens;
-        let mut hash = 0;
+        let mut hash = root(made.model[i], made.adapter[i]);
         for block in 0..tokens / block_tokens {
             hash = chain(hash, chain(if block < shared_blocks { group } else { request }, block));
             made.block_hashes.push(hash);
         }
         made.block_hash_offsets[i + 1] = made.block_hashes.len() as u64;
-    }
-}
-
-/// The popularity of the groups.
-struct Groups {
-    /// Weight of the groups up to and including this one; empty where all weigh the same.
-    cumulative: Vec<f64>,
-    groups: u32,
-}
-
-impl Groups {
-    fn new(prefix: SharedPrefix) -> Groups {
-        let mut sum = 0.0;
-        let mut next = |k: u32| {
-            sum += libm::pow(f64::from(k), -prefix.skew);
-            sum
-        };
-        let cumulative = if prefix.skew > 0.0 { (1..=prefix.groups).map(&mut next).collect() } else { Vec::new() };
-        Groups { cumulative, groups: prefix.groups }
-    }
-
-    /// A group, 0 being the most popular. One draw.
-    fn sample(&self, rng: &mut Pcg64) -> u64 {
-        let Some(total) = self.cumulative.last() else {
-            return rng::below(rng, u64::from(self.groups));
-        };
-        let target = rng::uniform01(rng) * total;
-        let group = self.cumulative.partition_point(|&c| c <= target);
-        // The product may round up to the total.
-        group.min(self.cumulative.len() - 1) as u64
     }
 }
 
@@ -265,7 +289,5 @@ mod tests {
             "block_tokens",
         ];
         assert_eq!(paths, expect);
-        let schema = serde_json::to_string(&schemars::schema_for!(Synthetic)).unwrap();
-        assert!(schema.contains("lognormal_p50_p90") && schema.contains("Zipf"));
     }
 }

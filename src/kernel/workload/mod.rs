@@ -1,18 +1,29 @@
-//! Synthetic workloads: when requests arrive, how long they are, and which of them begin with the same words.
+//! Synthetic workloads: when requests arrive, how long they are, which of them begin with the same words, and which
+//! wait for others.
 //!
 //! Every purpose draws from its own stream of the seed (`workload/arrivals`, `workload/input`, `workload/output`,
 //! `workload/prefix`): another rate scales the gaps and changes nothing else, another output length leaves arrivals
-//! and prompts alone. Two workloads of one seed can therefore be compared request by request.
+//! and prompts alone. Two workloads of one seed can therefore be compared request by request. Every turn of a session
+//! has streams of its own (`workload/sessions/7/2/input`), so that sessions of more turns leave the others alone too.
 //!
-//! Left out: multi-turn conversations, rates that change over the day, and text. Real traces have all three.
+//! Left out: rates that change over the day, and text. Real traces have both.
 
 mod arrivals;
+mod chains;
+mod conversations;
+#[cfg(test)]
+mod conversations_tests;
 mod generate;
 mod lengths;
+mod mix;
+mod sessions;
 
 pub use arrivals::ArrivalProcess;
-pub use generate::{SharedPrefix, Synthetic, chain, generate};
+pub use chains::{ChainStep, Chains, StepContext};
+pub use generate::{Synthetic, chain, generate};
 pub use lengths::{Constant, Lengths, Lognormal, LognormalMeanStd, LognormalP50P90, MAX_TOKENS, Normal, Uniform};
+pub use mix::{Adapters, Images, SharedPrefix};
+pub use sessions::SyntheticSessions;
 
 /// One thing that is wrong with a workload: the user's mistake, in words for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]

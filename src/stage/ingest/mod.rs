@@ -41,7 +41,7 @@ impl Kind for Ingest {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn inputs(&self) -> Result<Vec<Text>> {

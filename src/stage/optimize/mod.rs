@@ -26,10 +26,11 @@ use pipe_kernel::tune::{self, Trial, pareto};
 
 use self::objective::Judge;
 use self::space::Search;
-use super::simulate::evaluate::{Evaluator, Finished};
+use super::simulate::evaluate::{Detail, Evaluator, Finished};
 use super::simulate::input::Workload;
 use super::simulate::{filter, totals_columns};
 use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
+use crate::catalog;
 use crate::diag::{Diagnostic, Exit, Failure, Result};
 use crate::spec::{Optimize, Text};
 use crate::table::{column, simulation};
@@ -100,12 +101,13 @@ impl Kind for Optimize {
     async fn run(&self, cx: RunCx) -> Result<Outcome> {
         let search = Search::new(self, &cx.stages, &cx.project, cx.seed).map_err(Failure::usage)?;
         let judge = Judge::new(self).map_err(Failure::usage)?;
-        let requests = space::over(self, &cx.stages)?.requests.0.clone();
+        let requests = space::over(self, &cx.stages)?.requests()?.clone();
         let missing = || Failure::stage("optimize::requests", format!("there is no table `{}`", requests.value));
-        let workload = Workload::read(cx.inputs.get(&requests.value).ok_or_else(missing)?).await;
+        let catalog = catalog::load(&cx.project)?;
+        let workload = Workload::read(cx.inputs.get(&requests.value).ok_or_else(missing)?, &catalog).await;
         let workload = workload.map_err(|failure| failure.or_at(requests.at.as_ref()))?;
         cx.progress.0.total(self.trials, "trials");
-        let evaluator = Evaluator::new(&cx, workload, false);
+        let evaluator = Evaluator::new(&cx, workload, Detail::default());
         let searched = Run { spec: self, cx: &cx, search: &search, judge: &judge, evaluator, requests };
         let trials = searched.trials().await?;
         let front = front(&trials, judge.objectives.len() == 1);
@@ -174,7 +176,7 @@ impl Run<'_> {
     async fn judged(&self, number: u64, params: Vec<Value>, scenario: &Scenario, finished: &Finished) -> Result<Done> {
         let rows = self.evaluator.request_rows(scenario, finished, number as i64).await?;
         let rows = rows.iter().map(only_measured).collect::<Result<Vec<_>>>()?;
-        let row = scenario_row(scenario, finished)?;
+        let row = scenario_row(self.judge, scenario, finished)?;
         let objectives = self.judge.evaluate(&rows, &row).await.map_err(|d| {
             let message = format!("{} (trial {number})", d.message);
             Failure { exit: Exit::Stage, diagnostics: vec![Diagnostic { message, ..d }] }
@@ -189,12 +191,11 @@ impl Run<'_> {
 }
 
 /// The columns that objectives know of a trial's scenario, in one row.
-fn scenario_row(scenario: &Scenario, finished: &Finished) -> Result<RecordBatch> {
+fn scenario_row(judge: &Judge, scenario: &Scenario, finished: &Finished) -> Result<RecordBatch> {
     let configs = [filter::config(scenario)];
-    let mut columns: Vec<ArrayRef> =
-        filter::leaves(&[], []).iter().map(|s| filter::setting_column(s, &configs)).collect();
+    let mut columns: Vec<ArrayRef> = judge.settings.iter().map(|s| filter::setting_column(s, &configs)).collect();
     columns.extend(totals_columns(std::slice::from_ref(&finished.totals)));
-    RecordBatch::try_new(objective::scenario_schema(), columns).map_err(|e| wrong_rows(&e))
+    RecordBatch::try_new(judge.scenario_schema(), columns).map_err(|e| wrong_rows(&e))
 }
 
 /// The requests that count in the figures of their scenario.

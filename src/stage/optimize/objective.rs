@@ -21,6 +21,7 @@ use crate::diag::Diagnostic;
 use crate::query::errors::Names;
 use crate::spec::{Optimize, Text};
 use crate::stage::simulate::filter::{leaves, session, sql_problem};
+use crate::stage::simulate::settings::Setting;
 use crate::table::simulation;
 
 /// One objective of a search.
@@ -34,24 +35,27 @@ pub(super) struct Objective {
 /// All objectives of a search, and the session that they are evaluated in.
 pub(super) struct Judge {
     pub objectives: Vec<Objective>,
+    /// Settings that objectives know; of the pools and classes, those that the space names.
+    pub settings: Vec<Setting>,
     ctx: SessionContext,
 }
 
-/// The columns of a trial's scenario: every setting, and the totals.
-pub(super) fn scenario_schema() -> SchemaRef {
-    let mut fields: Vec<_> = leaves(&[], []).iter().filter_map(|s| s.field()).collect();
-    fields.extend(simulation::totals());
-    Arc::new(Schema::new(fields))
-}
-
 impl Judge {
+    /// The columns of a trial's scenario: its settings, and the totals.
+    pub fn scenario_schema(&self) -> SchemaRef {
+        let mut fields: Vec<_> = self.settings.iter().filter_map(|s| s.field()).collect();
+        fields.extend(simulation::totals());
+        Arc::new(Schema::new(fields))
+    }
+
     /// Plans every objective.
     ///
     /// # Errors
     /// Every mistake, at its place in the SQL.
     pub fn new(spec: &Optimize) -> Result<Judge, Vec<Diagnostic>> {
         let (ctx, names) = session().map_err(|d| vec![d])?;
-        let mut judge = Judge { objectives: Vec::new(), ctx };
+        let settings = leaves(&[], spec.space.keys().map(|path| path.value.as_str()));
+        let mut judge = Judge { objectives: Vec::new(), settings, ctx };
         let mut problems = check_names(spec);
         let minimize = spec.minimize.iter().map(|(name, sql)| (name, sql, false));
         for (name, sql, maximize) in minimize.chain(spec.maximize.iter().map(|(name, sql)| (name, sql, true))) {
@@ -70,7 +74,7 @@ impl Judge {
         // Some names are columns of both: a request's tokens, and their total. The request's win.
         let requests = simulation::requests();
         let mut fields: Vec<_> = requests.fields().iter().cloned().collect();
-        let scenario = scenario_schema();
+        let scenario = self.scenario_schema();
         fields.extend(scenario.fields().iter().filter(|f| requests.field_with_name(f.name()).is_err()).cloned());
         let schema = DFSchema::try_from(Schema::new(fields)).map_err(|e| wrong(&e))?;
         let expr = self.ctx.parse_sql_expr(&sql.value, &schema).map_err(|e| wrong(&e))?.unalias();

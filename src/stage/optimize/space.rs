@@ -53,6 +53,10 @@ pub(super) fn over<'a>(spec: &Optimize, stages: &'a [Stage]) -> Result<&'a Simul
     let simulations =
         || stages.iter().filter(|s| matches!(s.spec, StageSpec::Simulate(_))).map(|s| s.name.value.as_str());
     match stages.iter().find(|s| s.name.value == name.value).map(|s| &s.spec) {
+        Some(StageSpec::Simulate(simulate)) if simulate.is_queueing() => {
+            let help = "a run of its deployment takes milliseconds: try all values with `sweep`";
+            Err(wrong(format!("`{}` has a queueing deployment, which is not searched", name.value)).help(help))
+        }
         Some(StageSpec::Simulate(simulate)) => Ok(simulate),
         Some(_) => {
             let help = format!("`simulate` stages are: {}", simulations().collect::<Vec<_>>().join(", "));
@@ -150,17 +154,29 @@ impl Search {
     /// The facts of every model and GPU that a point of the space may have, for the recipe.
     pub fn facts(&self) -> Value {
         let mut facts = serde_json::Map::new();
-        for name in self.names("deployment.model") {
+        for name in self.places("model").iter().flat_map(|path| self.names(path)) {
             if let Ok((name, model)) = self.catalog.model(&name) {
                 facts.insert(format!("model {name}"), serde_json::to_value(model).unwrap_or_default());
             }
         }
-        for name in self.names("deployment.gpu") {
+        for name in self.places("gpu").iter().flat_map(|path| self.names(path)) {
             if let Ok((name, gpu)) = self.catalog.gpu(&name) {
                 facts.insert(format!("gpu {name}"), serde_json::to_value(gpu).unwrap_or_default());
             }
         }
         facts.into()
+    }
+
+    /// Where the deployment and its pools have `field`.
+    fn places(&self, field: &str) -> Vec<String> {
+        let own = format!("deployment.{field}");
+        let paths = self.space.parameters().iter().map(|p| p.path.as_str());
+        let all = settings::expanded(&[self.base.to_json()], paths);
+        let of_pool = |path: &str| {
+            let below = path.strip_prefix("deployment.pools.").and_then(|rest| rest.split_once('.'));
+            below.is_some_and(|(_, name)| name == field)
+        };
+        all.into_iter().map(|s| s.path).filter(|path| *path == own || of_pool(path)).collect()
     }
 
     /// The texts that may stand at `path`: all levels of its domain, or what the base says.

@@ -116,3 +116,29 @@ fn objectives_see_measured_requests_and_classes_are_searched() {
     assert!(ints(&trials, "classes_chat_priority").iter().all(|p| *p <= 2));
     assert_eq!(trials.column_by_name("n").unwrap().as_primitive::<Float64Type>().values().to_vec(), [70.0; 6]);
 }
+
+#[test]
+fn pools_are_searched_by_their_names() {
+    let bench = Bench::new(20, true);
+    let search = SEARCH
+        .replace("{ gpu: h100-sxm }", "{ gpu: h100-sxm, pools: { big: { tp: 4, model: llama-3.1-70b } } }")
+        .replace("deployment.tp: [1, 2, 4, 8]", "deployment.pools.small.replicas: { int: [1, 4] }")
+        .replace("deployment.router: [round_robin, least_outstanding]", "deployment.pools.small.gpu: [h100-sxm, h200]")
+        .replace("where: deployment_tp * deployment_pp <= 4", "where: deployment_pools_small_replicas >= 2")
+        .replace("cost: gpus", "cost: \"deployment_pools_small_replicas + gpus\"")
+        .replace("trials: 24", "trials: 8");
+    assert_eq!(bench.check(&search, "best"), []);
+    let trials = bench.run(&search, "best", 1).unwrap().rows("best_trials");
+    let replicas = ints(&trials, "deployment_pools_small_replicas");
+    assert!(replicas.iter().all(|n| *n >= 2), "{replicas:?}");
+    // The other pool has one replica of four GPUs.
+    let cost = trials.column_by_name("cost").unwrap().as_primitive::<Float64Type>().values().to_vec();
+    assert_eq!(cost, replicas.iter().map(|n| (2 * n + 4) as f64).collect::<Vec<_>>());
+    // Facts of every model and GPU that a trial may have are part of the recipe.
+    let recipe = bench.recipe(&search, "best").to_string();
+    for name in ["gpu h200-sxm", "gpu h100-sxm", "model meta-llama/Llama-3.1-70B", "model meta-llama/Llama-3.1-8B"] {
+        assert!(recipe.contains(name), "{name}: {recipe}");
+    }
+    let wrong = bench.check(&search.replace("pools.small.gpu", "pools.small.gpus"), "best");
+    assert_eq!(wrong[0].help.as_deref(), Some("did you mean `deployment.pools.small.gpu`?"), "{wrong:?}");
+}

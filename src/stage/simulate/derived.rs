@@ -16,6 +16,7 @@ pub(super) fn column(name: &str, rows: &RecordBatch) -> Result<ArrayRef> {
     let spans = match name {
         "queue_ns" => span(rows, "arrival_ns", "scheduled_ns")?,
         "prefill_ns" => span(rows, "scheduled_ns", "first_token_ns")?,
+        "kv_transfer_ns" => span(rows, "prefilled_ns", "kv_ready_ns")?,
         "decode_ns" => span(rows, "first_token_ns", "finished_ns")?,
         "ttft_ns" => span(rows, "arrival_ns", "first_token_ns")?,
         "e2e_ns" => span(rows, "arrival_ns", "finished_ns")?,
@@ -26,7 +27,7 @@ pub(super) fn column(name: &str, rows: &RecordBatch) -> Result<ArrayRef> {
     Ok(Arc::new(spans))
 }
 
-fn lacking(name: &str) -> Failure {
+pub(super) fn lacking(name: &str) -> Failure {
     Failure::stage("simulate::rows", format!("the rows of a scenario have no column {name}"))
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::take;
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{Int32Type, Int64Type};
 use datafusion::error::DataFusionError;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -32,6 +32,21 @@ const SHARD_ROWS: usize = 1 << 16;
 /// Scenarios in a shard at most.
 const SHARD_SCENARIOS: usize = 32;
 
+/// What is written of a scenario beside its requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Detail {
+    pub steps: bool,
+    /// Decisions of routers.
+    pub routes: bool,
+}
+
+impl Detail {
+    /// Much more is written than a row per request, and how much is not known before.
+    fn any(self) -> bool {
+        self.steps || self.routes
+    }
+}
+
 /// A finished scenario: where its rows are, and its totals.
 #[derive(Clone, Debug)]
 pub(crate) struct Finished {
@@ -39,6 +54,8 @@ pub(crate) struct Finished {
     pub requests: MemoHit,
     /// Only where steps were asked for.
     pub steps: Option<MemoHit>,
+    /// The same of routes.
+    pub routes: Option<MemoHit>,
     pub totals: Totals,
 }
 
@@ -46,7 +63,7 @@ pub(crate) struct Finished {
 pub(crate) struct Evaluator {
     pub workload: Workload,
     cx: RunCx,
-    steps: bool,
+    detail: Detail,
 }
 
 /// What the hash of a scenario is made of.
@@ -59,8 +76,8 @@ struct Identity<'a> {
 }
 
 impl Evaluator {
-    pub fn new(cx: &RunCx, workload: Workload, steps: bool) -> Evaluator {
-        Evaluator { workload, cx: cx.clone(), steps }
+    pub fn new(cx: &RunCx, workload: Workload, detail: Detail) -> Evaluator {
+        Evaluator { workload, cx: cx.clone(), detail }
     }
 
     /// The hash of everything that the rows of a scenario depend on.
@@ -105,21 +122,25 @@ impl Evaluator {
         Ok((keys.iter().filter_map(|k| by_key.get(k).cloned()).collect(), reused))
     }
 
-    /// What is remembered; with steps, only what is remembered with its steps.
+    /// What is remembered; with steps or routes, only what is remembered with them.
     fn find(&self, keys: &[Hash]) -> Result<BTreeMap<Hash, Finished>> {
         let requests = self.cx.memo.find(keys)?;
-        let step_keys: Vec<Hash> =
-            if self.steps { keys.iter().map(|k| operator::steps_key(&k.0)).collect() } else { Vec::new() };
-        let steps = self.cx.memo.find(&step_keys)?;
+        let of = |asked: bool, key: fn(&str) -> Hash| match asked {
+            true => self.cx.memo.find(&keys.iter().map(|k| key(&k.0)).collect::<Vec<_>>()),
+            false => Ok(BTreeMap::new()),
+        };
+        let mut steps = of(self.detail.steps, operator::steps_key)?;
+        let mut routes = of(self.detail.routes, operator::routes_key)?;
         let mut found = BTreeMap::new();
         for (key, hit) in requests {
-            let step = steps.get(&operator::steps_key(&key.0)).cloned();
-            if self.steps && step.is_none() {
+            let step = steps.remove(&operator::steps_key(&key.0));
+            let route = routes.remove(&operator::routes_key(&key.0));
+            if (self.detail.steps && step.is_none()) || (self.detail.routes && route.is_none()) {
                 continue;
             }
             // Totals of another shape are of another version of pipe that forgot to say so: simulate again.
             let Ok(totals) = serde_json::from_value(hit.summary.clone()) else { continue };
-            found.insert(key.clone(), Finished { key, requests: hit, steps: step, totals });
+            found.insert(key.clone(), Finished { key, requests: hit, steps: step, routes: route, totals });
         }
         Ok(found)
     }
@@ -127,14 +148,14 @@ impl Evaluator {
     async fn simulate(&self, missing: &[(&Hash, &Scenario)]) -> Result<()> {
         let stop = Arc::new(AtomicBool::new(false));
         let site = Arc::new(Site {
-            requests: self.workload.requests.clone(),
+            workload: self.workload.clone(),
             pool: self.cx.pool.clone(),
             memo: self.cx.memo.clone(),
             progress: self.cx.progress.clone(),
             stop: stop.clone(),
         });
         let config = SessionConfig::new().with_target_partitions(1).with_extension(site);
-        let table = SimulateTable { shards: self.shards(missing)?, steps: self.steps };
+        let table = SimulateTable { shards: self.shards(missing)?, detail: self.detail };
         let work = drive(SessionContext::new_with_config(config), table, self.cx.pool.current_num_threads());
         tokio::pin!(work);
         tokio::select! {
@@ -161,8 +182,7 @@ impl Evaluator {
                 rows += s.workload.max_requests.map_or(all, |max| all.min(max as usize));
                 before < SHARD_ROWS
             };
-            // Steps are many more rows than requests, and their number is not known before.
-            let most = if self.steps { 1 } else { SHARD_SCENARIOS };
+            let most = if self.detail.any() { 1 } else { SHARD_SCENARIOS };
             let count = rest.iter().take(most).take_while(fits).count().max(1);
             let (shard, others) = rest.split_at(count);
             shards.push(shard_batch(shard)?);
@@ -177,7 +197,8 @@ impl Evaluator {
     /// The pack is damaged or gone; the scenario was simulated again then, but could not be read either.
     pub async fn request_rows(&self, scenario: &Scenario, finished: &Finished, id: i64) -> Result<Vec<RecordBatch>> {
         let batches = self.read(scenario, finished, |f| Some(f.requests.clone())).await?;
-        batches.iter().map(|b| self.with_trace_columns(b, id)).collect()
+        let pools = Pools::of(scenario);
+        batches.iter().map(|b| self.with_trace_columns(b, id, &pools)).collect()
     }
 
     /// The rows of a scenario as in `<stage>_steps`.
@@ -187,6 +208,16 @@ impl Evaluator {
     pub async fn step_rows(&self, scenario: &Scenario, finished: &Finished, id: i64) -> Result<Vec<RecordBatch>> {
         let batches = self.read(scenario, finished, |f| f.steps.clone()).await?;
         batches.iter().map(|b| with_id(b, id)).collect()
+    }
+
+    /// The rows of a scenario as in `<stage>_routes`.
+    ///
+    /// # Errors
+    /// As [`Evaluator::request_rows`].
+    pub async fn route_rows(&self, scenario: &Scenario, finished: &Finished, id: i64) -> Result<Vec<RecordBatch>> {
+        let batches = self.read(scenario, finished, |f| f.routes.clone()).await?;
+        let pools = Pools::of(scenario);
+        batches.iter().map(|b| self.with_numbers(b, id, &pools)).collect()
     }
 
     /// Rows from memory; a pack that turns out to be damaged is made again.
@@ -215,7 +246,7 @@ impl Evaluator {
     }
 
     /// Adds the columns that the memory leaves out, and numbers in place of places.
-    fn with_trace_columns(&self, batch: &RecordBatch, id: i64) -> Result<RecordBatch> {
+    fn with_trace_columns(&self, batch: &RecordBatch, id: i64, pools: &Pools) -> Result<RecordBatch> {
         let wrong = |e: arrow::error::ArrowError| Failure::stage("simulate::rows", e.to_string());
         let places = batch.column(0).as_primitive::<Int64Type>();
         let of_request = |values: &ArrayRef| take(values, places, None).map_err(wrong);
@@ -225,6 +256,7 @@ impl Evaluator {
             "request_id" => of_request(&self.workload.request_id),
             "class" => of_request(&self.workload.class),
             "session_id" => of_request(&self.workload.session_id),
+            "pool" => pools.column(batch),
             other => match batch.column_by_name(other) {
                 Some(kept) => Ok(kept.clone()),
                 None => derived::column(other, batch),
@@ -232,6 +264,43 @@ impl Evaluator {
         };
         let columns = schema.fields().iter().map(|f| column(f.name())).collect::<Result<Vec<_>>>()?;
         RecordBatch::try_new(schema, columns).map_err(wrong)
+    }
+
+    /// Decisions with numbers in place of places.
+    fn with_numbers(&self, batch: &RecordBatch, id: i64, pools: &Pools) -> Result<RecordBatch> {
+        let wrong = |e: arrow::error::ArrowError| Failure::stage("simulate::rows", e.to_string());
+        let schema = simulation::routes();
+        let column = |name: &String| match name.as_str() {
+            "scenario_id" => Ok(Arc::new(Int64Array::from_value(id, batch.num_rows())) as ArrayRef),
+            "request_id" => {
+                let places = batch.column(0).as_primitive::<Int64Type>();
+                take(&self.workload.request_id, places, None).map_err(wrong)
+            }
+            "pool" => pools.column(batch),
+            other => batch.column_by_name(other).cloned().ok_or_else(|| derived::lacking(other)),
+        };
+        let columns = schema.fields().iter().map(|f| column(f.name())).collect::<Result<Vec<_>>>()?;
+        RecordBatch::try_new(schema, columns).map_err(wrong)
+    }
+}
+
+/// Names of the pools of a scenario, and the number of the first replica after each.
+struct Pools(Vec<(u32, String)>);
+
+impl Pools {
+    fn of(scenario: &Scenario) -> Pools {
+        Pools(scenario.sites().into_iter().map(|site| (site.first + site.engines(), site.name)).collect())
+    }
+
+    /// The pool of every row's replica.
+    fn column(&self, batch: &RecordBatch) -> Result<ArrayRef> {
+        let replicas = batch.column_by_name("replica").and_then(|c| c.as_primitive_opt::<Int32Type>());
+        let replicas = replicas.ok_or_else(|| derived::lacking("replica"))?;
+        let name = |replica: &i32| {
+            let at = self.0.partition_point(|(end, _)| i64::from(*end) <= i64::from(*replica));
+            self.0.get(at).map_or("", |(_, name)| name.as_str())
+        };
+        Ok(Arc::new(StringArray::from_iter_values(replicas.values().iter().map(name))))
     }
 }
 

@@ -114,8 +114,17 @@ impl Filter {
     /// An expression that fails on values (a division by zero).
     pub fn keep(&self, scenarios: &[&Scenario]) -> Result<Vec<bool>, Diagnostic> {
         let configs: Vec<Value> = scenarios.iter().map(|s| config(s)).collect();
-        let mut columns: Vec<ArrayRef> = self.settings.iter().map(|s| setting_column(s, &configs)).collect();
-        let gpus = scenarios.iter().map(|s| i64::try_from(s.deployment.gpus()).unwrap_or(i64::MAX));
+        let gpus: Vec<u64> = scenarios.iter().map(|s| s.deployment.gpus()).collect();
+        self.keep_of(&configs, &gpus)
+    }
+
+    /// [`Filter::keep`] of scenarios by their settings and their number of GPUs.
+    ///
+    /// # Errors
+    /// As [`Filter::keep`].
+    pub(super) fn keep_of(&self, configs: &[Value], gpus: &[u64]) -> Result<Vec<bool>, Diagnostic> {
+        let mut columns: Vec<ArrayRef> = self.settings.iter().map(|s| setting_column(s, configs)).collect();
+        let gpus = gpus.iter().map(|n| i64::try_from(*n).unwrap_or(i64::MAX));
         columns.push(Arc::new(gpus.collect::<Int64Array>()));
         let evaluate = || -> Result<Vec<bool>, DataFusionError> {
             let batch = RecordBatch::try_new(self.schema.clone(), columns)?;

@@ -15,6 +15,7 @@ use pipe_kernel::request::Requests;
 use pipe_kernel::scenario::{Arrivals, Load};
 use pipe_kernel::units::{SimDuration, SimTime};
 
+use crate::catalog::Catalog;
 use crate::diag::{Diagnostic, Exit, Failure, Result};
 use crate::query::session::{self, SessionOptions};
 use crate::spec::Text;
@@ -28,25 +29,30 @@ enum Holds {
     Int,
     Text,
     /// Lists of integers.
-    Hashes,
+    Ints,
 }
 
 /// The columns that are read, what they hold, and whether a table must have them. Times but `arrival_ns` are spans from
-/// the arrival of the request.
-const COLUMNS: [(&str, Holds, bool); 13] = [
+/// the arrival of the request, or (`think_ns`) from the end of those that it waits for.
+const COLUMNS: [(&str, Holds, bool); 18] = [
     ("request_id", Holds::Int, true),
     ("arrival_ns", Holds::Int, true),
     ("input_tokens", Holds::Int, true),
     ("output_tokens", Holds::Int, true),
     ("session_id", Holds::Text, false),
     ("class", Holds::Text, false),
-    ("block_hashes", Holds::Hashes, false),
+    ("block_hashes", Holds::Ints, false),
     ("block_tokens", Holds::Int, false),
     ("priority", Holds::Int, false),
     ("max_tokens", Holds::Int, false),
     ("deadline_ns", Holds::Int, false),
     ("timeout_ns", Holds::Int, false),
     ("cancel_ns", Holds::Int, false),
+    ("depends_on", Holds::Ints, false),
+    ("think_ns", Holds::Int, false),
+    ("model", Holds::Text, false),
+    ("adapter", Holds::Text, false),
+    ("encoder_tokens", Holds::Int, false),
 ];
 
 impl Holds {
@@ -56,8 +62,8 @@ impl Holds {
             (Holds::Int, kind) => kind.is_integer(),
             (Holds::Text, DataType::Dictionary(_, values)) => self.fits(values),
             (Holds::Text, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) => true,
-            (Holds::Hashes, DataType::List(item) | DataType::LargeList(item)) => item.data_type().is_integer(),
-            (Holds::Text | Holds::Hashes, _) => false,
+            (Holds::Ints, DataType::List(item) | DataType::LargeList(item)) => item.data_type().is_integer(),
+            (Holds::Text | Holds::Ints, _) => false,
         }
     }
 
@@ -65,7 +71,7 @@ impl Holds {
         match self {
             Holds::Int => "an integer",
             Holds::Text => "text",
-            Holds::Hashes => "a list of integers",
+            Holds::Ints => "a list of integers",
         }
     }
 }
@@ -93,6 +99,8 @@ const PROBLEMS_MAX: usize = 20;
 #[derive(Clone)]
 pub(crate) struct Workload {
     pub requests: Arc<Requests>,
+    /// Name of the table.
+    pub table: String,
     /// Of the content of the table.
     pub hash: Hash,
     /// Every request has an arrival time.
@@ -105,11 +113,11 @@ pub(crate) struct Workload {
 }
 
 impl Workload {
-    /// Reads a table of requests with token counts.
+    /// Reads a table of requests with token counts. Models get the names of the catalog, where it knows them.
     ///
     /// # Errors
     /// The table cannot be read, or lacks a column; two requests of one number; values that no request can have.
-    pub async fn read(handle: &TableHandle) -> Result<Workload> {
+    pub async fn read(handle: &TableHandle, catalog: &Catalog) -> Result<Workload> {
         let ctx = session::context(&SessionOptions { target_partitions: 1, memory_bytes: READ_MEMORY })?;
         let rows = sorted(&ctx, handle).await.map_err(|e| unreadable(handle, &e.strip_backtrace()))?;
         let (lacking, mut wrong) = unfit(&rows.schema());
@@ -117,11 +125,12 @@ impl Workload {
         if !wrong.is_empty() {
             return Err(unreadable(handle, &wrong.join(", ")));
         }
-        let mut reader = Reader::new(&rows, &handle.name)?;
+        let mut reader = Reader::new(&rows, &handle.name, Some(catalog))?;
         let (requests, timed) = reader.requests()?;
         reader.done()?;
         Ok(Workload {
             requests: Arc::new(requests),
+            table: handle.name.clone(),
             hash: handle.hash.clone(),
             timed,
             request_id: reader.ids.clone(),
@@ -136,7 +145,8 @@ impl Workload {
     /// The trace has no times and the load neither a process nor a rate; `requests` is where the table is named.
     pub fn check(&self, load: &Load, requests: &Text) -> Result<()> {
         let keeps_trace = matches!(load.arrivals, Arrivals::Trace);
-        if self.timed || !(keeps_trace || load.rate_rps.is_none()) {
+        // Users who wait for their replies take the requests in their order.
+        if self.timed || load.concurrency.is_some() || !(keeps_trace || load.rate_rps.is_none()) {
             return Ok(());
         }
         let what = if keeps_trace { "`arrivals: trace` needs them" } else { "then `rate_rps` must be given" };
@@ -145,6 +155,21 @@ impl Workload {
             .at(requests.at.clone())
             .help("say how they arrive: `workload: { arrivals: poisson, rate_rps: 4 }`");
         Err(Failure { exit: Exit::Stage, diagnostics: vec![diagnostic] })
+    }
+
+    /// What the kernel says of these requests, with their own numbers in place of their places.
+    pub fn in_own_numbers(&self, path: &str, message: &str) -> String {
+        let ids = self.request_id.as_primitive::<Int64Type>();
+        let own = |place: &str| {
+            let place = place.parse::<usize>().ok().filter(|p| *p < ids.len())?;
+            Some(ids.value(place).to_string())
+        };
+        // Such as "requests wait for each other in a circle: 0 -> 4 -> 0".
+        let told = message.rsplit_once(": ").filter(|_| path == "workload").and_then(|(what, places)| {
+            let numbers = places.split(" -> ").map(own).collect::<Option<Vec<String>>>()?;
+            Some(format!("{what}: {} (request_id in `{}`)", numbers.join(" -> "), self.table))
+        });
+        told.unwrap_or_else(|| message.to_string())
     }
 
     /// Classes that `load` has rules for and no request has, in order.
@@ -170,12 +195,12 @@ fn unreadable(handle: &TableHandle, what: &str) -> Failure {
     Failure::stage("simulate::requests", format!("cannot read the requests of `{}`: {what}", handle.name))
 }
 
-/// The requests of rows that are sorted by number, as [`Workload::read`] would have them.
+/// The requests of rows that are sorted by number, as [`Workload::read`] would have them, but for the names of models.
 ///
 /// # Errors
 /// As [`Workload::read`].
 pub(crate) fn requests(rows: &RecordBatch, table: &str) -> Result<Requests> {
-    let mut reader = Reader::new(rows, table)?;
+    let mut reader = Reader::new(rows, table, None)?;
     let (requests, _) = reader.requests()?;
     reader.done()?;
     Ok(requests)
@@ -185,6 +210,7 @@ pub(crate) fn requests(rows: &RecordBatch, table: &str) -> Result<Requests> {
 struct Reader<'a> {
     rows: &'a RecordBatch,
     table: &'a str,
+    catalog: Option<&'a Catalog>,
     ids: ArrayRef,
     problems: Vec<String>,
     beyond: usize,
@@ -193,7 +219,7 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// # Errors
     /// Requests without number, or with the number of another.
-    fn new(rows: &'a RecordBatch, table: &'a str) -> Result<Reader<'a>> {
+    fn new(rows: &'a RecordBatch, table: &'a str, catalog: Option<&'a Catalog>) -> Result<Reader<'a>> {
         let wrong = |message: String| Err(Failure::stage("simulate::requests", message));
         let ids = integers(rows, "request_id")?.unwrap_or_else(|| Int64Array::new_null(rows.num_rows()));
         if ids.null_count() > 0 {
@@ -213,7 +239,7 @@ impl<'a> Reader<'a> {
                 "request_id {id} stands for {count} requests of `{table}`{more}; every request needs a number of its own"
             ));
         }
-        Ok(Reader { rows, table, ids: Arc::new(ids), problems: Vec::new(), beyond: 0 })
+        Ok(Reader { rows, table, catalog, ids: Arc::new(ids), problems: Vec::new(), beyond: 0 })
     }
 
     fn requests(&mut self) -> Result<(Requests, bool)> {
@@ -226,7 +252,11 @@ impl<'a> Reader<'a> {
         let span = |ns: i64| SimDuration(ns);
         let count = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
         let (block_hashes, block_hash_offsets, block_tokens) = self.hashes()?;
-        let (class, class_names) = self.classes()?;
+        let (class, class_names) = numbered(self.text("class")?.iter());
+        let (session, _) = numbered(self.text("session_id")?.iter());
+        let (adapter, _) = numbered(self.text("adapter")?.iter());
+        let (model, model_names) = self.models()?;
+        let (depends_on, depends_on_offsets) = self.dependencies()?;
         let requests = Requests {
             arrival: match arrivals.is_empty() {
                 true => vec![SimTime::ZERO; self.rows.num_rows()],
@@ -244,6 +274,14 @@ impl<'a> Reader<'a> {
             max_tokens: self.mapped("max_tokens", tokens, count)?,
             class,
             class_names,
+            session,
+            depends_on,
+            depends_on_offsets,
+            think: self.mapped("think_ns", ever, span)?,
+            model,
+            model_names,
+            adapter,
+            encoder_tokens: self.mapped("encoder_tokens", (0, tokens.1), count)?,
         };
         Ok((requests, timed))
     }
@@ -315,16 +353,45 @@ impl<'a> Reader<'a> {
         Ok(column.as_string::<i32>().clone())
     }
 
-    /// The class of every request as a place in the names of all; empty where no request has one.
-    fn classes(&self) -> Result<(Vec<Option<u32>>, Vec<String>)> {
-        let texts = self.text("class")?;
-        let mut places: BTreeMap<&str, u32> = texts.iter().flatten().map(|name| (name, 0)).collect();
-        if places.is_empty() {
-            return Ok((Vec::new(), Vec::new()));
+    /// Names as the catalog writes them, so that an alias is the same model as in a deployment.
+    fn models(&self) -> Result<Numbered> {
+        let texts = self.text("model")?;
+        let mut names: BTreeMap<&str, &str> = BTreeMap::new();
+        for name in texts.iter().flatten() {
+            let known = || self.catalog.and_then(|c| c.model(name).ok()).map_or(name, |(known, _)| known);
+            names.entry(name).or_insert_with(known);
         }
-        (0..).zip(places.values_mut()).for_each(|(i, place)| *place = i);
-        let class = texts.iter().map(|name| places.get(name?).copied()).collect();
-        Ok((class, places.into_keys().map(str::to_string).collect()))
+        Ok(numbered(texts.iter().map(|name| names.get(name?).copied())))
+    }
+
+    /// The places of the requests that each request waits for, and where each request's begin; empty where none waits.
+    fn dependencies(&mut self) -> Result<(Vec<u32>, Vec<u64>)> {
+        let Some(lists) = self.rows.column_by_name("depends_on") else { return Ok((Vec::new(), Vec::new())) };
+        let item = Arc::new(Field::new_list_field(DataType::Int64, true));
+        let lists = cast(lists, &DataType::List(item)).map_err(|e| wrong_type("depends_on", &e))?;
+        let ids = self.ids.as_primitive::<Int64Type>().clone();
+        let (mut all, mut offsets) = (Vec::new(), vec![0]);
+        for (place, list) in lists.as_list::<i32>().iter().enumerate() {
+            let before = all.len();
+            let values = list.as_ref().map(|list| list.as_primitive::<Int64Type>());
+            for id in values.into_iter().flatten() {
+                // Rows are sorted by number.
+                match id.map(|id| (id, ids.values().binary_search(&id))) {
+                    Some((_, Ok(other))) if other == place => self.problem("depends_on", place, "the request itself"),
+                    Some((_, Ok(other))) => {
+                        let other = u32::try_from(other).unwrap_or(u32::MAX);
+                        // Named twice, it is waited for once.
+                        if !all[before..].contains(&other) {
+                            all.push(other);
+                        }
+                    }
+                    Some((id, Err(_))) => self.problem("depends_on", place, &format!("{id}, which no request has")),
+                    None => self.problem("depends_on", place, "a list with a null, or with a number beyond 2^63"),
+                }
+            }
+            offsets.push(all.len() as u64);
+        }
+        if all.is_empty() { Ok((Vec::new(), Vec::new())) } else { Ok((all, offsets)) }
     }
 
     fn hashes(&mut self) -> Result<Hashes> {
@@ -350,6 +417,20 @@ impl<'a> Reader<'a> {
         }
         Ok((all, offsets, u32::try_from(*size).unwrap_or(0)))
     }
+}
+
+/// The number of every request's name, an index into the names that follow; both empty where no request has one.
+type Numbered = (Vec<Option<u32>>, Vec<String>);
+
+/// Names in alphabetical order, and the place of each.
+fn numbered<'a>(texts: impl Iterator<Item = Option<&'a str>> + Clone) -> Numbered {
+    let mut places: BTreeMap<&str, u32> = texts.clone().flatten().map(|name| (name, 0)).collect();
+    if places.is_empty() {
+        return (Vec::new(), Vec::new());
+    }
+    (0..).zip(places.values_mut()).for_each(|(i, place)| *place = i);
+    let numbers = texts.map(|name| places.get(name?).copied()).collect();
+    (numbers, places.into_keys().map(str::to_string).collect())
 }
 
 /// Hashes of all requests, where each request's begin, and the tokens per block; empty where the trace has none.

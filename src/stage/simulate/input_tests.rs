@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Float64Array, Int8Array, Int32Array, Int64Array, RecordBatch, StringArray, UInt64Array,
+    Array, ArrayRef, AsArray, Float64Array, Int8Array, Int32Array, Int32Builder, Int64Array, Int64Builder, ListBuilder,
+    RecordBatch, StringArray, UInt64Array,
 };
 use arrow::datatypes::Int32Type;
+
+use pipe_kernel::units::SimDuration;
 
 use super::tests::{Bench, Ran, ints};
 
@@ -181,4 +184,68 @@ fn no_requests_are_no_mistake() {
     let sim = run(&bench, "").unwrap().rows("sim");
     assert_eq!((ints(&sim, "requests"), ints(&sim, "duration_ns")), (vec![0], vec![0]));
     assert!(sim.column_by_name("ttft_ms_p99").unwrap().is_null(0));
+}
+
+#[test]
+fn requests_say_what_they_wait_for_and_what_they_need() {
+    let text = |values: [Option<&str>; 3]| -> ArrayRef { Arc::new(StringArray::from(values.to_vec())) };
+    let mut lists = ListBuilder::new(Int32Builder::new());
+    // In the order of the rows: 30 waits for 10 and 20 (which is named twice), 10 for nobody, 20 for 10.
+    lists.append_value([Some(20), Some(10), Some(20)]);
+    lists.append_null();
+    lists.append_value([Some(10)]);
+    let bench = three(vec![
+        ("depends_on", Arc::new(lists.finish())),
+        ("session_id", text([Some("u2"), None, Some("u1")])),
+        ("think_ns", Arc::new(Int64Array::from(vec![Some(7), None, Some(0)]))),
+        ("model", text([Some("LLAMA-3.1-8B"), Some("ours"), Some("meta-llama/Llama-3.1-8B")])),
+        ("adapter", text([None, Some("b"), Some("a")])),
+        ("encoder_tokens", Arc::new(Int32Array::from(vec![None, Some(5), None]))),
+    ]);
+    assert_eq!(bench.check(SIM, "sim"), []);
+    let workload = bench.workload().unwrap();
+    let r = &workload.requests;
+    // By number: 10, 20, 30.
+    assert_eq!((0..3).map(|i| r.waits_for(i)).collect::<Vec<_>>(), [&[][..], &[0], &[1, 0]]);
+    assert_eq!(r.session, [None, Some(0), Some(1)]);
+    assert_eq!(r.think, [None, Some(SimDuration(0)), Some(SimDuration(7))]);
+    assert_eq!(
+        (r.model_names.as_slice(), r.model.as_slice()),
+        (&["meta-llama/Llama-3.1-8B".to_string(), "ours".to_string()][..], &[Some(1), Some(0), Some(0)][..])
+    );
+    assert_eq!(r.adapter, [Some(1), Some(0), None]);
+    assert_eq!(r.encoder_tokens, [Some(5), None, None]);
+    let circle = "requests wait for each other in a circle: 0 -> 2 -> 0";
+    assert_eq!(
+        workload.in_own_numbers("workload", circle),
+        "requests wait for each other in a circle: 10 -> 30 -> 10 (request_id in `trace`)"
+    );
+    assert_eq!(workload.in_own_numbers("deployment.tp", "one of: 1 -> 2"), "one of: 1 -> 2");
+    // Where nobody says anything, nothing is kept.
+    let plain = three(vec![]).workload().unwrap().requests;
+    assert!(plain.depends_on_offsets.is_empty() && plain.session.is_empty() && plain.model_names.is_empty());
+}
+
+#[test]
+fn requests_wait_for_others_of_their_table() {
+    let of = |waits: [Option<i64>; 3]| {
+        let mut lists = ListBuilder::new(Int64Builder::new());
+        waits.iter().for_each(|id| lists.append_value([*id]));
+        run(&three(vec![("depends_on", Arc::new(lists.finish()))]), "").map(|_| ()).unwrap_err()
+    };
+    assert_eq!(
+        of([Some(11), Some(10), None]),
+        "request 10 of `trace`: depends_on is the request itself\n\
+         request 20 of `trace`: depends_on is a list with a null, or with a number beyond 2^63\n\
+         request 30 of `trace`: depends_on is 11, which no request has"
+    );
+    let wrong = three(vec![("depends_on", int64(&[1, 2, 3])), ("model", int64(&[1, 2, 3]))]);
+    let found: Vec<String> = wrong.check(SIM, "sim").into_iter().map(|d| d.message).collect();
+    assert_eq!(
+        found,
+        [
+            "the requests of `trace`: column `depends_on` is Int64; must be a list of integers",
+            "the requests of `trace`: column `model` is Int64; must be text"
+        ]
+    );
 }

@@ -5,13 +5,16 @@
 //! scenario.rs   base + sweep -> scenarios, checked     input.rs     the shared requests
 //! evaluate.rs   scenarios -> results, by memory        operator.rs  the DataFusion operators that simulate
 //! rows.rs       kernel rows -> Arrow                   totals.rs    what a scenario comes to
+//! columns.rs    columns by name                        pools.rs     what each pool comes to
 //! measure.rs    warm-up and cool-down                  saturation.rs  does it keep up
 //! quantiles.rs  exact quantiles of integers            histogram.rs   gaps between tokens
+//! queueing/     deployments that are queues: their own settings, scenarios and tables
 //! ```
 //!
 //! Finished scenarios are remembered one by one: a sweep that grows simulates what is new, and a run that was stopped
 //! goes on. The tables are then written in the order of the scenarios, one scenario at a time.
 
+mod columns;
 mod derived;
 pub(crate) mod evaluate;
 pub(crate) mod filter;
@@ -19,7 +22,9 @@ mod histogram;
 pub(crate) mod input;
 mod measure;
 mod operator;
+mod pools;
 mod quantiles;
+mod queueing;
 mod rows;
 mod saturation;
 pub(crate) mod scenario;
@@ -44,11 +49,11 @@ use serde_json::{Map, Value, json};
 use pipe_kernel::SIM_VERSION;
 use pipe_kernel::scenario::Scenario;
 
-use self::evaluate::{Evaluator, Finished};
+use self::evaluate::{Detail, Evaluator, Finished};
 use self::input::Workload;
 use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
 use crate::catalog;
-use crate::diag::{Diagnostic, Failure, Result};
+use crate::diag::{Diagnostic, Exit, Failure, Result};
 use crate::spec::{Simulate, Sweep, Text, Tree};
 use crate::table::simulation;
 
@@ -63,24 +68,37 @@ impl Kind for Simulate {
     }
 
     fn inputs(&self) -> Result<Vec<Text>> {
-        Ok(vec![self.requests.0.clone()])
+        Ok(self.requests.iter().map(|r| r.0.clone()).collect())
     }
 
     fn tables(&self, stage: &str, cx: &CheckCx) -> Vec<TableShape> {
+        if self.is_queueing() {
+            return queueing::tables(self, stage);
+        }
         let scenarios = scenarios(self, cx.project, cx.seed).ok();
         let shape = |name: String, schema: Option<SchemaRef>| TableShape { name, schema };
         let mut tables = vec![
             shape(stage.to_string(), scenarios.map(|s| scenario_schema(&configs(&s)))),
             shape(format!("{stage}_requests"), Some(simulation::requests())),
             shape(format!("{stage}_itl"), Some(simulation::itl())),
+            shape(format!("{stage}_pools"), Some(simulation::pools())),
         ];
         if self.steps {
             tables.push(shape(format!("{stage}_steps"), Some(simulation::steps())));
+        }
+        if self.routes {
+            tables.push(shape(format!("{stage}_routes"), Some(simulation::routes())));
         }
         tables
     }
 
     fn check(&self, _stage: &str, cx: &CheckCx) -> Vec<Diagnostic> {
+        if self.is_queueing() {
+            return queueing::check(self);
+        }
+        if let Some(found) = queueing::misspelt(self) {
+            return vec![found];
+        }
         let mut problems = check_requests(self, cx);
         if let Err(found) = scenarios(self, cx.project, cx.seed) {
             problems.extend(found);
@@ -89,28 +107,58 @@ impl Kind for Simulate {
     }
 
     fn recipe(&self, cx: &CheckCx) -> Value {
+        if self.is_queueing() {
+            return queueing::recipe(self);
+        }
         recipe(self, cx)
     }
 
     async fn run(&self, cx: RunCx) -> Result<Outcome> {
+        if self.is_queueing() {
+            return queueing::run(self, cx).await;
+        }
         let scenarios = scenarios(self, &cx.project, cx.seed).map_err(Failure::usage)?;
-        let name = &self.requests.0;
+        let name = self.requests()?;
         let missing = || Failure::stage("simulate::requests", format!("there is no table `{}`", name.value));
-        let workload = Workload::read(cx.inputs.get(&name.value).ok_or_else(missing)?).await;
+        let catalog = catalog::load(&cx.project)?;
+        let workload = Workload::read(cx.inputs.get(&name.value).ok_or_else(missing)?, &catalog).await;
         let workload = workload.map_err(|failure| failure.or_at(name.at.as_ref()))?;
         for scenario in &scenarios {
             workload.check(&scenario.workload, name)?;
         }
+        scenario::check_requests(self, cx.seed, &scenarios, &workload.requests)
+            .map_err(|diagnostics| Failure { exit: Exit::Stage, diagnostics })?;
         cx.progress.0.total(scenarios.len() as u64, "scenarios");
-        let evaluator = Evaluator::new(&cx, workload, self.steps);
+        let detail = Detail { steps: self.steps, routes: self.routes };
+        let evaluator = Evaluator::new(&cx, workload, detail);
         let (finished, reused) = evaluator.evaluate(&scenarios).await?;
         for text in warnings(name, &evaluator.workload, &scenarios, &finished) {
             cx.progress.0.warning(&text);
         }
         write_scenarios(&cx, &scenarios, &finished)?;
         write_itl(&cx, &finished)?;
-        write_rows(&cx, &evaluator, &scenarios, &finished, self.steps).await?;
+        write_pools(&cx, &scenarios, &finished)?;
+        write_rows(&cx, &evaluator, &scenarios, &finished, detail).await?;
         Ok(Outcome { answer: vec![answer(&cx.stage, &finished, reused)], violated: None })
+    }
+}
+
+impl Simulate {
+    /// Whether the deployment is the queueing model.
+    pub(crate) fn is_queueing(&self) -> bool {
+        queueing::chosen(self)
+    }
+
+    /// The table of requests of a deployment that needs one.
+    ///
+    /// # Errors
+    /// It is not given.
+    pub(crate) fn requests(&self) -> std::result::Result<&Text, Diagnostic> {
+        let missing = || {
+            Diagnostic::new("spec::missing_key", "required key `requests` missing")
+                .help("it names a table of requests: a stage `ingest`, `synthesize`, `tokenize` or `sql`")
+        };
+        self.requests.as_ref().map(|r| &r.0).ok_or_else(missing)
     }
 }
 
@@ -155,7 +203,10 @@ pub(crate) fn scenarios(
 
 /// The table of requests must have token counts, and what it has must be of the right type.
 fn check_requests(spec: &Simulate, cx: &CheckCx) -> Vec<Diagnostic> {
-    let name = &spec.requests.0;
+    let name = match spec.requests() {
+        Ok(name) => name,
+        Err(missing) => return vec![missing],
+    };
     let Some(schema) = cx.tables.get(&name.value).and_then(|t| t.schema.as_ref()) else { return Vec::new() };
     let (lacking, wrong) = input::unfit(schema);
     let problem = |message: String| Diagnostic::new("simulate::requests", message).at(name.at.clone());
@@ -182,6 +233,13 @@ fn recipe(spec: &Simulate, cx: &CheckCx) -> Value {
     for s in &scenarios {
         facts.insert(format!("model {}", s.deployment.model), serde_json::to_value(&s.model).unwrap_or_default());
         facts.insert(format!("gpu {}", s.deployment.gpu), serde_json::to_value(&s.gpu).unwrap_or_default());
+        for site in s.sites() {
+            facts.insert(
+                format!("model {}", site.deployment.model),
+                serde_json::to_value(&site.model).unwrap_or_default(),
+            );
+            facts.insert(format!("gpu {}", site.deployment.gpu), serde_json::to_value(&site.gpu).unwrap_or_default());
+        }
     }
     let sweep = spec.sweep.as_ref();
     // With every default filled in: a default that changes is a change of the recipe.
@@ -193,6 +251,7 @@ fn recipe(spec: &Simulate, cx: &CheckCx) -> Value {
         "base": base,
         "sweep": sweep.map(sweep_recipe),
         "steps": spec.steps,
+        "routes": spec.routes,
         "facts": facts,
         "sim_version": SIM_VERSION,
         "memo_version": simulation::MEMO_VERSION,
@@ -268,12 +327,21 @@ fn write_itl(cx: &RunCx, finished: &[Finished]) -> Result<()> {
     table.finish()
 }
 
+fn write_pools(cx: &RunCx, scenarios: &[Scenario], finished: &[Finished]) -> Result<()> {
+    let mut table = cx.out.table(&format!("{}_pools", cx.stage), simulation::pools())?;
+    for (id, (scenario, finished)) in (0i64..).zip(scenarios.iter().zip(finished)) {
+        let rows = finished.totals.pool_rows(id, scenario);
+        table.write(&rows.map_err(|e| Failure::stage("simulate::rows", e.to_string()))?)?;
+    }
+    table.finish()
+}
+
 async fn write_rows(
     cx: &RunCx,
     evaluator: &Evaluator,
     scenarios: &[Scenario],
     finished: &[Finished],
-    steps: bool,
+    detail: Detail,
 ) -> Result<()> {
     let mut requests = cx.out.table(&format!("{}_requests", cx.stage), simulation::requests())?;
     for (id, (scenario, finished)) in (0i64..).zip(scenarios.iter().zip(finished)) {
@@ -283,17 +351,27 @@ async fn write_rows(
         }
     }
     requests.finish()?;
-    if !steps {
-        return Ok(());
-    }
-    let mut table = cx.out.table(&format!("{}_steps", cx.stage), simulation::steps())?;
-    for (id, (scenario, finished)) in (0i64..).zip(scenarios.iter().zip(finished)) {
-        cx.cancel.check()?;
-        for batch in evaluator.step_rows(scenario, finished, id).await? {
-            table.write(&batch)?;
+    if detail.steps {
+        let mut table = cx.out.table(&format!("{}_steps", cx.stage), simulation::steps())?;
+        for (id, (scenario, finished)) in (0i64..).zip(scenarios.iter().zip(finished)) {
+            cx.cancel.check()?;
+            for batch in evaluator.step_rows(scenario, finished, id).await? {
+                table.write(&batch)?;
+            }
         }
+        table.finish()?;
     }
-    table.finish()
+    if detail.routes {
+        let mut table = cx.out.table(&format!("{}_routes", cx.stage), simulation::routes())?;
+        for (id, (scenario, finished)) in (0i64..).zip(scenarios.iter().zip(finished)) {
+            cx.cancel.check()?;
+            for batch in evaluator.route_rows(scenario, finished, id).await? {
+                table.write(&batch)?;
+            }
+        }
+        table.finish()?;
+    }
+    Ok(())
 }
 
 fn answer(stage: &str, finished: &[Finished], reused: usize) -> String {

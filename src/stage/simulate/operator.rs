@@ -37,9 +37,10 @@ use datafusion::physical_plan::{
 use futures::{StreamExt, stream};
 use serde_json::Value;
 
-use pipe_kernel::request::Requests;
 use pipe_kernel::scenario::Scenario;
 
+use super::evaluate::Detail;
+use super::input::Workload;
 use super::rows::{self, Stopped};
 use crate::diag::Failure;
 use crate::stage::Progress;
@@ -48,7 +49,7 @@ use crate::table::simulation;
 
 /// What the operators find where they run.
 pub(crate) struct Site {
-    pub requests: Arc<Requests>,
+    pub workload: Workload,
     pub pool: Arc<rayon::ThreadPool>,
     pub memo: Memo,
     pub progress: Progress,
@@ -70,13 +71,14 @@ fn rows_field(name: &str, schema: &SchemaRef) -> Field {
     Field::new(name, DataType::List(Arc::new(item)), false)
 }
 
-/// Finished scenarios: a row each, with the rows of their requests and steps as lists.
+/// Finished scenarios: a row each, with the rows of their requests, steps and routes as lists.
 fn finished_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         text("scenario"),
         text("totals"),
         rows_field("requests", &simulation::memo_requests()),
         rows_field("steps", &simulation::memo_steps()),
+        rows_field("routes", &simulation::memo_routes()),
     ]))
 }
 
@@ -90,12 +92,17 @@ pub(crate) fn steps_key(scenario: &str) -> Hash {
     Hash(blake3::hash(format!("{scenario}:steps").as_bytes()).to_hex().to_string())
 }
 
+/// The key that the decisions of routers in a scenario are remembered under.
+pub(crate) fn routes_key(scenario: &str) -> Hash {
+    Hash(blake3::hash(format!("{scenario}:routes").as_bytes()).to_hex().to_string())
+}
+
 /// Scenarios as a table whose scan simulates and remembers them.
 #[derive(Debug)]
 pub(crate) struct SimulateTable {
     /// [`scenario_schema`]; what is together in a shard is remembered in one pack.
     pub shards: Vec<RecordBatch>,
-    pub steps: bool,
+    pub detail: Detail,
 }
 
 #[async_trait]
@@ -117,8 +124,8 @@ impl TableProvider for SimulateTable {
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let parts: Vec<Vec<RecordBatch>> = self.shards.iter().map(|b| vec![b.clone()]).collect();
         let source = MemorySourceConfig::try_new_exec(&parts, scenario_schema(), None)?;
-        let simulate = Arc::new(SimulateExec::new(source, self.steps));
-        Ok(Arc::new(PersistExec::new(simulate, self.steps)))
+        let simulate = Arc::new(SimulateExec::new(source, self.detail));
+        Ok(Arc::new(PersistExec::new(simulate, self.detail)))
     }
 }
 
@@ -159,7 +166,7 @@ macro_rules! unary {
             _options: ReplaceChildrenOptions,
         ) -> DfResult<Arc<dyn ExecutionPlan>> {
             match (children.pop(), children.is_empty()) {
-                (Some(child), true) => Ok(Arc::new(Self::new(child, self.steps))),
+                (Some(child), true) => Ok(Arc::new(Self::new(child, self.detail))),
                 _ => Err(DataFusionError::Internal(concat!($name, " has one child").to_string())),
             }
         }
@@ -183,20 +190,20 @@ fn site(context: &TaskContext) -> DfResult<Arc<Site>> {
 #[derive(Debug)]
 pub(crate) struct SimulateExec {
     input: Arc<dyn ExecutionPlan>,
-    steps: bool,
+    detail: Detail,
     properties: Arc<PlanProperties>,
 }
 
 impl SimulateExec {
-    pub fn new(input: Arc<dyn ExecutionPlan>, steps: bool) -> Self {
+    pub fn new(input: Arc<dyn ExecutionPlan>, detail: Detail) -> Self {
         let properties = properties(&input, finished_schema());
-        SimulateExec { input, steps, properties }
+        SimulateExec { input, detail, properties }
     }
 }
 
 impl DisplayAs for SimulateExec {
     fn fmt_as(&self, _t: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "SimulateExec: steps={}", self.steps)
+        write!(f, "SimulateExec: {:?}", self.detail)
     }
 }
 
@@ -206,12 +213,12 @@ impl ExecutionPlan for SimulateExec {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
         let site = site(&context)?;
         let mut input = self.input.execute(partition, context)?;
-        let steps = self.steps;
+        let detail = self.detail;
         let mut output = RecordBatchReceiverStreamBuilder::new(finished_schema(), 2);
         let tx = output.tx();
         output.spawn(async move {
             while let Some(batch) = input.next().await {
-                let jobs = jobs(&batch?)?.into_iter().map(|job| run(job, steps, site.clone()));
+                let jobs = jobs(&batch?)?.into_iter().map(|job| run(job, detail, site.clone()));
                 let mut results = stream::iter(jobs).buffered(site.pool.current_num_threads().max(1));
                 let mut failure = None;
                 // After a failure or a stop the rest comes back at once; what is finished is still handed on.
@@ -256,11 +263,11 @@ fn jobs(batch: &RecordBatch) -> DfResult<Vec<Job>> {
 }
 
 /// Simulates one scenario on the pool.
-async fn run(job: Job, steps: bool, site: Arc<Site>) -> DfResult<RecordBatch> {
+async fn run(job: Job, detail: Detail, site: Arc<Site>) -> DfResult<RecordBatch> {
     let (done, result) = tokio::sync::oneshot::channel();
     let pool = site.pool.clone();
     pool.spawn(move || {
-        let computed = catch_unwind(AssertUnwindSafe(|| compute(&job, steps, &site))).unwrap_or_else(|_| {
+        let computed = catch_unwind(AssertUnwindSafe(|| compute(&job, detail, &site))).unwrap_or_else(|_| {
             let scenario = &job.scenario;
             Err(failed(format!("the simulator stopped with a bug on scenario {scenario}; please report its settings")))
         });
@@ -296,13 +303,16 @@ fn failed(message: String) -> DataFusionError {
     DataFusionError::External(Box::new(Failure::stage("simulate::failed", message)))
 }
 
-fn compute(job: &Job, steps: bool, site: &Site) -> DfResult<RecordBatch> {
+fn compute(job: &Job, detail: Detail, site: &Site) -> DfResult<RecordBatch> {
     let interrupted = || DataFusionError::External(Box::new(Failure::interrupted()));
     if site.stop.load(Ordering::Relaxed) {
         return Err(interrupted());
     }
-    let outcome = rows::simulate(&job.config, &site.requests, steps, &site.stop).map_err(|e| match e {
+    let outcome = rows::simulate(&job.config, &site.workload.requests, detail, &site.stop).map_err(|e| match e {
         Stopped::Cancelled => interrupted(),
+        Stopped::Impossible { path, message } => {
+            failed(format!("`{path}`: {}", site.workload.in_own_numbers(&path, &message)))
+        }
         Stopped::Failed(message) => failed(message),
     })?;
     let totals = serde_json::to_string(&outcome.totals).map_err(|e| DataFusionError::External(Box::new(e)))?;
@@ -311,6 +321,7 @@ fn compute(job: &Job, steps: bool, site: &Site) -> DfResult<RecordBatch> {
         Arc::new(StringArray::from(vec![totals])),
         one_list(outcome.requests)?,
         one_list(outcome.steps)?,
+        one_list(outcome.routes)?,
     ];
     Ok(RecordBatch::try_new(finished_schema(), columns)?)
 }
@@ -326,20 +337,20 @@ fn one_list(batch: RecordBatch) -> DfResult<ArrayRef> {
 #[derive(Debug)]
 pub(crate) struct PersistExec {
     input: Arc<dyn ExecutionPlan>,
-    steps: bool,
+    detail: Detail,
     properties: Arc<PlanProperties>,
 }
 
 impl PersistExec {
-    pub fn new(input: Arc<dyn ExecutionPlan>, steps: bool) -> Self {
+    pub fn new(input: Arc<dyn ExecutionPlan>, detail: Detail) -> Self {
         let properties = properties(&input, manifest_schema());
-        PersistExec { input, steps, properties }
+        PersistExec { input, detail, properties }
     }
 }
 
 impl DisplayAs for PersistExec {
     fn fmt_as(&self, _t: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "PersistExec: steps={}", self.steps)
+        write!(f, "PersistExec: {:?}", self.detail)
     }
 }
 
@@ -349,7 +360,7 @@ impl ExecutionPlan for PersistExec {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
         let site = site(&context)?;
         let mut input = self.input.execute(partition, context)?;
-        let steps = self.steps;
+        let detail = self.detail;
         let mut output = RecordBatchReceiverStreamBuilder::new(manifest_schema(), 1);
         let tx = output.tx();
         output.spawn(async move {
@@ -358,7 +369,7 @@ impl ExecutionPlan for PersistExec {
             while let Some(batch) = input.next().await {
                 match batch {
                     Ok(batch) => {
-                        pack.add(&batch, steps)?;
+                        pack.add(&batch, detail)?;
                         site.progress.0.advance(batch.num_rows() as u64);
                     }
                     Err(e) => {
@@ -369,7 +380,7 @@ impl ExecutionPlan for PersistExec {
             }
             // What is finished is kept, also when the rest failed or was stopped.
             let memo = site.memo.clone();
-            let written = tokio::task::spawn_blocking(move || pack.write(&memo, steps)).await;
+            let written = tokio::task::spawn_blocking(move || pack.write(&memo, detail)).await;
             let written = written.map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))??;
             if tx.send(Ok(written)).await.is_err() {
                 return Ok(());
@@ -383,14 +394,31 @@ impl ExecutionPlan for PersistExec {
 /// Scenarios that will be remembered together.
 #[derive(Default)]
 struct Pack {
-    requests: Vec<RecordBatch>,
-    steps: Vec<RecordBatch>,
+    requests: Part,
+    steps: Part,
+    routes: Part,
+}
+
+/// Rows of one kind, and whose they are.
+#[derive(Default)]
+struct Part {
+    rows: Vec<RecordBatch>,
     entries: Vec<MemoEntry>,
-    step_entries: Vec<MemoEntry>,
+}
+
+impl Part {
+    fn add(&mut self, key: Hash, rows: RecordBatch, summary: &Value) {
+        self.entries.push(MemoEntry { key, rows: rows.num_rows() as u64, summary: summary.clone() });
+        self.rows.push(rows);
+    }
+
+    fn write(&self, memo: &Memo, schema: SchemaRef) -> DfResult<()> {
+        memo.put(schema, &self.rows, &self.entries).map_err(|e: Failure| DataFusionError::External(Box::new(e)))
+    }
 }
 
 impl Pack {
-    fn add(&mut self, batch: &RecordBatch, steps: bool) -> DfResult<()> {
+    fn add(&mut self, batch: &RecordBatch, detail: Detail) -> DfResult<()> {
         let (scenarios, totals) = (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());
         let lists = |i: usize| batch.column(i).as_list::<i32>();
         for i in 0..batch.num_rows() {
@@ -398,29 +426,30 @@ impl Pack {
                 serde_json::from_str(totals.value(i)).map_err(|e| DataFusionError::External(Box::new(e)))?;
             let scenario = scenarios.value(i);
             let rows = table(&lists(2).value(i), &simulation::memo_requests())?;
-            let entry =
-                MemoEntry { key: Hash(scenario.to_string()), rows: rows.num_rows() as u64, summary: summary.clone() };
-            self.requests.push(rows);
-            self.entries.push(entry);
-            if steps {
+            self.requests.add(Hash(scenario.to_string()), rows, &summary);
+            if detail.steps {
                 let rows = table(&lists(3).value(i), &simulation::memo_steps())?;
-                let entry = MemoEntry { key: steps_key(scenario), rows: rows.num_rows() as u64, summary };
-                self.steps.push(rows);
-                self.step_entries.push(entry);
+                self.steps.add(steps_key(scenario), rows, &summary);
+            }
+            if detail.routes {
+                let rows = table(&lists(4).value(i), &simulation::memo_routes())?;
+                self.routes.add(routes_key(scenario), rows, &summary);
             }
         }
         Ok(())
     }
 
-    fn write(self, memo: &Memo, steps: bool) -> DfResult<RecordBatch> {
-        let external = |e: Failure| DataFusionError::External(Box::new(e));
-        let scenarios = StringArray::from_iter_values(self.entries.iter().map(|e| e.key.0.as_str()));
-        if !self.entries.is_empty() {
-            // Steps first: a scenario counts as remembered with its steps only when both are there.
-            if steps {
-                memo.put(simulation::memo_steps(), &self.steps, &self.step_entries).map_err(external)?;
+    fn write(self, memo: &Memo, detail: Detail) -> DfResult<RecordBatch> {
+        let scenarios = StringArray::from_iter_values(self.requests.entries.iter().map(|e| e.key.0.as_str()));
+        if !self.requests.entries.is_empty() {
+            // Requests last: a scenario counts as remembered with its steps and routes only when all are there.
+            if detail.steps {
+                self.steps.write(memo, simulation::memo_steps())?;
             }
-            memo.put(simulation::memo_requests(), &self.requests, &self.entries).map_err(external)?;
+            if detail.routes {
+                self.routes.write(memo, simulation::memo_routes())?;
+            }
+            self.requests.write(memo, simulation::memo_requests())?;
         }
         Ok(RecordBatch::try_new(manifest_schema(), vec![Arc::new(scenarios)])?)
     }

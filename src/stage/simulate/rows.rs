@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::error::ArrowError;
 
 use pipe_kernel::request::Requests;
 use pipe_kernel::scenario::{ClassRules, Load, Scenario};
-use pipe_kernel::sim::{self, RequestRow, SimError, Sink, StepRow};
+use pipe_kernel::sim::{self, RequestRow, RouteRow, SimError, Sink, StepRow};
 use pipe_kernel::units::{SimDuration, SimTime};
 
+use super::evaluate::Detail;
 use super::measure::measured;
 use super::totals::{self, Totals};
 use crate::table::simulation;
@@ -20,13 +21,20 @@ pub(crate) struct Outcome {
     pub requests: RecordBatch,
     /// [`simulation::memo_steps`]; no rows unless asked for.
     pub steps: RecordBatch,
+    /// [`simulation::memo_routes`]; no rows unless asked for.
+    pub routes: RecordBatch,
     pub totals: Totals,
 }
 
 /// Why a scenario has no outcome.
 pub(crate) enum Stopped {
     Cancelled,
-    /// In words for the user.
+    /// The field, and what is wrong, in words for the user.
+    Impossible {
+        path: String,
+        message: String,
+    },
+    /// A bug of ours.
     Failed(String),
 }
 
@@ -37,13 +45,14 @@ pub(crate) enum Stopped {
 pub(crate) fn simulate(
     scenario: &Scenario,
     requests: &Requests,
-    steps: bool,
+    detail: Detail,
     stop: &std::sync::atomic::AtomicBool,
 ) -> Result<Outcome, Stopped> {
-    let mut rows = Rows { requests: Vec::with_capacity(requests.len()), steps: Vec::new(), wants_steps: steps };
+    let mut rows =
+        Rows { requests: Vec::with_capacity(requests.len()), steps: Vec::new(), routes: Vec::new(), wants: detail };
     let summary = sim::simulate(scenario, requests, &mut rows, stop).map_err(|e| match e {
         SimError::Cancelled => Stopped::Cancelled,
-        SimError::Invalid { path, message } => Stopped::Failed(format!("`{path}`: {message}")),
+        SimError::Invalid { path, message } => Stopped::Impossible { path: path.into_owned(), message },
     })?;
     rows.requests.sort_unstable_by_key(|r| r.request);
     let measured = measured(&scenario.measure, &rows.requests);
@@ -53,6 +62,7 @@ pub(crate) fn simulate(
     Ok(Outcome {
         requests: request_batch(&rows.requests, measured, &wishes).map_err(arrow)?,
         steps: step_batch(&rows.steps).map_err(arrow)?,
+        routes: route_batch(&rows.routes).map_err(arrow)?,
         totals,
     })
 }
@@ -60,7 +70,8 @@ pub(crate) fn simulate(
 struct Rows {
     requests: Vec<RequestRow>,
     steps: Vec<StepRow>,
-    wants_steps: bool,
+    routes: Vec<RouteRow>,
+    wants: Detail,
 }
 
 impl Sink for Rows {
@@ -71,7 +82,13 @@ impl Sink for Rows {
         self.steps.push(row);
     }
     fn wants_steps(&self) -> bool {
-        self.wants_steps
+        self.wants.steps
+    }
+    fn route(&mut self, row: RouteRow) {
+        self.routes.push(row);
+    }
+    fn wants_routes(&self) -> bool {
+        self.wants.routes
     }
 }
 
@@ -85,7 +102,11 @@ fn optional(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
 
 /// Token counts and replicas lie far below 2^31: traces are refused beyond 2^24 tokens.
 fn int32s(values: impl Iterator<Item = u32>) -> ArrayRef {
-    Arc::new(values.map(|v| i32::try_from(v).unwrap_or(i32::MAX)).collect::<Int32Array>())
+    Arc::new(values.map(int32).collect::<Int32Array>())
+}
+
+fn int32(value: u32) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
 }
 
 fn count(n: u64) -> i64 {
@@ -132,13 +153,17 @@ fn request_batch(rows: &[RequestRow], measured: Vec<bool>, wishes: &Wishes) -> R
     let columns: Vec<ArrayRef> = vec![
         ints(r().map(|r| i64::from(r.request))),
         int32s(r().map(|r| r.replica)),
+        Arc::new(r().map(|r| r.prefill_replica.map(int32)).collect::<Int32Array>()),
         Arc::new(StringArray::from_iter_values(r().map(|r| r.status.as_str()))),
         Arc::new(BooleanArray::from(measured)),
         Arc::new(r().map(|r| wishes.priority(r)).collect::<Int32Array>()),
         ints(r().map(|r| r.arrival.0)),
         optional(r().map(|r| wishes.deadline(r))),
+        times(|r| r.encoded),
         times(|r| r.queued),
         times(|r| r.scheduled),
+        times(|r| r.prefilled),
+        times(|r| r.kv_ready),
         times(|r| r.first_token),
         times(|r| r.finished),
         spans(itl_mean),
@@ -173,10 +198,38 @@ fn step_batch(rows: &[StepRow]) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_new(simulation::memo_steps(), columns)
 }
 
+fn route_batch(rows: &[RouteRow]) -> Result<RecordBatch, ArrowError> {
+    let r = || rows.iter();
+    let columns: Vec<ArrayRef> = vec![
+        ints(r().map(|r| i64::from(r.request))),
+        ints(r().map(|r| r.at.0)),
+        Arc::new(StringArray::from_iter_values(r().map(|r| r.role.as_str()))),
+        int32s(r().map(|r| r.replica)),
+        Arc::new(r().map(|r| Some(r.chosen)).collect::<BooleanArray>()),
+        Arc::new(r().map(|r| r.score).collect::<Float64Array>()),
+        ints(r().map(|r| count(r.backlog_tokens))),
+        optional(regrets(rows).into_iter()),
+    ];
+    RecordBatch::try_new(simulation::memo_routes(), columns)
+}
+
+/// By how much the backlog of the candidate that was chosen exceeds the least; `None` for the others. The candidates of a
+/// decision follow each other.
+fn regrets(rows: &[RouteRow]) -> Vec<Option<i64>> {
+    let one = |a: &RouteRow, b: &RouteRow| (a.at, a.request, a.role) == (b.at, b.request, b.role);
+    let decision = |candidates: &[RouteRow]| {
+        let least = candidates.iter().map(|c| c.backlog_tokens).min().unwrap_or(0);
+        let regret = |c: &RouteRow| c.chosen.then(|| count(c.backlog_tokens - least));
+        candidates.iter().map(regret).collect::<Vec<_>>()
+    };
+    rows.chunk_by(one).flat_map(decision).collect()
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use arrow::array::AsArray;
-    use arrow::datatypes::Int64Type;
+    use arrow::datatypes::{Int32Type, Int64Type};
+    use pipe_kernel::pools::Role;
     use pipe_kernel::sim::{ItlStats, Status};
 
     use super::*;
@@ -190,10 +243,14 @@ pub(super) mod tests {
         RequestRow {
             request,
             replica: 0,
+            prefill_replica: None,
             status,
             arrival: SimTime(1_000),
+            encoded: None,
             queued: time(0, 1_100),
             scheduled: time(1, 1_300),
+            prefilled: None,
+            kv_ready: None,
             first_token: time(2, 2_000),
             finished: time(3, 3_501),
             input_tokens: 10,
@@ -274,6 +331,63 @@ pub(super) mod tests {
         let nulls = |name: &str| batch.column_by_name(name).unwrap().null_count();
         assert_eq!([nulls("queued_ns"), nulls("finished_ns"), nulls("priority"), nulls("deadline_ns")], [2, 4, 6, 6]);
         assert_eq!(nulls("preempted_ns") + nulls("recomputed_tokens"), 0);
+    }
+
+    #[test]
+    fn a_request_that_goes_from_pool_to_pool_has_its_times() {
+        let sent = RequestRow {
+            prefill_replica: Some(3),
+            encoded: Some(SimTime(1_050)),
+            prefilled: Some(SimTime(1_900)),
+            kv_ready: Some(SimTime(1_960)),
+            ..row(0, Status::Finished, 4, 3)
+        };
+        // It was on its way at the horizon.
+        let under_way = RequestRow { kv_ready: None, ..sent };
+        let requests = Requests::default();
+        let wishes = Wishes { load: &Load::default(), requests: &requests };
+        let rows = [sent, row(1, Status::Finished, 4, 3), under_way];
+        let batch = request_batch(&rows, vec![true; 3], &wishes).unwrap();
+        let times = |name: &str| {
+            let kept = batch.column_by_name(name).cloned();
+            let column = kept.unwrap_or_else(|| derived::column(name, &batch).unwrap());
+            column.as_primitive::<Int64Type>().iter().collect::<Vec<_>>()
+        };
+        assert_eq!(times("encoded_ns"), [Some(1_050), None, Some(1_050)]);
+        assert_eq!(times("prefilled_ns"), [Some(1_900), None, Some(1_900)]);
+        assert_eq!(times("kv_ready_ns"), [Some(1_960), None, None]);
+        assert_eq!(times("kv_transfer_ns"), [Some(60), None, None]);
+        let replica = batch.column_by_name("prefill_replica").unwrap().as_primitive::<Int32Type>();
+        assert_eq!(replica.iter().collect::<Vec<_>>(), [Some(3), None, Some(3)]);
+    }
+
+    #[test]
+    fn regret_is_what_the_choice_has_more_than_the_least() {
+        // decision: time, request, role; candidate: replica, chosen, backlog
+        let of = |at: i64, request: u32, role: Role, replica: u32, chosen: bool, backlog_tokens: u64| RouteRow {
+            at: SimTime(at),
+            request,
+            role,
+            replica,
+            chosen,
+            score: chosen.then_some(0.5),
+            backlog_tokens,
+        };
+        let rows = [
+            of(5, 0, Role::Decode, 0, false, 10),
+            of(5, 0, Role::Decode, 1, true, 30),
+            of(5, 0, Role::Prefill, 2, true, 7),
+            of(5, 0, Role::Prefill, 3, false, 9),
+            of(5, 1, Role::Prefill, 2, true, 8),
+            of(6, 1, Role::Prefill, 2, true, 50),
+            of(6, 1, Role::Prefill, 3, false, 0),
+        ];
+        assert_eq!(regrets(&rows), [None, Some(20), Some(0), None, Some(0), Some(50), None]);
+        let batch = route_batch(&rows).unwrap();
+        let column = |name: &str| batch.column_by_name(name).unwrap().clone();
+        assert_eq!(column("role").as_string::<i32>().value(2), "prefill");
+        assert_eq!((column("score").null_count(), column("regret_tokens").null_count()), (3, 3));
+        assert_eq!(column("backlog_tokens").as_primitive::<Int64Type>().value(5), 50);
     }
 
     #[test]

@@ -14,6 +14,9 @@
 //!
 //! Left out, because they say nothing about the load: requests that can never run, and those whose clients went away of
 //! their own accord. A request that timed out, or is in flight at the horizon, is an arrival without completion.
+//!
+//! Users who wait for their replies (`concurrency`) cannot overload anything: as many requests as there are users are
+//! always on their way, and are no deficit.
 
 use serde::{Deserialize, Serialize};
 
@@ -66,33 +69,33 @@ pub(super) struct Verdicts {
     pub threshold: Level,
 }
 
-/// Judges a run by its requests, in any order.
-pub(super) fn judge(rows: &[RequestRow]) -> Verdicts {
+/// Judges a run by its requests, in any order; `users` wait for their replies before they send again, 0 where nobody does.
+pub(super) fn judge(rows: &[RequestRow], users: u32) -> Verdicts {
     let lives = rows.iter().filter_map(|row| match row.status {
         Status::Finished | Status::LengthCapped | Status::TimedOut | Status::InFlight => {
             Some((row.arrival.0, row.finished.map(|t| t.0)))
         }
         Status::Rejected | Status::Cancelled => None,
     });
-    judge_lives(&lives.collect::<Vec<_>>())
+    judge_lives(&lives.collect::<Vec<_>>(), users)
 }
 
 /// The same, from arrivals and completions in nanoseconds.
-fn judge_lives(lives: &[(i64, Option<i64>)]) -> Verdicts {
+fn judge_lives(lives: &[(i64, Option<i64>)], users: u32) -> Verdicts {
     let mut arrivals: Vec<i64> = lives.iter().map(|(arrival, _)| *arrival).collect();
     let mut completions: Vec<(i64, i64)> =
         lives.iter().filter_map(|(a, done)| Some(((*done)?, (*done)? - a))).collect();
     arrivals.sort_unstable();
     completions.sort_unstable();
     let last = arrivals.last().copied().max(completions.last().map(|(done, _)| *done)).unwrap_or(0);
-    let mut seen = Seen::default();
+    let mut seen = Seen { users: u64::from(users), ..Seen::default() };
     let mut votes = [Votes::default(), Votes::default(), Votes::default()];
     let mut arriving = arrivals.into_iter().peekable();
     let mut completing = completions.into_iter().peekable();
     loop {
-        // At one instant, arrivals come first.
+        // At one instant, arrivals come first; but those of users who waited follow from completions.
         let now = match (arriving.peek(), completing.peek()) {
-            (Some(at), done) if done.is_none_or(|(done, _)| at <= done) => {
+            (Some(at), done) if done.is_none_or(|(done, _)| at < done || (at == done && users == 0)) => {
                 let at = *at;
                 arriving.next();
                 seen.arrive(at);
@@ -133,6 +136,8 @@ impl Votes {
 
 /// What the detectors have seen so far.
 struct Seen {
+    /// Requests that are always on their way.
+    users: u64,
     arrivals: u64,
     /// `latency_sums[i]`: latencies of the first `i` completions together.
     latency_sums: Vec<i128>,
@@ -141,7 +146,7 @@ struct Seen {
 
 impl Default for Seen {
     fn default() -> Self {
-        Seen { arrivals: 0, latency_sums: vec![0], drift: Drift::default() }
+        Seen { users: 0, arrivals: 0, latency_sums: vec![0], drift: Drift::default() }
     }
 }
 
@@ -179,7 +184,8 @@ impl Seen {
     }
 
     fn composite(&self) -> Level {
-        let deficit = (1.0 - self.completions() as f64 / self.arrivals as f64).max(0.0);
+        let answered = (self.completions() as u64).saturating_add(self.users);
+        let deficit = (1.0 - answered as f64 / self.arrivals as f64).max(0.0);
         let trend = self.latency_trend();
         if deficit.max(trend.min(1.0)) < self.noise() {
             Level::Stable
@@ -284,7 +290,7 @@ mod tests {
 
     #[track_caller]
     fn check(lives: &[(i64, Option<i64>)], composite: Level, backlog_drift: Level, threshold: Level) {
-        assert_eq!(judge_lives(lives), Verdicts { composite, backlog_drift, threshold });
+        assert_eq!(judge_lives(lives, 0), Verdicts { composite, backlog_drift, threshold });
     }
 
     #[test]
@@ -293,6 +299,19 @@ mod tests {
         // is missing, far below the noise of 1/sqrt(1000).
         check(&lives(1_000, S, |_| Some(S / 2)), Stable, Stable, Stable);
         check(&[], Stable, Stable, Stable);
+    }
+
+    #[test]
+    fn users_who_wait_overload_nothing() {
+        // 64 users of 2 s per request, who send again at once, until 960 requests are sent: in all of the last minute 64
+        // of at most 960 are on their way, which is more than the noise of 1/sqrt(960), about 31.
+        let closed: Vec<(i64, Option<i64>)> =
+            (0..15).flat_map(|round| vec![(round * 2 * S, Some((round + 1) * 2 * S)); 64]).collect();
+        assert_eq!(judge_lives(&closed, 64), Verdicts::default());
+        assert_eq!(judge_lives(&closed, 0).composite, Backlogged);
+        // What grows all the same is told.
+        let slower = lives(1_000, S / 10, |i| Some((i + 1) * S / 10));
+        assert_eq!(judge_lives(&slower, 64).composite, Overloaded);
     }
 
     #[test]
@@ -353,7 +372,7 @@ mod tests {
 
     #[test]
     fn the_threshold_is_five_seconds() {
-        let of = |ns: i64| judge_lives(&lives(10, 100 * S, |_| Some(ns))).threshold;
+        let of = |ns: i64| judge_lives(&lives(10, 100 * S, |_| Some(ns)), 0).threshold;
         assert_eq!([of(5 * S - 1), of(5 * S), of(9 * S)], [Stable, Overloaded, Overloaded]);
     }
 
@@ -364,7 +383,7 @@ mod tests {
         assert_eq!(votes.winner(), Overloaded);
         // A slow start of 1,000 s, then an hour without trouble.
         let recovered = lives(4_600, S, |i| Some(if i < 1_000 { 20 * S } else { S / 2 }));
-        assert_eq!(judge_lives(&recovered).threshold, Stable);
+        assert_eq!(judge_lives(&recovered, 0).threshold, Stable);
     }
 
     /// The run of inference-sim that its report is about, where the reference material is there.
@@ -389,7 +408,7 @@ mod tests {
             .map(|(arrival, e2e)| (arrival, Some(arrival + e2e)))
             .collect();
         assert_eq!(lives.len(), 400);
-        let found = judge_lives(&lives);
+        let found = judge_lives(&lives, 0);
         for (name, level) in
             [("composite", found.composite), ("backlog-drift", found.backlog_drift), ("threshold", found.threshold)]
         {

@@ -5,11 +5,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use pipe_kernel::scenario::Scenario;
+use pipe_kernel::pools::PoolFacts;
+use pipe_kernel::request::Requests;
+use pipe_kernel::scenario::{GpuSpec, ModelSpec, Scenario};
 use pipe_kernel::sim::{self, SimError};
+use serde::Serialize;
 
 use super::filter::{self, Filter};
-use super::settings::{self, Config};
+use super::settings::{self, Config, Setting};
 use crate::catalog::Catalog;
 use crate::diag::{Diagnostic, Span};
 use crate::spec::{Simulate, Sweep, Text, Tree, TreeValue};
@@ -20,7 +23,7 @@ const SCENARIOS_MAX: u64 = 1_000_000;
 const PROBLEMS_MAX: usize = 20;
 /// Problems that are told apart; with more, the rest is only counted.
 const PROBLEMS_KEPT: usize = 1000;
-const OR_LEAVE_OUT: &str = "change it, or leave such scenarios out with `sweep.where`";
+pub(super) const OR_LEAVE_OUT: &str = "change it, or leave such scenarios out with `sweep.where`";
 
 /// The settings that a sweep starts from: `deployment`, `workload`, `measure` and `seed` in one tree.
 pub(crate) fn base(spec: &Simulate, pipeline_seed: u64) -> Tree {
@@ -36,8 +39,11 @@ pub(crate) fn base(spec: &Simulate, pipeline_seed: u64) -> Tree {
     Tree::new(TreeValue::Map(entries), spec.deployment.at.clone())
 }
 
+/// Finds the setting at a path, or says which would be valid.
+pub(super) type Known = fn(&str, Option<&Span>) -> Result<Setting, Diagnostic>;
+
 /// What one item of a sweep sets.
-type Item<'a> = Vec<(&'a Text, &'a Tree)>;
+pub(super) type Item<'a> = Vec<(&'a Text, &'a Tree)>;
 
 /// Every scenario of a stage, in order.
 ///
@@ -46,7 +52,7 @@ type Item<'a> = Vec<(&'a Text, &'a Tree)>;
 pub(crate) fn expand(spec: &Simulate, seed: u64, catalog: &Catalog) -> Result<Vec<Scenario>, Vec<Diagnostic>> {
     let nothing = Sweep::default();
     let sweep = spec.sweep.as_ref().unwrap_or(&nothing);
-    let (axes, mut problems) = axes(sweep);
+    let (axes, mut problems) = axes(sweep, settings::at);
     let base = base(spec, seed);
     let (mut built, wrong) = build(&base, &axes, catalog);
     problems.extend(wrong.done().err().unwrap_or_default());
@@ -71,8 +77,27 @@ pub(crate) fn expand(spec: &Simulate, seed: u64, catalog: &Catalog) -> Result<Ve
             problems.add(if spec.sweep.is_some() { d.help(OR_LEAVE_OUT) } else { d });
         }
     }
+    if let Err(d) = one_column_each(&built, base.at.as_ref()) {
+        problems.add(d);
+    }
     problems.done()?;
     Ok(distinct(built.into_iter().map(|(s, _)| s).collect()))
+}
+
+/// Two settings may not share a column: names that the user chose (classes, pools) may differ in no letter or digit.
+fn one_column_each(built: &[(Scenario, Vec<usize>)], at: Option<&Span>) -> Result<(), Diagnostic> {
+    let chosen = |s: &Scenario| !(s.workload.classes.is_empty() && s.deployment.pools.is_empty());
+    let configs: Vec<_> = built.iter().filter(|(s, _)| chosen(s)).map(|(s, _)| filter::config(s)).collect();
+    let mut columns: BTreeMap<String, String> = BTreeMap::new();
+    for setting in filter::present(&configs) {
+        let column = setting.column();
+        if let Some(other) = columns.get(&column) {
+            let message = format!("`{other}` and `{}` would both be the column `{column}`; rename one", setting.path);
+            return Err(Diagnostic::new("simulate::columns", message).at(at.cloned()));
+        }
+        columns.insert(column, setting.path);
+    }
+    Ok(())
 }
 
 /// Every combination with a typed scenario, and what is wrong with the others.
@@ -92,7 +117,7 @@ fn build(base: &Tree, axes: &[Vec<Item>], catalog: &Catalog) -> (Vec<(Scenario, 
     (built, problems)
 }
 
-/// The typed scenario of a complete tree, with the facts of its model and GPU. Names become those of the catalog, so
+/// The typed scenario of a complete tree, with the facts of its models and GPUs. Names become those of the catalog, so
 /// that an alias is the same scenario.
 ///
 /// # Errors
@@ -100,33 +125,98 @@ fn build(base: &Tree, axes: &[Vec<Item>], catalog: &Catalog) -> (Vec<(Scenario, 
 pub(crate) fn resolve(tree: &Tree, catalog: &Catalog) -> Result<Scenario, Vec<Diagnostic>> {
     let Config { mut deployment, workload, measure, seed } = crate::spec::from_tree::<Config>(tree)?;
     let place = |path: &str| nearest_place(tree, path);
-    let model = catalog.model(&deployment.model).map_err(|d| d.at(place("deployment.model")));
-    let gpu = catalog.gpu(&deployment.gpu).map_err(|d| d.at(place("deployment.gpu")));
-    match (model, gpu) {
-        (Ok((model_name, model)), Ok((gpu_name, gpu))) => {
-            deployment.model = model_name.to_string();
-            deployment.gpu = gpu_name.to_string();
-            Ok(Scenario { deployment, model: model.clone(), gpu: gpu.clone(), workload, measure, seed })
+    let mut problems = Vec::new();
+    let mut model_of = |name: &mut String, path: &str| {
+        let found = catalog.model(name);
+        named(name, found, place(path), &mut problems)
+    };
+    let model = model_of(&mut deployment.model, "deployment.model");
+    let own_models: Vec<Option<ModelSpec>> = deployment
+        .pools
+        .iter_mut()
+        .map(|(name, pool)| model_of(pool.model.as_mut()?, &format!("deployment.pools.{name}.model")))
+        .collect();
+    let mut gpu_of = |name: &mut String, path: &str| {
+        let found = catalog.gpu(name);
+        named(name, found, place(path), &mut problems)
+    };
+    let gpu = gpu_of(&mut deployment.gpu, "deployment.gpu");
+    let own_gpus: Vec<Option<GpuSpec>> = deployment
+        .pools
+        .iter_mut()
+        .map(|(name, pool)| gpu_of(pool.gpu.as_mut()?, &format!("deployment.pools.{name}.gpu")))
+        .collect();
+    let (Some(model), Some(gpu), true) = (model, gpu, problems.is_empty()) else { return Err(problems) };
+    // What a pool does not say is as under the deployment.
+    let facts = |(own_model, own_gpu): (Option<ModelSpec>, Option<GpuSpec>)| PoolFacts {
+        model: own_model.unwrap_or_else(|| model.clone()),
+        gpu: own_gpu.unwrap_or_else(|| gpu.clone()),
+    };
+    let pools = own_models.into_iter().zip(own_gpus).map(facts).collect();
+    Ok(Scenario { deployment, model, gpu, pools, workload, measure, seed })
+}
+
+/// The facts that were found for a name, which becomes that of the catalog; `None` where there are none.
+fn named<T: Clone>(
+    name: &mut String,
+    found: Result<(&str, &T), Diagnostic>,
+    at: Option<Span>,
+    problems: &mut Vec<Diagnostic>,
+) -> Option<T> {
+    match found {
+        Ok((known, facts)) => {
+            *name = known.to_string();
+            Some(facts.clone())
         }
-        (model, gpu) => Err(model.err().into_iter().chain(gpu.err()).collect()),
+        Err(d) => {
+            problems.push(d.at(at));
+            None
+        }
     }
 }
 
 /// What the simulator would refuse, each problem at the place that `place` knows for its path.
 pub(crate) fn check(scenario: &Scenario, place: impl Fn(&str) -> Option<Span>) -> Vec<Diagnostic> {
-    let problems = sim::check(scenario).err().unwrap_or_default();
+    impossible(sim::check(scenario), place)
+}
+
+/// What is wrong with a scenario in the kernel's words, each problem at the place that `place` knows for its path.
+pub(crate) fn impossible(checked: Result<(), Vec<SimError>>, place: impl Fn(&str) -> Option<Span>) -> Vec<Diagnostic> {
     let mut found = Vec::new();
-    for problem in problems {
+    for problem in checked.err().unwrap_or_default() {
         let SimError::Invalid { path, message } = problem else { continue };
         // Facts have no place in the pipeline; the name that chose them has.
         let written = match path.split('.').next() {
             Some("model") => "deployment.model",
             Some("gpu") => "deployment.gpu",
-            Some(_) | None => path,
+            Some(_) | None => path.as_ref(),
         };
         found.push(Diagnostic::new("simulate::impossible", format!("`{path}`: {message}")).at(place(written)));
     }
     found
+}
+
+/// What the requests show to be wrong with scenarios that are right by themselves.
+///
+/// # Errors
+/// Every problem found, without repetitions, the first twenty.
+pub(crate) fn check_requests(
+    spec: &Simulate,
+    seed: u64,
+    scenarios: &[Scenario],
+    requests: &Requests,
+) -> Result<(), Vec<Diagnostic>> {
+    let base = base(spec, seed);
+    let swept: Vec<&Text> = spec.sweep.iter().flat_map(super::swept_paths).collect();
+    let place = |path: &str| {
+        let set = swept.iter().find(|p| covers(&p.value, path)).and_then(|p| p.at.clone());
+        set.or_else(|| nearest_place(&base, path))
+    };
+    let mut problems = Problems::default();
+    for scenario in scenarios {
+        impossible(sim::check_requests(scenario, requests), place).into_iter().for_each(|d| problems.add(d));
+    }
+    problems.done()
 }
 
 /// Where the value at `path` was written, or else the innermost map around it that is written anywhere.
@@ -144,7 +234,7 @@ pub(crate) fn nearest_place(tree: &Tree, path: &str) -> Option<Span> {
 }
 
 /// A value set at `set` decides what is at `path`.
-fn covers(set: &str, path: &str) -> bool {
+pub(super) fn covers(set: &str, path: &str) -> bool {
     path == set || path.strip_prefix(set).is_some_and(|rest| rest.starts_with('.'))
 }
 
@@ -162,15 +252,16 @@ fn keep(condition: &Text, built: Vec<(Scenario, Vec<usize>)>) -> Result<Vec<(Sce
     Ok(kept)
 }
 
-fn distinct(scenarios: Vec<Scenario>) -> Vec<Scenario> {
+pub(super) fn distinct<T: Serialize>(scenarios: Vec<T>) -> Vec<T> {
     let mut seen = HashSet::new();
     scenarios.into_iter().filter(|s| seen.insert(serde_json::to_string(s).unwrap_or_default())).collect()
 }
 
 /// The axes of the product, each a list of items, without what is wrong with them: paths that do not exist are left
 /// out, so that the values of the others are still looked at.
-fn axes(sweep: &Sweep) -> (Vec<Vec<Item<'_>>>, Vec<Diagnostic>) {
-    let mut problems = check_paths(sweep);
+pub(super) fn axes(sweep: &Sweep, known: Known) -> (Vec<Vec<Item<'_>>>, Vec<Diagnostic>) {
+    let mut problems = check_paths(sweep, known);
+    let exists = |path: &Text| known(&path.value, None).is_ok();
     let wrong = |at: &Text, message: String| Diagnostic::new("simulate::sweep", message).at(at.at.clone());
     let mut axes: Vec<Vec<Item>> = Vec::new();
     for (path, values) in &sweep.grid {
@@ -193,7 +284,7 @@ fn axes(sweep: &Sweep) -> (Vec<Vec<Item<'_>>>, Vec<Diagnostic>) {
                 problems.push(wrong(path, message));
             }
         }
-        axes.push((0..values.len()).map(|i| zip_item(sweep, i)).collect());
+        axes.push((0..values.len()).map(|i| zip_item(sweep, i, known)).collect());
     }
     if !sweep.list.is_empty() {
         axes.push(sweep.list.iter().map(|item| item.iter().filter(|(path, _)| exists(path)).collect()).collect());
@@ -208,22 +299,18 @@ fn axes(sweep: &Sweep) -> (Vec<Vec<Item<'_>>>, Vec<Diagnostic>) {
     (axes, problems)
 }
 
-fn exists(path: &Text) -> bool {
-    settings::at(&path.value, None).is_ok()
-}
-
-fn zip_item(sweep: &Sweep, i: usize) -> Item<'_> {
-    let known = sweep.zip.iter().filter(|(path, _)| exists(path));
-    known.filter_map(|(path, values)| Some((path, values.get(i)?))).collect()
+fn zip_item(sweep: &Sweep, i: usize, known: Known) -> Item<'_> {
+    let there = sweep.zip.iter().filter(|(path, _)| known(&path.value, None).is_ok());
+    there.filter_map(|(path, values)| Some((path, values.get(i)?))).collect()
 }
 
 /// Paths that do not exist, and paths that two parts of the sweep set.
-fn check_paths(sweep: &Sweep) -> Vec<Diagnostic> {
+fn check_paths(sweep: &Sweep, known: Known) -> Vec<Diagnostic> {
     let list: BTreeMap<&str, &Text> = sweep.list.iter().flat_map(|i| i.keys()).map(|t| (t.value.as_str(), t)).collect();
     let mut problems = Vec::new();
     let mut seen = HashSet::new();
     for path in sweep.grid.keys().chain(sweep.zip.keys()).chain(list.into_values()) {
-        if let Err(d) = settings::at(&path.value, path.at.as_ref()) {
+        if let Err(d) = known(&path.value, path.at.as_ref()) {
             problems.push(d);
         }
         if !seen.insert(&path.value) {
@@ -234,18 +321,18 @@ fn check_paths(sweep: &Sweep) -> Vec<Diagnostic> {
     problems
 }
 
-fn picked<'a>(axes: &'a [Vec<Item<'a>>], picks: &'a [usize]) -> impl Iterator<Item = (&'a Text, &'a Tree)> {
+pub(super) fn picked<'a>(axes: &'a [Vec<Item<'a>>], picks: &'a [usize]) -> impl Iterator<Item = (&'a Text, &'a Tree)> {
     axes.iter().zip(picks).flat_map(|(axis, &i)| axis[i].iter().copied())
 }
 
 /// Every combination of one item per axis; the last axis varies fastest. One empty combination without axes.
-struct Product {
+pub(super) struct Product {
     lengths: Vec<usize>,
     next: Option<Vec<usize>>,
 }
 
 impl Product {
-    fn new(axes: &[Vec<Item>]) -> Self {
+    pub(super) fn new(axes: &[Vec<Item>]) -> Self {
         let lengths: Vec<usize> = axes.iter().map(Vec::len).collect();
         let next = lengths.iter().all(|n| *n > 0).then(|| vec![0; lengths.len()]);
         Product { lengths, next }
@@ -272,13 +359,13 @@ impl Iterator for Product {
 
 /// Problems without repetitions, and how many scenarios have each.
 #[derive(Default)]
-struct Problems {
+pub(super) struct Problems {
     found: Vec<(Diagnostic, usize)>,
     beyond: usize,
 }
 
 impl Problems {
-    fn add(&mut self, d: Diagnostic) {
+    pub(super) fn add(&mut self, d: Diagnostic) {
         let known = self.found.iter().position(|(known, _)| *known == d);
         match known {
             Some(i) => self.found[i].1 += 1,
@@ -287,7 +374,7 @@ impl Problems {
         }
     }
 
-    fn done(self) -> Result<(), Vec<Diagnostic>> {
+    pub(super) fn done(self) -> Result<(), Vec<Diagnostic>> {
         if self.found.is_empty() {
             return Ok(());
         }

@@ -2,7 +2,8 @@
 //!
 //! The list is derived from the types themselves, by way of their JSON Schema, so that a new field of the kernel is
 //! swept, stored and searched without a line here. Order is that of the structs. A map whose keys the user chooses
-//! (`workload.classes`) stands in it as a pattern with [`ANY`] for the key; [`expanded`] has the keys that are there.
+//! (`workload.classes`, `deployment.pools`) stands in it as a pattern with [`ANY`] for the key; [`expanded`] has the keys
+//! that are there.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -58,7 +59,7 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
-    /// Name of its column: the path with underscores, without `workload`.
+    /// Name of its column, see [`column_name`].
     pub fn column(&self) -> String {
         column_name(&self.path)
     }
@@ -83,21 +84,25 @@ impl Setting {
     }
 }
 
-/// Name of the column of the setting at `path`.
+/// Name of the column of the setting at `path`: the path with underscores, so that SQL takes it without quotes, and
+/// without `workload`.
 pub(crate) fn column_name(path: &str) -> String {
-    path.strip_prefix("workload.").unwrap_or(path).replace('.', "_")
+    path.strip_prefix("workload.").unwrap_or(path).replace(['.', '-'], "_")
 }
 
 /// Every setting, in the order of the structs, with patterns for maps whose keys the user chooses.
 fn patterns() -> &'static [Setting] {
-    static ALL: LazyLock<Vec<Setting>> = LazyLock::new(|| {
-        let schema = schemars::schema_for!(Config).to_value();
-        let mut found = Vec::new();
-        let walk = Walk { defs: schema.get("$defs").cloned().unwrap_or(Value::Null) };
-        walk.properties(&schema, "", true, &mut found);
-        found
-    });
+    static ALL: LazyLock<Vec<Setting>> = LazyLock::new(of_type::<Config>);
     &ALL
+}
+
+/// Every setting of a type, in the order of its fields.
+pub(super) fn of_type<T: JsonSchema>() -> Vec<Setting> {
+    let schema = schemars::schema_for!(T).to_value();
+    let mut found = Vec::new();
+    let walk = Walk { defs: schema.get("$defs").cloned().unwrap_or(Value::Null) };
+    walk.properties(&schema, "", true, &mut found);
+    found
 }
 
 /// Every setting, in the order of the structs; of maps whose keys the user chooses, those of the keys that one of the
@@ -145,7 +150,14 @@ impl Setting {
 /// # Errors
 /// No setting has that path; the diagnostic names the nearest.
 pub(crate) fn at(path: &str, written: Option<&Span>) -> Result<Setting, Diagnostic> {
-    let all = expanded(&[], [path]);
+    find(&expanded(&[], [path]), path, written)
+}
+
+/// The one of these settings that has this path.
+///
+/// # Errors
+/// As [`at`].
+pub(super) fn find(all: &[Setting], path: &str, written: Option<&Span>) -> Result<Setting, Diagnostic> {
     if let Some(found) = all.iter().find(|s| s.path == path) {
         return Ok(found.clone());
     }
@@ -289,6 +301,57 @@ mod tests {
     }
 
     #[test]
+    fn pools_are_named_by_the_user_and_have_all_settings_of_their_fields() {
+        let of = |path: &str| at(path, None).unwrap();
+        let seats = of("deployment.pools.p-1.scheduler.vllm_v1.max_num_seqs");
+        assert_eq!(
+            (seats.kind, seats.column().as_str()),
+            (SettingKind::Int, "deployment_pools_p_1_scheduler_vllm_v1_max_num_seqs")
+        );
+        for (path, kind) in [
+            ("deployment.pools", SettingKind::Group),
+            ("deployment.pools.p", SettingKind::Group),
+            ("deployment.pools.p.role", SettingKind::Choice),
+            ("deployment.pools.p.replicas", SettingKind::Int),
+            ("deployment.pools.p.model", SettingKind::Text),
+            ("deployment.pools.p.tp", SettingKind::Int),
+            ("deployment.pools.p.enable_expert_parallel", SettingKind::Bool),
+            ("deployment.pools.p.scheduler", SettingKind::Choice),
+            ("deployment.pools.p.scheduler.vllm_v1", SettingKind::Group),
+            ("deployment.pools.p.kv.block_size", SettingKind::Int),
+            ("deployment.pools.p.latency.linear.base_us", SettingKind::Float),
+            ("deployment.disaggregation.decider", SettingKind::Choice),
+            ("deployment.disaggregation.decider.prompt_tokens.above", SettingKind::Int),
+            ("deployment.disaggregation.decode_router.weighted.scorers.queue-depth", SettingKind::Float),
+            ("deployment.disaggregation.transfer.contention", SettingKind::Choice),
+            ("deployment.signals.refresh_ms", SettingKind::Float),
+            ("workload.think_time.lognormal.cv", SettingKind::Float),
+            ("workload.sessions", SettingKind::Choice),
+            ("workload.concurrency", SettingKind::Int),
+        ] {
+            let found = of(path);
+            assert_eq!((found.kind, found.required), (kind, false), "{path}");
+        }
+        assert_eq!(
+            of("deployment.router.weighted.scorers.precise-prefix-cache").column(),
+            "deployment_router_weighted_scorers_precise_prefix_cache"
+        );
+        let config = serde_json::json!({ "deployment": { "pools": { "b": { "tp": 2, "scheduler": null }, "a": {} } } });
+        let found = expanded(std::slice::from_ref(&config), ["deployment.pools.c.kv.block_size"]);
+        let columns: Vec<String> = found.iter().map(Setting::column).filter(|c| c.ends_with("_replicas")).collect();
+        assert_eq!(
+            columns,
+            [
+                "deployment_replicas",
+                "deployment_pools_a_replicas",
+                "deployment_pools_b_replicas",
+                "deployment_pools_c_replicas"
+            ]
+        );
+        assert_eq!(of("deployment.pools.b.tp").value(&config), Some(&2.into()));
+    }
+
+    #[test]
     fn a_wrong_path_is_corrected() {
         let help = |path| at(path, None).unwrap_err().help.unwrap();
         assert_eq!(help("deployment.replcas"), "did you mean `deployment.replicas`?");
@@ -296,6 +359,15 @@ mod tests {
         assert_eq!(help("xyz"), "valid are deployment, workload, measure, seed");
         assert_eq!(help("workload.classes.chat.priorty"), "did you mean `workload.classes.chat.priority`?");
         assert!(help("workload.classes.chat.something_else_entirely").contains("workload.classes.chat.deadline_ms"));
+        assert_eq!(help("deployment.pools.a.replcas"), "did you mean `deployment.pools.a.replicas`?");
+        assert_eq!(
+            help("deployment.pools.a.scheduler.vllm_v1.max_seqs"),
+            "did you mean `deployment.pools.a.scheduler.vllm_v1.max_num_seqs`?"
+        );
+        assert_eq!(
+            help("deployment.router.weighted.scorers.queue_depth"),
+            "did you mean `deployment.router.weighted.scorers.queue-depth`?"
+        );
         assert_eq!(help("deployment.tp.some_thing"), "`deployment.tp` has no settings of its own");
     }
 }

@@ -8,6 +8,9 @@ use arrow::array::{Array, AsArray, ListArray, RecordBatch, UInt64Array, new_null
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Float64Type, Int32Type, Int64Type};
 
+use pipe_kernel::pools::Role;
+use pipe_kernel::sim::scheduler::Scheduler;
+
 use super::*;
 use crate::spec::{Pipeline, StageSpec};
 use crate::stage::{Cancel, Progress, ProgressSink, of};
@@ -87,12 +90,33 @@ impl Bench {
             new_null_array(&DataType::Utf8, n),
             new_null_array(&DataType::Int32, n),
             Arc::new(class),
+            new_null_array(&DataType::Int64, n),
+            new_null_array(&crate::table::requests::numbers(), n),
+            new_null_array(&DataType::Utf8, n),
+            new_null_array(&DataType::Utf8, n),
             int32(|i| 100 + (i as i32 * 37) % 900),
             int32(|i| 20 + (i as i32 * 13) % 100),
             Arc::new(hashes),
             new_null_array(&DataType::Int32, n),
+            new_null_array(&DataType::Int32, n),
         ];
         Bench::of(&RecordBatch::try_new(schema, columns).unwrap())
+    }
+
+    /// The same requests, of which each has hashes of blocks of so many tokens.
+    fn rows_with_hashes(&self, block_tokens: i32) -> Bench {
+        let file = std::fs::File::open(&self.requests.parts[0]).unwrap();
+        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        let batch = reader.build().unwrap().next().unwrap().unwrap();
+        let n = batch.num_rows();
+        let item = Arc::new(arrow::datatypes::Field::new_list_field(DataType::UInt64, false));
+        let offsets = arrow::buffer::OffsetBuffer::from_lengths(vec![1; n]);
+        let hashes = ListArray::new(item, offsets, Arc::new(UInt64Array::from_iter_values(0..n as u64)), None);
+        let mut columns = batch.columns().to_vec();
+        let at = |name: &str| batch.schema().index_of(name).unwrap();
+        columns[at("block_hashes")] = Arc::new(hashes);
+        columns[at("block_tokens")] = Arc::new(arrow::array::Int32Array::from(vec![block_tokens; n]));
+        Bench::of(&RecordBatch::try_new(batch.schema(), columns).unwrap())
     }
 
     /// With any table of requests.
@@ -138,6 +162,21 @@ impl Bench {
     pub fn tables(&self, stages: &str, stage: &str) -> Vec<TableShape> {
         let pipeline = self.pipeline(stages);
         self.with_kind(&pipeline, stage, |kind, cx| kind.tables(stage, cx))
+    }
+
+    /// The scenarios of a stage.
+    pub fn scenarios(&self, stages: &str, stage: &str) -> Vec<Scenario> {
+        let pipeline = self.pipeline(stages);
+        let found = pipeline.stages.iter().find(|s| s.name.value == stage).unwrap();
+        let StageSpec::Simulate(spec) = &found.spec else { panic!("{stage} is no simulation") };
+        super::scenarios(spec, self.dir.path(), pipeline.seed).unwrap_or_else(|found| panic!("{found:?}"))
+    }
+
+    /// The table of requests as a simulation reads it.
+    pub fn workload(&self) -> Result<Workload> {
+        let catalog = crate::catalog::load(self.dir.path()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(Workload::read(&self.requests, &catalog))
     }
 
     pub fn run(&self, stages: &str, stage: &str, threads: usize) -> Result<Ran> {
@@ -267,6 +306,8 @@ fn requests_without_times_need_a_process() {
     assert!(failure.diagnostics[0].help.as_ref().unwrap().contains("arrivals: poisson"), "{failure}");
     let with = plain.replace("gpu: h100-sxm }", "gpu: h100-sxm }, workload: { arrivals: poisson, rate_rps: 4 }");
     assert_eq!(ints(&bench.run(&with, "sim", 1).unwrap().rows("sim"), "finished"), [50]);
+    let users = plain.replace("gpu: h100-sxm }", "gpu: h100-sxm }, workload: { concurrency: 4 }");
+    assert_eq!(ints(&bench.run(&users, "sim", 1).unwrap().rows("sim"), "finished"), [50]);
 }
 
 #[test]
@@ -286,7 +327,7 @@ fn mistakes_have_a_place_and_a_remedy() {
         ["14: no setting `deployment.tq` in a scenario | did you mean `deployment.tp`?"]
     );
     assert_eq!(case("llama-3.1-8b", "llama-3.1-9b").len(), 1);
-    let column = case("deployment_pp = 1", "deployment_qp = 1");
+    let column = case("deployment_pp = 1", "deployment_ppp = 1");
     assert!(column[0].starts_with("15: ") && column[0].contains("deployment_pp"), "{column:?}");
     let none = case("deployment_pp = 1", "deployment_pp = 3");
     assert_eq!(none, ["15: the condition is true for none of the 6 scenarios | "]);
@@ -381,6 +422,164 @@ fn classes_are_swept_by_their_names() {
     assert!(wrong[0].message.contains("priorty"), "{wrong:?}");
     let wrong = bench.check(&swept.replace("[100, 200.5]", "[100, -1]").replace("< 150", "> 50"), "sim");
     assert!(wrong[0].message.contains("chat.deadline_ms is -1"), "{wrong:?}");
+}
+
+const POOLS: &str = "
+  sim:
+    simulate:
+      requests: trace
+      deployment:
+        model: llama-3.1-8b
+        gpu: H100
+        router: lop
+        pools:
+          prefill: { role: prefill, gpu: a100-80-sxm }
+          decode: { role: decode, model: META-LLAMA/Llama-3.1-8B, scheduler: { vllm_v1: { max_num_seqs: 64 } } }
+      sweep:
+        grid:
+          deployment.pools.prefill.replicas: [1, 2, 3]
+          deployment.pools.decode.scheduler.vllm_v1.max_num_seqs: [64, 128]
+        where: \"deployment_pools_prefill_replicas < 3 and deployment_router = 'least_tokens'\"
+";
+
+#[test]
+fn pools_are_swept_by_their_names_and_have_facts_of_their_own() {
+    let bench = Bench::new(1, true);
+    assert_eq!(bench.check(POOLS, "sim"), []);
+    let scenarios = bench.scenarios(POOLS, "sim");
+    let of = |s: &Scenario| {
+        let sites = s.sites();
+        assert_eq!(sites.iter().map(|site| site.name.as_str()).collect::<Vec<_>>(), ["decode", "prefill"]);
+        let Scheduler::VllmV1(rules) = &sites[0].deployment.scheduler else { panic!() };
+        (sites[1].deployment.replicas, rules.max_num_seqs, s.deployment.gpus())
+    };
+    assert_eq!(scenarios.iter().map(of).collect::<Vec<_>>(), [(1, 64, 2), (1, 128, 2), (2, 64, 3), (2, 128, 3)]);
+    // Names are those of the catalog; what is inherited stays unsaid.
+    let (pools, facts) = (&scenarios[0].deployment.pools, &scenarios[0].pools);
+    assert_eq!(pools["decode"].model.as_deref(), Some("meta-llama/Llama-3.1-8B"));
+    assert_eq!((pools["decode"].gpu.as_deref(), pools["prefill"].gpu.as_deref()), (None, Some("a100-80-sxm")));
+    let catalog = crate::catalog::load(bench.dir.path()).unwrap();
+    assert_eq!([&facts[0].gpu, &facts[1].gpu], [catalog.gpu("h100-sxm").unwrap().1, &catalog.gpus["a100-80-sxm"]]);
+    assert_eq!(facts[0].model, facts[1].model);
+    let schema = bench.tables(POOLS, "sim")[0].schema.clone().unwrap();
+    for column in [
+        "deployment_pools_prefill_replicas",
+        "deployment_pools_prefill_gpu",
+        "deployment_pools_decode_role",
+        "deployment_pools_decode_scheduler_vllm_v1_max_num_seqs",
+        "deployment_disaggregation_transfer_bandwidth_gb_per_s",
+        "deployment_signals_refresh_ms",
+    ] {
+        assert!(schema.field_with_name(column).is_ok(), "{column}");
+    }
+    let recipe = bench.recipe(POOLS, "sim");
+    assert_eq!(recipe["facts"]["gpu a100-80-sxm"]["memory_gib"], facts[1].gpu.memory_gib);
+    assert_eq!(recipe["base"]["deployment"]["pools"]["prefill"].get("replicas"), None);
+}
+
+#[test]
+fn a_sweep_makes_the_pools_that_it_names() {
+    let bench = Bench::new(1, true);
+    let swept = SWEEP
+        .replace("workload.rate_rps: [1, 4, 16]", "deployment.pools.p-1.role: [prefill]")
+        .replace(
+            "deployment.tp: [1, 2]",
+            "deployment.pools.router.role: [decode]\n          deployment.pools.router.tp: [1, 2]",
+        )
+        .replace("deployment_tp = 2 and rate_rps < 2", "deployment_pools_p_1_role = 'mixed'");
+    assert_eq!(bench.check(&swept, "sim"), []);
+    let roles: Vec<Vec<(String, Role, u32)>> = bench
+        .scenarios(&swept, "sim")
+        .iter()
+        .map(|s| s.sites().into_iter().map(|site| (site.name, site.role, site.deployment.tp)).collect())
+        .collect();
+    let p = || ("p-1".to_string(), Role::Prefill, 1);
+    let d = |tp| ("router".to_string(), Role::Decode, tp);
+    assert_eq!(roles, [[p(), d(1)], [p(), d(2)]]);
+    // Two names of one column.
+    let classes = SWEEP.replace("sweep:", "workload: { classes: { a-b: { priority: 3 }, a_b: {} } }\n      sweep:");
+    let found = bench.check(&classes, "sim");
+    assert!(found[0].message.contains("would both be the column `classes_a_b_priority`"), "{found:?}");
+}
+
+#[test]
+fn mistakes_in_pools_have_their_place() {
+    let bench = Bench::new(1, true);
+    let case = |from: &str, to: &str| {
+        assert!(POOLS.contains(from));
+        let told = |d: &Diagnostic| {
+            let at = d.at.as_ref().unwrap();
+            format!("{}:{}: {} | {}", at.line, at.column, d.message, d.help.clone().unwrap_or_default())
+        };
+        bench.check(&POOLS.replace(from, to), "sim").iter().map(told).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        case("a100-80-sxm", "a100-80-smx"),
+        ["15:42: no gpu `a100-80-smx` in the catalog | did you mean `a100-80-sxm`?"]
+    );
+    assert_eq!(case("META-LLAMA/Llama-3.1-8B,", "Llama-3.1-9B,").len(), 1);
+    // The name of the deployment is looked up once, also for pools that inherit it.
+    assert_eq!(case("gpu: H100", "gpu: H1000").len(), 1);
+    let roles = case("role: decode", "role: mixed");
+    assert_eq!(roles.len(), 2, "{roles:?}");
+    assert!(roles[0].starts_with("16:27: `deployment.pools.decode.role`: "), "{roles:?}");
+    assert!(roles[0].contains("(4 scenarios)"), "{roles:?}");
+    assert!(roles[1].starts_with("15:28: `deployment.pools.prefill.role`: no decode pool"), "{roles:?}");
+    // Swept values are wrong where the sweep has them.
+    let swept = case("[64, 128]", "[0, 128]");
+    assert!(swept[0].starts_with("20:68: `deployment.pools.decode.scheduler.vllm_v1.max_num_seqs`: is 0"), "{swept:?}");
+    let path = case("deployment.pools.prefill.replicas:", "deployment.pools.prefill.replcas:");
+    assert_eq!(
+        path[0],
+        "19:11: no setting `deployment.pools.prefill.replcas` in a scenario | did you mean \
+         `deployment.pools.prefill.replicas`?"
+    );
+    let key = case("role: prefill, gpu", "role: prefill, gpus");
+    assert!(key[0].contains("unknown key `gpus`") && key[0].contains("did you mean `gpu`?"), "{key:?}");
+}
+
+#[test]
+fn blocks_that_do_not_fit_the_trace_are_told_before_anything_runs() {
+    let bench = Bench::new(2, true);
+    let hashed = bench.rows_with_hashes(512);
+    let odd = SWEEP.replace("gpu: H100", "gpu: H100, kv: { block_size: 48 }");
+    let failure = hashed.run(&odd, "sim", 1).map(|_| ()).unwrap_err();
+    assert_eq!(failure.diagnostics.len(), 1, "{failure}");
+    let d = &failure.diagnostics[0];
+    assert_eq!(d.at.as_ref().unwrap().line, 10);
+    assert!(d.message.starts_with("`deployment.kv.block_size`: 48 neither divides"), "{failure}");
+    assert!(d.message.ends_with("(5 scenarios)"), "{failure}");
+}
+
+#[test]
+fn pools_and_routes_are_written() {
+    let bench = Bench::new(40, true);
+    let with_routes = SWEEP.replace("requests: trace", "requests: trace\n      routes: true\n      steps: true");
+    let names = |stages: &str| bench.tables(stages, "sim").into_iter().map(|t| t.name).collect::<Vec<_>>();
+    assert_eq!(names(SWEEP), ["sim", "sim_requests", "sim_itl", "sim_pools"]);
+    assert_eq!(names(&with_routes), ["sim", "sim_requests", "sim_itl", "sim_pools", "sim_steps", "sim_routes"]);
+    assert_ne!(bench.recipe(SWEEP, "sim"), bench.recipe(&with_routes, "sim"));
+    let first = bench.run(SWEEP, "sim", 2).unwrap();
+    let pools = first.rows("sim_pools");
+    let sim = first.rows("sim");
+    assert_eq!(ints(&pools, "scenario_id"), [0, 1, 2, 3, 4]);
+    assert_eq!(pools.column_by_name("pool").unwrap().as_string::<i32>().value(4), "default");
+    for column in ["gpus", "requests", "steps", "busy_ns", "running_max", "kv_blocks_total", "kv_weights_bytes"] {
+        assert_eq!(ints(&pools, column), ints(&sim, column), "{column}");
+    }
+    assert_eq!(ints(&pools, "replicas"), ints(&sim, "engines"));
+    let requests = first.rows("sim_requests");
+    let pool = requests.column_by_name("pool").unwrap().as_string::<i32>();
+    assert!(pool.iter().all(|name| name == Some("default")));
+    // What is remembered without routes is simulated again, what has them is not.
+    let ran = bench.run(&with_routes, "sim", 2).unwrap();
+    assert_eq!(ran.outcome.answer, ["sim: 5 scenarios, 200 requests"]);
+    let again = bench.run(&with_routes, "sim", 2).unwrap();
+    assert!(again.outcome.answer[0].ends_with("5 reused"), "{:?}", again.outcome.answer);
+    for table in ["sim_pools", "sim_routes"] {
+        assert_eq!(ran.hash(table), again.hash(table), "{table}");
+    }
+    assert_eq!(ran.rows("sim_routes").schema(), simulation::routes());
 }
 
 #[test]

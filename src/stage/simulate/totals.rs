@@ -3,21 +3,20 @@
 //! [`Totals`] is remembered with the rows as JSON and holds integers only: what is derived from them comes out the same
 //! whether they were just computed or read back.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
 use pipe_kernel::scenario::Scenario;
-use pipe_kernel::sim::kv::plan;
-use pipe_kernel::sim::scheduler::Scheduler;
 use pipe_kernel::sim::{RequestRow, Summary, utilization};
 use pipe_kernel::units::SimTime;
 
+use super::columns::Columns;
 use super::histogram;
 use super::measure::{self, Served};
+use super::pools::{self, KvPlan, PoolTotals};
 use super::quantiles::{Distribution, wide};
 use super::saturation::{self, Verdicts};
 use crate::table::simulation::{self, LATENCIES, QUANTILES};
@@ -26,7 +25,6 @@ use crate::table::simulation::{self, LATENCIES, QUANTILES};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Totals {
     gpus: i64,
-    replicas: i64,
     requests: i64,
     finished: i64,
     length_capped: i64,
@@ -39,6 +37,13 @@ pub(crate) struct Totals {
     out_of_order: i64,
     preemptions: i64,
     recomputed_tokens: i64,
+    never_sent: i64,
+    transfers: i64,
+    transferred_bytes: i64,
+    #[serde(with = "wide")]
+    room_wait_ns: i128,
+    #[serde(with = "wide")]
+    transfer_ns: i128,
     steps: i64,
     duration_ns: i64,
     busy_ns: i64,
@@ -55,11 +60,8 @@ pub(crate) struct Totals {
     #[serde(with = "wide")]
     waiting_ns: i128,
     waiting_max: i64,
-    #[serde(with = "wide")]
-    kv_block_ns: i128,
     kv_blocks_total: i64,
     kv_blocks_max: i64,
-    kv_plan: Option<KvPlan>,
     prefix_tokens_queried: i64,
     prefix_tokens_hit: i64,
     prefix_blocks_queried: i64,
@@ -71,19 +73,11 @@ pub(crate) struct Totals {
     saturation: Verdicts,
     /// Gaps between tokens: number of the bin, and how many are in it.
     itl_bins: Vec<(u32, u64)>,
+    /// In the order of their names; one for a deployment without pools.
+    pools: Vec<PoolTotals>,
 }
 
-/// The memory plan of one GPU, in bytes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct KvPlan {
-    budget: i64,
-    weights: i64,
-    activations: i64,
-    other: i64,
-    block: i64,
-}
-
-fn count(n: u64) -> i64 {
+pub(super) fn count(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
@@ -97,7 +91,6 @@ impl Totals {
             measure::served(&scenario.measure, rows, measured, summary.end);
         Totals {
             gpus: count(scenario.deployment.gpus()),
-            replicas: i64::from(scenario.deployment.replicas),
             requests: count(summary.injected),
             finished: count(summary.finished),
             length_capped: count(summary.length_capped),
@@ -110,6 +103,11 @@ impl Totals {
             out_of_order: count(summary.out_of_order),
             preemptions: count(summary.preemptions),
             recomputed_tokens: count(summary.recomputed_tokens),
+            never_sent: count(summary.never_sent),
+            transfers: count(summary.transfers),
+            transferred_bytes: i64::try_from(summary.transferred_bytes).unwrap_or(i64::MAX),
+            room_wait_ns: summary.room_wait_ns,
+            transfer_ns: summary.transfer_ns,
             steps: count(summary.steps),
             duration_ns: (summary.end - first).0,
             busy_ns: summary.busy.0,
@@ -123,18 +121,17 @@ impl Totals {
             running_max: count(summary.running_max),
             waiting_ns: summary.waiting_ns,
             waiting_max: count(summary.waiting_max),
-            kv_block_ns: summary.kv_block_ns,
             kv_blocks_total: count(summary.kv_blocks_total),
             kv_blocks_max: count(summary.kv_blocks_max),
-            kv_plan: KvPlan::new(scenario),
             prefix_tokens_queried: count(summary.prefix_tokens_queried),
             prefix_tokens_hit: count(summary.prefix_tokens_hit),
             prefix_blocks_queried: count(summary.prefix_blocks_queried),
             prefix_blocks_hit: count(summary.prefix_blocks_hit),
             utilization_bits: utilization(scenario, summary).map(|(mfu, mbu)| [mfu.to_bits(), mbu.to_bits()]),
             keeping_up: measure::keeping_up(rows),
-            saturation: saturation::judge(rows),
+            saturation: saturation::judge(rows, scenario.workload.concurrency.unwrap_or(0)),
             itl_bins: histogram::bins(&summary.itl),
+            pools: PoolTotals::of(scenario, summary),
         }
     }
 
@@ -168,6 +165,14 @@ impl Totals {
         RecordBatch::try_new(simulation::itl(), columns)
     }
 
+    /// The rows of `<stage>_pools`.
+    ///
+    /// # Errors
+    /// Never, but for a bug: the columns are those of the schema.
+    pub fn pool_rows(&self, id: i64, scenario: &Scenario) -> Result<RecordBatch, ArrowError> {
+        pools::rows(id, scenario, &self.pools, self.duration_ns)
+    }
+
     /// Per second of the rate window; null where that is zero.
     fn rate(&self, n: i64) -> Option<f64> {
         (self.rate_window_ns > 0).then(|| n as f64 / (self.rate_window_ns as f64 / 1e9))
@@ -175,13 +180,15 @@ impl Totals {
 
     /// An integral over time as a mean over the duration.
     fn mean(&self, integral: i128) -> Option<f64> {
-        (self.duration_ns > 0).then(|| integral as f64 / self.duration_ns as f64)
+        pools::mean(integral, self.duration_ns)
     }
 
-    /// Of the blocks of all replicas.
-    fn kv_usage_mean(&self) -> Option<f64> {
-        let blocks = self.kv_blocks_total.saturating_mul(self.replicas);
-        if blocks > 0 { self.mean(self.kv_block_ns).map(|used| used / blocks as f64) } else { None }
+    /// Several pools have several plans.
+    fn kv_plan(&self) -> Option<&KvPlan> {
+        match self.pools.as_slice() {
+            [one] => one.kv_plan.as_ref(),
+            [] | [_, _, ..] => None,
+        }
     }
 
     fn utilization(&self, which: usize) -> Option<f64> {
@@ -189,29 +196,8 @@ impl Totals {
     }
 }
 
-fn share(part: i64, of: i64) -> Option<f64> {
+pub(super) fn share(part: i64, of: i64) -> Option<f64> {
     (of > 0).then(|| part as f64 / of as f64)
-}
-
-impl KvPlan {
-    /// `None` where nothing is planned: the blocks are given, or there is no cache.
-    fn new(scenario: &Scenario) -> Option<KvPlan> {
-        let Scenario { deployment, model, gpu, .. } = scenario;
-        match &deployment.scheduler {
-            Scheduler::Exclusive(_) => return None,
-            Scheduler::VllmV1(_) if deployment.kv.num_gpu_blocks.is_some() => return None,
-            Scheduler::VllmV1(_) => {}
-        }
-        let plan = plan::plan(deployment, model, gpu);
-        let bytes = |x: f64| x.round() as i64;
-        Some(KvPlan {
-            budget: bytes(plan.budget),
-            weights: bytes(plan.weights),
-            activations: bytes(plan.activations),
-            other: bytes(plan.non_torch),
-            block: bytes(plan.bytes_per_block),
-        })
-    }
 }
 
 /// Where the values of a latency come from.
@@ -288,14 +274,11 @@ pub(super) fn tpot(row: &RequestRow) -> Option<i64> {
 
 /// The columns of [`simulation::totals`], a row per scenario.
 pub(crate) fn totals_columns(all: &[Totals]) -> Vec<ArrayRef> {
-    let mut columns = named_columns(all);
-    let ordered: Vec<ArrayRef> = simulation::totals().iter().filter_map(|f| columns.remove(f.name())).collect();
-    assert!(columns.is_empty(), "columns without a place: {:?}", columns.keys());
-    ordered
+    named_columns(all).ordered(&simulation::totals())
 }
 
-fn named_columns(all: &[Totals]) -> BTreeMap<String, ArrayRef> {
-    let mut columns = Columns { all, made: BTreeMap::new() };
+fn named_columns(all: &[Totals]) -> Columns<'_, Totals> {
+    let mut columns = Columns::new(all);
     let c = &mut columns;
     counts(c);
     for (at, (name, _)) in LATENCIES.iter().enumerate() {
@@ -311,11 +294,12 @@ fn named_columns(all: &[Totals]) -> BTreeMap<String, ArrayRef> {
     c.text("saturation_rule", |t| t.saturation.composite.composite_rule());
     c.text("saturation_backlog_drift", |t| t.saturation.backlog_drift.as_str());
     c.text("saturation_threshold", |t| t.saturation.threshold.as_str());
-    columns.made
+    columns
 }
 
-fn counts(c: &mut Columns) {
+fn counts(c: &mut Columns<Totals>) {
     c.int("gpus", |t| t.gpus);
+    c.int("engines", |t| t.pools.iter().map(PoolTotals::engines).sum());
     c.int("requests", |t| t.requests);
     c.int("finished", |t| t.finished);
     c.int("length_capped", |t| t.length_capped);
@@ -328,6 +312,11 @@ fn counts(c: &mut Columns) {
     c.int("out_of_order", |t| t.out_of_order);
     c.int("preemptions", |t| t.preemptions);
     c.int("recomputed_tokens", |t| t.recomputed_tokens);
+    c.int("never_sent", |t| t.never_sent);
+    c.int("transfers", |t| t.transfers);
+    c.int("transferred_bytes", |t| t.transferred_bytes);
+    c.float("room_waiting_mean", |t| t.mean(t.room_wait_ns));
+    c.float("transferring_mean", |t| t.mean(t.transfer_ns));
     c.int("steps", |t| t.steps);
     c.int("duration_ns", |t| t.duration_ns);
     c.int("busy_ns", |t| t.busy_ns);
@@ -338,7 +327,7 @@ fn counts(c: &mut Columns) {
     c.float("output_tps", |t| t.rate(t.rate_output_tokens));
 }
 
-fn load_and_cache(c: &mut Columns) {
+fn load_and_cache(c: &mut Columns<Totals>) {
     c.float("running_mean", |t| t.mean(t.running_ns));
     c.int("running_max", |t| t.running_max);
     c.float("waiting_mean", |t| t.mean(t.waiting_ns));
@@ -347,48 +336,15 @@ fn load_and_cache(c: &mut Columns) {
     c.float("mbu", |t| t.utilization(1));
     c.int("kv_blocks_total", |t| t.kv_blocks_total);
     c.int("kv_blocks_max", |t| t.kv_blocks_max);
-    c.float("kv_usage_mean", Totals::kv_usage_mean);
-    c.float("kv_usage_max", |t| share(t.kv_blocks_max, t.kv_blocks_total));
-    c.optional("kv_budget_bytes", |t| t.kv_plan.as_ref().map(|p| p.budget));
-    c.optional("kv_weights_bytes", |t| t.kv_plan.as_ref().map(|p| p.weights));
-    c.optional("kv_activation_bytes", |t| t.kv_plan.as_ref().map(|p| p.activations));
-    c.optional("kv_other_bytes", |t| t.kv_plan.as_ref().map(|p| p.other));
-    c.optional("kv_block_bytes", |t| t.kv_plan.as_ref().map(|p| p.block));
+    c.float("kv_usage_mean", |t| PoolTotals::kv_usage_mean(&t.pools, t.duration_ns));
+    c.float("kv_usage_max", |t| PoolTotals::kv_usage_max(&t.pools));
+    pools::plan_columns(c, Totals::kv_plan);
     c.int("prefix_tokens_queried", |t| t.prefix_tokens_queried);
     c.int("prefix_tokens_hit", |t| t.prefix_tokens_hit);
     c.float("prefix_hit_rate", |t| share(t.prefix_tokens_hit, t.prefix_tokens_queried));
     c.int("prefix_blocks_queried", |t| t.prefix_blocks_queried);
     c.int("prefix_blocks_hit", |t| t.prefix_blocks_hit);
     c.float("prefix_block_hit_rate", |t| share(t.prefix_blocks_hit, t.prefix_blocks_queried));
-}
-
-/// Columns in the making, by name, so that the order is the schema's alone.
-struct Columns<'a> {
-    all: &'a [Totals],
-    made: BTreeMap<String, ArrayRef>,
-}
-
-impl Columns<'_> {
-    fn int(&mut self, name: &str, f: fn(&Totals) -> i64) {
-        self.put(name, Arc::new(Int64Array::from_iter_values(self.all.iter().map(f))));
-    }
-
-    fn optional(&mut self, name: &str, f: fn(&Totals) -> Option<i64>) {
-        self.put(name, Arc::new(self.all.iter().map(f).collect::<Int64Array>()));
-    }
-
-    fn float(&mut self, name: &str, f: impl Fn(&Totals) -> Option<f64>) {
-        self.put(name, Arc::new(self.all.iter().map(f).collect::<Float64Array>()));
-    }
-
-    fn text(&mut self, name: &str, f: fn(&Totals) -> &'static str) {
-        self.put(name, Arc::new(StringArray::from_iter_values(self.all.iter().map(f))));
-    }
-
-    fn put(&mut self, name: &str, values: ArrayRef) {
-        let before = self.made.insert(name.to_string(), values);
-        assert!(before.is_none(), "two columns {name}");
-    }
 }
 
 #[cfg(test)]
@@ -408,6 +364,7 @@ mod tests {
             deployment: serde_json::from_str(&text).unwrap(),
             model: model.1.clone(),
             gpu: gpu.1.clone(),
+            pools: Vec::new(),
             workload: Default::default(),
             measure: Default::default(),
             seed: 1,
@@ -441,6 +398,11 @@ mod tests {
             waiting_ns: i128::from(i64::MAX) * 4,
             prefix_tokens_queried: 40,
             prefix_tokens_hit: 10,
+            never_sent: 1,
+            transfers: 2,
+            transferred_bytes: 1 << 70,
+            room_wait_ns: 2_000,
+            transfer_ns: 6_000,
             itl: vec![(SimDuration(500), 2), (SimDuration(1_001), 2)],
             ..Summary::default()
         };
@@ -448,7 +410,7 @@ mod tests {
     }
 
     fn value(t: &Totals, name: &str) -> Option<f64> {
-        let columns = named_columns(std::slice::from_ref(t));
+        let columns = named_columns(std::slice::from_ref(t)).by_name();
         let column = &columns[name];
         match column.as_primitive_opt::<Int64Type>() {
             Some(ints) => ints.is_valid(0).then(|| ints.value(0) as f64),
@@ -461,6 +423,12 @@ mod tests {
         let t = totals(&scenario(""));
         let cases: &[(&str, Option<f64>)] = &[
             ("gpus", Some(2.0)),
+            ("engines", Some(2.0)),
+            ("never_sent", Some(1.0)),
+            ("transfers", Some(2.0)),
+            ("transferred_bytes", Some(i64::MAX as f64)),
+            ("room_waiting_mean", Some(0.5)),
+            ("transferring_mean", Some(1.5)),
             ("requests", Some(6.0)),
             ("in_flight", Some(1.0)),
             ("measured_requests", Some(5.0)),
@@ -518,6 +486,90 @@ mod tests {
         assert_eq!((gib("kv_activation_bytes"), gib("kv_other_bytes")), (Some(5.5), Some(0.15)));
         assert_eq!(value(&planned, "kv_block_bytes"), Some((2 << 20) as f64));
         assert_eq!(value(&given, "kv_block_bytes"), None);
+    }
+
+    #[test]
+    fn figures_of_pools_are_their_own_and_those_of_the_cluster_follow() {
+        let mut s = scenario(
+            ", \"pools\": {\"d\": {\"role\": \"decode\", \"tp\": 2}, \
+             \"p\": {\"role\": \"prefill\", \"replicas\": 3, \"dp\": 2, \"kv\": {\"num_gpu_blocks\": 50}}}",
+        );
+        let facts = pipe_kernel::pools::PoolFacts { model: s.model.clone(), gpu: s.gpu.clone() };
+        s.pools = vec![facts.clone(), facts];
+        let decode = Summary {
+            injected: 5,
+            steps: 7,
+            busy: SimDuration(1_000),
+            running_ns: 8_000,
+            kv_blocks_total: 100,
+            kv_blocks_max: 25,
+            // Over 4,000 ns: 40 blocks of 100.
+            kv_block_ns: 160_000,
+            ..Summary::default()
+        };
+        let mut prefill = Summary {
+            injected: 9,
+            busy: SimDuration(12_000),
+            kv_blocks_total: 50,
+            kv_blocks_max: 30,
+            // 20 blocks of 6 engines with 50.
+            kv_block_ns: 80_000,
+            prefix_tokens_queried: 40,
+            prefix_tokens_hit: 10,
+            ..Summary::default()
+        };
+        (prefill.work.prefill_tokens, prefill.work.decode_requests) = (33, 4);
+        let summary = Summary {
+            end: SimTime(5_000),
+            kv_blocks_total: 100,
+            kv_blocks_max: 30,
+            pools: vec![decode, prefill],
+            ..Summary::default()
+        };
+        let t = Totals::new(&s, &summary, &[row(0, Status::Finished, 4, 3)], &[true]);
+        let of = |name: &str| value(&t, name);
+        assert_eq!((of("gpus"), of("engines")), (Some(8.0), Some(7.0)));
+        // 60 blocks of 100 + 6 * 50; the fullest cache was one of the smaller.
+        assert_eq!((of("kv_usage_mean"), of("kv_usage_max")), (Some(0.15), Some(0.6)));
+        assert_eq!(of("kv_budget_bytes"), None);
+        let rows = t.pool_rows(3, &s).unwrap();
+        let text = |name: &str| {
+            let column = rows.column_by_name(name).unwrap().as_string::<i32>();
+            (0..2).map(|i| column.value(i).to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (text("pool"), text("role")),
+            (vec!["d".into(), "p".into()], vec!["decode".into(), "prefill".into()])
+        );
+        let numbers: &[(&str, [Option<f64>; 2])] = &[
+            ("scenario_id", [Some(3.0), Some(3.0)]),
+            ("tp", [Some(2.0), Some(1.0)]),
+            ("replicas", [Some(1.0), Some(6.0)]),
+            ("replica_first", [Some(0.0), Some(1.0)]),
+            ("gpus", [Some(2.0), Some(6.0)]),
+            ("requests", [Some(5.0), Some(9.0)]),
+            ("busy_ratio", [Some(0.25), Some(0.5)]),
+            ("prefill_tokens", [Some(0.0), Some(33.0)]),
+            ("decode_tokens", [Some(0.0), Some(4.0)]),
+            ("running_mean", [Some(2.0), Some(0.0)]),
+            ("kv_blocks_total", [Some(100.0), Some(50.0)]),
+            ("kv_usage_mean", [Some(0.4), Some(20.0 / 300.0)]),
+            ("kv_usage_max", [Some(0.25), Some(0.6)]),
+            ("prefix_hit_rate", [None, Some(0.25)]),
+        ];
+        for (name, expect) in numbers {
+            let column = arrow::compute::cast(rows.column_by_name(name).unwrap(), &arrow::datatypes::DataType::Float64);
+            let column = column.unwrap();
+            let got: Vec<Option<f64>> = column.as_primitive::<Float64Type>().iter().collect();
+            let same = got.iter().zip(expect).all(|(got, expect)| match (got, expect) {
+                (Some(got), Some(expect)) => (got - expect).abs() <= 1e-12,
+                (got, expect) => got == expect,
+            });
+            assert!(same, "{name} is {got:?}, not {expect:?}");
+        }
+        // The blocks of one are planned, those of the other given.
+        assert_eq!(rows.column_by_name("kv_weights_bytes").unwrap().null_count(), 1);
+        assert!(rows.column_by_name("mfu").unwrap().is_valid(0));
     }
 
     #[test]

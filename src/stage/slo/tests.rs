@@ -195,12 +195,13 @@ async fn answers_are_readable() {
 fn stages() -> Vec<Stage> {
     let nothing = Tree::new(TreeValue::Null, None);
     let simulate = Simulate {
-        requests: Ref(text("t")),
+        requests: Some(Ref(text("t"))),
         deployment: nothing,
         workload: None,
         measure: None,
         seed: None,
         sweep: None,
+        routes: false,
         steps: false,
     };
     let other = slo(vec![]);
