@@ -1,9 +1,10 @@
 -- Every request with times in milliseconds.
 SELECT
-    scenario_id, request_id, replica, status, measured, class, session_id, priority,
+    scenario_id, request_id, replica, pool, prefill_replica, status, measured, class, session_id, priority,
     s(arrival_ns) AS arrival_s,
     ms(queue_ns) AS queue_ms,
     ms(prefill_ns) AS prefill_ms,
+    ms(kv_transfer_ns) AS kv_transfer_ms,
     ms(decode_ns) AS decode_ms,
     ms(ttft_ns) AS ttft_ms,
     ms(tpot_ns) AS tpot_ms,

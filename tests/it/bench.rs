@@ -18,9 +18,9 @@ fn every_case_is_measured_and_its_figures_agree() {
     let project = Project::new();
     let rows = measured(&project, &["--scale", "0.02", "--repeat", "1"]);
     let letters: Vec<&str> = rows.iter().filter_map(|r| r["case"].as_str()).collect();
-    assert_eq!(letters, ["a", "b", "c", "d", "e", "f"]);
+    assert_eq!(letters, ["a", "b", "c", "d", "e", "f", "g", "h"]);
     let requests: Vec<f64> = rows.iter().map(|r| number(r, "requests")).collect();
-    assert_eq!(requests, [2_000.0, 2_000.0, 240.0, 20_000.0, 2_000.0, 4_000.0]);
+    assert_eq!(requests, [2_000.0, 2_000.0, 240.0, 20_000.0, 2_000.0, 4_000.0, 20_000.0, 240.0]);
     for row in &rows {
         let seconds = number(row, "seconds");
         assert!(seconds > 0.0, "{row}");
@@ -86,7 +86,7 @@ fn mistakes_are_told_once() {
         (&["--case", "z"][..], 2, "cases are a, b, c, d, e, f"),
         (&["--scale", "2"], 2, "above 0, at most 1"),
         (&["--repeat", "0"], 2, "repeat"),
-        (&["--case", "a", "--trace", "x.jsonl"], 2, "`--trace` is for case c"),
+        (&["--case", "a", "--trace", "x.jsonl"], 2, "`--trace` is for cases c and h"),
         (&["--case", "c", "--trace", "nowhere.jsonl"], 2, "nowhere.jsonl"),
         (&["--case", "c", "--trace", "data/samples/sharegpt.json"], 2, "holds texts"),
     ] {

@@ -74,4 +74,11 @@ cases! {
     requests_of_one_number: "25_requests_of_one_number",
     classes_and_measurement: "26_classes_and_measurement",
     classes_that_cannot_be: "27_classes_that_cannot_be",
+    routers_that_cannot_be: "28_routers_that_cannot_be",
+    pools_that_cannot_be: "29_pools_that_cannot_be",
+    users_who_wait: "30_users_who_wait",
+    requests_that_wait_for_nobody: "31_requests_that_wait_for_nobody",
+    steps_without_an_order: "36_steps_without_an_order",
+    sessions_and_chains: "37_sessions_and_chains",
+    queueing_deployments: "40_queueing_deployments",
 }

@@ -3,8 +3,10 @@
 mod bench;
 mod cache;
 mod cases;
+mod cluster;
 mod crash;
 mod duckdb;
+mod mono_vs_disagg;
 mod numbers;
 mod policies;
 mod project;
@@ -13,3 +15,4 @@ mod readme;
 mod real_traces;
 mod sql;
 mod tidy;
+mod vidur;

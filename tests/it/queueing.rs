@@ -81,7 +81,7 @@ struct Expected {
 }
 
 /// The folder with the cases, if there is one.
-fn cases() -> Option<PathBuf> {
+pub fn cases() -> Option<PathBuf> {
     let mut roots: Vec<PathBuf> = std::env::var_os("PIPE_SHARED").map(PathBuf::from).into_iter().collect();
     roots.extend(repository().ancestors().map(|dir| dir.join("shared")));
     roots.into_iter().map(|root| root.join("reference/cases/queueing")).find(|dir| dir.is_dir())
