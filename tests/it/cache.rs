@@ -68,7 +68,11 @@ fn the_same_rows_stop_the_reruns() {
 fn only_from_and_force() {
     let project = small();
     assert_eq!(ran(&project.actions(&[FILE, "--only", "sim"])), ["trace", "sim"]);
-    assert_eq!(ran(&project.actions(&[FILE])), ["metrics", "verdict"]);
+    // The two do not need each other: either may be done first.
+    let actions = project.actions(&[FILE]);
+    let mut rest = ran(&actions);
+    rest.sort_unstable();
+    assert_eq!(rest, ["metrics", "verdict"]);
     assert_eq!(ran(&project.actions(&[FILE, "--force", "metrics"])), ["metrics"]);
     assert_eq!(project.run(&["run", FILE, "--force", "metrisc"]).code, Some(2));
 }

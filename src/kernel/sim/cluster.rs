@@ -12,7 +12,7 @@ use super::disagg::Moves;
 use super::engine::{HORIZON, too_long};
 use super::flow::Flow;
 use super::gateway::{Gateway, PoolKind};
-use super::harvest::Harvest;
+use super::harvest::{self, Harvest};
 use super::itl::Gaps;
 use super::load::Demand;
 use super::node::{Engine, Env, Node, Out};
@@ -266,7 +266,10 @@ impl<'a> Cluster<'a> {
         }
         self.out.prompts = prompts;
         self.out.prompts.clear();
-        for (at, engine, row) in self.out.rows.split_off(self.harvest.heard) {
+        let mut heard = self.out.rows.split_off(self.harvest.heard);
+        // What fails first is what others are not sent for.
+        heard.sort_by_key(harvest::place);
+        for (at, engine, row) in heard {
             assert!(at == now || at.0 + 1 == now.0 || now == self.demand.horizon, "{row:?} is heard of at {now:?}");
             self.part_ended(at, engine, row);
         }

@@ -12,7 +12,7 @@ use crate::units::{SimDuration, SimTime};
 const NOWHERE: u32 = u32::MAX;
 
 /// Where a row stands among those of its time: kind, engine, request.
-type Place = (SimTime, u8, u32, u32);
+pub(super) type Place = (SimTime, u8, u32, u32);
 
 /// See the head of the file.
 pub(super) struct Harvest<'a> {
@@ -131,13 +131,6 @@ impl<'a> Harvest<'a> {
 
     /// Hands out the rows of what came about before `now`. Nothing earlier can follow; at `now` something may.
     pub(super) fn flush(&mut self, now: SimTime, out: &mut Out) {
-        let place = |(at, engine, row): &(SimTime, u32, RequestRow)| match row.status {
-            Status::Cancelled if *engine == NOWHERE => (*at, 2, 0, row.request),
-            Status::Finished | Status::LengthCapped => (*at, 0_u8, *engine, 0),
-            Status::TimedOut | Status::Cancelled => (*at, 0, *engine, row.request + 1),
-            Status::Rejected => (*at, 1, 0, 0),
-            Status::InFlight => (*at, 3, 0, row.request),
-        };
         // Ties keep their order: rows of one engine come about in batch order, rejections in order of arrival. Rows are
         // large, and mostly in order already, so their places are sorted instead.
         self.order.clear();
@@ -191,6 +184,17 @@ impl<'a> Harvest<'a> {
         assert!(ended + s.in_flight == s.injected, "requests were lost: {s:?}");
         assert!(s.busy >= SimDuration::ZERO, "impossible totals: {s:?}");
         s
+    }
+}
+
+/// Where a row that an engine hands out stands among the others.
+pub(super) fn place((at, engine, row): &(SimTime, u32, RequestRow)) -> Place {
+    match row.status {
+        Status::Cancelled if *engine == NOWHERE => (*at, 2, 0, row.request),
+        Status::Finished | Status::LengthCapped => (*at, 0, *engine, 0),
+        Status::TimedOut | Status::Cancelled => (*at, 0, *engine, row.request + 1),
+        Status::Rejected => (*at, 1, 0, 0),
+        Status::InFlight => (*at, 3, 0, row.request),
     }
 }
 

@@ -31,8 +31,8 @@
 //! reach a queue at one instant do so in the order of the trace, too.
 //!
 //! What an event that ends a request makes possible (a request that waits for it, the next session of a user, room on a
-//! replica) comes about at the same instant; but what follows from a client that went, 1 ns later (room that is free because
-//! a KV cache has come for nobody: at the same instant).
+//! replica) comes about at the same instant; but what follows from a client that went, 1 ns later (room that is free
+//! because a KV cache has come for nobody: at the same instant).
 //!
 //! **A step** of a replica lasts what the latency model says of its batch, plus `scheduler_overhead_us` (with
 //! asynchronous scheduling: at least that), at least 1 ns, rounded down to whole ticks, at least one. A model that asks
@@ -71,11 +71,11 @@
 //! **With an encode pool**, a request with encoder tokens is first routed to an encode replica, where a prompt of that
 //! many tokens is computed by the same rules as any other (with `before_queue`; its prefix cache knows nothing; the
 //! scheduler knows that it ends with its prompt; at the end of the step that completes it, it leaves). Its embeddings
-//! (encoder tokens x hidden size x 2 bytes) then take the way of a transfer; when they are there, the request is routed as
-//! if it arrived then (in the order of the trace with those that do), with its whole prompt; if its client is gone by
-//! then, it ends there. Without encoder tokens, or
-//! without an encode pool, that part does not exist. A request with more than the encode replica's `max_len - 1` encoder tokens
-//! is rejected there. Preemptions and losses of the part count in the request's row.
+//! (encoder tokens x hidden size x 2 bytes) then take the way of a transfer; when they are there, the request is routed
+//! as if it arrived then (in the order of the trace with those that do), with its whole prompt; if its client is gone
+//! by then, it ends there. Without encoder tokens, or without an encode pool, that part does not exist. A request with
+//! more than the encode replica's `max_len - 1` encoder tokens is rejected there. Preemptions and losses of the part
+//! count in the request's row.
 //!
 //! **With prefill and decode pools**: a decode replica is chosen; the decider decides, by the hit on that replica; if the
 //! prompt is to be computed elsewhere, a prefill replica is chosen. `max_len` is the lower of the two replicas' (of the
@@ -93,22 +93,22 @@
 //! request that was sent to that replica leaves it (done or gone), the heads get their blocks as long as there are enough
 //! free; the found blocks are shared, the others taken. A head whose client is gone by then leaves instead.
 //!
-//! *The transfer* begins when the room is given, and moves the blocks of what it brings that were not found: block size x
-//! KV bytes of a token each, both of the decode replica. None to move: it is over at once. Else its bytes flow after `latency_us`, and it is over when all have
-//! arrived. `n` transfers that share a bandwidth of `B` bytes per second (to the nearest whole number, at least 1) each
-//! have `B / n` at every moment: at every instant at which one of them begins or ends to flow, and at no other,
-//! `floor(ns * B / (1,000,000 * n))` thousandths of a byte are taken off what each has left, with the ns since the last
-//! such instant; with `left` thousandths, the next one is over after `ceil(left * n * 1,000,000 / B)` ns. The instants at
-//! which one begins or ends to flow are rounded up to whole ticks. `layerwise`: what is left when the transfer begins is
-//! not all its bytes, but `max(ceil(bytes / layers), bytes - floor(B * ns / 1e9))`, with the ns from the first scheduling
-//! of the prompt to its end.
+//! *The transfer* begins when the room is given, and moves the blocks of what it brings that were not found: block size
+//! x KV bytes of a token each, both of the decode replica. None to move: it is over at once. Else its bytes flow after
+//! `latency_us`, and it is over when all have arrived. `n` transfers that share a bandwidth of `B` bytes per second (to
+//! the nearest whole number, at least 1) each have `B / n` at every moment: at every instant at which one of them
+//! begins or ends to flow, and at no other, `floor(ns * B / (1,000,000 * n))` thousandths of a byte are taken off what
+//! each has left, with the ns since the last such instant; with `left` thousandths, the next one is over after
+//! `ceil(left * n * 1,000,000 / B)` ns. The instants at which one begins or ends to flow are rounded up to whole ticks.
+//! `layerwise`: what is left when the transfer begins is not all its bytes, but `max(ceil(bytes / layers), bytes -
+//! floor(B * ns / 1e9))`, with the ns from the first scheduling of the prompt to its end.
 //!
 //! *When it is over*, the prefill replica's blocks are freed (its blocks of known content stay in its cache), and the
 //! contents of the blocks that came become known on the decode replica. If the client is gone, the request ends there.
-//! Else it enters the queue of the decode replica like a new request, but holds its blocks, and goes before all that do not
-//! (which could wait for these blocks): it is admitted when there are a seat and a token of budget, and its first step
-//! there decodes: it counts as a decode request from that step on, with the whole prompt as its context. Where it is preempted, it loses
-//! its blocks, and computes prompt and tokens there as any other request does.
+//! Else it enters the queue of the decode replica like a new request, but holds its blocks, and goes before all that do
+//! not (which could wait for these blocks): it is admitted when there are a seat and a token of budget, and its first
+//! step there decodes: it counts as a decode request from that step on, with the whole prompt as its context. Where it
+//! is preempted, it loses its blocks, and computes prompt and tokens there as any other request does.
 //!
 //! *Tokens.* `first_token: prefill`: the first token comes out at the end of the prompt's last step; `transfer`: when the
 //! KV cache has arrived; in both cases the KV cache of the whole prompt moves, and the steps of the decode replica yield
@@ -120,15 +120,15 @@
 //!
 //! # Sessions
 //!
-//! A request waits for those in its `depends_on` that are simulated; with `sessions: closed` also for the one before it in
-//! its session, unless one of the session's requests names others itself (an agent's run has an order of its own). It is
-//! sent a think time after the last of them is done (a row's
-//! `finished` may be later, by what the client's side takes): its own, else one drawn (one number per request in the order
-//! of the trace, from the stream `workload/think`, whether it is used or not), else, where it follows its session, the time
-//! between the two arrivals of the trace, else none; never below 0. Arrival processes and rates apply to the requests that
-//! wait for nobody. If one of those it waits for does not end as served, it is never sent: `cancelled`, with the time of
-//! that end as its arrival, on the same replica, and so are those that wait for it. What has not been sent when the
-//! simulation ends did not arrive.
+//! A request waits for those in its `depends_on` that are simulated; with `sessions: closed` also for the one before it
+//! in its session, unless one of the session's requests names others itself (an agent's run has an order of its own).
+//! It is sent a think time after the last of them is done (a row's `finished` may be later, by what the client's side
+//! takes): its own, else one drawn (one number per request in the order of the trace, from the stream `workload/think`,
+//! whether it is used or not), else, where it follows its session, the time between the two arrivals of the trace, else
+//! none; never below 0. Arrival processes and rates apply to the requests that wait for nobody. If one of those it
+//! waits for does not end as served, it is never sent: `cancelled`, with the time of that end (of several at one
+//! instant: the one whose row comes first) as its arrival, on the same replica, and so are those that wait for it. What
+//! has not been sent when the simulation ends did not arrive.
 //!
 //! **Virtual users** (`concurrency: N`): requests that belong to one session, or wait for each other, are one
 //! *conversation*; conversations are in the order of their first requests. User `u` of `N` begins conversation `u` at
