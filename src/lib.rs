@@ -24,8 +24,12 @@
 //! | stage | a named step of one kind that reads tables and makes tables |
 //! | table | rows with a documented schema; named after its stage (`sim`), or stage and part (`sim_requests`) |
 //! | scenario | one fully specified simulation: deployment + workload + seed; a row of a table like anything else |
-//! | deployment | what is operated: model, GPU, parallelism, replicas, router, scheduler, KV cache, latency model |
-//! | replica | one engine instance (TP x PP GPUs) with its own scheduler and KV cache |
+//! | deployment | what is operated: model, GPU, parallelism, replicas or pools, router, scheduler, KV cache, latency model |
+//! | replica | one engine instance (TP x PP GPUs) with its own scheduler and KV cache; a data-parallel rank is one too |
+//! | pool | equal replicas with a role (mixed, encode, prefill, decode); a deployment without pools is one mixed pool |
+//! | set of candidates | the replicas of all pools that serve one model in one role: what one router chooses among |
+//! | part | what one engine does for a request: its images, its prompt, its reply, or prompt and reply |
+//! | conversation | requests that belong to one session, or wait for each other |
 //! | step | one iteration of an engine: a batch formed, executed, and its tokens handed out |
 //! | fingerprint | the hash of a stage's recipe: kind, version, settings, seed, content hashes of its inputs |
 //! | trial | one evaluation that an optimizer made |
@@ -80,6 +84,8 @@
 //! - **Errors are collected, not thrown.** Serde stops at the first mistake; `spec` notes it, takes the offending
 //!   entry out of a copy and tries again.
 //! - **Scenarios are remembered by content, in packs**, not by their number: a sweep that grows keeps what it has.
+//! - **A recipe has what a sweep starts from**, less what the sweep sets in every scenario: where one item of its list sets
+//!   something and another does not, the other has it from there.
 //! - **A scheduler answers questions; it does not return a whole step.** Who runs how many tokens, who is admitted and who
 //!   goes depends on the blocks that the answer before left, so the engine asks about one request at a time and books. A
 //!   scheduler that forms no batches is a node of its own beside the replica (`exclusive`).

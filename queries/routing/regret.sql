@@ -4,7 +4,7 @@ SELECT
     sim.deployment_router AS policy,
     count(*) AS decisions,
     avg(CASE WHEN r.regret_tokens = 0 THEN 1 ELSE 0 END) AS chose_the_least,
-    sum(r.regret_tokens) / count(*) AS regret_tokens_mean,
+    avg(r.regret_tokens) AS regret_tokens_mean,
     quantile(r.regret_tokens, 0.99) AS regret_tokens_p99
 FROM sim_routes r JOIN sim ON sim.scenario_id = r.scenario_id
 WHERE r.chosen

@@ -44,10 +44,25 @@ pub(super) fn query(pipeline: &str, table: &str, schema: &Schema) -> Option<Stri
     all.then(|| format!("SELECT DISTINCT {columns} FROM \"{pipeline}\".\"{table}\" ORDER BY {columns}"))
 }
 
-/// A line per cache, from the rows of [`query`].
+/// A line per cache, from the rows of [`query`], with the pools that have it where not all have the same.
 pub(super) fn lines(rows: &[RecordBatch]) -> Vec<String> {
-    let mut lines: Vec<String> =
-        rows.iter().flat_map(|rows| (0..rows.num_rows()).filter_map(|i| line(rows, i))).collect();
+    let mut found: Vec<(String, Vec<String>)> = Vec::new();
+    for (pool, cache) in rows.iter().flat_map(|rows| (0..rows.num_rows()).filter_map(|i| line(rows, i))) {
+        match found.iter_mut().find(|(other, _)| *other == cache) {
+            Some((_, pools)) => pools.push(pool),
+            None => found.push((cache, vec![pool])),
+        }
+    }
+    let alone = found.len() == 1;
+    let mut lines: Vec<String> = found
+        .into_iter()
+        .map(|(cache, pools)| match pools.as_slice() {
+            _ if alone => cache,
+            [pool] if pool == NO_POOL => cache,
+            [pool] => format!("pool {pool}: {cache}"),
+            several => format!("pools {}: {cache}", several.join(", ")),
+        })
+        .collect();
     if lines.len() > SHOWN {
         let more = lines.len() - SHOWN;
         lines.truncate(SHOWN);
@@ -56,8 +71,8 @@ pub(super) fn lines(rows: &[RecordBatch]) -> Vec<String> {
     lines
 }
 
-/// `None` for a deployment without cache.
-fn line(rows: &RecordBatch, i: usize) -> Option<String> {
+/// A pool and its cache; `None` for a deployment without cache.
+fn line(rows: &RecordBatch, i: usize) -> Option<(String, String)> {
     let text = |name: &str| {
         let column = cast(rows.column_by_name(name)?, &DataType::Utf8).ok()?;
         let column = column.as_string_opt::<i32>()?;
@@ -76,12 +91,12 @@ fn line(rows: &RecordBatch, i: usize) -> Option<String> {
     let stages = if pp > 1 { format!(", pp {pp}") } else { String::new() };
     let ranks = if dp > 1 { format!(", dp {dp}") } else { String::new() };
     let each = if tp * pp > 1 { ", per GPU" } else { "" };
-    let pool = text("pool").filter(|name| name != NO_POOL).map_or(String::new(), |name| format!("pool {name}: "));
-    let of = format!("{pool}KV cache of {} on {}, tp {tp}{stages}{ranks}", text("model")?, text("gpu")?);
+    let pool = text("pool")?;
+    let of = format!("KV cache of {} on {}, tp {tp}{stages}{ranks}", text("model")?, text("gpu")?);
     let tokens = int("kv_block_size")?;
     let count = thousands(u64::try_from(blocks).unwrap_or(0));
     let Some(budget) = int("kv_budget_bytes") else {
-        return Some(format!("{of}: given: {count} blocks of {tokens} tokens"));
+        return Some((pool, format!("{of}: given: {count} blocks of {tokens} tokens")));
     };
     let gib = |name: &str| int(name).map(|bytes| bytes as f64 / GIB);
     let (weights, activations, other) = (gib("kv_weights_bytes")?, gib("kv_activation_bytes")?, gib("kv_other_bytes")?);
@@ -91,10 +106,11 @@ fn line(rows: &RecordBatch, i: usize) -> Option<String> {
     let memory = (budget / share * 100.0).round() / 100.0;
     let left = budget - weights - activations - other;
     let block = int("kv_block_bytes")? as f64 / MIB;
-    Some(format!(
+    let cache = format!(
         "{of}{each}: {memory} GiB x {share} = {budget:.2} - weights {weights:.2} - activations {activations:.2} - other \
          {other:.2} = {left:.2} GiB; / {block:.2} MiB per block of {tokens} tokens = {count} blocks"
-    ))
+    );
+    Some((pool, cache))
 }
 
 #[cfg(test)]
@@ -104,7 +120,7 @@ mod tests {
     use std::sync::Arc;
 
     /// Pool, tp, blocks, and the plan in GiB and MiB: budget, weights, activations, other, block.
-    fn check(pool: &str, tp: i64, blocks: i64, plan: Option<[f64; 5]>, expect: &[&str]) {
+    fn cache(pool: &str, tp: i64, blocks: i64, plan: Option<[f64; 5]>) -> RecordBatch {
         let int = |v: Option<i64>| Arc::new(Int64Array::from(vec![v])) as ArrayRef;
         let text = |v: &str| Arc::new(StringArray::from(vec![v])) as ArrayRef;
         let bytes = |i: usize, unit: f64| int(plan.map(|p| (p[i] * unit) as i64));
@@ -127,9 +143,24 @@ mod tests {
         let rows = RecordBatch::try_from_iter_with_nullable(
             COLUMNS.into_iter().zip(columns).map(|(name, values)| (name, values, true)),
         );
-        let rows = rows.unwrap();
+        rows.unwrap()
+    }
+
+    fn check(pool: &str, tp: i64, blocks: i64, plan: Option<[f64; 5]>, expect: &[&str]) {
+        let rows = cache(pool, tp, blocks, plan);
         assert!(query("p", "sim_pools", &rows.schema()).is_some_and(|q| q.contains("\"p\".\"sim_pools\"")));
         assert_eq!(lines(&[rows]), expect);
+    }
+
+    #[test]
+    fn pools_with_the_same_cache_share_a_line() {
+        let of = |pools: [(&str, i64); 3]| lines(&pools.map(|(pool, blocks)| cache(pool, 1, blocks, None)));
+        let line = |blocks: &str| {
+            format!("KV cache of meta-llama/Llama-3.1-8B on h100-sxm, tp 1, dp 4: given: {blocks} blocks of 16 tokens")
+        };
+        assert_eq!(of([("a", 5_000), ("b", 5_000), ("c", 5_000)]), [line("5,000")]);
+        let different = of([("a", 5_000), ("b", 6_000), ("c", 5_000)]);
+        assert_eq!(different, [format!("pools a, c: {}", line("5,000")), format!("pool b: {}", line("6,000"))]);
     }
 
     #[test]
@@ -150,7 +181,7 @@ mod tests {
             58_000,
             Some([72.0, 7.48, 5.5, 0.6, 1.0]),
             &[
-                "pool prefill: KV cache of meta-llama/Llama-3.1-8B on h100-sxm, tp 2, dp 4, per GPU: 80 GiB x 0.9 = 72.00 - weights 7.48 - \
+                "KV cache of meta-llama/Llama-3.1-8B on h100-sxm, tp 2, dp 4, per GPU: 80 GiB x 0.9 = 72.00 - weights 7.48 - \
                activations 5.50 - other 0.60 = 58.42 GiB; / 1.00 MiB per block of 16 tokens = 58,000 blocks",
             ],
         );

@@ -241,15 +241,10 @@ fn recipe(spec: &Simulate, cx: &CheckCx) -> Value {
             facts.insert(format!("gpu {}", site.deployment.gpu), serde_json::to_value(&site.gpu).unwrap_or_default());
         }
     }
-    let sweep = spec.sweep.as_ref();
-    // With every default filled in: a default that changes is a change of the recipe.
-    let mut base = scenarios.first().map(filter::config).unwrap_or_default();
-    for path in sweep.into_iter().flat_map(swept_paths) {
-        remove(&mut base, &path.value);
-    }
+    let alone = |spec: &Simulate| self::scenarios(spec, cx.project, cx.seed).ok()?.first().map(filter::config);
     json!({
-        "base": base,
-        "sweep": sweep.map(sweep_recipe),
+        "base": base_recipe(spec, scenarios.first().map(filter::config), alone),
+        "sweep": spec.sweep.as_ref().map(sweep_recipe),
         "steps": spec.steps,
         "routes": spec.routes,
         "facts": facts,
@@ -260,6 +255,34 @@ fn recipe(spec: &Simulate, cx: &CheckCx) -> Value {
 
 fn swept_paths(sweep: &Sweep) -> impl Iterator<Item = &Text> {
     sweep.grid.keys().chain(sweep.zip.keys()).chain(sweep.list.iter().flat_map(|item| item.keys()))
+}
+
+/// What a sweep starts from, with every default filled in (a default that changes is a change of the recipe) and without
+/// what the sweep sets in every scenario. `first` is its first scenario, `alone` gives the one without a sweep.
+fn base_recipe(spec: &Simulate, first: Option<Value>, alone: impl Fn(&Simulate) -> Option<Value>) -> Value {
+    let Some(sweep) = &spec.sweep else { return first.unwrap_or_default() };
+    let always = |path: &Text| {
+        sweep.grid.contains_key(path)
+            || sweep.zip.contains_key(path)
+            || (!sweep.list.is_empty() && sweep.list.iter().all(|item| item.contains_key(path)))
+    };
+    // What one item sets and another does not is in the first scenario as the item has it; the other has it from here.
+    let mut base = match swept_paths(sweep).all(always) {
+        true => first.clone().unwrap_or_default(),
+        false => alone(&Simulate { sweep: None, ..spec.clone() }).unwrap_or_else(|| {
+            let written = |tree: &Option<Tree>| tree.as_ref().map(Tree::to_json);
+            json!({
+                "deployment": spec.deployment.to_json(),
+                "workload": written(&spec.workload),
+                "measure": written(&spec.measure),
+                "seed": first.as_ref().map(|config| &config["seed"]),
+            })
+        }),
+    };
+    for path in swept_paths(sweep).filter(|path| always(path)) {
+        remove(&mut base, &path.value);
+    }
+    base
 }
 
 fn sweep_recipe(sweep: &Sweep) -> Value {

@@ -362,6 +362,34 @@ fn the_recipe_has_defaults_facts_and_sweep() {
 }
 
 #[test]
+fn what_only_some_items_of_a_list_set_is_in_the_recipe() {
+    let bench = Bench::new(1, true);
+    let base = |replicas: u32, list: &str| {
+        let stage = format!(
+            "
+  sim:
+    simulate:
+      requests: trace
+      deployment: {{ model: llama-3.1-8b, gpu: h100-sxm, replicas: {replicas} }}
+      sweep: {{ list: [ {list} ] }}
+"
+        );
+        bench.recipe(&stage, "sim")["base"].clone()
+    };
+    let some = "{ deployment.replicas: 4 }, { deployment.tp: 2 }";
+    assert_eq!(base(1, some)["deployment"]["replicas"], 1);
+    assert_eq!(base(2, some)["deployment"]["replicas"], 2);
+    assert_eq!(base(2, some)["deployment"]["tp"], 1);
+    let every = "{ deployment.replicas: 4 }, { deployment.replicas: 1, deployment.tp: 2 }";
+    assert_eq!(base(1, every), base(2, every));
+    // Impossible without the items: as it is written.
+    let possible = "{ deployment.replicas: 4 }, { deployment.replicas: 1, deployment.tp: 2 }, \
+                    { deployment.replicas: 2, deployment.pp: 2 }";
+    assert_eq!(base(0, possible)["deployment"]["replicas"], Value::Null);
+    assert_eq!(base(0, possible)["deployment"]["gpu"], "h100-sxm");
+}
+
+#[test]
 fn gaps_between_tokens_are_counted_and_remembered() {
     let bench = Bench::new(60, true);
     let first = bench.run(SWEEP, "sim", 2).unwrap();

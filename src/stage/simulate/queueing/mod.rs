@@ -24,7 +24,7 @@ use pipe_kernel::SIM_VERSION;
 use pipe_kernel::queueing::{Figures, Queueing, figures};
 
 use self::scenario::{config, expand, present};
-use super::{remove, settings, sweep_recipe, swept_paths};
+use super::{base_recipe, settings, sweep_recipe, swept_paths};
 use crate::diag::{Diagnostic, Failure, Result, nearest};
 use crate::spec::{Simulate, Tree, TreeValue};
 use crate::stage::tokenize::blocking;
@@ -115,11 +115,7 @@ fn scenario_schema(configs: &[Value]) -> SchemaRef {
 
 pub(super) fn recipe(spec: &Simulate) -> Value {
     let Ok(scenarios) = expand(spec) else { return Value::Null };
-    // With every default filled in: a default that changes is a change of the recipe.
-    let mut base = scenarios.first().map(config).unwrap_or_default();
-    for path in spec.sweep.iter().flat_map(swept_paths) {
-        remove(&mut base, &path.value);
-    }
+    let base = base_recipe(spec, scenarios.first().map(config), |alone| expand(alone).ok()?.first().map(config));
     json!({ "base": base, "sweep": spec.sweep.as_ref().map(sweep_recipe), "sim_version": SIM_VERSION })
 }
 
