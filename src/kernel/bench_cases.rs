@@ -4,6 +4,8 @@
 //! drawn anew: a smaller size is the beginning of a larger one.
 //! Leaves out: time. Who runs a case measures.
 
+pub mod tables;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 

@@ -9,6 +9,7 @@
 //! | [`rng`] | labelled random streams with a specified generator, and the distributions drawn from them |
 //! | [`request`] | the requests of a workload, as flat arrays shared by every scenario of a fan-out |
 //! | [`scenario`], [`pools`] | what is simulated: deployment and its pools, model, GPU, load, seed |
+//! | [`profile`] | measured times of operators and steps, which some latency models read |
 //! | [`sim`] | the engine, its schedulers, KV cache, routers, latency models, and the slow oracle that it must equal |
 //! | [`queueing`] | the simple model of a cluster: rates and FIFO queues alone |
 //! | [`workload`] | synthetic requests: arrivals, lengths, sessions, agents |
@@ -17,6 +18,7 @@
 #[doc(hidden)]
 pub mod bench_cases;
 pub mod pools;
+pub mod profile;
 pub mod queueing;
 pub mod request;
 pub mod rng;
@@ -28,4 +30,4 @@ pub mod workload;
 
 /// Version of the simulator's results. Raised by hand whenever the same scenario would give other rows: it is part of
 /// every fingerprint of a simulation, so that results of an older simulator are never reused.
-pub const SIM_VERSION: u32 = 3;
+pub const SIM_VERSION: u32 = 4;

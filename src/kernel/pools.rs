@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::profile::Supplied;
 use crate::scenario::{Deployment, Dtype, GpuSpec, KvCache, ModelSpec, Scenario};
 use crate::sim::{latency::Latency, router::Router, scheduler::Scheduler};
 
@@ -188,6 +189,15 @@ pub struct Signals {
 pub struct PoolFacts {
     pub model: ModelSpec,
     pub gpu: GpuSpec,
+    #[serde(default, skip_serializing_if = "Supplied::is_nothing")]
+    pub supplied: Supplied,
+}
+
+impl PoolFacts {
+    /// Facts alone.
+    pub fn new(model: &ModelSpec, gpu: &GpuSpec) -> PoolFacts {
+        PoolFacts { model: model.clone(), gpu: gpu.clone(), supplied: Supplied::default() }
+    }
 }
 
 /// A pool with everything that it takes from the deployment.
@@ -200,6 +210,7 @@ pub struct Site {
     pub deployment: Deployment,
     pub model: ModelSpec,
     pub gpu: GpuSpec,
+    pub supplied: Supplied,
     /// Number of its first engine.
     pub first: u32,
 }
@@ -260,6 +271,7 @@ impl Scenario {
                 deployment: d.clone(),
                 model: self.model.clone(),
                 gpu: self.gpu.clone(),
+                supplied: self.supplied.clone(),
                 first: 0,
             }];
         }
@@ -272,6 +284,7 @@ impl Scenario {
                 deployment: d.of_pool(pool),
                 model: facts.map_or(&self.model, |f| &f.model).clone(),
                 gpu: facts.map_or(&self.gpu, |f| &f.gpu).clone(),
+                supplied: facts.map_or(&self.supplied, |f| &f.supplied).clone(),
                 first,
             };
             first += site.engines();

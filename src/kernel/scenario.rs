@@ -10,8 +10,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::pools::{Disaggregation, Pool, PoolFacts, Signals};
+use crate::profile::Supplied;
 use crate::rng;
-use crate::sim::{latency::Latency, router::Router, scheduler::Scheduler};
+use crate::sim::{
+    latency::{Latency, Overheads},
+    router::Router,
+    scheduler::Scheduler,
+};
 use crate::units::Tick;
 
 /// What is operated.
@@ -57,6 +62,9 @@ pub struct Deployment {
     /// How long a step takes.
     #[serde(default)]
     pub latency: Latency,
+    /// What the host and the network add.
+    #[serde(default)]
+    pub overheads: Overheads,
     /// Quantum of time, such as `1us`: every step and every overhead is rounded down to whole quanta, a step to at
     /// least one. Default: nanoseconds. For comparison with simulators that count in whole microseconds.
     #[serde(default)]
@@ -402,6 +410,21 @@ pub struct ModelSpec {
     /// Dense layers before the first mixture layer.
     #[serde(default)]
     pub first_dense: u32,
+    /// Of the layers after those, one in so many is a mixture; the others are dense.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub moe_every: u32,
+    /// Tokens that a layer with a sliding window looks back; 0 where there is none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sliding_window: u32,
+    /// Layers with that window (or chunks of as many tokens); the others look back to the beginning.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub window_layers: u32,
+    /// Layers without a cache that grows with the context: linear attention, state spaces.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub linear_layers: u32,
+    /// Parameters that the sizes do not give and every token passes, in billions: those of linear layers, above all.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub other_params_b: f64,
     /// Multi-head latent attention, where the model has it.
     #[serde(default)]
     pub mla: Option<Mla>,
@@ -413,6 +436,19 @@ pub struct ModelSpec {
 
 fn three() -> u32 {
     3
+}
+// By reference, as serde calls them.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_one(n: &u32) -> bool {
+    *n == 1
+}
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_nothing(x: &f64) -> bool {
+    *x == 0.0
 }
 
 /// Ranks and head sizes of multi-head latent attention (DeepSeek).
@@ -434,12 +470,31 @@ pub struct GpuSpec {
     /// 0 where the GPU has no FP8 units.
     #[serde(default)]
     pub fp8_tflops: f64,
+    /// 0 where the GPU has no FP4 units.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub fp4_tflops: f64,
+    /// 10^12 operations per second; 0 where nobody says.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub int8_tops: f64,
+    /// Memory that plans start from: nominal, or what the driver shows where that is known.
     pub memory_gib: f64,
+    /// What the driver shows, where `memory_gib` is nominal; 0 where nobody says. For the reader.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub visible_gib: f64,
     /// Memory bandwidth in TB/s (10^12 bytes).
     pub memory_tb_per_s: f64,
     /// Bandwidth to the other GPUs of the node in GB/s, one direction.
     #[serde(default)]
     pub nvlink_gb_per_s: f64,
+    /// Bandwidth to the host in GB/s, one direction; 0 where nobody says.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub pcie_gb_per_s: f64,
+    /// Bandwidth to other nodes in GB/s, one direction, of one GPU; 0 where nobody says.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub node_gb_per_s: f64,
+    /// GPUs that the links of the node reach; 0 where nobody says.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gpus_per_node: u32,
     /// Share of the peak that prefill reaches.
     #[serde(default = "mfu_prefill")]
     pub mfu_prefill: f64,
@@ -449,6 +504,9 @@ pub struct GpuSpec {
     /// Board power in W.
     #[serde(default)]
     pub tdp_w: f64,
+    /// Power without work in W; 0 where nobody says.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub idle_w: f64,
 }
 
 fn mfu_prefill() -> f64 {
@@ -467,6 +525,9 @@ pub struct Scenario {
     /// Facts of the pools, in the order of their names; empty where there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pools: Vec<PoolFacts>,
+    /// What the latency model needs beside settings and facts; of the pools, each has its own.
+    #[serde(default, skip_serializing_if = "Supplied::is_nothing")]
+    pub supplied: Supplied,
     pub workload: Load,
     pub measure: Measure,
     /// Neighbouring scenarios may share a seed: their random streams are then common (paired comparison).

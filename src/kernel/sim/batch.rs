@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 
 use super::SimError;
 use super::kv::hashes::Derivation;
-use super::latency::BatchShape;
+use super::latency::{BatchShape, CONTEXT_PAGE};
 use super::node::{Env, Out};
 use super::replica::{Chunk, Flight, Live, Phase, Replica};
 use super::scheduler::{QueueOrder, VllmV1};
@@ -57,6 +57,7 @@ impl Replica {
             f.regular = self.decodes;
             f.shape.decode_requests = self.decodes;
             f.shape.decode_context = self.context;
+            (f.shape.decode_context_min, f.shape.decode_context_max) = self.contexts();
             f.budget -= self.decodes as u32;
             for i in 0..self.prefills.len() {
                 if f.budget == 0 {
@@ -200,6 +201,9 @@ impl Replica {
         let filled = self.grow(slot, computed, 1, env);
         f.shape.decode_requests += 1;
         f.shape.decode_context += u64::from(computed);
+        if self.spread.asked {
+            widen(&mut f.shape, u64::from(computed));
+        }
         f.budget -= 1;
         let resumed = std::mem::take(&mut self.live[slot as usize].stalled);
         if resumed {
@@ -250,6 +254,8 @@ impl Replica {
             shape.prefill_tokens_x_context += n * context;
             shape.prefill_tokens_squared += n * n;
             shape.prefill_tokens_x_input += n * input;
+            shape.prefill_tokens_max = shape.prefill_tokens_max.max(n);
+            shape.prefill_context_pages += context.div_ceil(CONTEXT_PAGE);
         }
         (again, filled)
     }
@@ -282,16 +288,43 @@ impl Replica {
             f.shape.prefill_tokens_x_context -= n * context;
             f.shape.prefill_tokens_squared -= n * n;
             f.shape.prefill_tokens_x_input -= n * input;
+            f.shape.prefill_context_pages -= context.div_ceil(CONTEXT_PAGE);
         }
         if share.filled > 0 {
             self.pool.unfill(&mut live.held, share.filled);
         }
+        self.spread_of_shares(f);
+        if n == f.shape.prefill_tokens_max {
+            f.shape.prefill_tokens_max = self.largest_share();
+        }
         new_blocks(share.before, share.tokens, self.block_size)
+    }
+
+    /// The spread of the contexts that were given out so far.
+    fn spread_of_shares(&self, f: &mut Forming) {
+        if !self.spread.asked {
+            return;
+        }
+        let decodes = self.shares.iter().filter(|share| self.live[share.slot as usize].phase == Phase::Decode);
+        (f.shape.decode_context_min, f.shape.decode_context_max) = (0, 0);
+        let mut shape = BatchShape { decode_requests: 0, ..f.shape };
+        for share in decodes {
+            shape.decode_requests += 1;
+            widen(&mut shape, u64::from(share.before));
+        }
+        f.shape = BatchShape { decode_requests: f.shape.decode_requests, ..shape };
+    }
+
+    /// The largest chunk of a prompt among what was given out so far.
+    fn largest_share(&self) -> u64 {
+        let prefills = self.shares.iter().filter(|share| self.live[share.slot as usize].phase == Phase::Prefill);
+        prefills.map(|share| u64::from(share.tokens)).max().unwrap_or(0)
     }
 
     /// A running decode request gets nothing in this step: it falls one behind the count of steps.
     fn stall(&mut self, slot: u32, f: &mut Forming) {
         self.leave_class(slot);
+        self.spread.forget();
         let live = &mut self.live[slot as usize];
         live.base -= 1;
         if !live.stalled {
@@ -309,6 +342,7 @@ impl Replica {
 
     /// The step is not formed after all, and no decode request was to be in it.
     fn do_not_stall(&mut self, f: &Forming) {
+        self.spread.forget();
         for at in 0..self.running.len() {
             let slot = self.running[at];
             if self.live[slot as usize].phase != Phase::Decode {
@@ -537,7 +571,11 @@ impl Replica {
         let start = self.flights.back().map_or(self.clock, |flight| flight.end);
         let duration = match empty {
             true => self.timing.empty(),
-            false => self.timing.step(env.model.step(&f.shape)).ok_or_else(not_sensible)?,
+            false => {
+                let said = env.model.step(&f.shape);
+                let raw = self.jitter.as_mut().map_or(said, |jitter| jitter.take(said));
+                self.timing.step(raw).ok_or_else(not_sensible)?
+            }
         };
         let end = start + duration;
         if env.wants_steps {
@@ -595,6 +633,7 @@ impl Replica {
         let computed = self.computed(&self.live[slot as usize]);
         let live = &self.live[slot as usize];
         self.context += u64::from(computed);
+        self.spread.enter(live.base, self.decodes == 1);
         let entry = Reverse((live.finish, live.seq, slot));
         match live.capped && self.rules.async_scheduling {
             true => self.caps.push(entry),
@@ -605,6 +644,7 @@ impl Replica {
 
     pub(super) fn leave_decode(&mut self, slot: u32) {
         self.leave_class(slot);
+        self.spread.leave(self.live[slot as usize].base);
         self.decodes -= 1;
         self.context -= u64::from(self.computed(&self.live[slot as usize]));
     }
@@ -641,6 +681,13 @@ impl Replica {
     fn class_position(&self, class: usize, seq: u64) -> usize {
         self.class_lists[class].partition_point(|slot| self.live[*slot as usize].seq < seq)
     }
+}
+
+/// One more context of those in a step; the request is counted already.
+fn widen(shape: &mut BatchShape, context: u64) {
+    let first = shape.decode_requests == 1;
+    shape.decode_context_min = if first { context } else { shape.decode_context_min.min(context) };
+    shape.decode_context_max = shape.decode_context_max.max(context);
 }
 
 /// Blocks that `tokens` tokens after `computed` need beyond those already held.

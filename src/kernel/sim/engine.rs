@@ -79,9 +79,8 @@ pub(super) fn simulate(
     let mut gateway = Gateway::new(scenario, &sites, &kinds, requests)?;
     gateway.sets.iter_mut().zip(draws).for_each(|(set, draws)| set.picker.draw_from(draws));
     let mut models = models.into_iter();
-    let own = |site: &Site| latency::build(&site.deployment, &site.model, &site.gpu);
     let models: Vec<Box<dyn LatencyModel>> =
-        sites.iter().map(|site| models.next().unwrap_or_else(|| own(site))).collect();
+        sites.iter().map(|site| models.next().map_or_else(|| latency::of(site), Ok)).collect::<Result<_, _>>()?;
     let reports = Reports {
         prompts: sink.wants_routes() || gateway.sets.iter().any(|set| set.needs.prompts),
         progress: gateway.sets.iter().any(|set| set.needs.progress),
@@ -94,6 +93,8 @@ pub(super) fn simulate(
             model,
             after_token: bounded(model.after_token(), d.tick),
             after_request: bounded(model.after_request(), d.tick),
+            seed: scenario.seed,
+            jitter_cv: d.overheads.jitter_cv,
             quirks,
             tick: d.tick,
             max_len: match &d.scheduler {
@@ -111,7 +112,13 @@ pub(super) fn simulate(
         let watched = gateway.watches(site.first);
         engines.extend((site.first..site.first + site.engines()).map(|id| engine(id, site, kind, watched, env)));
     }
-    Cluster::new(scenario, &sites, &kinds, envs, engines, gateway, sink).run()
+    let mut summary = Cluster::new(scenario, &sites, &kinds, envs, engines, gateway, sink).run()?;
+    for (pool, model) in summary.pools.iter_mut().zip(&models) {
+        // What the engines counted until here are steps that the model was asked for, but that did not run.
+        pool.latency_extrapolated_steps = model.extrapolated().saturating_sub(pool.latency_extrapolated_steps);
+    }
+    summary.latency_extrapolated_steps = summary.pools.iter().map(|pool| pool.latency_extrapolated_steps).sum();
+    Ok(summary)
 }
 
 /// What a pool's engines are to a router.
@@ -174,6 +181,7 @@ mod tests {
             queue_base_us: 0.0,
             queue_per_input_token_us: 0.0,
             per_output_token_us: 0.0,
+            ..Linear::default()
         });
         s
     }
@@ -294,6 +302,62 @@ mod tests {
         s.deployment.kv.enable_prefix_caching = false;
         let (_, summary) = run(&s, &r);
         assert_eq!((summary.prefix_tokens_queried, summary.prefix_tokens_hit), (0, 0));
+    }
+
+    #[test]
+    fn extrapolated_steps_are_those_of_the_models() {
+        use std::sync::atomic::{AtomicU64, Ordering};
+
+        use crate::sim::{Parts, latency::BatchShape, simulate_of};
+
+        /// A table that knows prompts only.
+        struct Prompts(AtomicU64);
+        impl LatencyModel for Prompts {
+            fn step(&self, shape: &BatchShape) -> SimDuration {
+                self.0.fetch_add(u64::from(shape.prefill_requests == 0), Ordering::Relaxed);
+                SimDuration(MS)
+            }
+            fn extrapolated(&self) -> u64 {
+                self.0.load(Ordering::Relaxed)
+            }
+        }
+        let asked = requests(&[(0.0, 3, 4)]);
+        let parts = Parts { models: vec![Box::new(Prompts(AtomicU64::new(0)))], ..Parts::default() };
+        let stop = AtomicBool::new(false);
+        let summary = simulate_of(&scenario(), &asked, &mut Rows::default(), &stop, parts).unwrap();
+        assert_eq!((summary.steps, summary.latency_extrapolated_steps), (4, 3));
+        assert_eq!(summary.pools[0].latency_extrapolated_steps, 3);
+        assert_eq!(run(&scenario(), &asked).1.latency_extrapolated_steps, 0);
+    }
+
+    #[test]
+    fn a_step_that_is_asked_for_twice_counts_once() {
+        use std::sync::atomic::{AtomicU64, Ordering};
+
+        use crate::sim::{Parts, latency::BatchShape, simulate_of};
+
+        /// A table that knows nothing; steps take longer with the context, as the simple roofline of 8B has it.
+        struct Nothing(AtomicU64);
+        impl LatencyModel for Nothing {
+            fn step(&self, s: &BatchShape) -> SimDuration {
+                self.0.fetch_add(1, Ordering::Relaxed);
+                let work = 3 * s.prefill_tokens + s.decode_requests + (s.decode_context + s.prefill_context) / 64;
+                SimDuration(MS + 1_000 * work as i64)
+            }
+            fn extrapolated(&self) -> u64 {
+                self.0.load(Ordering::Relaxed)
+            }
+        }
+        // Arrivals in the middle of steps, over two replicas; few blocks, so that some are preempted.
+        let asked: Vec<Asked> = (0..60).map(|i| (f64::from(i) * 3.7, 20 + i % 7 * 30, 5 + i % 11 * 9)).collect();
+        let mut s = scenario();
+        (s.deployment.replicas, s.deployment.kv.num_gpu_blocks) = (2, Some(60));
+        s.deployment.router = Router::LeastOutstanding;
+        let parts = Parts { models: vec![Box::new(Nothing(AtomicU64::new(0)))], ..Parts::default() };
+        let stop = AtomicBool::new(false);
+        let summary = simulate_of(&s, &requests(&asked), &mut Rows::default(), &stop, parts).unwrap();
+        assert!(summary.preemptions > 0 && summary.steps > 100, "{summary:?}");
+        assert_eq!(summary.latency_extrapolated_steps, summary.steps);
     }
 
     #[test]

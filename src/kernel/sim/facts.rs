@@ -1,12 +1,13 @@
 //! Sizes that follow from the facts of a model: parameters per layer, bytes of cache per token.
 //!
-//! Shared by the memory planner and the latency models, so that both mean the same weights. Counts are `f64`: exact
+//! Shared by the memory planner, the latency models and whoever tells a user of a model, so that all mean the same weights.
+//! Left out: biases and the norms inside of attention, which are less than one in a thousand. Counts are `f64`: exact
 //! for every model below 2^53 parameters, and what they are multiplied with is `f64` anyway.
 
 use crate::scenario::{Deployment, Dtype, GpuSpec, ModelSpec};
 
 /// Parameters of the attention of one layer: projections of queries, keys, values and output.
-pub(crate) fn attention_params(m: &ModelSpec) -> f64 {
+pub fn attention_params(m: &ModelSpec) -> f64 {
     let (d, heads) = (f64::from(m.hidden), f64::from(m.heads));
     if let Some(a) = &m.mla {
         // Low-rank projections of DeepSeek-V2, equations 1 to 8; a q_rank of 0 means that queries are not compressed.
@@ -25,12 +26,17 @@ fn kv_width(m: &ModelSpec) -> f64 {
 }
 
 /// Layers with a mixture of experts.
-pub(crate) fn moe_layers(m: &ModelSpec) -> f64 {
-    if m.experts >= 2 { f64::from(m.layers.saturating_sub(m.first_dense)) } else { 0.0 }
+pub fn moe_layers(m: &ModelSpec) -> f64 {
+    if m.experts >= 2 { f64::from(m.layers.saturating_sub(m.first_dense) / m.moe_every.max(1)) } else { 0.0 }
+}
+
+/// Layers whose cache grows with the context.
+pub fn cache_layers(m: &ModelSpec) -> u32 {
+    m.layers.saturating_sub(m.linear_layers)
 }
 
 /// Layers with one dense feed-forward network.
-pub(crate) fn dense_layers(m: &ModelSpec) -> f64 {
+pub fn dense_layers(m: &ModelSpec) -> f64 {
     f64::from(m.layers) - moe_layers(m)
 }
 
@@ -46,7 +52,7 @@ pub(crate) fn expert_params(m: &ModelSpec) -> f64 {
 }
 
 /// Parameters of all experts of all layers among which tokens choose.
-pub(crate) fn routed_params(m: &ModelSpec) -> f64 {
+pub fn routed_params(m: &ModelSpec) -> f64 {
     moe_layers(m) * f64::from(m.experts) * expert_params(m)
 }
 
@@ -56,19 +62,28 @@ pub(crate) fn expert_ranks(d: &Deployment) -> f64 {
 }
 
 /// Parameters of the whole model.
-pub(crate) fn params(m: &ModelSpec) -> f64 {
+pub fn params(m: &ModelSpec) -> f64 {
     let d = f64::from(m.hidden);
     let embedding = f64::from(m.vocab) * d;
     let head = if m.tied_embeddings { 0.0 } else { embedding };
-    let per_layer = attention_params(m) + 2.0 * d;
     let experts = (f64::from(m.experts) + f64::from(m.shared_experts)) * expert_params(m);
     let router = d * f64::from(m.experts);
     embedding
         + head
         + d
-        + f64::from(m.layers) * per_layer
+        + f64::from(m.layers) * 2.0 * d
+        + f64::from(cache_layers(m)) * attention_params(m)
+        + m.other_params_b * 1e9
         + dense_layers(m) * dense_mlp_params(m)
         + moe_layers(m) * (experts + router)
+}
+
+/// Parameters that a token passes: all but the experts that it does not choose, and the embedding, which is looked up.
+/// An embedding that is the output matrix too is multiplied with.
+pub fn active_params(m: &ModelSpec) -> f64 {
+    let idle = moe_layers(m) * f64::from(m.experts.saturating_sub(m.top_k)) * expert_params(m);
+    let looked_up = if m.tied_embeddings { 0.0 } else { f64::from(m.vocab) * f64::from(m.hidden) };
+    params(m) - idle - looked_up
 }
 
 /// Numbers that the cache holds per token and layer on one GPU.
@@ -82,18 +97,32 @@ pub(crate) fn kv_numbers_per_gpu(d: &Deployment, m: &ModelSpec) -> f64 {
     }
 }
 
-/// Bytes that the cache of the whole model holds per token: what a transfer between engines moves.
-pub(crate) fn kv_bytes_per_token(m: &ModelSpec, dtype: Dtype) -> u64 {
+/// Bytes that the cache of the whole model holds per token: what a transfer between engines moves. Layers with a window
+/// count in full, as where one block holds a token's place in every layer.
+pub fn kv_bytes_per_token(m: &ModelSpec, dtype: Dtype) -> u64 {
+    u64::from(cache_layers(m)) * kv_bytes_per_layer(m, dtype)
+}
+
+/// Bytes that the cache of one request must hold at a context, if layers with a window keep no more than that.
+pub fn kv_bytes_at(m: &ModelSpec, dtype: Dtype, context: u64) -> u64 {
+    let windowed = u64::from(m.window_layers.min(cache_layers(m)));
+    let full = u64::from(cache_layers(m)) - windowed;
+    let seen = if m.sliding_window == 0 { context } else { context.min(u64::from(m.sliding_window)) };
+    (full * context + windowed * seen) * kv_bytes_per_layer(m, dtype)
+}
+
+/// Bytes that one layer's cache holds per token.
+pub(crate) fn kv_bytes_per_layer(m: &ModelSpec, dtype: Dtype) -> u64 {
     let numbers = match &m.mla {
         Some(a) => u64::from(a.kv_rank) + u64::from(a.rope_dim),
         None => 2 * u64::from(m.kv_heads) * u64::from(m.head_dim),
     };
     // Types are whole bytes.
-    u64::from(m.layers) * numbers * dtype.bytes() as u64
+    numbers * dtype.bytes() as u64
 }
 
 /// Dense peak for the type of the weights in FLOP per second: FP8 units where the GPU has them.
-pub(crate) fn peak_flops(d: &Deployment, g: &GpuSpec) -> f64 {
+pub fn peak_flops(d: &Deployment, g: &GpuSpec) -> f64 {
     let tflops = match d.dtype {
         Dtype::Fp8 if g.fp8_tflops > 0.0 => g.fp8_tflops,
         Dtype::Fp8 | Dtype::Bf16 => g.bf16_tflops,
@@ -130,5 +159,35 @@ mod tests {
             let billions = params(&m) / 1e9;
             assert!((billions / m.params_b - 1.0).abs() < 2e-3, "{billions} instead of {}", m.params_b);
         }
+    }
+
+    #[test]
+    fn windows_and_linear_layers_hold_less() {
+        // gpt-oss-20b: 24 layers of 8 heads of 64, of which half look back 128 tokens; two bytes.
+        let windowed =
+            ModelSpec { layers: 24, kv_heads: 8, head_dim: 64, sliding_window: 128, window_layers: 12, ..llama_8b() };
+        assert_eq!(kv_bytes_per_token(&windowed, Dtype::Bf16), 24 * 2_048);
+        assert_eq!(kv_bytes_at(&windowed, Dtype::Bf16, 100), 100 * 24 * 2_048);
+        assert_eq!(kv_bytes_at(&windowed, Dtype::Bf16, 1_000), (1_000 * 12 + 128 * 12) * 2_048);
+        assert_eq!(kv_bytes_at(&windowed, Dtype::Fp8, 1_000), (1_000 * 12 + 128 * 12) * 1_024);
+        // Three of four layers without a growing cache: a quarter of the cache, and of the attention.
+        let hybrid = ModelSpec { linear_layers: 24, ..llama_8b() };
+        assert_eq!(kv_bytes_per_token(&hybrid, Dtype::Bf16) * 4, kv_bytes_per_token(&llama_8b(), Dtype::Bf16));
+        assert_eq!(params(&llama_8b()) - params(&hybrid), 24.0 * attention_params(&llama_8b()));
+        // What the sizes do not give is said.
+        assert_eq!(params(&ModelSpec { other_params_b: 1.5, ..llama_8b() }), params(&llama_8b()) + 1.5e9);
+    }
+
+    #[test]
+    fn every_second_layer_can_be_a_mixture() {
+        let of = |first_dense, moe_every| {
+            let m = ModelSpec { experts: 8, top_k: 2, first_dense, moe_every, ..llama_8b() };
+            (moe_layers(&m), dense_layers(&m), routed_params(&m) / expert_params(&m), params(&m) - active_params(&m))
+        };
+        let looked_up = 128_256.0 * 4_096.0;
+        let expert = expert_params(&llama_8b());
+        assert_eq!(of(0, 1), (32.0, 0.0, 256.0, looked_up + 32.0 * 6.0 * expert));
+        assert_eq!(of(0, 2), (16.0, 16.0, 128.0, looked_up + 16.0 * 6.0 * expert));
+        assert_eq!(of(2, 1), (30.0, 2.0, 240.0, looked_up + 30.0 * 6.0 * expert));
     }
 }

@@ -1,7 +1,7 @@
 //! Before which time a replica has nothing to report, as long as it gets no work: so the cluster can leave it alone.
 //!
 //! Every answer is a lower bound, and safe: to come too early costs time only. Where nothing but decode steps lies ahead it
-//! is exact.
+//! is exact (with jitter: the shortest that they can be).
 
 use std::cmp::Reverse;
 
@@ -94,7 +94,9 @@ impl Replica {
         // To evaluate them twice is cheaper than to come back in between.
         let (mut span, mut context) = (0, self.context);
         for _ in 0..steps.min(FORESEEN_MAX) {
-            span += self.timing.step(form.at(context))?.0;
+            let said = form.at(context);
+            let least = self.jitter.as_ref().map_or(said, |jitter| jitter.least(said));
+            span += self.timing.step(least)?.0;
             context += self.decodes;
         }
         Some(SimDuration(span))

@@ -14,7 +14,7 @@
 //! | [`scheduler`] | the rules: decisions about one request at a time; `exclusive` is a node of its own |
 //! | [`kv`] | memory plan, content hashes, the block pool |
 //! | [`latency`] | step times |
-//! | `queue`, `load`, `timing` | who is next; what arrives and what clients want; how long a step lasts |
+//! | `queue`, `load`, `timing`, `jitter` | who is next; what arrives and what clients want; how long a step lasts |
 //! | `itl`, `log`, `work` | gaps of all requests, gaps of one, sums over steps |
 //! | [`reference`], `reference_exclusive`, [`swarm`], `timelines` | the oracles, random scenarios, cases by hand |
 //!
@@ -38,6 +38,15 @@
 //! asynchronous scheduling: at least that), at least 1 ns, rounded down to whole ticks, at least one. A model that asks
 //! for 13 days or more is an error. A step whose batch has no tokens lasts one tick. Its tokens come out at its end; the
 //! step that completes a prompt yields a token.
+//!
+//! **Overheads** belong to the latency model: `step_us`, and `request_us` for every request with tokens in the batch, are
+//! part of what it says of the batch; `tokenize_us`, `tokenize_per_token_us` and half of `network_rtt_ms` go before the
+//! queue of every replica that a request is sent to (so an encode replica is a server of its own), `detokenize_us` and
+//! the other half after a token: they delay the client, not the engine. **Jitter** multiplies what the model says, before
+//! anything else is added or rounded, by `exp(sigma z - sigma^2 / 2)` with `sigma^2 = ln(1 + jitter_cv^2)`, truncated to
+//! whole nanoseconds; `z` is standard normal, held within -4 and 4: one number for every step with tokens, in the order in
+//! which a replica forms them, from the stream `latency/jitter/N` of the seed for replica `N`. Exclusive replicas have no
+//! steps, and no overheads.
 //!
 //! **Clients that go** (timeout, cancellation) are noticed between steps: at the end of the step that runs then (with
 //! asynchronous scheduling: of the first of the two), at once where none runs. A token that came out until then counts,
@@ -158,13 +167,14 @@ mod disagg;
 mod dispatch;
 mod ending;
 mod engine;
-mod facts;
+pub mod facts;
 mod flow;
 mod foresight;
 mod gateway;
 mod graph;
 mod harvest;
 mod itl;
+mod jitter;
 pub mod kv;
 pub mod latency;
 mod load;
@@ -177,6 +187,7 @@ mod reference_exclusive;
 mod replica;
 pub mod router;
 pub mod scheduler;
+mod spread;
 #[doc(hidden)]
 pub mod swarm;
 #[cfg(test)]
@@ -424,6 +435,8 @@ pub struct Summary {
     /// busy time, peaks, integrals, hits, work; and as `injected` the parts of requests that it was sent (a local prompt
     /// and its reply are one part). The rest is 0.
     pub pools: Vec<Summary>,
+    /// Steps that the latency model had to extrapolate, because nothing like them was measured.
+    pub latency_extrapolated_steps: u64,
     /// What all steps together computed.
     pub work: WorkSums,
     /// Gaps between consecutive tokens of a request over all requests, as (gap, how often), sorted by gap. As the engine
@@ -494,6 +507,15 @@ pub struct Parts {
 /// Every problem found, in a fixed order.
 pub fn check(scenario: &Scenario) -> Result<(), Vec<SimError>> {
     check::check(scenario)
+}
+
+/// What the profiles show to be wrong with a scenario that is right by itself: they are not at hand, or do not cover its
+/// models and parallelism.
+///
+/// # Errors
+/// Every problem, by path.
+pub fn check_profiles(scenario: &Scenario) -> Result<(), Vec<SimError>> {
+    check::check_profiles(scenario)
 }
 
 /// Checks what only a scenario and its requests together tell: whether the blocks of every KV cache fit the hashed ones

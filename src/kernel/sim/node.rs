@@ -23,6 +23,9 @@ pub(super) struct Env<'a> {
     /// What the model says about the client's side, see [`LatencyModel`].
     pub after_token: SimDuration,
     pub after_request: SimDuration,
+    /// Of the scenario; and by how much steps vary.
+    pub seed: u64,
+    pub jitter_cv: f64,
     pub quirks: Quirks,
     pub tick: Option<Tick>,
     /// Longest prompt plus output.

@@ -22,6 +22,7 @@ use std::sync::atomic::Ordering;
 
 use super::batch::Share;
 use super::engine::{HORIZON, too_long};
+use super::jitter::{Jitter, Plain, Times, Varied};
 use super::kv::extents::{Extents, Held};
 use super::kv::hashes::Derivation;
 use super::latency::{BatchShape, DecodeForm};
@@ -30,6 +31,7 @@ use super::node::{Env, Node, Out, Work};
 use super::queue::{Key, Queue};
 use super::router::Load;
 use super::scheduler::VllmV1;
+use super::spread::Spread;
 use super::timing::{Timing, not_sensible};
 use super::work::Tally;
 use super::{SimError, Status, StepRow, Summary};
@@ -181,6 +183,7 @@ pub(super) struct Replica {
     pub ghosts: BinaryHeap<Reverse<(SimTime, u32, Work)>>,
     pub aborts: BinaryHeap<Abort>,
     pub form: Option<(u64, Option<DecodeForm>)>,
+    pub spread: Spread,
     /// Up to when the integral of the blocks in use is summed.
     kv_since: SimTime,
     /// What only the replica counts; the rest stays zero.
@@ -207,6 +210,7 @@ pub(super) struct Replica {
     pub unused: Vec<u32>,
     generation: u32,
     pub next_seq: u64,
+    pub jitter: Option<Box<Jitter>>,
     /// Scratch: (admission, slot) of requests that the ending step completes.
     pub done: Vec<(u64, u32)>,
 }
@@ -221,11 +225,15 @@ impl Replica {
         env: &Env<'_>,
     ) -> Replica {
         let classes = kv.block_size as usize;
+        let (timing, jitter) = (Timing::new(rules, env.tick), Jitter::new(env.seed, id, env.jitter_cv));
+        let said = env.model.shortest_step();
+        let shortest = jitter.as_ref().map_or(said, |jitter| jitter.least(said));
         Replica {
             id,
             rules: rules.clone(),
-            timing: Timing::new(rules, env.tick),
-            shortest: Timing::new(rules, env.tick).step(env.model.shortest_step()).unwrap_or(SimDuration(1)),
+            timing,
+            shortest: timing.step(shortest).unwrap_or(SimDuration(1)),
+            jitter,
             block_size: kv.block_size,
             derivation,
             caching: kv.enable_prefix_caching,
@@ -262,6 +270,7 @@ impl Replica {
             log: StepLog::default(),
             done: Vec::new(),
             form: None,
+            spread: Spread::new(env.model.wants_spread()),
             totals: Tally::default(),
             kv_since: SimTime::ZERO,
         }
@@ -487,14 +496,36 @@ impl Replica {
         };
         self.form = Some((self.decodes, form));
         let (clock, steps, context) = (self.clock, self.steps, self.context);
-        match form {
-            Some(form) => self.run_steps(most, limit, next, env, out, |context| form.at(context))?,
-            None => {
-                let decode_requests = self.decodes;
-                self.run_steps(most, limit, next, env, out, |decode_context| {
-                    env.model.step(&BatchShape { decode_requests, decode_context, ..BatchShape::default() })
-                })?;
+        let decode_requests = self.decodes;
+        let (least, greatest) = self.contexts();
+        let step = |decode_context: u64| {
+            // Every step adds a token to each.
+            let ran = if greatest > 0 { (decode_context - context) / decode_requests } else { 0 };
+            let (decode_context_min, decode_context_max) = (least + ran, greatest + ran);
+            env.model.step(&BatchShape {
+                decode_requests,
+                decode_context,
+                decode_context_min,
+                decode_context_max,
+                ..BatchShape::default()
+            })
+        };
+        let asked = match (form, self.jitter.take()) {
+            (Some(form), None) => self.run_steps(most, limit, next, env, out, Plain(|context| form.at(context)))?,
+            (None, None) => self.run_steps(most, limit, next, env, out, Plain(step))?,
+            (form, Some(mut jitter)) => {
+                let said = |context| form.map_or_else(|| step(context), |form| form.at(context));
+                let result = self.run_steps(most, limit, next, env, out, Varied(said, &mut jitter));
+                self.jitter = Some(jitter);
+                result?
             }
+        };
+        if let (None, Some(context)) = (form, asked) {
+            // The step that did not run will be asked for again. What it counted, it counts now once more: both are taken
+            // off in the end.
+            let before = env.model.extrapolated();
+            step(context);
+            self.totals.not_extrapolated += 2 * (env.model.extrapolated() - before);
         }
         let ran = self.steps - steps;
         if ran > 0 {
@@ -506,6 +537,7 @@ impl Replica {
         Ok(ran)
     }
 
+    /// Returns the context of a step whose time was asked for, but that did not run.
     #[inline]
     fn run_steps(
         &mut self,
@@ -514,22 +546,24 @@ impl Replica {
         next_event: SimTime,
         env: &Env<'_>,
         out: &mut Out,
-        time: impl Fn(u64) -> SimDuration,
-    ) -> Result<(), SimError> {
+        mut times: impl Times,
+    ) -> Result<Option<u64>, SimError> {
         let classes = self.class_counts.len();
         let knows = !self.class_lists.is_empty();
         let (timing, decodes) = (self.timing, self.decodes);
         let mut class = (self.steps % classes as u64) as usize;
         // What changes with every step, kept out of memory.
         let (mut clock, mut context) = (self.clock, self.context);
+        let mut asked = None;
         for _ in 0..most {
             let need = self.class_counts[class];
             if need > self.pool.free() || clock >= next_event {
                 break;
             }
-            let duration = timing.step(time(context)).ok_or_else(not_sensible)?;
+            let duration = timing.step(times.next(context)).ok_or_else(not_sensible)?;
             let end = clock + duration;
             if end > limit {
+                asked = Some(context);
                 break;
             }
             let next = if class + 1 == classes { 0 } else { class + 1 };
@@ -538,6 +572,7 @@ impl Replica {
                 // A block that is filled now may be a hit for the head of the queue.
                 if self.blocked {
                     self.blocked = false;
+                    asked = Some(context);
                     break;
                 }
                 self.take(need);
@@ -551,13 +586,14 @@ impl Replica {
             }
             out.gaps.add(duration.0, decodes);
             self.log.push(duration.0);
+            times.pass();
             clock = end;
             context += decodes;
             self.steps += 1;
             class = next;
         }
         (self.clock, self.context) = (clock, context);
-        Ok(())
+        Ok(asked)
     }
 
     /// Blocks for the step being formed, at the present time.

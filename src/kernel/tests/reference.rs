@@ -17,7 +17,7 @@
 //! - What a latency model adds after a token is added there to every gap between tokens, as if the client fell behind the
 //!   engine more with every token; here each token is that much late, once: [`Case::adapt`] adds the rest.
 //! - The end of a run is there when the last step ends; here when the last client has its reply: [`Case::duration_us`].
-//! - The roofline counts two matrices of a gated feed-forward network; here three, unless the model has two
+//! - The roofline (`simple_roofline`) counts two matrices of a gated feed-forward network; here three, unless the model has two
 //!   ([`two_matrices`]).
 //! - A preempted request counts there as scheduled when it was admitted last, here when it was first: for these, the time
 //!   until then is not compared.
@@ -120,6 +120,7 @@ fn cases() -> Vec<Case> {
                 queue_base_us: 1_601.350_510_688_1,
                 queue_per_input_token_us: 3.512_476_196_8,
                 per_output_token_us: 1_805.543_036_082_7,
+                ..Linear::default()
             });
         })
         .with_overheads(1805, 0),
@@ -138,6 +139,7 @@ fn cases() -> Vec<Case> {
                 queue_base_us: 4_680.3,
                 queue_per_input_token_us: 0.0,
                 per_output_token_us: 0.0,
+                ..Linear::default()
             });
         }),
     ]
@@ -418,7 +420,7 @@ fn two_pools(s: &mut Scenario) {
     let pools = [("prompts", pool("prefill")), ("replies", pool("decode"))];
     s.deployment.pools = pools.map(|(name, pool)| (name.to_string(), pool)).into();
     s.deployment.router = Router::StickyRoundRobin;
-    s.pools = vec![PoolFacts { model: s.model.clone(), gpu: s.gpu.clone() }; 2];
+    s.pools = vec![PoolFacts::new(&s.model, &s.gpu); 2];
 }
 
 /// [`two_pools`], where prompts cost nothing: a step of the least length, one tick, and the queue before it as much
@@ -433,6 +435,7 @@ fn two_pools_with_prompts_for_nothing(s: &mut Scenario) {
         queue_base_us: 15_562.0,
         queue_per_input_token_us: 0.0,
         per_output_token_us: 0.0,
+        ..Linear::default()
     };
     s.deployment.pools.get_mut("prompts").unwrap().latency = Some(Latency::Linear(nothing));
 }
@@ -594,6 +597,7 @@ fn version_of_2025(s: &mut Scenario) {
         queue_base_us: 8_956.344_27,
         queue_per_input_token_us: 4.872_738_47,
         per_output_token_us: 0.0,
+        ..Linear::default()
     });
     let Scheduler::VllmV1(rules) = &mut s.deployment.scheduler else { return };
     (rules.max_num_seqs, rules.max_num_batched_tokens) = (8192, 4096);

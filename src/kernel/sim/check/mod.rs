@@ -16,6 +16,7 @@ use std::borrow::Cow;
 
 use super::SimError;
 use super::kv::hashes;
+use super::latency;
 use super::scheduler::Scheduler;
 use crate::pools::Pool;
 use crate::request::Requests;
@@ -49,6 +50,11 @@ impl<'a> Problems<'a> {
             Some(known) => known.pools.extend(pool),
             None => self.found.push(Found { path, message, pools: pool.into_iter().collect() }),
         }
+    }
+
+    /// Problems by path.
+    fn extend(&mut self, found: Vec<(&'static str, String)>) {
+        found.into_iter().for_each(|(path, message)| self.add(path, message));
     }
 
     fn positive(&mut self, path: impl Into<Cow<'static, str>>, value: u32) {
@@ -160,6 +166,17 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Vec<SimError>> {
         }
     }
     p.done(pools)
+}
+
+/// See [`super::check_profiles()`].
+pub(super) fn check_profiles(scenario: &Scenario) -> Result<(), Vec<SimError>> {
+    let mut p = Problems::default();
+    let named = || scenario.deployment.pools.iter().map(|(name, pool)| Some((name.as_str(), pool))).chain([None]);
+    for (site, pool) in scenario.sites().iter().zip(named()) {
+        p.pool = pool;
+        p.extend(latency::unfit(site));
+    }
+    p.done(scenario.deployment.pools.len())
 }
 
 /// See [`super::check_requests()`].

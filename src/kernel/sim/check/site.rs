@@ -25,6 +25,7 @@ pub(super) fn check(site: &Site, p: &mut Problems) {
     scheduler(site, p);
     cache(site, p);
     latency(&site.deployment.latency, p);
+    p.extend(site.deployment.overheads.problems());
 }
 
 fn facts(m: &ModelSpec, g: &GpuSpec, p: &mut Problems) {
@@ -37,11 +38,24 @@ fn facts(m: &ModelSpec, g: &GpuSpec, p: &mut Problems) {
         ("model.vocab", m.vocab),
         ("model.max_pos", m.max_pos),
         ("model.mlp_matrices", m.mlp_matrices),
+        ("model.moe_every", m.moe_every),
     ] {
         p.positive(path, value);
     }
     if m.experts >= 2 && !(1..=m.experts).contains(&m.top_k) {
         p.add("model.top_k", format!("is {} of {} experts; must be 1 to {}", m.top_k, m.experts, m.experts));
+    }
+    if m.linear_layers >= m.layers && m.layers > 0 {
+        p.add("model.linear_layers", format!("is {} of {} layers; one must have a cache", m.linear_layers, m.layers));
+    } else if m.window_layers > m.layers - m.linear_layers.min(m.layers) {
+        let others = m.layers.saturating_sub(m.linear_layers);
+        p.add("model.window_layers", format!("is {}, of {others} layers with a cache", m.window_layers));
+    }
+    if (m.window_layers > 0) != (m.sliding_window > 0) {
+        p.add("model.window_layers", "needs sliding_window, and that needs window_layers");
+    }
+    if !(m.other_params_b >= 0.0 && m.other_params_b.is_finite()) {
+        p.add("model.other_params_b", format!("is {}; must be 0 or more", m.other_params_b));
     }
     for (path, value) in [
         ("gpu.bf16_tflops", g.bf16_tflops),
@@ -66,6 +80,26 @@ fn parallelism(site: &Site, p: &mut Problems) {
         p.add(
             "deployment.tp",
             format!("{} does not divide the {} attention heads; valid are {}", d.tp, m.heads, valid.join(", ")),
+        );
+    }
+    // Each GPU has whole key-value heads, or shares one with as many others as every other head is shared by. The cache of
+    // latent attention is one for all heads.
+    let whole = m.mla.is_some() || m.kv_heads == 0 || d.tp == 0;
+    if !whole && m.heads.is_multiple_of(d.tp) && !m.kv_heads.is_multiple_of(d.tp) && !d.tp.is_multiple_of(m.kv_heads) {
+        let fits = |tp: &u32| m.kv_heads.is_multiple_of(*tp) || tp.is_multiple_of(m.kv_heads);
+        let valid: Vec<String> = (1..=m.heads.min(64))
+            .filter(|tp| m.heads.is_multiple_of(*tp))
+            .filter(fits)
+            .map(|tp| tp.to_string())
+            .collect();
+        p.add(
+            "deployment.tp",
+            format!(
+                "{} neither divides the {} key-value heads nor is a multiple of them; valid are {}",
+                d.tp,
+                m.kv_heads,
+                valid.join(", ")
+            ),
         );
     }
     if d.pp > m.layers {
@@ -136,6 +170,9 @@ fn scheduler(site: &Site, p: &mut Problems) {
         }
         Scheduler::Exclusive(rules) => {
             p.positive("deployment.scheduler.exclusive.servers", rules.servers);
+            for path in d.overheads.given() {
+                p.add(path, "must be 0: the exclusive scheduler has no steps, and its rates are all that takes time");
+            }
             if !matches!(d.latency, Latency::Rates(_)) {
                 p.add(
                     "deployment.latency",
@@ -167,7 +204,12 @@ fn cache(site: &Site, p: &mut Problems) {
 
 fn latency(latency: &Latency, p: &mut Problems) {
     match latency {
-        Latency::Roofline => {}
+        Latency::Auto(_) | Latency::SimpleRoofline | Latency::Fitted(_) => {}
+        Latency::Roofline(r) => p.extend(r.problems()),
+        Latency::Operators(o) => p.extend(o.problems()),
+        Latency::Steps(s) => p.extend(s.problems()),
+        Latency::Regression(r) => p.extend(r.problems()),
+        Latency::Constant(c) => p.extend(c.problems()),
         Latency::TrainedPhysics(c) => {
             coefficients(&c.coefficients(), p);
             if c.weights == 0.0 && c.layer_us == 0.0 && c.step_us == 0.0 {
@@ -187,7 +229,7 @@ fn latency(latency: &Latency, p: &mut Problems) {
             }
         }
         Latency::Linear(c) => {
-            coefficients(&c.coefficients(), p);
+            coefficients(&c.in_us().coefficients(), p);
             if c.base_us == 0.0 && (c.per_prefill_token_us == 0.0 || c.per_decode_token_us == 0.0) {
                 p.add("deployment.latency.linear.base_us", NO_TIME);
             }

@@ -3,7 +3,9 @@
 use super::*;
 use crate::pools::PoolFacts;
 use crate::scenario::{Arrivals, Cancel, ClassRules, ModelSpec};
-use crate::sim::latency::{CrossModel, Latency, TrainedPhysics};
+use crate::sim::latency::{
+    CrossModel, Latency, Linear, Overheads, Rates, Regression, Roofline, TimeUnit, TrainedPhysics,
+};
 use crate::sim::router::{Router, Scorers, Weighted};
 use crate::sim::scheduler::Exclusive;
 use crate::sim::swarm::{h100, llama_8b, scenario_8b};
@@ -34,6 +36,36 @@ fn every_problem_is_found_at_once() {
             &["deployment.scheduler.vllm_v1.max_num_batched_tokens"],
         ),
         (|s| s.deployment.scheduler = Scheduler::Exclusive(Exclusive::default()), &["deployment.latency"]),
+        (
+            |s| {
+                s.deployment.overheads = Overheads { step_us: -1.0, jitter_cv: 11.0, ..Overheads::default() };
+                s.deployment.latency = Latency::Regression(Regression::default());
+            },
+            &[
+                "deployment.latency.regression.intercept_us",
+                "deployment.overheads.step_us",
+                "deployment.overheads.jitter_cv",
+            ],
+        ),
+        (
+            |s| {
+                s.deployment.scheduler = Scheduler::Exclusive(Exclusive::default());
+                s.deployment.latency = Latency::Rates(Rates { prefill_tokens_per_s: 1e3, decode_tokens_per_s: 1e2 });
+                s.deployment.overheads.network_rtt_ms = 1.0;
+            },
+            &["deployment.overheads.network_rtt_ms"],
+        ),
+        (
+            |s| {
+                let linear = Linear { base_us: 61.0, unit: TimeUnit::S, ..Linear::default() };
+                s.deployment.latency = Latency::Linear(linear);
+            },
+            &["deployment.latency.linear.base_us"],
+        ),
+        (
+            |s| s.deployment.latency = Latency::Roofline(Roofline { gemm: vec![[1.0, 7.0]], ..Roofline::default() }),
+            &["deployment.latency.roofline.gemm"],
+        ),
         (
             |s| {
                 s.workload.horizon_s = Some(-1.0);
@@ -108,7 +140,7 @@ fn scenario(deployment: &str, workload: &str) -> Scenario {
     let facts = |model: &str| if model == "moe" { mixture() } else { llama_8b() };
     s.model = facts(&s.deployment.model);
     let pools = s.deployment.pools.values().map(|pool| s.deployment.of_pool(pool).model);
-    s.pools = pools.map(|model| PoolFacts { model: facts(&model), gpu: h100() }).collect();
+    s.pools = pools.map(|model| PoolFacts::new(&facts(&model), &h100())).collect();
     s
 }
 
@@ -410,4 +442,39 @@ fn blocks_of_every_pool_fit_those_of_the_trace() {
     of(r#""kv": {"block_size": 48, "enable_prefix_caching": false}"#, &[]);
     let none = Requests::default();
     expect(check_requests(&scenario(r#""kv": {"block_size": 48}"#, ""), &none), &[]);
+}
+
+#[test]
+fn key_value_heads_are_whole_or_shared_evenly() {
+    // Qwen2.5 7B: 28 heads that share 4. Seven GPUs would have four heads each, of keys and values that nobody can share.
+    let of = |tp: u32, mla: bool| {
+        let mut s = scenario(&format!(r#""tp": {tp}, "kv": {{"num_gpu_blocks": 100}}"#), "");
+        (s.model.heads, s.model.kv_heads) = (28, 4);
+        s.model.mla =
+            mla.then_some(crate::scenario::Mla { q_rank: 0, kv_rank: 512, nope_dim: 128, rope_dim: 64, v_dim: 128 });
+        check(&s)
+    };
+    for tp in [1, 2, 4, 28] {
+        expect(of(tp, false), &[]);
+    }
+    expect(of(7, false), &["deployment.tp: 7 neither divides the 4 key-value heads ... valid are 1, 2, 4, 28"]);
+    expect(of(7, true), &[]);
+}
+
+#[test]
+fn layers_with_a_window_and_without_a_cache_are_some_of_all() {
+    let of = |edit: &dyn Fn(&mut ModelSpec)| {
+        let mut s = scenario("", "");
+        edit(&mut s.model);
+        check(&s)
+    };
+    expect(of(&|m| (m.sliding_window, m.window_layers, m.linear_layers) = (128, 8, 24)), &[]);
+    expect(
+        of(&|m| (m.sliding_window, m.window_layers, m.linear_layers) = (128, 9, 24)),
+        &["model.window_layers: is 9, of 8 layers"],
+    );
+    expect(of(&|m| m.window_layers = 8), &["model.window_layers: needs sliding_window"]);
+    expect(of(&|m| m.linear_layers = 32), &["model.linear_layers: is 32 of 32 layers"]);
+    expect(of(&|m| m.moe_every = 0), &["model.moe_every: is 0"]);
+    expect(of(&|m| m.other_params_b = -1.0), &["model.other_params_b: is -1"]);
 }

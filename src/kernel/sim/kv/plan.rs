@@ -3,7 +3,9 @@
 //! The terms of inference-sim's planner (Apache-2.0), which follow what vLLM measures when it starts, but per GPU:
 //! every GPU holds its share of the weights, its own activations, and its share of every block. Data-parallel ranks are
 //! engines with a plan each; with `enable_expert_parallel` they share the experts, of which every one of the `tp * dp`
-//! GPUs holds as many, whole. Left out: CUDA graphs and adapters.
+//! GPUs holds as many, whole. Left out: CUDA graphs and adapters; the constant state of linear layers; and that a layer
+//! with a sliding window needs no more than the window: a block holds its tokens in every layer whose cache grows, as in
+//! vLLM without the hybrid cache manager.
 
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
 use crate::sim::{SimError, facts};
@@ -49,7 +51,7 @@ pub fn plan(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> MemoryPlan {
     let non_torch = GIB * if gpus * ranks > 1.0 { NON_TORCH_MULTI_GIB } else { NON_TORCH_SINGLE_GIB };
     let kv_available = budget - weights - activations - non_torch;
     // The GPU with the most layers limits all.
-    let layers = f64::from(model.layers.div_ceil(d.pp.max(1)));
+    let layers = f64::from(facts::cache_layers(model).div_ceil(d.pp.max(1)));
     let bytes_per_token = layers * facts::kv_numbers_per_gpu(d, model) * d.kv.kv_cache_dtype.bytes();
     let bytes_per_block = bytes_per_token * f64::from(d.kv.block_size);
     let blocks = if kv_available > 0.0 && bytes_per_block > 0.0 { (kv_available / bytes_per_block) as u64 } else { 0 };
@@ -96,9 +98,11 @@ pub fn blocks(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Result<u64, S
     Err(SimError::Invalid { path: "deployment.tp".into(), message: format!("{terms}; {advice}") })
 }
 
-fn smallest_tp(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Option<u32> {
+/// The smallest tensor-parallel size, of those that divide the heads, with which one block fits.
+pub fn smallest_tp(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Option<u32> {
     (1..=TP_MAX_TRIED)
         .filter(|tp| model.heads.is_multiple_of(*tp))
+        .filter(|tp| model.mla.is_some() || tp.is_multiple_of(model.kv_heads) || model.kv_heads.is_multiple_of(*tp))
         .filter(|tp| !d.enable_expert_parallel || model.experts.is_multiple_of(tp.saturating_mul(d.dp).max(1)))
         .find(|&tp| plan(&Deployment { tp, ..d.clone() }, model, gpu).blocks > 0)
 }

@@ -52,21 +52,23 @@ impl Costs {
     pub(crate) fn new(d: &Deployment, m: &ModelSpec, g: &GpuSpec) -> Costs {
         let (layers, moe) = (f64::from(m.layers), facts::moe_layers(m));
         let expert_params = facts::expert_params(m) * moe;
-        let shared_params = facts::attention_params(m) * layers
+        let cached = f64::from(facts::cache_layers(m));
+        let shared_params = facts::attention_params(m) * cached
+            + m.other_params_b * 1e9
             + facts::dense_mlp_params(m) * facts::dense_layers(m)
             + f64::from(m.shared_experts) * expert_params;
         let experts = f64::from(m.experts);
         let gpus = f64::from(d.tp) * f64::from(d.pp);
         Costs {
             token_flop: 2.0 * (shared_params + f64::from(m.top_k) * expert_params),
-            pair_flop: layers * f64::from(m.heads) * 4.0 * f64::from(m.head_dim),
+            pair_flop: cached * f64::from(m.heads) * 4.0 * f64::from(m.head_dim),
             shared_params,
             expert_params,
             experts,
             unused: if experts > 0.0 { ((experts - f64::from(m.top_k)) / experts).max(0.0) } else { 0.0 },
             ranks: facts::expert_ranks(d),
             weight_bytes: d.dtype.bytes(),
-            kv_numbers_per_gpu: layers * facts::kv_numbers_per_gpu(d, m),
+            kv_numbers_per_gpu: cached * facts::kv_numbers_per_gpu(d, m),
             kv_bytes: d.kv.kv_cache_dtype.bytes(),
             hidden_numbers: layers * f64::from(m.hidden),
             tp: f64::from(d.tp),
@@ -142,7 +144,7 @@ pub fn utilization_of_pool(site: &Site, pool: &Summary) -> Option<(f64, f64)> {
 
 /// What the engines of a pool did, and what they could have done in that time.
 fn done_and_possible(site: &Site, pool: &Summary) -> Option<(Work, Work)> {
-    let model = super::build(&site.deployment, &site.model, &site.gpu);
+    let model = super::of(site).ok()?;
     let (work, peak, busy_s) = (model.work(&pool.work)?, model.peak()?, pool.busy.as_s());
     Some((work, Work { flops: peak.flops * busy_s, bytes: peak.bytes * busy_s }))
 }
@@ -286,7 +288,7 @@ mod tests {
     fn utilization_of_pools_is_work_over_what_all_could_have_done() {
         let mut s = scenario_8b();
         s.deployment.pools = serde_json::from_str(r#"{"a": {"tp": 2}, "b": {"role": "mixed"}}"#).unwrap();
-        s.pools = vec![crate::pools::PoolFacts { model: s.model.clone(), gpu: s.gpu.clone() }; 2];
+        s.pools = vec![crate::pools::PoolFacts::new(&s.model, &s.gpu); 2];
         let pool = |seconds: f64, prefill_tokens: u64| Summary {
             busy: crate::units::SimDuration::from_s(seconds),
             work: WorkSums { prefill_tokens, ..WorkSums::default() },

@@ -47,11 +47,15 @@ impl World<'_> {
         }
         self.count_stalls(r, &forming.batch);
         self.note_peaks(r);
-        let shape = self.shape(&forming.batch);
+        let shape = self.shape(&forming.batch, pool.model.wants_spread());
         let empty = forming.batch.iter().all(|part| part.tokens == 0);
         let duration = match empty {
             true => empty_step_time(pool.tick),
-            false => step_time(pool.model.step(&shape), pool.overhead, pool.tick)?,
+            false => {
+                let said = pool.model.step(&shape);
+                let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
+                step_time(raw, pool.overhead, pool.tick)?
+            }
         };
         let row = self.step_row(r, duration, &shape, forming.preempted);
         Ok(Some(Step { batch: forming.batch, shape, row }))
@@ -334,7 +338,7 @@ impl World<'_> {
         (from / block_size..(from + tokens) / block_size).filter(|block| *block < known).collect()
     }
 
-    fn shape(&self, batch: &[Part]) -> BatchShape {
+    fn shape(&self, batch: &[Part], spread: bool) -> BatchShape {
         let mut s = BatchShape::default();
         for part in batch {
             let (n, context) = (part.tokens as u64, part.context as u64);
@@ -349,7 +353,15 @@ impl World<'_> {
                 s.prefill_tokens_x_context += n * context;
                 s.prefill_tokens_squared += n * n;
                 s.prefill_tokens_x_input += n * input;
+                s.prefill_context_pages += libm::ceil(context as f64 / 64.0) as u64;
             }
+        }
+        let chunks = batch.iter().filter(|part| !part.decode).map(|part| part.tokens as u64);
+        s.prefill_tokens_max = chunks.max().unwrap_or(0);
+        if spread {
+            let contexts = || batch.iter().filter(|part| part.decode).map(|part| part.context as u64);
+            s.decode_context_min = contexts().min().unwrap_or(0);
+            s.decode_context_max = contexts().max().unwrap_or(0);
         }
         s
     }

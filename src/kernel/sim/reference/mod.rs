@@ -31,8 +31,10 @@ mod world;
 use std::sync::atomic::AtomicBool;
 
 use super::engine;
+use super::latency::LatencyModel;
 use super::scheduler::Scheduler;
-use super::{Quirks, SimError, Sink, Summary, reference_exclusive};
+use super::{Quirks, SimError, Sink, Summary, latency, reference_exclusive};
+use crate::pools::Site;
 use crate::request::Requests;
 use crate::scenario::Scenario;
 use world::World;
@@ -115,12 +117,28 @@ pub fn observe(
     stop: &AtomicBool,
     quirks: Quirks,
 ) -> Result<(Summary, Seen), SimError> {
+    observe_of(scenario, requests, sink, stop, quirks, latency::of)
+}
+
+/// [`observe`] with latency models of another's making. Exclusive replicas have none.
+///
+/// # Errors
+/// As [`super::simulate`].
+#[doc(hidden)]
+pub fn observe_of(
+    scenario: &Scenario,
+    requests: &Requests,
+    sink: &mut dyn Sink,
+    stop: &AtomicBool,
+    quirks: Quirks,
+    model: fn(&Site) -> Result<Box<dyn LatencyModel>, SimError>,
+) -> Result<(Summary, Seen), SimError> {
     let demand = engine::accept(scenario, requests)?;
     let d = &scenario.deployment;
     match &d.scheduler {
         Scheduler::Exclusive(_) if d.pools.is_empty() => {
             reference_exclusive::simulate(scenario, demand, sink, stop).map(|summary| (summary, Seen::default()))
         }
-        Scheduler::Exclusive(_) | Scheduler::VllmV1(_) => World::new(scenario, &demand, quirks)?.run(sink, stop),
+        Scheduler::Exclusive(_) | Scheduler::VllmV1(_) => World::new(scenario, &demand, quirks, model)?.run(sink, stop),
     }
 }

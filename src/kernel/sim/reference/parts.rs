@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::pools::Pool;
+use super::steptime::Noise;
 use crate::sim::latency::BatchShape;
 use crate::sim::load::Demand;
 use crate::sim::{ItlStats, RequestRow, Status, StepRow};
@@ -279,13 +280,15 @@ pub(super) struct Machine {
     pub next: Option<Step>,
     /// Requests whose prompts are done elsewhere, and that wait for blocks here to put their KV caches into.
     pub room: VecDeque<usize>,
+    /// What its steps vary by, where they do.
+    pub noise: Option<Noise>,
 }
 
 impl Machine {
-    pub(super) fn new(pool: Rc<Pool>) -> Machine {
+    /// The engine of this number.
+    pub(super) fn new(pool: Rc<Pool>, number: usize, seed: u64) -> Machine {
         let blocks = pool.blocks;
         Machine {
-            pool,
             coming: Vec::new(),
             waiting: VecDeque::new(),
             running: Vec::new(),
@@ -295,6 +298,8 @@ impl Machine {
             current: None,
             next: None,
             room: VecDeque::new(),
+            noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),
+            pool,
         }
     }
 

@@ -9,7 +9,7 @@ use crate::request::Requests;
 use crate::scenario::{Deployment, Scenario};
 use crate::sim::engine::bounded;
 use crate::sim::kv::{hashes, hashes::Derivation, plan};
-use crate::sim::latency::{self, LatencyModel};
+use crate::sim::latency::LatencyModel;
 use crate::sim::load::Demand;
 use crate::sim::scheduler::{Scheduler, VllmV1};
 use crate::sim::{SimError, facts};
@@ -31,6 +31,8 @@ pub(super) struct Pool {
     /// Blocks of an engine.
     pub blocks: usize,
     pub overhead: Overhead,
+    /// Coefficient of variation of its steps.
+    pub jitter_cv: f64,
     pub tick: Option<Tick>,
     /// Longest prompt plus output.
     pub max_len: usize,
@@ -41,7 +43,7 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    fn new(number: usize, site: &Site, requests: &Requests) -> Result<Pool, SimError> {
+    fn new(number: usize, site: &Site, requests: &Requests, model: Box<dyn LatencyModel>) -> Result<Pool, SimError> {
         let d = &site.deployment;
         let Scheduler::VllmV1(rules) = &d.scheduler else {
             let message = format!("{}: the exclusive scheduler has no pools", site.name);
@@ -62,16 +64,17 @@ impl Pool {
             number,
             role: site.role,
             rules: rules.clone(),
-            model: latency::build(d, &site.model, &site.gpu),
+            model,
             derivation,
             block_size: d.kv.block_size as usize,
             caching: d.kv.enable_prefix_caching,
             blocks: blocks as usize,
             overhead: Overhead::new(rules.scheduler_overhead_us, rules.async_scheduling),
+            jitter_cv: d.overheads.jitter_cv,
             tick: d.tick,
             max_len: said.min(held).min(u64::from(u32::MAX / 4)) as usize,
             block_bytes: u128::from(d.kv.block_size)
-                * (f64::from(site.model.layers) * numbers * d.kv.kv_cache_dtype.bytes()) as u128,
+                * (f64::from(facts::cache_layers(&site.model)) * numbers * d.kv.kv_cache_dtype.bytes()) as u128,
             embedding_bytes: u128::from(site.model.hidden) * EMBEDDING_BYTES,
             layers: u128::from(site.model.layers),
         })
@@ -120,12 +123,16 @@ pub(super) struct Pools {
 impl Pools {
     /// # Errors
     /// [`SimError::Invalid`] where a pool cannot be, or a request asks for a model that nobody serves.
-    pub(super) fn new(scenario: &Scenario, demand: &Demand<'_>) -> Result<Pools, SimError> {
+    pub(super) fn new(
+        scenario: &Scenario,
+        demand: &Demand<'_>,
+        model: fn(&Site) -> Result<Box<dyn LatencyModel>, SimError>,
+    ) -> Result<Pools, SimError> {
         let sites = scenario.sites();
         let mut all = Vec::new();
         let mut engines = Vec::new();
         for (number, site) in sites.iter().enumerate() {
-            let pool = Rc::new(Pool::new(number, site, demand.requests)?);
+            let pool = Rc::new(Pool::new(number, site, demand.requests, model(site)?)?);
             engines.extend((0..site.engines()).map(|_| Rc::clone(&pool)));
             all.push(pool);
         }

@@ -3,6 +3,10 @@
 //! Promises: at least a nanosecond, whole ticks, at least one of them; never beyond what the clock can add up. Leaves
 //! out the times outside of steps.
 
+use rand::Rng;
+use rand_pcg::Pcg64;
+
+use crate::rng;
 use crate::sim::SimError;
 use crate::sim::engine::STEP_MAX_NS;
 use crate::sim::timing::not_sensible;
@@ -21,6 +25,30 @@ impl Overhead {
     pub(super) fn new(scheduler_overhead_us: f64, async_scheduling: bool) -> Overhead {
         let time = SimDuration::from_us(scheduler_overhead_us);
         if async_scheduling { Overhead::Hidden(time) } else { Overhead::Added(time) }
+    }
+}
+
+/// What the steps of one engine vary by: numbers of its own, one per step with tokens.
+pub(super) struct Noise {
+    numbers: Pcg64,
+    variance: f64,
+}
+
+impl Noise {
+    pub(super) fn new(seed: u64, engine: usize, cv: f64) -> Noise {
+        Noise { numbers: rng::stream(seed, &format!("latency/jitter/{engine}")), variance: libm::log1p(cv * cv) }
+    }
+
+    /// The next step, for which the latency model says `raw`.
+    pub(super) fn on(&mut self, raw: SimDuration) -> SimDuration {
+        // A uniform number from the upper 52 bits, in the middle of its interval, and the normal number below which as
+        // large a share lies.
+        let bits = self.numbers.next_u64() >> 12;
+        let uniform = (bits as f64 + 0.5) / 4_503_599_627_370_496.0;
+        let normal = rng::normal_quantile(uniform).clamp(-4.0, 4.0);
+        // The mean of a lognormal is exp(mu + sigma^2 / 2): 1.
+        let factor = libm::exp(normal * libm::sqrt(self.variance) - self.variance / 2.0);
+        SimDuration((raw.0 as f64 * factor) as i64)
     }
 }
 

@@ -10,10 +10,11 @@ use super::parts::{Life, Machine, Part, Stage, Step};
 use super::pools::Pools;
 use super::routing::Chooser;
 use super::sessions::Conversations;
-use crate::pools::{Disaggregation, Role};
+use crate::pools::{Disaggregation, Role, Site};
 use crate::request::Requests;
 use crate::scenario::Scenario;
 use crate::sim::engine::{HORIZON, too_long};
+use crate::sim::latency::LatencyModel;
 use crate::sim::load::Demand;
 use crate::sim::{Quirks, RequestRow, RouteRow, SimError, Sink, Status, Summary};
 use crate::units::{SimDuration, SimTime};
@@ -58,9 +59,14 @@ pub(super) struct World<'a> {
 impl<'a> World<'a> {
     /// # Errors
     /// [`SimError::Invalid`] where pools and requests do not go together.
-    pub(super) fn new(scenario: &'a Scenario, demand: &'a Demand<'a>, quirks: Quirks) -> Result<World<'a>, SimError> {
+    pub(super) fn new(
+        scenario: &'a Scenario,
+        demand: &'a Demand<'a>,
+        quirks: Quirks,
+        model: fn(&Site) -> Result<Box<dyn LatencyModel>, SimError>,
+    ) -> Result<World<'a>, SimError> {
         let d = &scenario.deployment;
-        let pools = Pools::new(scenario, demand)?;
+        let pools = Pools::new(scenario, demand, model)?;
         let conversations = Conversations::new(&scenario.workload, demand, scenario.seed);
         let chooser = |set: usize| {
             let candidates = &pools.sets[set];
@@ -73,7 +79,8 @@ impl<'a> World<'a> {
         let choosers = (0..pools.sets.len()).map(chooser).collect();
         let blocks = |pool: usize| pools.all[pool].blocks as u64;
         let total = |pool: usize| Summary { kv_blocks_total: blocks(pool), ..Summary::default() };
-        let replicas: Vec<Machine> = pools.engines.iter().map(|pool| Machine::new(pool.clone())).collect();
+        let replicas: Vec<Machine> =
+            pools.engines.iter().enumerate().map(|(r, pool)| Machine::new(pool.clone(), r, scenario.seed)).collect();
         let mut lives: Vec<Life> = (0..demand.count()).map(|place| Life::new(demand, place)).collect();
         for life in lives.iter_mut().filter(|life| !conversations.waits(life.place)) {
             life.abort = demand.abort(life.place);
@@ -124,6 +131,9 @@ impl<'a> World<'a> {
         }
         self.close(horizon, sink);
         self.summary.itl = std::mem::take(&mut self.gaps).into_iter().collect();
+        for (total, pool) in self.totals.iter_mut().zip(&self.pools.all) {
+            total.latency_extrapolated_steps = pool.model.extrapolated();
+        }
         for pool in &self.totals {
             add(&mut self.summary, pool);
         }
@@ -526,6 +536,7 @@ fn add(s: &mut Summary, pool: &Summary) {
     s.prefix_tokens_hit += pool.prefix_tokens_hit;
     s.prefix_blocks_queried += pool.prefix_blocks_queried;
     s.prefix_blocks_hit += pool.prefix_blocks_hit;
+    s.latency_extrapolated_steps += pool.latency_extrapolated_steps;
     let (work, more) = (&mut s.work, &pool.work);
     work.decode_requests += more.decode_requests;
     work.decode_context += more.decode_context;

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod conversations;
+mod latency;
 
 use rand::Rng;
 use rand_pcg::Pcg64;
@@ -58,6 +59,7 @@ struct Sizes {
 /// The scenario of a seed: in half of all cases replicas of one kind; a third has nothing but what a single engine knows.
 pub fn scenario(seed: u64) -> (Scenario, Requests, Quirks) {
     let (mut s, mut requests, quirks, sizes) = engine(seed);
+    latency::draw(seed, &sizes, &mut s);
     let dice = &mut Dice(rng::stream(seed, "swarm/cluster"));
     match dice.range(0, 19) {
         0..=6 => return (s, requests, quirks),
@@ -122,12 +124,13 @@ fn latency(dice: &mut Dice, sizes: &Sizes) -> Latency {
         queue_base_us: if dice.one_in(2) { 0.0 } else { 2_000.0 },
         queue_per_input_token_us: 0.0,
         per_output_token_us: 0.0,
+        ..Linear::default()
     };
     if sizes.round && !dice.one_in(3) {
         return Latency::Linear(round);
     }
     match dice.range(0, 4) {
-        0 => Latency::Roofline,
+        0 => Latency::SimpleRoofline,
         1 => Latency::TrainedPhysics(TrainedPhysics::default()),
         2 => Latency::Rates(Rates { prefill_tokens_per_s: 1_000.0, decode_tokens_per_s: 70.0 }),
         _ => Latency::Linear(Linear {
@@ -137,6 +140,7 @@ fn latency(dice: &mut Dice, sizes: &Sizes) -> Latency {
             queue_base_us: f64::from(dice.range(0, 3_000)),
             queue_per_input_token_us: f64::from(dice.range(0, 300)),
             per_output_token_us: f64::from(dice.range(0, 100)),
+            ..Linear::default()
         }),
     }
 }

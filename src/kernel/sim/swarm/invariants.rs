@@ -57,7 +57,7 @@ pub(super) fn check(
 ) -> Result<(), String> {
     let quantum = s.deployment.tick.map_or(1, |t| t.duration().0);
     let place = |site: Site| {
-        let model = latency::build(&site.deployment, &site.model, &site.gpu);
+        let model = latency::of(&site).expect("a model of the swarm");
         let [after_token, after_request] =
             [model.after_token(), model.after_request()].map(|d| d.0 / quantum * quantum);
         Place { site, after_token, after_request }

@@ -13,11 +13,12 @@ use std::sync::atomic::AtomicBool;
 pub use draw::scenario;
 pub use reach::Reach;
 
-use super::latency::Latency;
+use super::latency::{Latency, Overheads};
 use super::router::Router;
 use super::scheduler::Scheduler;
 use super::{RequestRow, RouteRow, Sink, StepRow, Summary, reference, simulate_with};
 use crate::pools::{Disaggregation, Signals};
+use crate::profile::Supplied;
 use crate::scenario::{Deployment, Dtype, GpuSpec, KvCache, Load, Measure, ModelSpec, Scenario};
 use crate::units::SimTime;
 
@@ -65,6 +66,11 @@ pub fn llama_8b() -> ModelSpec {
         shared_experts: 0,
         moe_intermediate: 0,
         first_dense: 0,
+        moe_every: 1,
+        sliding_window: 0,
+        window_layers: 0,
+        linear_layers: 0,
+        other_params_b: 0.0,
         mla: None,
         params_b: 8.03,
         active_b: 8.03,
@@ -76,12 +82,19 @@ pub fn h100() -> GpuSpec {
     GpuSpec {
         bf16_tflops: 989.5,
         fp8_tflops: 1979.0,
+        fp4_tflops: 0.0,
+        int8_tops: 0.0,
         memory_gib: 80.0,
+        visible_gib: 0.0,
         memory_tb_per_s: 3.35,
         nvlink_gb_per_s: 450.0,
+        pcie_gb_per_s: 0.0,
+        node_gb_per_s: 0.0,
+        gpus_per_node: 0,
         mfu_prefill: 0.45,
         mfu_decode: 0.30,
         tdp_w: 700.0,
+        idle_w: 0.0,
     }
 }
 
@@ -101,7 +114,8 @@ pub fn scenario_8b() -> Scenario {
             scheduler: Scheduler::default(),
             router: Router::RoundRobin,
             kv: KvCache::default(),
-            latency: Latency::Roofline,
+            latency: Latency::SimpleRoofline,
+            overheads: Overheads::default(),
             tick: None,
             pools: BTreeMap::new(),
             disaggregation: Disaggregation::default(),
@@ -110,6 +124,7 @@ pub fn scenario_8b() -> Scenario {
         model: llama_8b(),
         gpu: h100(),
         pools: Vec::new(),
+        supplied: Supplied::default(),
         workload: Load::default(),
         measure: Measure::default(),
         seed: 42,
@@ -201,6 +216,10 @@ pub fn run_all(seeds: std::ops::Range<u64>) -> Result<Reach, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng;
+    use crate::sim::latency::{BatchShape, LatencyModel};
+    use crate::sim::{Parts, simulate_of};
+    use crate::units::SimDuration;
 
     /// Seeds that told of mistakes in the fast engine once.
     const TOLD: [u64; 8] = [1860, 5869, 9312, 12_248, 16_798, 21_639, 22_842, 27_954];
@@ -210,6 +229,69 @@ mod tests {
         for seed in TOLD {
             run(seed).unwrap_or_else(|e| panic!("{e}"));
         }
+    }
+
+    /// A step that is as long as every number of its batch says.
+    struct Hashed;
+
+    impl LatencyModel for Hashed {
+        fn wants_spread(&self) -> bool {
+            true
+        }
+
+        fn step(&self, s: &BatchShape) -> SimDuration {
+            let BatchShape {
+                decode_requests,
+                decode_context,
+                decode_context_min,
+                decode_context_max,
+                prefill_requests,
+                prefill_tokens,
+                prefill_context,
+                prefill_tokens_x_context,
+                prefill_tokens_squared,
+                prefill_tokens_x_input,
+                prefill_tokens_max,
+                prefill_context_pages,
+            } = *s;
+            let numbers = [
+                decode_requests,
+                decode_context,
+                decode_context_min,
+                decode_context_max,
+                prefill_requests,
+                prefill_tokens,
+                prefill_context,
+                prefill_tokens_x_context,
+                prefill_tokens_squared,
+                prefill_tokens_x_input,
+                prefill_tokens_max,
+                prefill_context_pages,
+            ];
+            let hash = numbers.iter().fold(0, |hash, number| rng::mix64(hash ^ *number));
+            SimDuration((hash % 8_000_000) as i64)
+        }
+    }
+
+    #[test]
+    fn every_number_of_a_batch_is_the_same() {
+        let mut compared = 0;
+        for seed in 0..600 {
+            let (s, requests, quirks) = scenario(seed);
+            let sites = s.sites();
+            if sites.iter().any(|site| matches!(site.deployment.scheduler, Scheduler::Exclusive(_))) {
+                continue;
+            }
+            let (mut fast, mut slow, go_on) = (Rows::default(), Rows::default(), AtomicBool::new(false));
+            let models = sites.iter().map(|_| Box::new(Hashed) as Box<dyn LatencyModel>).collect();
+            let parts = Parts { quirks, models, ..Parts::default() };
+            let engine = simulate_of(&s, &requests, &mut fast, &go_on, parts).unwrap();
+            let oracle =
+                reference::observe_of(&s, &requests, &mut slow, &go_on, quirks, |_| Ok(Box::new(Hashed))).unwrap().0;
+            difference(&fast, &slow, &engine, &oracle).unwrap_or_else(|e| panic!("{}\n{e}", told(seed)));
+            compared += 1;
+        }
+        assert!(compared > 400, "{compared}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::Rows;
 use crate::request::Requests;
 use crate::scenario::Scenario;
 use crate::sim::Summary;
+use crate::sim::latency::Overheads;
 use crate::sim::reference::Seen;
 use crate::sim::scheduler::{QueueOrder, Scheduler};
 
@@ -52,7 +53,38 @@ pub struct Reach {
     pub sent_early: u64,
     /// Caches of which all was there already.
     pub empty_transfers: u64,
+    pub latency: Latencies,
     pub cluster: cluster::Cluster,
+}
+
+/// Of [`Reach`], what step times are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Latencies {
+    pub rooflines: u64,
+    pub regressions: u64,
+    pub constants: u64,
+    pub overheads: u64,
+    pub jitter: u64,
+    /// With steps that were formed while another ran, and in whole ticks.
+    pub jitter_ahead: u64,
+    pub jitter_ticks: u64,
+}
+
+impl Latencies {
+    fn of(s: &Scenario, asynchronous: bool) -> Latencies {
+        let o = s.deployment.overheads;
+        let jitter = u64::from(o.jitter_cv > 0.0);
+        let named = |name: &str| u64::from(s.sites().iter().any(|site| site.deployment.latency.name() == name));
+        Latencies {
+            rooflines: named("roofline"),
+            regressions: named("regression"),
+            constants: named("constant"),
+            overheads: u64::from(o != Overheads { jitter_cv: o.jitter_cv, ..Overheads::default() }),
+            jitter,
+            jitter_ahead: jitter * u64::from(asynchronous),
+            jitter_ticks: jitter * u64::from(s.deployment.tick.is_some()),
+        }
+    }
 }
 
 impl Reach {
@@ -89,6 +121,7 @@ impl Reach {
             moved_sessions: any(seen.moved_sessions),
             sent_early: any(seen.sent_early),
             empty_transfers: any(seen.empty_transfers),
+            latency: Latencies::of(s, asynchronous),
             cluster: cluster::Cluster::of(s, requests, rows, summary),
         }
     }
@@ -132,6 +165,13 @@ impl Reach {
             ("sessions that were moved", &mut self.moved_sessions),
             ("layers that were sent early", &mut self.sent_early),
             ("caches that were there already", &mut self.empty_transfers),
+            ("latency: roofline", &mut self.latency.rooflines),
+            ("latency: regression", &mut self.latency.regressions),
+            ("latency: constant", &mut self.latency.constants),
+            ("overheads", &mut self.latency.overheads),
+            ("jitter", &mut self.latency.jitter),
+            ("jitter of asynchronous steps", &mut self.latency.jitter_ahead),
+            ("jitter in whole ticks", &mut self.latency.jitter_ticks),
         ];
         fields.extend(self.cluster.fields());
         fields

@@ -98,6 +98,7 @@ fn scenario(edit: impl Fn(&mut Scenario, &mut VllmV1)) -> Scenario {
         queue_base_us: 0.0,
         queue_per_input_token_us: 0.0,
         per_output_token_us: 0.0,
+        ..Linear::default()
     });
     let mut rules = VllmV1::default();
     edit(&mut s, &mut rules);

@@ -26,7 +26,7 @@ fn pool(s: &mut Scenario, name: &str, role: Role, replicas: u32) {
         latency: None,
     };
     s.deployment.pools.insert(name.to_string(), pool);
-    s.pools.push(PoolFacts { model: s.model.clone(), gpu: s.gpu.clone() });
+    s.pools.push(PoolFacts::new(&s.model, &s.gpu));
     let transfer = &mut s.deployment.disaggregation.transfer;
     (transfer.bandwidth_gb_per_s, transfer.latency_us) = (BLOCK as f64 / 1e6, 0.0);
 }

@@ -1,6 +1,7 @@
 //! Timelines of how requests end and what steps last: caps, clients that go, the horizon, ticks, the order of rows.
 
 use super::*;
+use crate::rng;
 
 #[test]
 fn replies_are_cut_by_max_tokens_by_the_longest_sequence_and_by_the_cache() {
@@ -191,6 +192,78 @@ fn the_host_takes_time_or_hides_it() {
             let times = [row.first_token, row.finished].map(|t| ms(t.unwrap().0));
             assert_eq!(times, [first, done], "{name}: {overhead} {hidden} {tick:?}");
         }
+    }
+}
+
+#[test]
+fn overheads_lengthen_steps_and_delay_clients() {
+    let edit = |s: &mut Scenario, _: &mut VllmV1| {
+        let o = &mut s.deployment.overheads;
+        (o.step_us, o.request_us) = (250.0, 125.0);
+        (o.tokenize_us, o.tokenize_per_token_us) = (500.0, 100.0);
+        (o.detokenize_us, o.network_rtt_ms) = (200.0, 1.0);
+    };
+    // To the queue: 0.5 + 3 x 0.1 + 0.5 ms; to the client: 0.2 + 0.5 ms. Steps: 1 + 0.25 ms, and 0.125 per request.
+    check(
+        edit,
+        &[ask(0.0, 3, 2), ask(0.0, 3, 1)],
+        &["finished q1.3 s1.3 f3.5 d4.875 o2 i1.375/1.375/1.375", "finished q1.3 s1.3 f3.5 d3.5 o1"],
+        &["1.3+1.5 d0 p6/2 c0 r2 w0 x0 b2", "2.8+1.375 d1 p0/0 c3 r1 w0 x0 b1"],
+        |s| assert_eq!((s.steps, s.busy.0), (2, 2_875_000)),
+    );
+    // Asynchronous: what is hidden is the scheduler's overhead alone, and the last token is nobody's.
+    check(
+        |s, r| {
+            edit(s, r);
+            (r.async_scheduling, r.scheduler_overhead_us) = (true, 1_000.0);
+        },
+        &[ask(0.0, 3, 2)],
+        &["finished q1.3 s1.3 f3.375 d4.75 o2 i1.375/1.375/1.375"],
+        &["1.3+1.375 d0 p3/1 c0 r1 w0 x0 b1", "2.675+1.375 d1 p0/0 c3 r1 w0 x0 b1"],
+        whatever,
+    );
+}
+
+#[test]
+fn steps_vary_by_numbers_of_their_replica() {
+    // Steps of 1 ms and half a millisecond of the host, which does not vary.
+    let with = |seed: u64, cv: f64| {
+        scenario(move |s, r| {
+            (s.seed, s.deployment.replicas, s.deployment.overheads.jitter_cv) = (seed, 2, cv);
+            r.scheduler_overhead_us = 500.0;
+        })
+    };
+    let run = |s: &Scenario, engine: Engine| {
+        let mut got = Rows::default();
+        let asked = requests(&[ask(0.0, 3, 3_000), ask(0.0, 3, 3_000)]);
+        engine(s, &asked, &mut got, &AtomicBool::new(false), Quirks::default()).unwrap();
+        got.requests.sort_by_key(|row| row.request);
+        got
+    };
+    let cv = 0.2;
+    for (name, engine) in ENGINES {
+        let rows = run(&with(42, cv), engine);
+        for replica in 0..2 {
+            let steps: Vec<i64> =
+                rows.steps.iter().filter(|row| row.replica == replica).map(|row| row.duration.0).collect();
+            assert_eq!(steps.len(), 3_000, "{name}");
+            // Of 3,000 numbers none is beyond four standard deviations.
+            let mut numbers = rng::stream(42, &format!("latency/jitter/{replica}"));
+            let variance = libm::log1p(cv * cv);
+            for step in &steps {
+                let factor = rng::lognormal(&mut numbers, -variance / 2.0, libm::sqrt(variance));
+                let expect = (1e6 * factor) as i64 + 500_000;
+                assert!((step - expect).abs() <= 1, "{name}: {step}, not {expect}");
+            }
+            let factors: Vec<f64> = steps.iter().map(|ns| (*ns - 500_000) as f64 / 1e6).collect();
+            let mean = factors.iter().sum::<f64>() / 3_000.0;
+            let spread = (factors.iter().map(|f| (f - mean) * (f - mean)).sum::<f64>() / 3_000.0).sqrt();
+            assert!((mean - 1.0).abs() < 0.015 && (spread / cv - 1.0).abs() < 0.06, "{name}: {mean} {spread}");
+        }
+        assert_eq!(rows, run(&with(42, cv), engine), "{name}");
+        assert_ne!(rows.steps, run(&with(43, cv), engine).steps, "{name}");
+        // Without jitter nothing is drawn, and all steps are alike.
+        assert!(run(&with(42, 0.0), engine).steps.iter().all(|row| row.duration.0 == 1_500_000), "{name}");
     }
 }
 

@@ -66,7 +66,7 @@ pub(super) fn pools(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario, r: &mut Re
         };
         named.insert(name.to_string(), Pool { model: model_name, ..pool });
         let model = if *model == 0 { s.model.clone() } else { second.clone() };
-        s.pools.push(PoolFacts { model, gpu: h100() });
+        s.pools.push(PoolFacts::new(&model, &h100()));
     }
     s.deployment.pools = named;
     if dice.one_in(3) {

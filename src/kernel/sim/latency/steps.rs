@@ -1,0 +1,44 @@
+//! Replay of measured steps: a step takes as long as the nearest one that was measured.
+//!
+//! What near means, and what is done about the difference, is said in `operators/generic.rs`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::LatencyModel;
+use super::operators::Scatter;
+use crate::profile::Profile;
+use crate::scenario::{Deployment, GpuSpec, ModelSpec};
+
+/// Times of steps that were measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Steps {
+    /// A stage `profile` with whole steps.
+    pub profile: String,
+    /// The time of every step is multiplied by this.
+    #[serde(default = "one")]
+    pub scale: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl Steps {
+    pub(crate) fn problems(&self) -> Vec<(&'static str, String)> {
+        super::not_above_zero(&[("deployment.latency.steps.scale", self.scale)])
+    }
+}
+
+/// # Errors
+/// What the profile lacks.
+pub(crate) fn model(
+    settings: &Steps,
+    d: &Deployment,
+    m: &ModelSpec,
+    g: &GpuSpec,
+    profile: &Profile,
+) -> Result<Box<dyn LatencyModel>, Vec<String>> {
+    Ok(Box::new(Scatter::new(profile, d, m, g, 1, settings.scale, 0.0)?))
+}
