@@ -1,4 +1,4 @@
-//! The search for good configurations: spaces, samplers, Pareto fronts.
+//! The search for good configurations: spaces, samplers, Pareto fronts; and least squares, where the best has a formula.
 //!
 //! A sampler keeps no state. What it asks for depends on the space, the trials so far and the seed, and the draws of
 //! trial `n` come from a stream of their own. So a search that was killed goes on, from its table of trials, exactly
@@ -9,8 +9,11 @@
 //! Left out: models of the objective (TPE, Gaussian processes), and pruning of running trials. Where a trial costs
 //! milliseconds, a model that costs more than the trial is a loss.
 
+mod cma_es;
+mod eigen;
 mod fresh;
 mod grid;
+pub mod least_squares;
 mod nsga2;
 pub mod pareto;
 mod random;
@@ -22,6 +25,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use cma_es::CmaEs;
 pub use grid::Grid;
 pub use nsga2::Nsga2;
 pub use random::Random;
@@ -74,6 +78,8 @@ pub enum SamplerSpec {
     Grid(Grid),
     /// The genetic algorithm NSGA-II, for one objective or several.
     Nsga2(Nsga2),
+    /// CMA-ES with restarts, for one objective over numbers: the one to fit coefficients with.
+    CmaEs(CmaEs),
 }
 
 impl Default for SamplerSpec {
@@ -88,6 +94,7 @@ pub fn build(spec: &SamplerSpec) -> Box<dyn Sampler> {
         SamplerSpec::Random => Box::new(Random),
         SamplerSpec::Grid(grid) => Box::new(grid.clone()),
         SamplerSpec::Nsga2(nsga2) => Box::new(nsga2.clone()),
+        SamplerSpec::CmaEs(cma_es) => Box::new(cma_es.clone()),
     }
 }
 
@@ -101,6 +108,7 @@ mod tests {
         assert_eq!(parse(r#""random""#).unwrap(), SamplerSpec::Random);
         assert_eq!(parse(r#"{"grid": {"points": 5}}"#).unwrap(), SamplerSpec::Grid(Grid { points: Some(5) }));
         assert_eq!(parse(r#"{"nsga2": {}}"#).unwrap(), SamplerSpec::default());
+        assert_eq!(parse(r#"{"cma_es": {}}"#).unwrap(), SamplerSpec::CmaEs(CmaEs::default()));
         assert!(parse(r#"{"nsga2": {"pop": 5}}"#).is_err());
         assert!(parse(r#""tpe""#).is_err());
         let one = build(&parse(r#"{"nsga2": {"population": 1}}"#).unwrap());
