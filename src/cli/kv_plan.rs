@@ -5,6 +5,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type, Schema};
 
 use super::thousands;
+use pipe_kernel::sim::kv::plan::MemoryPlan;
 
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 const MIB: f64 = 1024.0 * 1024.0;
@@ -90,7 +91,6 @@ fn line(rows: &RecordBatch, i: usize) -> Option<(String, String)> {
     let (tp, pp, dp) = (int("tp")?, int("pp")?, int("dp")?);
     let stages = if pp > 1 { format!(", pp {pp}") } else { String::new() };
     let ranks = if dp > 1 { format!(", dp {dp}") } else { String::new() };
-    let each = if tp * pp > 1 { ", per GPU" } else { "" };
     let pool = text("pool")?;
     let of = format!("KV cache of {} on {}, tp {tp}{stages}{ranks}", text("model")?, text("gpu")?);
     let tokens = int("kv_block_size")?;
@@ -101,16 +101,32 @@ fn line(rows: &RecordBatch, i: usize) -> Option<(String, String)> {
     let gib = |name: &str| int(name).map(|bytes| bytes as f64 / GIB);
     let (weights, activations, other) = (gib("kv_weights_bytes")?, gib("kv_activation_bytes")?, gib("kv_other_bytes")?);
     let share = float("kv_gpu_memory_utilization")?;
-    let budget = budget as f64 / GIB;
+    let plan = MemoryPlan {
+        budget: budget as f64,
+        weights: weights * GIB,
+        activations: activations * GIB,
+        non_torch: other * GIB,
+        kv_available: 0.0,
+        bytes_per_block: int("kv_block_bytes")? as f64,
+        blocks: u64::try_from(blocks).unwrap_or(0),
+    };
+    Some((pool, sentence(&of, tp * pp > 1, share, tokens, &plan)))
+}
+
+/// The terms of a plan; `of` says whose it is, `each` that it is that of one GPU of several.
+pub(super) fn sentence(of: &str, each: bool, share: f64, tokens: i64, plan: &MemoryPlan) -> String {
+    let each = if each { ", per GPU" } else { "" };
+    let gib = |bytes: f64| bytes / GIB;
+    let (budget, weights) = (gib(plan.budget), gib(plan.weights));
+    let (activations, other) = (gib(plan.activations), gib(plan.non_torch));
     // The memory of the GPU is a fact with few digits; what the division adds is cut.
     let memory = (budget / share * 100.0).round() / 100.0;
     let left = budget - weights - activations - other;
-    let block = int("kv_block_bytes")? as f64 / MIB;
-    let cache = format!(
+    let (block, count) = (plan.bytes_per_block / MIB, thousands(plan.blocks));
+    format!(
         "{of}{each}: {memory} GiB x {share} = {budget:.2} - weights {weights:.2} - activations {activations:.2} - other \
          {other:.2} = {left:.2} GiB; / {block:.2} MiB per block of {tokens} tokens = {count} blocks"
-    );
-    Some((pool, cache))
+    )
 }
 
 #[cfg(test)]

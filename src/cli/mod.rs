@@ -22,6 +22,7 @@ macro_rules! tell {
 
 mod bench;
 mod check;
+mod facts;
 mod kv_plan;
 mod progress;
 mod run;
@@ -84,7 +85,20 @@ enum Command {
     Schema,
     /// List the tables of all pipelines, and the views
     Ls(tables::LsArgs),
-    /// Show a table: columns with units, rows, size, where it comes from, first rows
+    /// Show a table, or what is known of a GPU or a model
+    ///
+    /// Of a table: columns with units, rows, size, where it comes from, first rows. Of a GPU: peaks, memory, links, prices,
+    /// and where it stops being bound by memory. Of a model: parameters, KV cache, and how it fits the GPUs.
+    ///
+    /// `gpu`, `model` and `prices` alone list what the catalog has, unless a table has that name; with its pipeline
+    /// (`sweep.gpu`) a table is always meant.
+    ///
+    /// Examples:
+    ///   pipe show sweep.metrics
+    ///   pipe show gpu h100-sxm
+    ///   pipe show model llama-3.1-70b --gpu h100-sxm --tp 4
+    ///   pipe show model path/to/config.json --gpu l40s
+    #[command(verbatim_doc_comment)]
     Show(tables::ShowArgs),
     /// Query tables with SQL
     ///

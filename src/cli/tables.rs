@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::{Done, bytes, cores, duration, kv_plan, project, runtime, sql, table, thousands};
+use super::{Done, bytes, cores, duration, facts, kv_plan, project, runtime, sql, table, thousands};
 use crate::diag::{self, Diagnostic, Exit, Result};
 use crate::query::output;
 use crate::store::{Published, Store, TableHandle, TableManifest};
@@ -22,11 +22,15 @@ pub struct LsArgs {
 
 #[derive(Args, Debug)]
 pub struct ShowArgs {
-    /// `<pipeline>.<table>`, or `<table>` where only one pipeline has it
+    /// `<pipeline>.<table>`, or `<table>` where only one pipeline has it; or `gpu`, `model`, `prices`
     table: String,
+    /// Name of the GPU or model, or the path of a model's config.json
+    name: Option<String>,
     /// Rows to preview
     #[arg(long, default_value_t = 5)]
     rows: usize,
+    #[command(flatten)]
+    on: facts::OnArgs,
 }
 
 /// The part of a manifest that is about a published table.
@@ -103,6 +107,12 @@ pub(super) fn show(root: Option<PathBuf>, args: ShowArgs) -> Done {
     let project = project(root.clone(), Path::new("."))?;
     let store = Store::open(&project)?;
     let all = store.published();
+    // One word that is a table's name is the table.
+    let is_table = args.name.is_none() && all.iter().any(|p| p.table == args.table);
+    if !is_table && let Some(text) = facts::show(&project, &args.table, args.name.as_deref(), &args.on)? {
+        put!("{text}");
+        return Ok(Exit::Ok);
+    }
     let found = find(&all, &args.table)?;
     let handle = store.published_handle(found)?;
     put!("{}", describe(found, &handle));
