@@ -100,8 +100,8 @@ fn row(
         if value.is_empty() {
             continue;
         }
-        if *role == Role::Hashes {
-            rows.list(*role, 0).and_then(|()| hashes(value, rows)).map_err(name)?;
+        if matches!(role, Role::Hashes | Role::InputIds | Role::OutputIds) {
+            rows.list(*role, 0).and_then(|()| numbers(*role, value, rows)).map_err(name)?;
         } else {
             rows.text(*role, value, 0).map_err(name)?;
         }
@@ -110,14 +110,14 @@ fn row(
 }
 
 /// `[1, 2, 3]`, or numbers separated by blanks.
-fn hashes(value: &str, rows: &mut Rows) -> std::result::Result<(), Fault> {
+fn numbers(role: Role, value: &str, rows: &mut Rows) -> std::result::Result<(), Fault> {
     if value.starts_with('[') {
         let mut scanner = Scanner::new(value);
-        return jsonl::list(&mut scanner, Role::Hashes, rows)
+        return jsonl::list(&mut scanner, role, rows)
             .and_then(|()| scanner.end())
             .map_err(|f| Fault::new(0, format!("{} (in `{}`)", f.reason, number::shorten(value))));
     }
-    value.split_whitespace().try_for_each(|item| rows.hash(item, 0))
+    value.split_whitespace().try_for_each(|item| rows.number(role, item, 0))
 }
 
 /// The byte at which field `n` of a record begins.

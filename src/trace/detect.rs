@@ -7,9 +7,12 @@ use std::sync::Arc;
 
 use super::fields::{Fields, Role};
 use super::json::{Scanner, Value};
-use super::{Chunks, Layout, Parser, Settings, azure, csv, mooncake, number, parquet, sharegpt, vidur};
+use super::{
+    Chunks, Layout, Parser, Settings, azure, csv, llmservingsim, measured, mooncake, number, parquet, sharegpt,
+};
+use super::{trace_v2, vidur, vllm_bench};
 use crate::diag::{Diagnostic, Exit, Failure, Result, nearest};
-use crate::spec::{Columns, Format, TimeUnit};
+use crate::spec::{Columns, Format, MeasuredColumns, TimeUnit};
 
 use super::chunk::Cut;
 pub use super::open::OnBytes;
@@ -39,7 +42,10 @@ pub struct Key {
 /// What files look like, for those who gave one that looks like none.
 const LOOKS: &str = "formats: mooncake (JSON lines with timestamp, input_length, output_length, hash_ids), azure (CSV \
     TIMESTAMP,ContextTokens,GeneratedTokens), vidur (CSV arrived_at,num_prefill_tokens,num_decode_tokens), sharegpt \
-    (JSON or JSON lines with conversations), and jsonl, csv, parquet with input_tokens and output_tokens, or input and \
+    (JSON or JSON lines with conversations), llmservingsim (JSON lines input_toks, output_toks, arrival_time_ns), \
+    vllm_bench (JSON lines input_toks, output_toks, arrival_time, first_token_ts, last_token_ts), otel (Parquet \
+    start_unix_ns, latency.time_to_first_token, latency.e2e), trace_v2 (CSV send_time_us, first_chunk_time_us, \
+    last_chunk_time_us), and jsonl, csv, parquet with input_tokens and output_tokens, or input and \
     output; other names are given with `columns: { input_tokens: ..., output_tokens: ... }`";
 
 /// Opens a trace: the parser of its rows, and the chunks to be parsed. `on_bytes` hears how much of the file was read.
@@ -49,11 +55,13 @@ const LOOKS: &str = "formats: mooncake (JSON lines with timestamp, input_length,
 pub fn open(settings: &Settings, mut on_bytes: OnBytes) -> Result<(Parser, Chunks)> {
     // A Parquet file is read from its end; what it has of a head is known without unpacking.
     if parquet::is_parquet(settings)? {
-        let (fields, reader, rows) = parquet::open(settings)?;
-        refuse_unless(settings, Format::Parquet, "Parquet")?;
+        if settings.format != Format::Otel {
+            refuse_unless(settings, Format::Parquet, "Parquet")?;
+        }
+        let (format, fields, reader, rows) = parquet::open(settings)?;
         let size = std::fs::metadata(&settings.path).map_or(0, |m| m.len());
         let on_rows = Box::new(move |n: u64| on_bytes(size * n / rows.max(1)));
-        let parser = Parser { format: Format::Parquet, fields: Arc::new(fields), header: Arc::default() };
+        let parser = Parser { format, fields: Arc::new(fields), header: Arc::default() };
         return Ok((parser, Chunks::rows(reader, &settings.written, on_rows)));
     }
     let content = super::open::open(&settings.path, &settings.written, on_bytes)?;
@@ -64,7 +72,9 @@ pub fn open(settings: &Settings, mut on_bytes: OnBytes) -> Result<(Parser, Chunk
     };
     let (fields, header) = fields(settings, format, &shape)?;
     let (cut, skip) = match (format, &shape) {
-        (Format::Azure | Format::Vidur | Format::Csv, _) => (Cut::Quoted, header_bytes(&content.head)),
+        (Format::Azure | Format::Vidur | Format::TraceV2 | Format::Csv, _) => {
+            (Cut::Quoted, header_bytes(&content.head))
+        }
         (Format::Sharegpt, Shape::List) => (Cut::Elements, 0),
         _ => (Cut::Lines, 0),
     };
@@ -133,7 +143,7 @@ fn keys(line: &str) -> Vec<Key> {
 }
 
 fn guess(settings: &Settings, shape: &Shape) -> Result<Format> {
-    let mapped = settings.columns != Columns::default();
+    let mapped = !settings.is_plain();
     let all = |names: &[&str], keys: &[Key]| names.iter().all(|n| keys.iter().any(|k| k.path == *n));
     match shape {
         Shape::Empty => Err(wrong(settings, "is empty: expected requests")),
@@ -145,6 +155,12 @@ fn guess(settings: &Settings, shape: &Shape) -> Result<Format> {
             if !mapped && hashes_fit && all(&mooncake::NAMES, keys) {
                 return Ok(Format::Mooncake);
             }
+            if !mapped && all(&vllm_bench::NAMES, keys) {
+                return Ok(Format::VllmBench);
+            }
+            if !mapped && all(&llmservingsim::NAMES, keys) {
+                return Ok(Format::Llmservingsim);
+            }
             generic(settings, keys).map(|_| Format::Jsonl)
         }
         Shape::Lines(first, second) => {
@@ -154,6 +170,9 @@ fn guess(settings: &Settings, shape: &Shape) -> Result<Format> {
             }
             if !mapped && all(&vidur::NAMES, &keys) {
                 return Ok(Format::Vidur);
+            }
+            if !mapped && all(&trace_v2::NAMES, &keys) {
+                return Ok(Format::TraceV2);
             }
             generic(settings, &keys).map(|_| Format::Csv)
         }
@@ -179,8 +198,16 @@ fn fields(settings: &Settings, format: Format, shape: &Shape) -> Result<(Fields,
             let fields = match format {
                 Format::Mooncake => mooncake::fields(settings.block_tokens),
                 Format::Sharegpt => sharegpt::fields(),
+                Format::VllmBench => vllm_bench::fields(),
+                Format::Llmservingsim => llmservingsim::fields(settings.block_tokens),
                 Format::Jsonl => generic(settings, keys)?,
-                Format::Azure | Format::Vidur | Format::Csv | Format::Parquet | Format::Auto => {
+                Format::Azure
+                | Format::Vidur
+                | Format::TraceV2
+                | Format::Otel
+                | Format::Csv
+                | Format::Parquet
+                | Format::Auto => {
                     return Err(mismatch(settings, "JSON lines", &list(keys)));
                 }
             };
@@ -192,8 +219,16 @@ fn fields(settings: &Settings, format: Format, shape: &Shape) -> Result<(Fields,
             let fields = match format {
                 Format::Azure => azure::fields(),
                 Format::Vidur => vidur::fields(settings.block_tokens),
+                Format::TraceV2 => trace_v2::fields(settings.block_tokens),
                 Format::Csv => generic(settings, &keys)?,
-                Format::Mooncake | Format::Sharegpt | Format::Jsonl | Format::Parquet | Format::Auto => {
+                Format::Mooncake
+                | Format::Sharegpt
+                | Format::VllmBench
+                | Format::Llmservingsim
+                | Format::Otel
+                | Format::Jsonl
+                | Format::Parquet
+                | Format::Auto => {
                     return Err(mismatch(settings, "text that is not JSON", &format!("`{}`", number::shorten(first))));
                 }
             };
@@ -205,7 +240,8 @@ fn fields(settings: &Settings, format: Format, shape: &Shape) -> Result<(Fields,
 
 /// Every column that must be there is in the header.
 pub fn all_there(settings: &Settings, fields: &Fields, keys: &[Key]) -> Result<()> {
-    let names = explicit(&settings.columns);
+    let mut names = explicit(&settings.columns);
+    names.extend(settings.measured.iter().flat_map(MeasuredColumns::named).map(|(_, name)| name));
     let missing = fields.named().filter(|(role, name)| {
         (fields.is_required(*role) || names.contains(name)) && !keys.iter().any(|k| k.path == *name)
     });
@@ -257,6 +293,9 @@ pub fn generic(settings: &Settings, keys: &[Key]) -> Result<Fields> {
             return Err(wrong(settings, &seen));
         }
     };
+    if layout == Layout::Texts && settings.measured.is_some() {
+        return Err(wrong(settings, "has texts, and `measured` needs requests with token counts"));
+    }
     let name = |given: &Option<String>, default: &str| given.clone().unwrap_or_else(|| default.to_string());
     let (arrival, unit, known) = arrival(settings, keys);
     let fields = Fields::new(layout, unit);
@@ -268,6 +307,7 @@ pub fn generic(settings: &Settings, keys: &[Key]) -> Result<Fields> {
         .optional(Role::Think, "think_ns")
         .optional(Role::Model, name(&columns.model, "model"))
         .optional(Role::Adapter, name(&columns.adapter, "adapter"));
+    let fields = measured::generic(fields, settings.measured.as_ref());
     Ok(match layout {
         Layout::Tokens => fields
             .required(Role::InputTokens, name(&columns.input_tokens, "input_tokens"))

@@ -1,7 +1,8 @@
 //! What the fields of a row mean, and the columns that rows are collected in.
 //!
 //! Every format says with [`Fields`] which of its names plays which [`Role`]; a [`Rows`] takes the values of one row
-//! at a time, checks them, and keeps them as Arrow columns.
+//! at a time, checks them, and keeps them as Arrow columns. What was measured of a request is kept beside them, as
+//! [`Raw`].
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use arrow::array::{ArrayRef, Int32Builder, Int64Array, Int64Builder, ListBuilder
 use arrow::array::{UInt64Builder, new_null_array};
 use arrow::datatypes::{DataType, Field};
 
+use super::measured::{Raw, TIMES, Time};
 use super::{Fault, Layout, MAX_TOKENS, Parsed, Problem, number};
 use crate::diag::{Failure, Result};
 use crate::spec::TimeUnit;
@@ -31,9 +33,20 @@ pub enum Role {
     Model,
     Adapter,
     EncoderTokens,
+    /// Numbers of the tokens of the prompt; with those of the reply they make the block hashes.
+    InputIds,
+    OutputIds,
+    /// Of a run of a server: the name that it gave the request.
+    Name,
+    Run,
+    Status,
+    PrefixGroup,
+    /// Tokens that the prompt has before those counted as its length.
+    PrefixTokens,
+    Measured(Time),
 }
 
-pub const ROLES: [Role; 14] = [
+pub const ROLES: [Role; ROLE_COUNT] = [
     Role::Arrival,
     Role::InputTokens,
     Role::OutputTokens,
@@ -48,11 +61,60 @@ pub const ROLES: [Role; 14] = [
     Role::Model,
     Role::Adapter,
     Role::EncoderTokens,
+    Role::InputIds,
+    Role::OutputIds,
+    Role::Name,
+    Role::Run,
+    Role::Status,
+    Role::PrefixGroup,
+    Role::PrefixTokens,
+    Role::Measured(Time::Queued),
+    Role::Measured(Time::Scheduled),
+    Role::Measured(Time::FirstToken),
+    Role::Measured(Time::LastToken),
+    Role::Measured(Time::Queue),
+    Role::Measured(Time::Ttft),
+    Role::Measured(Time::Tpot),
+    Role::Measured(Time::E2e),
+    Role::Measured(Time::Prefill),
+    Role::Measured(Time::Decode),
 ];
 
+const ROLE_COUNT: usize = 21 + TIMES;
+/// Tokens of a hashed block where neither the file nor the user says: that of vLLM.
+pub const BLOCK_TOKENS: u32 = 16;
+
 impl Role {
-    fn bit(self) -> u16 {
-        1 << self as u16
+    /// The role's place in [`ROLES`].
+    fn place(self) -> usize {
+        match self {
+            Role::Arrival => 0,
+            Role::InputTokens => 1,
+            Role::OutputTokens => 2,
+            Role::Input => 3,
+            Role::Output => 4,
+            Role::Session => 5,
+            Role::Class => 6,
+            Role::Hashes => 7,
+            Role::BlockTokens => 8,
+            Role::Turn => 9,
+            Role::Think => 10,
+            Role::Model => 11,
+            Role::Adapter => 12,
+            Role::EncoderTokens => 13,
+            Role::InputIds => 14,
+            Role::OutputIds => 15,
+            Role::Name => 16,
+            Role::Run => 17,
+            Role::Status => 18,
+            Role::PrefixGroup => 19,
+            Role::PrefixTokens => 20,
+            Role::Measured(time) => 21 + time as usize,
+        }
+    }
+
+    fn bit(self) -> u32 {
+        1 << self.place()
     }
 }
 
@@ -61,11 +123,14 @@ impl Role {
 pub struct Fields {
     pub layout: Layout,
     /// Name per role, in the order of [`ROLES`].
-    names: [Option<String>; 14],
-    required: u16,
+    names: [Option<String>; ROLE_COUNT],
+    required: u32,
     /// Fields that must stay empty: the first row has no arrival, so no other row may have one.
-    forbidden: u16,
+    forbidden: u32,
+    /// Of arrivals.
     pub unit: TimeUnit,
+    /// Of measured times; `None`: nothing is measured.
+    pub measured: Option<TimeUnit>,
     /// Tokens per block, unless a row says otherwise.
     pub block_tokens: Option<u32>,
     /// `block_tokens` comes from the user and beats what rows say.
@@ -80,6 +145,7 @@ impl Fields {
             required: 0,
             forbidden: 0,
             unit,
+            measured: None,
             block_tokens: None,
             block_tokens_fixed: false,
         }
@@ -91,7 +157,7 @@ impl Fields {
     }
 
     pub fn optional(mut self, role: Role, name: impl Into<String>) -> Self {
-        self.names[role as usize] = Some(name.into());
+        self.names[role.place()] = Some(name.into());
         self
     }
 
@@ -107,8 +173,14 @@ impl Fields {
         self
     }
 
+    /// Rows have measured times, in `unit`.
+    pub fn measured(mut self, unit: TimeUnit) -> Self {
+        self.measured = Some(unit);
+        self
+    }
+
     pub fn name(&self, role: Role) -> Option<&str> {
-        self.names[role as usize].as_deref()
+        self.names[role.place()].as_deref()
     }
 
     pub fn is_required(&self, role: Role) -> bool {
@@ -127,6 +199,7 @@ pub struct Rows<'f> {
     row: Row,
     lines: Vec<u64>,
     problems: Vec<Problem>,
+    measured: Vec<Raw>,
     arrival: Int64Builder,
     session: StringBuilder,
     turn: Int32Builder,
@@ -146,7 +219,7 @@ pub struct Rows<'f> {
 /// The row that is being read. Buffers are reused from row to row.
 #[derive(Default)]
 struct Row {
-    seen: u16,
+    seen: u32,
     arrival: i64,
     input_tokens: i32,
     output_tokens: i32,
@@ -161,6 +234,9 @@ struct Row {
     output: String,
     input: Vec<String>,
     hashes: Vec<u64>,
+    input_ids: Vec<u32>,
+    output_ids: Vec<u32>,
+    raw: Raw,
 }
 
 impl<'f> Rows<'f> {
@@ -171,6 +247,7 @@ impl<'f> Rows<'f> {
             row: Row::default(),
             lines: Vec::new(),
             problems: Vec::new(),
+            measured: Vec::new(),
             arrival: Int64Builder::new(),
             session: StringBuilder::new(),
             turn: Int32Builder::new(),
@@ -195,6 +272,10 @@ impl<'f> Rows<'f> {
         let wrong = match role {
             Role::Arrival => number::time_ns(text, self.fields.unit).map(|t| row.arrival = t).err(),
             Role::InputTokens => number::tokens(text).map(|n| row.input_tokens = n).err(),
+            // A request that failed has no reply: whether it did is known at the end of the row.
+            Role::OutputTokens if self.fields.measured.is_some() => {
+                number::whole(text, MAX_TOKENS as u64).map(|n| row.output_tokens = n as i32).err()
+            }
             Role::OutputTokens => number::tokens(text).map(|n| row.output_tokens = n).err(),
             Role::BlockTokens => number::tokens(text).map(|n| row.block_tokens = n).err(),
             Role::Hashes => Some("is not a list: expected the identifiers of blocks".to_string()),
@@ -208,6 +289,17 @@ impl<'f> Rows<'f> {
             Role::Think => number::whole(text, i64::MAX as u64 / 2).map(|n| row.think = n as i64).err(),
             Role::EncoderTokens => number::whole(text, MAX_TOKENS as u64).map(|n| row.encoder_tokens = n as i32).err(),
             Role::Output => keep(&mut row.output, text),
+            Role::InputIds | Role::OutputIds => Some("is not a list: expected the numbers of tokens".to_string()),
+            Role::Name => keep(&mut row.raw.name, text),
+            Role::Run => keep(&mut row.raw.run, text),
+            Role::Status => keep(&mut row.raw.status, text),
+            Role::PrefixGroup => keep(&mut row.raw.prefix_group, text),
+            Role::PrefixTokens => {
+                number::whole(text, MAX_TOKENS as u64).map(|n| row.raw.prefix_tokens = n as i32).err()
+            }
+            Role::Measured(time) => {
+                number::time_ns(text, self.fields.measured.unwrap_or_default()).map(|t| row.raw.set(time, t)).err()
+            }
             Role::Input => {
                 row.input.push(text.to_string());
                 None
@@ -216,11 +308,11 @@ impl<'f> Rows<'f> {
         wrong.map_or(Ok(()), |reason| Err(self.fault(role, at, &reason)))
     }
 
-    /// A field that is a list of texts or of block identifiers: call [`Self::message`] or [`Self::hash`] per item.
+    /// A field that is a list of texts or of numbers: call [`Self::message`] or [`Self::number`] per item.
     pub fn list(&mut self, role: Role, at: usize) -> std::result::Result<(), Fault> {
         self.once(role, at)?;
         match role {
-            Role::Input | Role::Hashes => Ok(()),
+            Role::Input | Role::Hashes | Role::InputIds | Role::OutputIds => Ok(()),
             _ => Err(self.fault(role, at, "is a list: expected a single value")),
         }
     }
@@ -229,10 +321,15 @@ impl<'f> Rows<'f> {
         self.row.input.push(text.to_string());
     }
 
-    pub fn hash(&mut self, text: &str, at: usize) -> std::result::Result<(), Fault> {
-        let hash = number::whole(text, u64::MAX)
-            .map_err(|r| self.fault(Role::Hashes, at, &format!("has an item that {r}")))?;
-        self.row.hashes.push(hash);
+    /// An item of a list of block identifiers or of token numbers.
+    pub fn number(&mut self, role: Role, text: &str, at: usize) -> std::result::Result<(), Fault> {
+        let most = if role == Role::Hashes { u64::MAX } else { u64::from(u32::MAX) };
+        let n = number::whole(text, most).map_err(|r| self.fault(role, at, &format!("has an item that {r}")))?;
+        match role {
+            Role::InputIds => self.row.input_ids.push(n as u32),
+            Role::OutputIds => self.row.output_ids.push(n as u32),
+            _ => self.row.hashes.push(n),
+        }
         Ok(())
     }
 
@@ -271,10 +368,69 @@ impl<'f> Rows<'f> {
             let names: Vec<_> = names.iter().map(|(_, n)| format!("`{n}`")).collect();
             return Err(Fault::new(0, format!("missing {}", names.join(", "))));
         }
+        let raw = self.fields.measured.map(|_| self.complete()).transpose()?;
+        self.hash_ids()?;
         let block_tokens = self.block_tokens_of_row()?;
         self.append(block_tokens);
+        self.measured.extend(raw);
         self.lines.push(line);
         self.clear();
+        Ok(())
+    }
+
+    /// Checks what was measured, and completes the lengths with what it says.
+    fn complete(&mut self) -> std::result::Result<Raw, Fault> {
+        let mut raw = std::mem::take(&mut self.row.raw);
+        raw.no_reply = self.row.output_tokens == 0;
+        if raw.no_reply && raw.completed() {
+            return Err(self.fault(
+                Role::OutputTokens,
+                0,
+                "is 0: expected at least 1 token of a request that was served",
+            ));
+        }
+        // It still loaded the server with its prompt.
+        self.row.output_tokens = self.row.output_tokens.max(1);
+        let total = i64::from(self.row.input_tokens) + i64::from(raw.prefix_tokens);
+        if total > i64::from(MAX_TOKENS) {
+            return Err(self.fault(Role::InputTokens, 0, "is too large together with the shared prefix"));
+        }
+        self.row.input_tokens = total as i32;
+        if !raw.prefix_group.is_empty() {
+            let size = self.fields.block_tokens.unwrap_or(BLOCK_TOKENS);
+            let blocks = raw.prefix_tokens as u32 / size.max(1);
+            let block = |block: u32| content(&[raw.prefix_group.as_bytes(), &block.to_le_bytes()].concat());
+            self.row.hashes.extend((0..blocks).map(block));
+            self.row.seen |= Role::Hashes.bit();
+        }
+        Ok(raw)
+    }
+
+    /// Turns the numbers of tokens into identifiers of the full blocks of prompt and reply.
+    fn hash_ids(&mut self) -> std::result::Result<(), Fault> {
+        for (role, of) in [(Role::InputIds, Role::InputTokens), (Role::OutputIds, Role::OutputTokens)] {
+            let row = &self.row;
+            let (ids, length) = match role {
+                Role::InputIds => (row.input_ids.len(), row.input_tokens),
+                _ => (row.output_ids.len(), row.output_tokens),
+            };
+            if row.has(role) && ids != length as usize {
+                let said = self.fields.name(of).unwrap_or("length");
+                return Err(self.fault(role, 0, &format!("has {ids} items: expected {length}, as `{said}` says")));
+            }
+        }
+        let row = &mut self.row;
+        if row.has(Role::InputIds) {
+            let size = self.fields.block_tokens.unwrap_or(BLOCK_TOKENS).max(1) as usize;
+            row.input_ids.append(&mut row.output_ids);
+            let mut bytes = Vec::with_capacity(4 * size);
+            for block in row.input_ids.chunks_exact(size) {
+                bytes.clear();
+                block.iter().for_each(|id| bytes.extend(id.to_le_bytes()));
+                row.hashes.push(content(&bytes));
+            }
+            row.seen |= Role::Hashes.bit();
+        }
         Ok(())
     }
 
@@ -327,6 +483,9 @@ impl<'f> Rows<'f> {
         row.output.clear();
         row.input.clear();
         row.hashes.clear();
+        row.input_ids.clear();
+        row.output_ids.clear();
+        row.raw = Raw::default();
     }
 
     /// Forgets the row, and notes why.
@@ -364,8 +523,14 @@ impl<'f> Rows<'f> {
             }
         }
         let rows = RecordBatch::try_new(schema, columns).map_err(|e| Failure::stage("trace::arrow", e.to_string()))?;
-        Ok(Parsed { rows, lines: self.lines, problems: self.problems, conversations: Vec::new() })
+        let Rows { lines, problems, measured, .. } = self;
+        Ok(Parsed { rows, lines, problems, conversations: Vec::new(), measured })
     }
+}
+
+/// Identifier of what a block holds: the first 8 bytes of its BLAKE3 hash, little endian, as of `tokenize`.
+fn content(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(blake3::hash(bytes).as_bytes().first_chunk::<8>().copied().unwrap_or_default())
 }
 
 /// Keeps a text, of which nothing can be wrong.

@@ -96,7 +96,7 @@ fn field(scanner: &mut Scanner, role: Role, rows: &mut Rows) -> std::result::Res
     }
 }
 
-/// The items of a list of messages or hashes.
+/// The items of a list of messages, hashes or numbers of tokens.
 pub fn list(scanner: &mut Scanner, role: Role, rows: &mut Rows) -> std::result::Result<(), Fault> {
     scanner.items(|scanner| {
         let at = scanner.value_at();
@@ -105,9 +105,11 @@ pub fn list(scanner: &mut Scanner, role: Role, rows: &mut Rows) -> std::result::
                 rows.message(&text);
                 Ok(())
             }
-            (Value::Number(text), Role::Hashes) => rows.hash(text, at),
-            (Value::Text(text), Role::Hashes) => rows.hash(&text, at),
-            (_, Role::Hashes) => Err(rows.fault(role, at, "has an item that is not a whole number")),
+            (Value::Number(text), Role::Hashes | Role::InputIds | Role::OutputIds) => rows.number(role, text, at),
+            (Value::Text(text), Role::Hashes) => rows.number(role, &text, at),
+            (_, Role::Hashes | Role::InputIds | Role::OutputIds) => {
+                Err(rows.fault(role, at, "has an item that is not a whole number"))
+            }
             _ => Err(rows.fault(role, at, "has an item that is not text")),
         }
     })

@@ -14,6 +14,9 @@
 //!
 //! A row that cannot be read is a [`Problem`] with its line and column; it never stops the file.
 //!
+//! Runs of real servers (`vllm_bench`, `otel`, `trace_v2`, and generic files that name such columns) also say how each
+//! request was served: [`measured`].
+//!
 //! Left out: BurstGPT, ServeGen, WEKA and agentic traces. `csv` and `jsonl` with a column map read flat ones.
 
 mod azure;
@@ -23,17 +26,23 @@ mod detect;
 mod fields;
 mod json;
 mod jsonl;
+mod llmservingsim;
+pub mod measured;
 mod mooncake;
 mod number;
 mod open;
 pub mod ordered;
+mod otel;
 mod parquet;
 pub mod sample;
 mod sharegpt;
 mod talk;
 #[cfg(test)]
 mod tests;
+mod trace_v2;
 mod vidur;
+pub mod vllm;
+mod vllm_bench;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,7 +51,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 use crate::diag::{Diagnostic, Result, Span};
-use crate::spec::{Columns, Format, TimeUnit};
+use crate::spec::{Columns, Format, MeasuredColumns, TimeUnit};
 use crate::table::requests;
 
 pub use chunk::{Chunk, Chunks};
@@ -50,6 +59,7 @@ pub use detect::{OnBytes, looks, open};
 pub use open::read_bytes;
 pub use parquet::parts;
 pub use sharegpt::{Conversation, requests as conversation_requests};
+pub use trace_v2::header as trace_v2_header;
 
 /// Most tokens that a prompt or a reply can have, far above any model: more is taken for a mistake in the file.
 pub const MAX_TOKENS: i32 = 1 << 24;
@@ -67,6 +77,28 @@ pub struct Settings {
     pub time_unit: TimeUnit,
     /// Overrides what the format or the file says.
     pub block_tokens: Option<u32>,
+    /// Of `csv`, `jsonl` and `parquet`: which columns hold measured times.
+    pub measured: Option<MeasuredColumns>,
+}
+
+impl Settings {
+    /// What to read of the file at `path`, as the defaults have it.
+    pub fn new(path: PathBuf, written: String, format: Format) -> Settings {
+        Settings {
+            path,
+            written,
+            format,
+            columns: Columns::default(),
+            time_unit: TimeUnit::default(),
+            block_tokens: None,
+            measured: None,
+        }
+    }
+
+    /// No column is named: the format may be one that has names of its own.
+    fn is_plain(&self) -> bool {
+        self.columns == Columns::default() && self.measured.is_none()
+    }
 }
 
 /// What the rows of a file hold.
@@ -120,6 +152,8 @@ pub struct Parsed {
     pub problems: Vec<Problem>,
     /// ShareGPT only: what the rows are made of, once all conversations are known.
     pub conversations: Vec<Conversation>,
+    /// What was measured of each row; empty where nothing is.
+    pub measured: Vec<measured::Raw>,
 }
 
 /// Turns chunks into rows. Cheap to share between threads.
@@ -136,6 +170,11 @@ impl Parser {
         self.fields.layout
     }
 
+    /// Whether rows have measured times.
+    pub fn measures(&self) -> bool {
+        self.fields.measured.is_some()
+    }
+
     /// The format that was asked for, or found.
     pub fn format(&self) -> Format {
         self.format
@@ -148,12 +187,14 @@ impl Parser {
     pub fn parse(&self, chunk: Chunk) -> Result<Parsed> {
         match (chunk, self.format) {
             (Chunk::Rows { batch, first_row }, _) => parquet::parse(&self.fields, &batch, first_row),
-            (Chunk::Text(text), Format::Mooncake | Format::Jsonl) => jsonl::parse(&self.fields, &text),
-            (Chunk::Text(text), Format::Azure | Format::Vidur | Format::Csv) => {
+            (Chunk::Text(text), Format::Mooncake | Format::Llmservingsim | Format::VllmBench | Format::Jsonl) => {
+                jsonl::parse(&self.fields, &text)
+            }
+            (Chunk::Text(text), Format::Azure | Format::Vidur | Format::TraceV2 | Format::Csv) => {
                 csv::parse(&self.fields, &self.header, &text)
             }
             (Chunk::Text(text), Format::Sharegpt) => sharegpt::parse(&self.fields, &text),
-            (Chunk::Text(_), Format::Auto | Format::Parquet) => {
+            (Chunk::Text(_), Format::Auto | Format::Otel | Format::Parquet) => {
                 unreachable!("the format is settled, and Parquet files have no text")
             }
         }

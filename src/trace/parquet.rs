@@ -12,8 +12,9 @@ use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, TimeUnit as Arro
 
 use super::detect::{Key, all_there, generic};
 use super::fields::{Fields, Role, Rows};
-use super::{Fault, Parsed, Problem, Settings};
+use super::{Fault, Parsed, Problem, Settings, otel};
 use crate::diag::{self, Diagnostic, Exit, Failure, Result};
+use crate::spec::Format;
 
 const BATCH_ROWS: usize = 1 << 16;
 const PART_BATCH_ROWS: usize = 8192;
@@ -48,8 +49,8 @@ pub fn parts(paths: &[PathBuf]) -> Result<impl Iterator<Item = Result<RecordBatc
     Ok(readers.into_iter().flatten())
 }
 
-/// The fields of the file, a reader of their columns, and the number of rows.
-pub fn open(settings: &Settings) -> Result<(Fields, ParquetRecordBatchReader, u64)> {
+/// The format and the fields of the file, a reader of their columns, and the number of rows.
+pub fn open(settings: &Settings) -> Result<(Format, Fields, ParquetRecordBatchReader, u64)> {
     let unreadable = |e: &dyn std::fmt::Display| {
         Failure::stage("trace::parquet", format!("cannot read {} as Parquet: {e}", settings.written))
     };
@@ -63,7 +64,12 @@ pub fn open(settings: &Settings) -> Result<(Fields, ParquetRecordBatchReader, u6
     let null = |i: usize| first.as_ref().is_some_and(|row| row.column(i).is_null(0));
     let keys = schema.fields().iter().enumerate();
     let keys: Vec<Key> = keys.map(|(i, f)| Key { path: f.name().clone(), null: null(i), object: false }).collect();
-    let fields = generic(settings, &keys)?;
+    let is_otel = settings.format == Format::Auto && settings.is_plain() && otel::fits(&keys);
+    let (format, fields) = match settings.format {
+        Format::Otel => (Format::Otel, otel::fields(&keys)),
+        _ if is_otel => (Format::Otel, otel::fields(&keys)),
+        _ => (Format::Parquet, generic(settings, &keys)?),
+    };
     all_there(settings, &fields, &keys)?;
     check_types(settings, &fields, schema.fields().iter().map(AsRef::as_ref))?;
 
@@ -72,7 +78,7 @@ pub fn open(settings: &Settings) -> Result<(Fields, ParquetRecordBatchReader, u6
     let used = schema.fields().iter().enumerate().filter(|(_, f)| fields.named().any(|(_, n)| n == f.name()));
     let mask = ProjectionMask::roots(builder.parquet_schema(), used.map(|(i, _)| i));
     let reader = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(|e| unreadable(&e))?;
-    Ok((fields, reader, rows))
+    Ok((format, fields, reader, rows))
 }
 
 fn check_types<'a>(settings: &Settings, fields: &Fields, schema: impl Iterator<Item = &'a Field>) -> Result<()> {
@@ -102,29 +108,48 @@ fn canonical(role: Role, found: &DataType) -> std::result::Result<DataType, &'st
         _ => None,
     };
     match role {
-        Role::Arrival => match found {
-            DataType::Timestamp(_, _) => Ok(DataType::Timestamp(ArrowUnit::Nanosecond, None)),
+        Role::Arrival | Role::Measured(_) => match found {
+            DataType::Timestamp(_, _) if role == Role::Arrival => Ok(DataType::Timestamp(ArrowUnit::Nanosecond, None)),
             DataType::Float32 | DataType::Float64 => Ok(DataType::Float64),
             _ if found.is_integer() => Ok(DataType::Int64),
-            _ => Err("numbers or timestamps"),
+            _ if role == Role::Arrival => Err("numbers or timestamps"),
+            _ => Err("numbers"),
         },
-        Role::InputTokens | Role::OutputTokens | Role::BlockTokens | Role::Turn | Role::Think | Role::EncoderTokens
-            if found.is_integer() =>
-        {
-            Ok(DataType::Int64)
+        Role::InputTokens
+        | Role::OutputTokens
+        | Role::BlockTokens
+        | Role::Turn
+        | Role::Think
+        | Role::EncoderTokens
+        | Role::PrefixTokens => {
+            if found.is_integer() {
+                Ok(DataType::Int64)
+            } else {
+                Err("whole numbers")
+            }
         }
-        Role::InputTokens | Role::OutputTokens | Role::BlockTokens | Role::Turn | Role::Think | Role::EncoderTokens => {
-            Err("whole numbers")
-        }
-        Role::Session | Role::Class | Role::Model | Role::Adapter if text || dictionary || found.is_integer() => {
-            Ok(DataType::Utf8)
+        Role::Session
+        | Role::Class
+        | Role::Model
+        | Role::Adapter
+        | Role::Name
+        | Role::Run
+        | Role::Status
+        | Role::PrefixGroup => {
+            if text || dictionary || found.is_integer() {
+                Ok(DataType::Utf8)
+            } else {
+                Err("text")
+            }
         }
         Role::Output if text || dictionary => Ok(DataType::Utf8),
         Role::Input if text || dictionary => Ok(DataType::Utf8),
         Role::Input if item.is_some_and(DataType::is_string) => Ok(list(DataType::Utf8)),
-        Role::Hashes if item.is_some_and(DataType::is_integer) => Ok(list(DataType::UInt64)),
-        Role::Session | Role::Class | Role::Model | Role::Adapter | Role::Input | Role::Output => Err("text"),
-        Role::Hashes => Err("lists of whole numbers"),
+        Role::Hashes | Role::InputIds | Role::OutputIds if item.is_some_and(DataType::is_integer) => {
+            Ok(list(DataType::UInt64))
+        }
+        Role::Input | Role::Output => Err("text"),
+        Role::Hashes | Role::InputIds | Role::OutputIds => Err("lists of whole numbers"),
     }
 }
 
@@ -180,7 +205,9 @@ fn list(role: Role, items: &ArrayRef, rows: &mut Rows) -> std::result::Result<()
     }
     match items.data_type() {
         DataType::Utf8 => items.as_string::<i32>().iter().flatten().for_each(|m| rows.message(m)),
-        _ => items.as_primitive::<UInt64Type>().values().iter().try_for_each(|h| rows.hash(&h.to_string(), 0))?,
+        _ => {
+            items.as_primitive::<UInt64Type>().values().iter().try_for_each(|h| rows.number(role, &h.to_string(), 0))?
+        }
     }
     Ok(())
 }

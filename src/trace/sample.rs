@@ -111,7 +111,36 @@ pub fn files() -> Result<Vec<(&'static str, Vec<u8>)>> {
         ("generic.csv", csv.into_bytes()),
         ("generic.parquet", generic_parquet(&generic)?),
         ("tokenizer.json", tokenizer()),
+        ("vllm_bench.jsonl", vllm_bench().into_bytes()),
     ])
+}
+
+/// Fifty requests as a benchmark of a server would log them: an engine that computes one prompt at a time and decodes
+/// slower the more requests it has, with some noise. The wall clock and the engine's are far apart.
+fn vllm_bench() -> String {
+    let mut draw = Draw::new(9);
+    let (mut free_us, mut ends_us, mut text) = (0, Vec::new(), String::new());
+    for (i, row) in rows(9, 50).iter().enumerate() {
+        let at_us = row.at_us;
+        let queued_us = at_us + 300 + draw.below(900);
+        let scheduled_us = queued_us.max(free_us) + 20 + draw.below(60);
+        let first_us = scheduled_us + 6_000 + row.input * (45 + draw.below(10));
+        free_us = first_us;
+        let others = ends_us.iter().filter(|end| **end > first_us).count() as u64;
+        let token_us = 6_400 + 90 * others + draw.below(500);
+        let last_us = first_us + (row.output - 1) * token_us;
+        ends_us.push(last_us);
+        let wall = |us: u64| (1_760_000_000_000_000 + us) as f64 / 1e6;
+        let engine = |us: u64| (5_000_000_000 + us) as f64 / 1e6;
+        let line = json!({
+            "request_id": format!("bench-{i}"), "input_toks": row.input, "output_toks": row.output,
+            "arrival_time": wall(at_us), "queued_ts": engine(queued_us), "scheduled_ts": engine(scheduled_us),
+            "first_token_ts": engine(first_us), "last_token_ts": engine(last_us),
+        });
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{line}");
+    }
+    text
 }
 
 fn packing(e: &dyn std::fmt::Display) -> Failure {

@@ -16,6 +16,7 @@ fn settings(path: &Path) -> Settings {
         columns: Columns::default(),
         time_unit: TimeUnit::S,
         block_tokens: None,
+        measured: None,
     }
 }
 
@@ -108,6 +109,7 @@ fn samples_are_detected_and_read_whole() {
         ("generic.csv", Format::Csv, Layout::Tokens, 200),
         ("generic.csv.zst", Format::Csv, Layout::Tokens, 200),
         ("generic.parquet", Format::Parquet, Layout::Tokens, 200),
+        ("vllm_bench.jsonl", Format::VllmBench, Layout::Tokens, 50),
     ];
     let mut generic: Option<RecordBatch> = None;
     for (name, format, layout, at_least) in cases {

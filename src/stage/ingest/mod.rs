@@ -5,15 +5,19 @@
 //! in the order of the file. Block hashes are chained over the identifiers of the file, so that they keep the promise
 //! of the table also for files whose identifiers name a block alone.
 //!
+//! A file of a server's run also makes `<stage>_measured`: see `measured.rs`.
+//!
 //! Rows are held until the end of the file shows whether they are in order: a plain row takes 16 bytes. A file whose
 //! rows take more than half a GiB is read twice: once to see whether it is in order, once to write it through, with
 //! bounded memory, or to sort it, in memory. Rows without arrivals have no order, and are written as they come.
 
+mod measured;
 mod rows;
 #[cfg(test)]
 mod tests;
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -49,12 +53,17 @@ impl Kind for Ingest {
     }
 
     fn files(&self) -> Vec<FilePath> {
-        vec![self.path.clone()]
+        std::iter::once(self.path.clone()).chain(self.tokens.clone()).chain(self.header()).collect()
     }
 
     fn tables(&self, stage: &str, _cx: &CheckCx) -> Vec<TableShape> {
-        let schema = trace::looks(&self.settings()).ok().map(|parser| parser.layout().schema());
+        let looks = trace::looks(&self.settings()).ok();
+        let schema = looks.as_ref().map(|parser| parser.layout().schema());
         let mut tables = vec![TableShape { name: stage.to_string(), schema }];
+        if looks.map_or_else(|| self.is_measured(), |parser| parser.measures()) {
+            let schema = Some(crate::table::measured::schema());
+            tables.push(TableShape { name: measured::table_name(stage), schema });
+        }
         if self.bad_rows == BadRows::Reject {
             tables.push(TableShape { name: rejected_name(stage), schema: Some(rejected_schema()) });
         }
@@ -65,30 +74,38 @@ impl Kind for Ingest {
         let at = self.path.at.as_ref();
         let mut found = Vec::new();
         // A file that is not there is reported by whoever hashes it.
-        if self.path.path.is_file()
-            && let Err(failure) = trace::looks(&self.settings())
-        {
-            found.extend(failure.or_at(at).diagnostics);
-        }
-        let mut refuse = |code, message: &str, help: &str| {
+        let looks = self.path.path.is_file().then(|| trace::looks(&self.settings()));
+        let format = match looks {
+            Some(Err(failure)) => {
+                found.extend(failure.or_at(at).diagnostics);
+                self.format
+            }
+            Some(Ok(parser)) => parser.format(),
+            None => self.format,
+        };
+        let mut refuse = |code: &'static str, message: &str, help: &str| {
             found.push(Diagnostic::new(code, message).at(at.cloned()).help(help));
         };
-        if matches!(self.format, Format::Mooncake | Format::Azure | Format::Vidur | Format::Sharegpt) {
+        if has_own_names(self.format) {
             let help = "leave it out, or read the file as `jsonl`, `csv` or `parquet`";
-            if self.columns != Columns::default() {
-                refuse(
-                    "ingest::columns",
-                    "`columns` is for `csv`, `jsonl` and `parquet`: this format has its own",
-                    help,
-                );
+            let given = [
+                ("ingest::columns", "columns", self.columns != Columns::default()),
+                ("ingest::time_unit", "time_unit", self.time_unit != TimeUnit::default()),
+                ("ingest::measured", "measured", self.measured.is_some()),
+            ];
+            for (code, key, _) in given.into_iter().filter(|(.., given)| *given) {
+                let what = format!("`{key}` is for `csv`, `jsonl` and `parquet`: this format has its own");
+                refuse(code, &what, help);
             }
-            if self.time_unit != TimeUnit::default() {
-                refuse(
-                    "ingest::time_unit",
-                    "`time_unit` is for `csv`, `jsonl` and `parquet`: this format has its own",
-                    help,
-                );
-            }
+        }
+        let has_runs = format == Format::Otel || self.measured.as_ref().is_some_and(|m| m.run.is_some());
+        if self.run.is_some() && !has_runs && format != Format::Auto {
+            let help = "leave it out; a generic file names the column with `measured: { run: ... }`";
+            refuse("ingest::run", "`run` is for files that say which run of a server a row belongs to", help);
+        }
+        if self.tokens.is_some() && !matches!(format, Format::VllmBench | Format::Auto) {
+            let help = "leave it out: other formats have their block hashes in the file itself";
+            refuse("ingest::tokens", "`tokens` is for `vllm_bench`", help);
         }
         let Columns { input_tokens, output_tokens, input, output, .. } = &self.columns;
         if (input_tokens.is_some() || output_tokens.is_some()) && (input.is_some() || output.is_some()) {
@@ -106,12 +123,15 @@ impl Kind for Ingest {
     }
 
     fn recipe(&self, _cx: &CheckCx) -> Value {
-        let Ingest { path: _, format, columns, time_unit, block_tokens, bad_rows, limit } = self;
+        let Ingest { path: _, format, columns, time_unit, measured, run, tokens, block_tokens, bad_rows, limit } = self;
         // What `auto` finds follows from the content of the file, which enters the fingerprint by its hash.
         json!({
             "format": format,
             "columns": columns,
             "time_unit": time_unit,
+            "measured": measured,
+            "run": run,
+            "tokens": tokens.is_some(),
             "block_tokens": block_tokens,
             "bad_rows": bad_rows,
             "limit": limit,
@@ -119,7 +139,15 @@ impl Kind for Ingest {
     }
 
     async fn run(&self, cx: RunCx) -> Result<Outcome> {
-        let job = Job { settings: self.settings(), bad_rows: self.bad_rows, limit: self.limit, cx };
+        let job = Job {
+            settings: self.settings(),
+            bad_rows: self.bad_rows,
+            limit: self.limit,
+            run: self.run.clone(),
+            tokens: self.tokens.clone(),
+            header: self.header().map(|h| h.path),
+            cx,
+        };
         super::tokenize::blocking(move || job.run()).await
     }
 }
@@ -133,7 +161,40 @@ impl Ingest {
             columns: self.columns.clone(),
             time_unit: self.time_unit,
             block_tokens: self.block_tokens,
+            measured: self.measured.clone(),
         }
+    }
+
+    /// Whether the settings alone say that there are measured times.
+    fn is_measured(&self) -> bool {
+        self.measured.is_some() || matches!(self.format, Format::VllmBench | Format::Otel | Format::TraceV2)
+    }
+
+    /// The header beside a trace, where its format has one and it is there.
+    fn header(&self) -> Option<FilePath> {
+        let beside = |path: &std::path::Path| path.with_extension("yaml");
+        let path = beside(&self.path.path);
+        let format = match self.format {
+            Format::Auto if path.is_file() && path != self.path.path => trace::looks(&self.settings()).ok()?.format(),
+            format => format,
+        };
+        let written = beside(std::path::Path::new(&self.path.written)).display().to_string();
+        (format == Format::TraceV2 && path.is_file()).then(|| FilePath { written, path, at: self.path.at.clone() })
+    }
+}
+
+/// A format whose columns are what they are.
+fn has_own_names(format: Format) -> bool {
+    match format {
+        Format::Mooncake
+        | Format::Azure
+        | Format::Vidur
+        | Format::Sharegpt
+        | Format::Llmservingsim
+        | Format::VllmBench
+        | Format::Otel
+        | Format::TraceV2 => true,
+        Format::Auto | Format::Jsonl | Format::Csv | Format::Parquet => false,
     }
 }
 
@@ -160,6 +221,12 @@ struct Job {
     settings: Settings,
     bad_rows: BadRows,
     limit: Option<u64>,
+    /// Of a file of several runs, the one to read.
+    run: Option<String>,
+    /// Where the numbers of the tokens are.
+    tokens: Option<FilePath>,
+    /// The header beside the trace.
+    header: Option<PathBuf>,
     cx: RunCx,
 }
 
@@ -167,6 +234,10 @@ impl Job {
     fn run(&self) -> Result<Outcome> {
         let size = std::fs::metadata(&self.settings.path).map_or(0, |m| m.len());
         self.cx.progress.0.total(size, "bytes");
+        if trace::looks(&self.settings)?.measures() {
+            measured::run(self)?;
+            return Ok(Outcome::default());
+        }
         let mut rejects = Rejects::new(self)?;
         let mut table = Requests::new(&self.cx, Mode::Hold);
         self.pass(&mut table, &mut rejects)?;

@@ -12,6 +12,9 @@ fn ingest(path: &std::path::Path, bad_rows: BadRows, limit: Option<u64>) -> Inge
         format: Format::Auto,
         columns: Columns::default(),
         time_unit: TimeUnit::S,
+        measured: None,
+        run: None,
+        tokens: None,
         block_tokens: None,
         bad_rows,
         limit,
@@ -25,7 +28,8 @@ fn run(content: &str, bad_rows: BadRows, limit: Option<u64>, mode: Mode) -> Resu
     std::fs::write(&file, content).unwrap();
     let cx = testing::cx(dir.path(), 3);
     let spec = ingest(&file, bad_rows, limit);
-    let job = Job { settings: spec.settings(), bad_rows, limit, cx: cx.clone() };
+    let settings = spec.settings();
+    let job = Job { settings, bad_rows, limit, run: None, tokens: None, header: None, cx: cx.clone() };
     if mode == Mode::Hold {
         job.run()?;
     } else {
@@ -93,3 +97,5 @@ fn hashes_are_chained() {
     assert_ne!(hashes(0)[1], hashes(1)[1]);
     assert!(hashes(3).is_empty());
 }
+
+mod measured;
