@@ -1,0 +1,72 @@
+//! Parameters that make errors small: CMA-ES over their ranges, the same trials for the same seed.
+
+use pipe_kernel::tune::{self, CmaEs, Domain, Parameter, SamplerSpec, Space, Trial};
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use serde_json::Value;
+
+use super::trial::Bench;
+use crate::diag::{Diagnostic, Failure, Result};
+use crate::spec::{Candidate, Tree};
+
+/// Trials asked for at once. Part of what a fit comes to, and so no matter of cores.
+const BATCH: usize = 8;
+
+/// What is varied.
+///
+/// # Errors
+/// A range that is none.
+pub(super) fn space(candidate: &Candidate) -> std::result::Result<Space, Diagnostic> {
+    let mut parameters = Vec::new();
+    for (path, (low, high)) in &candidate.fit {
+        let wrong =
+            |what: String| Diagnostic::new("fidelity::fit", format!("`{}`: {what}", path.value)).at(path.at.clone());
+        let domain = Domain::float(*low, *high, false, None).map_err(wrong)?;
+        parameters.push(Parameter { path: path.value.clone(), domain });
+    }
+    let at = candidate.latency.at.clone();
+    Space::new(parameters).map_err(|what| Diagnostic::new("fidelity::fit", what).at(at))
+}
+
+/// Sets parameters in the settings of a server.
+pub(super) fn set(tree: &Tree, space: &Space, values: &[Value]) -> Tree {
+    let mut tree = tree.clone();
+    for (parameter, value) in space.parameters().iter().zip(values) {
+        tree.set_path(&parameter.path, Tree::from_json(value.clone()));
+    }
+    tree
+}
+
+/// The point with the least `error`, and that error. `None` where no point has one.
+///
+/// # Errors
+/// Interrupted; what `error` fails with.
+pub(super) fn best(
+    bench: &Bench<'_>,
+    label: &str,
+    space: &Space,
+    error: impl Fn(&[Value]) -> Result<Option<f64>> + Sync,
+) -> Result<Option<(Vec<Value>, f64)>> {
+    let sampler = tune::build(&SamplerSpec::CmaEs(CmaEs::default()));
+    // Fits of one report draw from streams of their own.
+    let seed = label.bytes().fold(bench.seed, |seed, byte| pipe_kernel::rng::mix64(seed ^ u64::from(byte)));
+    let mut history: Vec<Trial> = Vec::new();
+    while (history.len() as u32) < bench.trials {
+        if bench.stopped() {
+            return Err(Failure::interrupted());
+        }
+        let left = (bench.trials as usize - history.len()).min(BATCH);
+        let points = sampler.ask(space, &history, left, seed, &|_| true);
+        if points.is_empty() {
+            break;
+        }
+        let errors: Result<Vec<Option<f64>>> = bench.cx.pool.install(|| points.par_iter().map(|p| error(p)).collect());
+        for (params, error) in points.into_iter().zip(errors?) {
+            let error = error.filter(|e| e.is_finite());
+            let number = history.len() as u64;
+            history.push(Trial { number, params, objectives: error.map(|e| vec![e]), feasible: error.is_some() });
+        }
+    }
+    let judged = history.into_iter().filter_map(|t| Some((t.params, *t.objectives?.first()?)));
+    // Of equals the first.
+    Ok(judged.min_by(|a, b| a.1.total_cmp(&b.1)))
+}
