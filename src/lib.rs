@@ -33,6 +33,8 @@
 //! | step | one iteration of an engine: a batch formed, executed, and its tokens handed out |
 //! | fingerprint | the hash of a stage's recipe: kind, version, settings, seed, content hashes of its inputs |
 //! | trial | one evaluation that an optimizer made |
+//! | profile | a table of measured times of operators, layers or steps, which some latency models read |
+//! | run | requests that a real server answered, with their times; what a simulation is compared with |
 //!
 //! TTFT: arrival to first token. ITL: gap between two consecutive tokens of a request. TPOT: (finish - first token) /
 //! (output tokens - 1). E2E: arrival to last token. Goodput: requests per second that meet every objective. Quantiles
@@ -94,6 +96,10 @@
 //!   hear of everything in the order of time. Where nobody listens, replicas are let pass now and then.
 //! - **A request of several parts is one row.** Encoder, prompt and reply on different engines are parts that the cluster
 //!   puts together; an engine knows one part, and whether it must keep its blocks.
+//! - **A profile belongs to a scenario by its fingerprint.** Its points are read once per stage and shared; the kernel gets
+//!   them with the facts (`Supplied`), and what a latency model says beyond what was measured is counted where a step runs.
+//! - **`auto` follows the fidelity report**, not the other way round: a profile that fits, then the roofline; published
+//!   coefficients only for those who ask.
 //! - **Each decode step's duration is evaluated**, though sums over a run of steps have closed forms: it is an entry of
 //!   the exact histogram of gaps.
 //! - **The store is a local folder.** `object_store` enters with DataFusion; the store's own writes need rename, fsync

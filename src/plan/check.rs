@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{BuiltIn, Dag, Input, Kinds, Node};
 use crate::diag::{Diagnostic, Failure, Result, Span, nearest};
-use crate::spec::{Pipeline, StageSpec, Text};
+use crate::spec::{Calibrate, Pipeline, StageSpec, Text};
 use crate::stage::{CheckCx, Kind, TableShape};
 use crate::store::input_problem;
 
@@ -272,24 +272,42 @@ impl<'a> Graph<'a> {
     }
 }
 
-/// Tables that a stage reads because another stage does: `optimize` simulates the requests of the stage it varies, so
-/// its result depends on them, and not only on the results of that stage.
+/// Tables that a stage reads because of what another stage is: `optimize` and `calibrate` simulate the requests of the
+/// stage they vary, so their results depend on them, and not only on the results of that stage; `compare` reads the
+/// requests of a simulation.
 fn implied(spec: &StageSpec, pipeline: &Pipeline) -> Vec<Text> {
-    match spec {
-        StageSpec::Optimize(optimize) => {
-            let over = pipeline.stages.iter().find(|s| s.name.value == optimize.over.0.value);
-            match over.map(|s| &s.spec) {
-                Some(StageSpec::Simulate(simulate)) => simulate.requests.iter().map(|r| r.0.clone()).collect(),
-                _ => Vec::new(),
+    let of = |over: &Text| {
+        let over = pipeline.stages.iter().find(|s| s.name.value == over.value);
+        match over.map(|s| &s.spec) {
+            Some(StageSpec::Simulate(simulate)) => {
+                // Values of the space that name a profile are not looked for: `auto` chooses, a search does not.
+                crate::stage::of(&StageSpec::Simulate(simulate.clone())).inputs().unwrap_or_default()
             }
+            _ => Vec::new(),
         }
+    };
+    match spec {
+        StageSpec::Optimize(optimize) => of(&optimize.over.0),
+        StageSpec::Calibrate(Calibrate::Requests(requests)) => of(&requests.over.0),
+        StageSpec::Calibrate(Calibrate::Steps(_) | Calibrate::OptimizerConfig(_)) => Vec::new(),
         StageSpec::Ingest(_)
         | StageSpec::Synthesize(_)
         | StageSpec::Tokenize(_)
+        | StageSpec::Profile(_)
         | StageSpec::Simulate(_)
         | StageSpec::Sql(_)
         | StageSpec::Slo(_)
-        | StageSpec::Plot(_) => Vec::new(),
+        | StageSpec::Plot(_)
+        | StageSpec::Fidelity(_) => Vec::new(),
+        StageSpec::Compare(compare) => {
+            let simulates = |name: &Text| {
+                let stage = pipeline.stages.iter().find(|s| s.name.value == name.value);
+                stage.is_some_and(|s| matches!(s.spec, StageSpec::Simulate(_)))
+            };
+            let sides = [&compare.measured.0, &compare.simulated.0];
+            let requests = |name: &Text| Text::new(format!("{}_requests", name.value), name.at.clone());
+            sides.into_iter().filter(|name| simulates(name)).map(requests).collect()
+        }
     }
 }
 

@@ -15,7 +15,8 @@ use pipe_kernel::scenario::{Load, Measure, ThinkTime};
 use pipe_kernel::tune::SamplerSpec;
 use pipe_kernel::workload::{Adapters, ArrivalProcess, Images, Lengths, SharedPrefix, StepContext, SyntheticSessions};
 
-use super::{FilePath, Ref, Text, Tree};
+use super::calibrate::Calibrate;
+use super::{Fidelity, FilePath, Profile, Ref, Text, Tree};
 
 /// A stage: one of these keys, with its settings.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -24,11 +25,15 @@ pub enum StageSpec {
     Ingest(Ingest),
     Synthesize(Synthesize),
     Tokenize(Tokenize),
+    Profile(Box<Profile>),
     Simulate(Simulate),
     Sql(Sql),
     Slo(Slo),
     Optimize(Optimize),
+    Calibrate(Calibrate),
     Plot(Plot),
+    Compare(Compare),
+    Fidelity(Fidelity),
 }
 
 /// Read a trace file into a table of requests.
@@ -46,6 +51,18 @@ pub struct Ingest {
     /// Unit of the arrival column of `csv`, `jsonl` and `parquet`.
     #[serde(default)]
     pub time_unit: TimeUnit,
+    /// For `csv`, `jsonl` and `parquet` of requests that a server answered: which columns hold what was measured. Makes a
+    /// second table, `<stage>_measured`; formats of measured runs (`vllm_bench`, `otel`, `trace_v2`) make it without this.
+    #[serde(default)]
+    pub measured: Option<MeasuredColumns>,
+    /// Of a file with several runs of a server: the one to read. Each run has a time 0 of its own.
+    #[serde(default)]
+    pub run: Option<String>,
+    /// For `vllm_bench`: the file that the benchmark took its requests from (format `llmservingsim`), for the numbers of
+    /// their tokens and so for what their prompts share. The run has the requests of that file, in its order or by the
+    /// number at the end of their names.
+    #[serde(default)]
+    pub tokens: Option<FilePath>,
     /// Tokens per hashed block, where the file has block hashes. Default: that of the format (Mooncake 512).
     #[serde(default)]
     pub block_tokens: Option<u32>,
@@ -71,6 +88,18 @@ pub enum Format {
     Vidur,
     /// Conversations as JSON or JSON lines: `id`, `conversations: [{from, value}]`.
     Sharegpt,
+    /// JSON lines `input_toks`, `output_toks`, `arrival_time_ns`, and optionally `input_tok_ids`, `output_tok_ids`: a
+    /// workload of LLMServingSim.
+    Llmservingsim,
+    /// JSON lines `input_toks`, `output_toks`, `arrival_time`, `queued_ts`, `scheduled_ts`, `first_token_ts`,
+    /// `last_token_ts` (s): what LLMServingSim's benchmark of vLLM writes. Measured.
+    VllmBench,
+    /// Parquet `start_unix_ns`, `latency.time_to_first_token`, `latency.e2e`, `usage.prompt_tokens`, ...: request spans of
+    /// vLLM's OpenTelemetry tracing, an attribute per column, `gen_ai.` in front of the names or not. Measured.
+    Otel,
+    /// CSV `send_time_us`, `first_chunk_time_us`, `last_chunk_time_us`, ..., with a header beside it (`.yaml`):
+    /// TraceV2 of inference-sim, as its client observed it. Measured.
+    TraceV2,
     Jsonl,
     Csv,
     Parquet,
@@ -93,6 +122,30 @@ pub struct Columns {
     pub model: Option<String>,
     pub adapter: Option<String>,
     pub block_hashes: Option<String>,
+}
+
+/// Columns of what was measured of a request, of a generic file. All but `status` and `run` are spans of time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MeasuredColumns {
+    /// Unit of the times.
+    pub unit: TimeUnit,
+    /// From arrival until the engine began with the request.
+    pub queue: Option<String>,
+    /// From arrival to the first token.
+    pub ttft: Option<String>,
+    /// Mean time per output token after the first. Default: computed of `ttft` and `e2e`.
+    pub tpot: Option<String>,
+    /// From arrival to the last token.
+    pub e2e: Option<String>,
+    /// From when the engine began with it to the first token.
+    pub prefill: Option<String>,
+    /// From the first token to the last.
+    pub decode: Option<String>,
+    /// What became of it: `ok`, `completed`, `success`, `finished` or `200`, or what went wrong. Default: all completed.
+    pub status: Option<String>,
+    /// Which run of the server it belongs to.
+    pub run: Option<String>,
 }
 
 /// Unit of a time column.
@@ -275,6 +328,10 @@ pub struct Simulate {
     pub seed: Option<u64>,
     #[serde(default)]
     pub sweep: Option<Sweep>,
+    /// A `calibrate` stage, whose values go over what is written here; or any table with columns `path` (dotted) and
+    /// `value`. What the sweep sets goes before both.
+    #[serde(default)]
+    pub calibration: Option<Ref>,
     /// Also write `<stage>_steps`: a row per iteration of each engine.
     #[serde(default)]
     pub steps: bool,
@@ -410,6 +467,185 @@ pub struct Optimize {
 
 fn eight() -> u32 {
     8
+}
+
+/// Say how far a simulation is off what was measured: request by request, and in aggregate.
+///
+/// ```yaml
+/// check:
+///   compare:
+///     measured: real_measured
+///     simulated: sim
+///     warmup: { requests: 10 }
+///     network_rtt_ms: 0.4
+///     artefacts: [tpot_counts_first_token]
+/// ```
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Compare {
+    /// What is held to be true: the table `<stage>_measured` of an `ingest` stage, or another table of one run with columns
+    /// `request_id` (or `arrival_ns`, with `pair: order`) and any of `ttft_ns`, `tpot_ns`, `itl_ns_mean`, `e2e_ns`. Read
+    /// where they are there: `arrival_ns`, `input_tokens`, `output_tokens`, `queue_ns`, `second_chunk_ns`, `status`,
+    /// `measured`.
+    pub measured: Ref,
+    /// What is judged: a `simulate` stage, with all its scenarios, or a table as above; with `scenario_id` it may have several
+    /// scenarios.
+    pub simulated: Ref,
+    /// Default: all.
+    #[serde(default = "all_figures")]
+    pub metrics: Vec<CompareMetric>,
+    /// Which request is which.
+    #[serde(default)]
+    pub pair: PairBy,
+    /// Requests at the start that do not count, on either side, by the arrivals of the measured side.
+    #[serde(default)]
+    pub warmup: Margin,
+    /// Requests at the end that do not count.
+    #[serde(default)]
+    pub cooldown: Margin,
+    /// How far the clock of the measured arrivals is ahead of that of the simulated ones; taken off before `warmup.s` and
+    /// `cooldown.s`, and before arrivals are compared. Latencies are spans of time, and do not change.
+    #[serde(default)]
+    pub clock_offset: ClockOffset,
+    /// Round trip between client and server, in milliseconds: taken off the measured `ttft` and `e2e`, for times that a
+    /// client took.
+    #[serde(default)]
+    pub network_rtt_ms: f64,
+    /// What the measuring client is known to do to its figures; corrected in this order on the measured side.
+    #[serde(default)]
+    pub artefacts: Vec<Artefact>,
+    /// Resamples for the intervals of confidence; 0 for none. Costs as many times the pairs.
+    #[serde(default = "thousand")]
+    pub bootstrap: u32,
+    /// Of the intervals, 0 to 1.
+    #[serde(default = "ninety_five")]
+    pub confidence: f64,
+    /// Seed of the bootstrap. Default: that of the pipeline.
+    #[serde(default)]
+    pub seed: Option<u64>,
+    /// When agreement is called what.
+    #[serde(default)]
+    pub verdicts: Verdicts,
+}
+
+fn all_figures() -> Vec<CompareMetric> {
+    CompareMetric::ALL.to_vec()
+}
+fn thousand() -> u32 {
+    1000
+}
+fn ninety_five() -> f64 {
+    0.95
+}
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CompareMetric {
+    /// Time to first token.
+    Ttft,
+    /// Time per output token after the first; not of replies of one token.
+    Tpot,
+    /// Mean gap between the tokens of a request; its TPOT where a side does not say.
+    Itl,
+    /// End-to-end latency.
+    E2e,
+    /// Output tokens and requests per second, from the first arrival to the last end, of the requests that both sides served.
+    Throughput,
+}
+
+impl CompareMetric {
+    pub const ALL: [CompareMetric; 5] =
+        [CompareMetric::Ttft, CompareMetric::Tpot, CompareMetric::Itl, CompareMetric::E2e, CompareMetric::Throughput];
+}
+
+/// Which request of one side is which of the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PairBy {
+    /// That of the same number.
+    #[default]
+    RequestId,
+    /// The first to arrive on one side is the first on the other, and so on.
+    Order,
+}
+
+/// Requests at one end of a run; both limits hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Margin {
+    /// So many requests.
+    pub requests: u32,
+    /// Those that arrive within so many seconds of the first (or the last) arrival.
+    pub s: f64,
+}
+
+/// How far one clock is ahead of another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClockOffset {
+    #[default]
+    None,
+    /// The median difference of the arrivals of the pairs.
+    Auto,
+    /// Milliseconds.
+    Ms(f64),
+}
+
+/// What a client is known to do to what it measures.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Artefact {
+    /// The first chunk of a reply acknowledges the request and holds no token (TGIS, and so LLM-Pilot's data; an empty first
+    /// delta of chat endpoints): the first token is the second chunk. Needs the column `second_chunk_ns`, from arrival; TPOT
+    /// is computed anew.
+    AcknowledgedFirstChunk,
+    /// TPOT is end-to-end latency over all output tokens, the first among them (GuideLLM): computed anew of TTFT and
+    /// end-to-end latency.
+    TpotCountsFirstToken,
+    /// Chunks of the stream were counted as output tokens, and a chunk may hold several: the lengths of the simulated side
+    /// are taken, and TPOT is computed anew.
+    ChunksCountedAsTokens,
+    /// TTFT and end-to-end latency begin when the engine began with the request: its time in the queue is added. Needs the
+    /// column `queue_ns`.
+    TimesStartAtEngine,
+    /// TTFT and end-to-end latency have the time in which the prompt went over a slow line, at 4 bytes per token.
+    Upload(Upload),
+}
+
+/// A line that prompts go over.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Upload {
+    /// Megabits (1,000,000 bits) per second.
+    pub bandwidth_mbit_s: f64,
+}
+
+/// When agreement is called excellent, good or fair; else it is poor.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Verdicts {
+    pub excellent: Agreement,
+    pub good: Agreement,
+    pub fair: Agreement,
+}
+
+impl Default for Verdicts {
+    fn default() -> Self {
+        let agreement = |mape_pct, pearson| Agreement { mape_pct, pearson };
+        // The scale of inference-sim's `calibrate`.
+        Verdicts { excellent: agreement(10.0, 0.95), good: agreement(20.0, 0.85), fair: agreement(35.0, 0.7) }
+    }
+}
+
+/// What a verdict asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Agreement {
+    /// The mean absolute error is below so many percent.
+    pub mape_pct: f64,
+    /// The correlation is above this, where there is one.
+    pub pearson: f64,
 }
 
 /// Draw a chart from a query.

@@ -3,13 +3,16 @@
 //! [`load`] reads the file and its includes, applies `--set`, replaces `${name}` and `${env:NAME}`, and reports every
 //! problem at once. It reads YAML files only: whether tables, traces and SQL make sense is the business of `plan`.
 
+mod calibrate;
 mod de;
+mod fidelity;
 mod glue;
 mod kinds;
 mod load;
 mod params;
 mod parse;
 mod problems;
+mod profile;
 mod schema;
 mod set;
 #[cfg(test)]
@@ -18,14 +21,19 @@ mod tree;
 
 use std::path::{Path, PathBuf};
 
+pub use calibrate::*;
+pub use fidelity::{
+    Aim, AimFigure, AimMetric, Candidate, Client, Fidelity, MeasuredConfigurations, MeasuredRun, MeasuredSteps, System,
+};
 pub use kinds::*;
 pub use load::{load_mended, load_with};
 pub use problems::from_tree;
+pub use profile::{Folder, GenericFile, OperatorTables, Profile, StepLog, VidurFiles};
 pub use schema::json_schema;
 pub use tree::{Tree, TreeValue};
 
 pub use crate::diag::Sources;
-use crate::diag::{Result, Span};
+use crate::diag::{Diagnostic, Result, Span};
 
 /// A string, and where it stands.
 pub type Text = crate::diag::Spanned<String>;
@@ -72,4 +80,19 @@ pub struct Stage {
 /// Every problem found, each with its place.
 pub fn load(file: &Path, set: &[(String, String)]) -> Result<Pipeline> {
     load_with(file, set, &mut Sources::default())
+}
+
+/// Reads a YAML file that a pipeline names, with places in that file.
+///
+/// # Errors
+/// It cannot be read; every problem of its text.
+pub fn read_file<T: serde::de::DeserializeOwned>(file: &FilePath) -> std::result::Result<T, Vec<Diagnostic>> {
+    let unread = |e: std::io::Error| {
+        let message = format!("cannot read `{}`: {e}", file.written);
+        vec![Diagnostic::new("spec::file", message).at(file.at.clone())]
+    };
+    let text = std::fs::read_to_string(&file.path).map_err(unread)?;
+    let folder = std::path::absolute(&file.path).ok().and_then(|p| p.parent().map(std::sync::Arc::<Path>::from));
+    let shown: std::sync::Arc<str> = file.written.as_str().into();
+    from_tree(&parse::parse(&text, &shown, folder.as_ref())?)
 }

@@ -45,6 +45,11 @@ impl Tree {
         Tree { value, at, base: None, stand_in: false }
     }
 
+    /// Folder that a relative path written here starts from; `None` for a value that no file holds.
+    pub fn base(&self) -> Option<&Path> {
+        self.base.as_deref()
+    }
+
     pub(super) fn with_base(mut self, base: Option<Arc<Path>>) -> Self {
         self.base = base;
         self

@@ -3,15 +3,23 @@
 //! A kind is one file here that implements [`Kind`] for its settings in [`crate::spec`], one variant of
 //! [`StageSpec`], and one line in [`of`].
 
+mod calibrate;
+mod compare;
+mod fidelity;
 mod ingest;
 mod optimize;
 mod plot;
+pub(crate) mod profile;
 mod simulate;
 mod slo;
 mod sql;
 mod synthesize;
 mod tokenize;
 pub(crate) mod trace_file;
+
+// For tests and benches outside, that run a latency model on a table.
+#[doc(hidden)]
+pub use self::profile::load::read as read_profile;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -172,10 +180,14 @@ pub fn of(spec: &StageSpec) -> &dyn Kind {
         StageSpec::Ingest(s) => s,
         StageSpec::Synthesize(s) => s,
         StageSpec::Tokenize(s) => s,
+        StageSpec::Profile(s) => &**s,
         StageSpec::Simulate(s) => s,
         StageSpec::Sql(s) => s,
         StageSpec::Slo(s) => s,
         StageSpec::Optimize(s) => s,
+        StageSpec::Calibrate(s) => s,
         StageSpec::Plot(s) => s,
+        StageSpec::Compare(s) => s,
+        StageSpec::Fidelity(s) => s,
     }
 }

@@ -391,6 +391,7 @@ mod tests {
             columns: Default::default(),
             time_unit: Default::default(),
             block_tokens: None,
+            measured: None,
         };
         let (parser, mut chunks) = trace::open(&settings, Box::new(|_| ())).unwrap();
         let mut writer = cx.out.table("texts", requests::texts_schema()).unwrap();

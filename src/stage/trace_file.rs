@@ -30,6 +30,7 @@ pub(crate) fn read(path: &Path) -> Result<Requests> {
         columns: Columns::default(),
         time_unit: TimeUnit::default(),
         block_tokens: None,
+        measured: None,
     };
     let (parser, mut chunks) = trace::open(&settings, Box::new(|_| ()))?;
     if parser.layout() == Layout::Texts {

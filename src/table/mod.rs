@@ -2,6 +2,8 @@
 //!
 //! Every column carries `unit` and `description` in its Parquet field metadata; `pipe show TABLE` prints them.
 
+pub mod measured;
+pub mod profile;
 pub mod queueing;
 pub mod requests;
 pub mod simulation;

@@ -22,7 +22,7 @@ use super::{DESCRIPTION, column};
 
 /// Version of the rows that a simulation is remembered by. Raised by hand when [`memo_requests`], [`memo_steps`],
 /// [`memo_routes`] or the totals kept with them change, so that rows of an older shape are never reused.
-pub const MEMO_VERSION: u32 = 4;
+pub const MEMO_VERSION: u32 = 5;
 
 /// Latencies that a scenario has a distribution of, and what each is.
 pub const LATENCIES: [(&str, &str); 7] = [
@@ -252,6 +252,7 @@ pub fn pools() -> SchemaRef {
         int("replicas", "", "Engines: what is deployed, times its data-parallel ranks"),
         int("replica_first", "", "Number of its first replica; the others follow"),
         int("gpus", "", "GPUs of all its replicas"),
+        latency_model(""),
     ]);
     fields.extend(pool_totals());
     Arc::new(Schema::new(fields))
@@ -262,6 +263,7 @@ pub fn pool_totals() -> Vec<Field> {
     let mut fields = vec![
         int("requests", "", "Requests, or parts of them, that it was sent; a prompt and its reply here are one part"),
         int("steps", "", "Iterations of its replicas"),
+        extrapolated(),
         ns("busy_ns", false, "Time in steps, summed over its replicas"),
         float("busy_ratio", "", "Time in steps, as a share of the duration times its replicas"),
         int("prefill_tokens", "tokens", "Prompt tokens computed, also again"),
@@ -286,6 +288,15 @@ pub fn pool_totals() -> Vec<Field> {
     fields.extend(kv_plan());
     fields.extend(prefix_cache());
     fields
+}
+
+fn latency_model(more: &str) -> Field {
+    text("latency_model", &format!("How the time of a step was known; what `auto` and `fitted` came to{more}"))
+}
+
+fn extrapolated() -> Field {
+    let what = "Steps whose time was extrapolated, because the profile has nothing like them; 0 for formulas";
+    int("latency_extrapolated_steps", "", what)
 }
 
 fn kv_plan() -> [Field; 5] {
@@ -352,6 +363,8 @@ fn counts() -> Vec<Field> {
     vec![
         int("gpus", "", "GPUs of all pools: replicas x tp x pp x dp, and of an exclusive scheduler x servers"),
         int("engines", "", "Engines of all pools: replicas x dp"),
+        latency_model("; of pools that have different ones, all"),
+        extrapolated(),
         int("requests", "", "Requests that arrived: the sum of the six counts that follow"),
         int("finished", "", "Requests that were served to the end"),
         int("length_capped", "", "Requests that were served, but whose reply was cut by a limit"),

@@ -81,4 +81,6 @@ cases! {
     steps_without_an_order: "36_steps_without_an_order",
     sessions_and_chains: "37_sessions_and_chains",
     queueing_deployments: "40_queueing_deployments",
+    profiles_that_cannot_be: "50_profiles_that_cannot_be",
+    rows_of_a_profile_that_cannot_be: "51_rows_of_a_profile_that_cannot_be",
 }

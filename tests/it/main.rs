@@ -2,13 +2,19 @@
 
 mod bench;
 mod cache;
+mod calibrate;
 mod cases;
+mod catalog;
 mod cluster;
 mod crash;
 mod duckdb;
+mod fidelity;
+mod latency;
+mod measured;
 mod mono_vs_disagg;
 mod numbers;
 mod policies;
+mod profiles;
 mod project;
 mod queueing;
 mod readme;
@@ -16,3 +22,4 @@ mod real_traces;
 mod sql;
 mod tidy;
 mod vidur;
+mod vidur_steps;

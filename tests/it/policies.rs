@@ -45,6 +45,7 @@ stages:
         model: meta-llama/Llama-3.1-8B
         gpu: h100-sxm
         tick: 1us
+        latency: simple_roofline
         scheduler: { vllm_v1: { async_scheduling: true, scheduler_overhead_us: 500 } }
       workload: { timeout_s: 3, max_tokens: 150, horizon_s: 9, cancel: { share: 0.2, after_s: 4 } }
   queue:

@@ -1,8 +1,12 @@
 //! A project in a temporary folder, and the binary run in it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
 
+use pipe::store::Store;
+use pipe_kernel::profile::Profile;
 use tempfile::TempDir;
 
 /// The repository's root.
@@ -106,6 +110,25 @@ impl Project {
             .map(|e| (text(&e["stage"]), text(&e["action"])))
             .collect()
     }
+}
+
+/// What a stage `profile` with these settings, in YAML, makes, as latency models get it.
+pub fn profile(settings: &str) -> Arc<Profile> {
+    let project = Project::new();
+    project.write("pipelines/p.yaml", &format!("name: p\nstages:\n  t:\n    profile: {settings}\n"));
+    project.run(&["run", "pipelines/p.yaml", "--quiet"]).ok();
+    let store = Store::open(project.path()).expect("a store");
+    let table = store.published().into_iter().find(|t| (t.pipeline.as_str(), t.table.as_str()) == ("p", "t"));
+    let handle = store.published_handle(&table.expect("a table")).expect("its parts");
+    pipe::stage::read_profile(&handle).expect("a profile")
+}
+
+/// [`profile`] of a folder of Vidur's predictions, read once.
+pub fn predictions(folder: &Path) -> Arc<Profile> {
+    static READ: Mutex<BTreeMap<PathBuf, Arc<Profile>>> = Mutex::new(BTreeMap::new());
+    let mut read = READ.lock().expect("no test failed while it read");
+    let make = || profile(&format!("{{ vidur_predictions: {{ path: {} }} }}", folder.display()));
+    read.entry(folder.to_path_buf()).or_insert_with(make).clone()
 }
 
 pub fn text(v: &serde_json::Value) -> String {

@@ -7,9 +7,10 @@
 //! Compared for every request: replica, prompt tokens found in the cache, and, to the microsecond that Vidur prints, its
 //! arrival, when it was scheduled, first token and end.
 //!
+//! Step times are those of the latency model `operators` on its tables.
+//!
 //! What has to be put in the place of the simulator's own:
 //!
-//! - Step times: looked up in its tables, by the sums that a latency model is given anyway ([`Tables`]).
 //! - Ties: `random.Random(67).choice`, which is asked for every decision that compares, also if one replica is the best.
 //! - The place of the last token: a completed request takes it, and so can fill a block ([`Quirks`]). In vLLM, the last
 //!   token is never computed.
@@ -32,19 +33,17 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use arrow::array::AsArray;
-use arrow::datatypes::{Float64Type, Int32Type};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use pipe_kernel::profile::Supplied;
 use pipe_kernel::queueing::PythonRandom;
 use pipe_kernel::request::Requests;
-use pipe_kernel::sim::latency::{BatchShape, LatencyModel};
+use pipe_kernel::sim::latency::{Latency, Operators};
 use pipe_kernel::sim::router::{Draws, Router, TolerantSticky};
 use pipe_kernel::sim::scheduler::Scheduler;
 use pipe_kernel::sim::swarm::{Rows, scenario_8b};
 use pipe_kernel::sim::{Parts, Quirks, RequestRow, simulate_of};
-use pipe_kernel::units::{SimDuration, SimTime};
+use pipe_kernel::units::SimTime;
 
-use crate::project::shared;
+use crate::project::{predictions, shared};
 
 /// Vidur prints microseconds.
 const HALF_US: i64 = 500;
@@ -53,84 +52,6 @@ const DRIFT: i64 = 100;
 
 /// Above all hashes of the trace.
 const BEGUN: u64 = 1 << 32;
-
-/// Times of operators in milliseconds. Those of one layer that depend on the number of tokens alone are in the order in
-/// which Vidur adds them up.
-struct Tables {
-    attention: [Vec<f64>; 5],
-    mlp: [Vec<f64>; 4],
-    add: Vec<f64>,
-    /// By (requests, mean context) and by (context, chunk).
-    decode: BTreeMap<(i32, i32), f64>,
-    prefill: BTreeMap<(i32, i32), f64>,
-}
-
-impl Tables {
-    fn read(dir: &Path) -> Tables {
-        let by_tokens = |name: &str| {
-            let rows = table(&dir.join(name), ["num_tokens", "num_tokens"]);
-            // From one token on, without a gap.
-            rows.into_iter()
-                .enumerate()
-                .map(|(i, ((n, _), ms))| {
-                    assert_eq!(n as usize, i + 1);
-                    ms
-                })
-                .collect::<Vec<f64>>()
-        };
-        Tables {
-            attention: ["attn_pre_proj", "attn_post_proj", "attn_rope", "attn_kv_cache_save", "input_layernorm"]
-                .map(by_tokens),
-            mlp: ["mlp_up_proj", "mlp_down_proj", "mlp_act", "post_attention_layernorm"].map(by_tokens),
-            add: by_tokens("add"),
-            decode: table(&dir.join("attn_decode"), ["batch_size", "kv_cache_size"]),
-            prefill: table(&dir.join("attn_prefill"), ["kv_cache_size", "prefill_chunk_size"]),
-        }
-    }
-}
-
-/// Two columns of keys and the prediction.
-fn table(file: &Path, keys: [&str; 2]) -> BTreeMap<(i32, i32), f64> {
-    let file = std::fs::File::open(file.with_extension("parquet")).expect("a table of predictions");
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("a Parquet file").build().expect("a reader");
-    let mut rows = BTreeMap::new();
-    for batch in reader {
-        let batch = batch.expect("a batch");
-        let column = |name: &str| batch.column_by_name(name).expect("a column").clone();
-        let [first, second] = keys.map(column);
-        let (first, second) = (first.as_primitive::<Int32Type>(), second.as_primitive::<Int32Type>());
-        let prediction = column("prediction");
-        let prediction = prediction.as_primitive::<Float64Type>();
-        rows.extend((0..batch.num_rows()).map(|i| ((first.value(i), second.value(i)), prediction.value(i))));
-    }
-    rows
-}
-
-impl LatencyModel for Tables {
-    fn step(&self, shape: &BatchShape) -> SimDuration {
-        let key = |n: u64, step: u64| i32::try_from(n.next_multiple_of(step)).expect("a size that the tables have");
-        let tokens = shape.decode_requests + shape.prefill_tokens;
-        let rounded = tokens.next_multiple_of(8) as usize;
-        // The mean of what requests have, of which the first token counts there from the end of the prompt on.
-        let decode = match shape.decode_requests {
-            0 => 0.0,
-            n => self.decode[&(n as i32, key(shape.decode_context / n + 1, 64))],
-        };
-        let prefill = match shape.prefill_tokens_squared {
-            0 => 0.0,
-            squares => {
-                let chunk = (squares as f64).sqrt().round() as u64;
-                self.prefill[&(key(shape.prefill_context, 64), key(chunk, 32))]
-            }
-        };
-        let [pre, post, rope, save, norm] = &self.attention;
-        let attention = pre[rounded - 1] + post[rounded - 1] + rope[rounded - 1] + save[tokens as usize - 1];
-        let attention = attention + decode + prefill + norm[rounded - 1];
-        let mlp: f64 = self.mlp.iter().map(|times| times[rounded - 1]).sum();
-        let ms = (attention + mlp + self.add[rounded - 1]) * 32.0;
-        SimDuration((ms * 1e6).round() as i64)
-    }
-}
 
 /// A case: what it has been run with, and what came out.
 struct Case {
@@ -217,11 +138,13 @@ impl Case {
         s.deployment.kv.num_gpu_blocks = Some(self.blocks);
         let Scheduler::VllmV1(rules) = &mut s.deployment.scheduler else { unreachable!("the default") };
         (rules.max_num_seqs, rules.max_num_batched_tokens) = (128, 512);
-        let tables = Tables::read(&dir.join("data/profiles/vidur/predictions-llama-3-8b-a100-tp1-canary"));
+        s.deployment.latency = Latency::Operators(Operators::of("predictions"));
+        let tables = predictions(&dir.join("data/profiles/vidur/predictions-llama-3-8b-a100-tp1-canary"));
+        s.supplied = Supplied { profile: Some(tables), ..Supplied::default() };
         let mut python = PythonRandom::new(67);
         let choice: Draws = Box::new(move |n| python.choice(n as u32).into());
         let quirks = Quirks { block_at_completion: true, ..Quirks::default() };
-        let parts = Parts { quirks, models: vec![Box::new(tables)], draws: vec![choice] };
+        let parts = Parts { quirks, draws: vec![choice], ..Parts::default() };
         let mut rows = Rows::default();
         simulate_of(&s, &requests, &mut rows, &AtomicBool::new(false), parts).expect("the case can be run");
         rows.requests.sort_by_key(|row| row.request);

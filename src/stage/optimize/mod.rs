@@ -8,7 +8,7 @@
 //! finds them done. Neither `batch` nor the number of threads changes which trials there are.
 
 mod objective;
-mod space;
+pub(crate) mod space;
 #[cfg(test)]
 mod tests;
 
@@ -22,12 +22,14 @@ use serde_json::{Map, Value, json};
 
 use pipe_kernel::SIM_VERSION;
 use pipe_kernel::scenario::Scenario;
-use pipe_kernel::tune::{self, Trial, pareto};
+use pipe_kernel::tune::{self, SamplerSpec, Trial, pareto};
 
 use self::objective::Judge;
 use self::space::Search;
+use super::calibrate::{calibrated_stages, foreseen_stages};
 use super::simulate::evaluate::{Detail, Evaluator, Finished};
 use super::simulate::input::Workload;
+use super::simulate::profiles::{self, Profiles};
 use super::simulate::{filter, totals_columns};
 use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
 use crate::catalog;
@@ -70,7 +72,7 @@ impl Kind for Optimize {
             let message = format!("`trials` must be 1 to {TRIALS_MAX} and `batch` at least 1");
             problems.push(Diagnostic::new("optimize::trials", message).at(at.clone()));
         }
-        let search = match Search::new(self, cx.stages, cx.project, cx.seed) {
+        let search = match Search::new(self, &foreseen_stages(cx.stages), cx.project, cx.seed) {
             Ok(search) => search,
             Err(found) => {
                 problems.extend(found);
@@ -78,7 +80,10 @@ impl Kind for Optimize {
             }
         };
         let sampler = tune::build(&self.sampler);
-        let unfit = sampler.problems(&search.space);
+        let mut unfit = sampler.problems(&search.space);
+        if matches!(self.sampler, SamplerSpec::CmaEs(_)) && self.minimize.len() + self.maximize.len() > 1 {
+            unfit.push("cma_es is for one objective; take nsga2 for several".to_string());
+        }
         let fits = unfit.is_empty();
         problems.extend(unfit.into_iter().map(|m| Diagnostic::new("optimize::sampler", m).at(at.clone())));
         if fits
@@ -99,7 +104,9 @@ impl Kind for Optimize {
     }
 
     async fn run(&self, cx: RunCx) -> Result<Outcome> {
-        let search = Search::new(self, &cx.stages, &cx.project, cx.seed).map_err(Failure::usage)?;
+        let stages = calibrated_stages(&cx.stages, &cx.inputs).await?;
+        let mut search = Search::new(self, &stages, &cx.project, cx.seed).map_err(Failure::usage)?;
+        search.profiles = Profiles::read(&profiles::named(space::over(self, &stages)?), &cx).await?;
         let judge = Judge::new(self).map_err(Failure::usage)?;
         let requests = space::over(self, &cx.stages)?.requests()?.clone();
         let missing = || Failure::stage("optimize::requests", format!("there is no table `{}`", requests.value));
@@ -107,7 +114,7 @@ impl Kind for Optimize {
         let workload = Workload::read(cx.inputs.get(&requests.value).ok_or_else(missing)?, &catalog).await;
         let workload = workload.map_err(|failure| failure.or_at(requests.at.as_ref()))?;
         cx.progress.0.total(self.trials, "trials");
-        let evaluator = Evaluator::new(&cx, workload, Detail::default());
+        let evaluator = Evaluator::new(&cx, workload, search.profiles.clone(), Detail::default());
         let searched = Run { spec: self, cx: &cx, search: &search, judge: &judge, evaluator, requests };
         let trials = searched.trials().await?;
         let front = front(&trials, judge.objectives.len() == 1);
@@ -355,7 +362,7 @@ fn short(v: f64) -> String {
 }
 
 fn recipe(spec: &Optimize, cx: &CheckCx) -> Value {
-    let Ok(search) = Search::new(spec, cx.stages, cx.project, cx.seed) else { return Value::Null };
+    let Ok(search) = Search::new(spec, &foreseen_stages(cx.stages), cx.project, cx.seed) else { return Value::Null };
     let texts = |objectives: &indexmap::IndexMap<String, Text>| -> Map<String, Value> {
         objectives.iter().map(|(name, sql)| (name.clone(), Value::from(sql.value.as_str()))).collect()
     };

@@ -14,6 +14,7 @@ use crate::catalog::{self, Catalog};
 use crate::diag::{Diagnostic, nearest};
 use crate::spec::{Optimize, Simulate, Stage, StageSpec, Text, Tree, TreeValue, from_tree};
 use crate::stage::simulate::filter::{self, Filter};
+use crate::stage::simulate::profiles::Profiles;
 use crate::stage::simulate::scenario::{base, nearest_place, resolve};
 use crate::stage::simulate::settings::{self, Setting};
 
@@ -24,6 +25,8 @@ pub(super) struct Search {
     pub settings: Vec<Setting>,
     base: Tree,
     catalog: Catalog,
+    /// What latency models read; empty while a pipeline is checked, when there are none yet.
+    pub profiles: Profiles,
     filter: Option<Filter>,
     /// The first condition that could not be evaluated. The sampler's question has no room for an error.
     failed: OnceLock<Diagnostic>,
@@ -48,8 +51,15 @@ struct Range {
 /// # Errors
 /// No such stage, or one of another kind.
 pub(super) fn over<'a>(spec: &Optimize, stages: &'a [Stage]) -> Result<&'a Simulate, Diagnostic> {
-    let name = &spec.over.0;
-    let wrong = |message: String| Diagnostic::new("optimize::over", message).at(name.at.clone());
+    simulation(&spec.over.0, "optimize::over", stages)
+}
+
+/// The `simulate` stage of a name.
+///
+/// # Errors
+/// No such stage, or one of another kind, as a problem `code`.
+pub(crate) fn simulation<'a>(name: &Text, code: &'static str, stages: &'a [Stage]) -> Result<&'a Simulate, Diagnostic> {
+    let wrong = |message: String| Diagnostic::new(code, message).at(name.at.clone());
     let simulations =
         || stages.iter().filter(|s| matches!(s.spec, StageSpec::Simulate(_))).map(|s| s.name.value.as_str());
     match stages.iter().find(|s| s.name.value == name.value).map(|s| &s.spec) {
@@ -95,7 +105,8 @@ impl Search {
                 Err(d) => problems.extend(d),
             }
         }
-        let base = with_required(simulate, base(simulate, seed), spec);
+        let varied = |path: &str| spec.space.keys().any(|p| p.value == path);
+        let base = with_required(simulate, base(simulate, seed), varied);
         if problems.is_empty() {
             problems.extend(types(&base, &samples, &catalog));
         }
@@ -104,9 +115,15 @@ impl Search {
         let space =
             Space::new(parameters).map_err(|e| Diagnostic::new("optimize::space", e).at(spec.over.0.at.clone()));
         match (space, filter) {
-            (Ok(space), Ok(filter)) if problems.is_empty() => {
-                Ok(Search { space, settings: found, base, catalog, filter, failed: OnceLock::new() })
-            }
+            (Ok(space), Ok(filter)) if problems.is_empty() => Ok(Search {
+                space,
+                settings: found,
+                base,
+                catalog,
+                profiles: Profiles::default(),
+                filter,
+                failed: OnceLock::new(),
+            }),
             (space, filter) => {
                 // An empty space is only worth a word when nothing else is wrong with it.
                 let space = space.err().filter(|_| problems.is_empty());
@@ -121,13 +138,15 @@ impl Search {
         for (parameter, value) in self.space.parameters().iter().zip(point) {
             tree.set_path(&parameter.path, Tree::from_json(value.clone()));
         }
-        resolve(&tree, &self.catalog).ok()
+        let mut scenario = resolve(&tree, &self.catalog).ok()?;
+        self.profiles.attach(&mut scenario);
+        Some(scenario)
     }
 
     /// Whether a point is possible: the types, the simulator's own rules, and the condition allow it.
     pub fn feasible(&self, point: &[Value]) -> bool {
         let Some(scenario) = self.scenario(point) else { return false };
-        if sim::check(&scenario).is_err() {
+        if sim::check(&scenario).is_err() || !self.profiles.fit(&scenario) {
             return false;
         }
         let Some(filter) = &self.filter else { return true };
@@ -155,7 +174,11 @@ impl Search {
     pub fn facts(&self) -> Value {
         let mut facts = serde_json::Map::new();
         for name in self.places("model").iter().flat_map(|path| self.names(path)) {
-            if let Ok((name, model)) = self.catalog.model(&name) {
+            if let Ok((name, model)) = self.catalog.find_model(&name, None) {
+                let fitted: Vec<_> = self.catalog.fitted_of(&name).collect();
+                if !fitted.is_empty() {
+                    facts.insert(format!("latency {name}"), serde_json::to_value(fitted).unwrap_or_default());
+                }
                 facts.insert(format!("model {name}"), serde_json::to_value(model).unwrap_or_default());
             }
         }
@@ -191,14 +214,13 @@ impl Search {
 }
 
 /// What only the sweep of the simulation sets, and no scenario can do without, gets the sweep's first value.
-fn with_required(simulate: &Simulate, mut base: Tree, spec: &Optimize) -> Tree {
+pub(crate) fn with_required(simulate: &Simulate, mut base: Tree, varied: impl Fn(&str) -> bool) -> Tree {
     let Some(sweep) = &simulate.sweep else { return base };
     let first = sweep.grid.iter().chain(&sweep.zip).filter_map(|(path, values)| Some((path, values.first()?)));
     let listed = sweep.list.first().into_iter().flatten();
     for (path, value) in first.chain(listed) {
         let required = settings::at(&path.value, None).is_ok_and(|s| s.required);
-        let varied = spec.space.keys().any(|p| p.value == path.value);
-        if required && !varied && base.get_path(&path.value).is_none() {
+        if required && !varied(&path.value) && base.get_path(&path.value).is_none() {
             base.set_path(&path.value, value.clone());
         }
     }

@@ -21,6 +21,7 @@ use pipe_kernel::scenario::Scenario;
 use super::derived;
 use super::input::Workload;
 use super::operator::{self, SimulateTable, Site, failure};
+use super::profiles::Profiles;
 use super::totals::Totals;
 use crate::diag::{Failure, Result};
 use crate::stage::RunCx;
@@ -62,6 +63,7 @@ pub(crate) struct Finished {
 /// Simulates scenarios over one workload, and remembers them.
 pub(crate) struct Evaluator {
     pub workload: Workload,
+    profiles: Profiles,
     cx: RunCx,
     detail: Detail,
 }
@@ -76,8 +78,8 @@ struct Identity<'a> {
 }
 
 impl Evaluator {
-    pub fn new(cx: &RunCx, workload: Workload, detail: Detail) -> Evaluator {
-        Evaluator { workload, cx: cx.clone(), detail }
+    pub fn new(cx: &RunCx, workload: Workload, profiles: Profiles, detail: Detail) -> Evaluator {
+        Evaluator { workload, profiles, cx: cx.clone(), detail }
     }
 
     /// The hash of everything that the rows of a scenario depend on.
@@ -149,6 +151,7 @@ impl Evaluator {
         let stop = Arc::new(AtomicBool::new(false));
         let site = Arc::new(Site {
             workload: self.workload.clone(),
+            profiles: self.profiles.clone(),
             pool: self.cx.pool.clone(),
             memo: self.cx.memo.clone(),
             progress: self.cx.progress.clone(),

@@ -5,6 +5,7 @@
 //! scenario.rs   base + sweep -> scenarios, checked     input.rs     the shared requests
 //! evaluate.rs   scenarios -> results, by memory        operator.rs  the DataFusion operators that simulate
 //! rows.rs       kernel rows -> Arrow                   totals.rs    what a scenario comes to
+//! supply.rs     fitted coefficients, and what `auto` picks   profiles.rs  tables of measured times
 //! columns.rs    columns by name                        pools.rs     what each pool comes to
 //! measure.rs    warm-up and cool-down                  saturation.rs  does it keep up
 //! quantiles.rs  exact quantiles of integers            histogram.rs   gaps between tokens
@@ -23,12 +24,14 @@ pub(crate) mod input;
 mod measure;
 mod operator;
 mod pools;
+pub(crate) mod profiles;
 mod quantiles;
 mod queueing;
 mod rows;
 mod saturation;
 pub(crate) mod scenario;
 pub(crate) mod settings;
+mod supply;
 mod totals;
 
 #[cfg(test)]
@@ -47,10 +50,12 @@ use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
 use pipe_kernel::SIM_VERSION;
-use pipe_kernel::scenario::Scenario;
+use pipe_kernel::scenario::{Deployment, Scenario};
 
 use self::evaluate::{Detail, Evaluator, Finished};
 use self::input::Workload;
+use self::profiles::Profiles;
+use super::calibrate::{calibrated, foreseen};
 use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
 use crate::catalog;
 use crate::diag::{Diagnostic, Exit, Failure, Result};
@@ -68,14 +73,15 @@ impl Kind for Simulate {
     }
 
     fn inputs(&self) -> Result<Vec<Text>> {
-        Ok(self.requests.iter().map(|r| r.0.clone()).collect())
+        let tables = self.requests.iter().chain(&self.calibration).map(|r| r.0.clone());
+        Ok(tables.chain(profiles::named(self)).collect())
     }
 
     fn tables(&self, stage: &str, cx: &CheckCx) -> Vec<TableShape> {
         if self.is_queueing() {
             return queueing::tables(self, stage);
         }
-        let scenarios = scenarios(self, cx.project, cx.seed).ok();
+        let scenarios = foreseen(self, cx.stages).and_then(|spec| scenarios(&spec, cx.project, cx.seed).ok());
         let shape = |name: String, schema: Option<SchemaRef>| TableShape { name, schema };
         let mut tables = vec![
             shape(stage.to_string(), scenarios.map(|s| scenario_schema(&configs(&s)))),
@@ -100,7 +106,13 @@ impl Kind for Simulate {
             return vec![found];
         }
         let mut problems = check_requests(self, cx);
-        if let Err(found) = scenarios(self, cx.project, cx.seed) {
+        problems.extend(profiles::check(&profiles::named(self), cx));
+        if let Some(d) = check_calibration(self, cx) {
+            problems.push(d);
+        }
+        // Values of a table of one's own are known when it is there; then all of this is checked again.
+        let Some(spec) = foreseen(self, cx.stages) else { return problems };
+        if let Err(found) = scenarios(&spec, cx.project, cx.seed) {
             problems.extend(found);
         }
         problems
@@ -110,14 +122,24 @@ impl Kind for Simulate {
         if self.is_queueing() {
             return queueing::recipe(self);
         }
-        recipe(self, cx)
+        match foreseen(self, cx.stages) {
+            Some(spec) => recipe(&spec, cx),
+            None => unforeseen_recipe(self, cx),
+        }
     }
 
     async fn run(&self, cx: RunCx) -> Result<Outcome> {
         if self.is_queueing() {
             return queueing::run(self, cx).await;
         }
-        let scenarios = scenarios(self, &cx.project, cx.seed).map_err(Failure::usage)?;
+        let spec = &calibrated(self, &cx.inputs).await?;
+        let wrong = |diagnostics| match &self.calibration {
+            Some(_) => Failure { exit: Exit::Stage, diagnostics },
+            None => Failure::usage(diagnostics),
+        };
+        let mut scenarios = scenarios(spec, &cx.project, cx.seed).map_err(wrong)?;
+        let profiles = Profiles::read(&profiles::named(self), &cx).await?;
+        scenarios.iter_mut().for_each(|scenario| profiles.attach(scenario));
         let name = self.requests()?;
         let missing = || Failure::stage("simulate::requests", format!("there is no table `{}`", name.value));
         let catalog = catalog::load(&cx.project)?;
@@ -126,11 +148,11 @@ impl Kind for Simulate {
         for scenario in &scenarios {
             workload.check(&scenario.workload, name)?;
         }
-        scenario::check_requests(self, cx.seed, &scenarios, &workload.requests)
+        scenario::check_requests(spec, cx.seed, &scenarios, &workload.requests)
             .map_err(|diagnostics| Failure { exit: Exit::Stage, diagnostics })?;
         cx.progress.0.total(scenarios.len() as u64, "scenarios");
         let detail = Detail { steps: self.steps, routes: self.routes };
-        let evaluator = Evaluator::new(&cx, workload, detail);
+        let evaluator = Evaluator::new(&cx, workload, profiles, detail);
         let (finished, reused) = evaluator.evaluate(&scenarios).await?;
         for text in warnings(name, &evaluator.workload, &scenarios, &finished) {
             cx.progress.0.warning(&text);
@@ -180,6 +202,16 @@ fn warnings(requests: &Text, workload: &Workload, scenarios: &[Scenario], finish
             requests.value
         ));
     }
+    let outside: Vec<(i64, i64)> = finished.iter().map(|f| f.totals.extrapolated_and_all_steps()).collect();
+    let beyond = outside.iter().filter(|(n, _)| *n > 0).count();
+    if let Some((n, all)) =
+        outside.iter().max_by(|a, b| (a.0 * b.1.max(1)).cmp(&(b.0 * a.1.max(1)))).filter(|(n, _)| *n > 0)
+    {
+        found.push(format!(
+            "{beyond} scenarios have steps beyond what their profile measured, extrapolated like a roofline: at most {n} of \
+             {all} steps of one (`latency_extrapolated_steps`)"
+        ));
+    }
     let unmeasured = finished.iter().filter(|f| f.totals.requests() > 0 && f.totals.measured_requests() == 0).count();
     if unmeasured > 0 {
         found
@@ -199,6 +231,34 @@ pub(crate) fn scenarios(
 ) -> std::result::Result<Vec<Scenario>, Vec<Diagnostic>> {
     let catalog = catalog::load(project).map_err(|f| f.diagnostics)?;
     scenario::expand(spec, seed, &catalog)
+}
+
+/// A table of calibrated values must have paths and values.
+fn check_calibration(spec: &Simulate, cx: &CheckCx) -> Option<Diagnostic> {
+    let name = &spec.calibration.as_ref()?.0;
+    let schema = cx.tables.get(&name.value)?.schema.as_ref()?;
+    let lacking: Vec<&str> = ["path", "value"].into_iter().filter(|c| schema.field_with_name(c).is_err()).collect();
+    let message = format!("`{}` has no column {}", name.value, lacking.join(", "));
+    let d = Diagnostic::new("simulate::calibration", message).at(name.at.clone());
+    (!lacking.is_empty()).then(|| d.help("give a stage `calibrate`, or a table with `path` (dotted) and `value`"))
+}
+
+/// The recipe where the base is not known before a table is there: what is written. The facts of the catalog are in the
+/// identity of every scenario.
+fn unforeseen_recipe(spec: &Simulate, cx: &CheckCx) -> Value {
+    let written = |tree: &Option<Tree>| tree.as_ref().map(Tree::to_json);
+    json!({
+        "deployment": spec.deployment.to_json(),
+        "workload": written(&spec.workload),
+        "measure": written(&spec.measure),
+        "seed": spec.seed.unwrap_or(cx.seed),
+        "sweep": spec.sweep.as_ref().map(sweep_recipe),
+        "steps": spec.steps,
+        "routes": spec.routes,
+        "facts": catalog::load(cx.project).map(|c| json!({ "models": c.models, "gpus": c.gpus })).unwrap_or_default(),
+        "sim_version": SIM_VERSION,
+        "memo_version": simulation::MEMO_VERSION,
+    })
 }
 
 /// The table of requests must have token counts, and what it has must be of the right type.
@@ -239,6 +299,11 @@ fn recipe(spec: &Simulate, cx: &CheckCx) -> Value {
                 serde_json::to_value(&site.model).unwrap_or_default(),
             );
             facts.insert(format!("gpu {}", site.deployment.gpu), serde_json::to_value(&site.gpu).unwrap_or_default());
+            if let (Some(picked), Some(latency)) = (&site.supplied.picked, &site.supplied.latency) {
+                let Deployment { model, gpu, tp, .. } = &site.deployment;
+                let name = format!("latency {model} {gpu} tp {tp} {picked}");
+                facts.insert(name, serde_json::to_value(latency).unwrap_or_default());
+            }
         }
     }
     let alone = |spec: &Simulate| self::scenarios(spec, cx.project, cx.seed).ok()?.first().map(filter::config);

@@ -41,6 +41,7 @@ use pipe_kernel::scenario::Scenario;
 
 use super::evaluate::Detail;
 use super::input::Workload;
+use super::profiles::Profiles;
 use super::rows::{self, Stopped};
 use crate::diag::Failure;
 use crate::stage::Progress;
@@ -50,6 +51,8 @@ use crate::table::simulation;
 /// What the operators find where they run.
 pub(crate) struct Site {
     pub workload: Workload,
+    /// What latency models read: a scenario as text has no more of it than a fingerprint.
+    pub profiles: Profiles,
     pub pool: Arc<rayon::ThreadPool>,
     pub memo: Memo,
     pub progress: Progress,
@@ -263,7 +266,8 @@ fn jobs(batch: &RecordBatch) -> DfResult<Vec<Job>> {
 }
 
 /// Simulates one scenario on the pool.
-async fn run(job: Job, detail: Detail, site: Arc<Site>) -> DfResult<RecordBatch> {
+async fn run(mut job: Job, detail: Detail, site: Arc<Site>) -> DfResult<RecordBatch> {
+    site.profiles.restore(&mut job.config);
     let (done, result) = tokio::sync::oneshot::channel();
     let pool = site.pool.clone();
     pool.spawn(move || {

@@ -12,6 +12,7 @@ use pipe_kernel::sim::{Summary, by_pool, utilization_of_pool};
 
 use super::columns::Columns;
 use super::quantiles::wide;
+use super::supply;
 use super::totals::{count, share};
 use crate::table::simulation;
 
@@ -21,6 +22,7 @@ pub(super) struct PoolTotals {
     engines: i64,
     requests: i64,
     steps: i64,
+    latency_extrapolated_steps: i64,
     busy_ns: i64,
     prefill_tokens: i64,
     decode_tokens: i64,
@@ -85,6 +87,7 @@ impl PoolTotals {
             engines: i64::from(site.engines()),
             requests: count(pool.injected),
             steps: count(pool.steps),
+            latency_extrapolated_steps: count(pool.latency_extrapolated_steps),
             busy_ns: pool.busy.0,
             prefill_tokens: count(pool.work.prefill_tokens),
             decode_tokens: count(pool.work.decode_requests),
@@ -130,6 +133,7 @@ pub(super) fn mean(integral: i128, duration_ns: i64) -> Option<f64> {
 struct Row<'a> {
     scenario: i64,
     site: &'a Site,
+    latency: String,
     pool: &'a PoolTotals,
     duration_ns: i64,
 }
@@ -155,7 +159,7 @@ pub(super) fn rows(
     duration_ns: i64,
 ) -> Result<RecordBatch, ArrowError> {
     let sites = scenario.sites();
-    let row = |(site, pool)| Row { scenario: id, site, pool, duration_ns };
+    let row = |(site, pool): (_, _)| Row { scenario: id, site, latency: supply::name(site), pool, duration_ns };
     let all: Vec<Row> = sites.iter().zip(pools).map(row).collect();
     let mut columns = Columns::new(&all);
     deployed(&mut columns);
@@ -178,11 +182,13 @@ fn deployed(c: &mut Columns<Row>) {
     c.int("replicas", |r| r.pool.engines);
     c.int("replica_first", |r| i64::from(r.site.first));
     c.int("gpus", |r| count(r.site.deployment.gpus()));
+    c.text("latency_model", |r| &r.latency);
 }
 
 fn figures(c: &mut Columns<Row>) {
     c.int("requests", |r| r.pool.requests);
     c.int("steps", |r| r.pool.steps);
+    c.int("latency_extrapolated_steps", |r| r.pool.latency_extrapolated_steps);
     c.int("busy_ns", |r| r.pool.busy_ns);
     c.float("busy_ratio", |r| share(r.pool.busy_ns, r.duration_ns.saturating_mul(r.pool.engines)));
     c.int("prefill_tokens", |r| r.pool.prefill_tokens);

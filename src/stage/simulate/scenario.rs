@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use pipe_kernel::pools::PoolFacts;
+use pipe_kernel::profile::Supplied;
 use pipe_kernel::request::Requests;
 use pipe_kernel::scenario::{GpuSpec, ModelSpec, Scenario};
 use pipe_kernel::sim::{self, SimError};
@@ -13,6 +14,7 @@ use serde::Serialize;
 
 use super::filter::{self, Filter};
 use super::settings::{self, Config, Setting};
+use super::supply;
 use crate::catalog::Catalog;
 use crate::diag::{Diagnostic, Span};
 use crate::spec::{Simulate, Sweep, Text, Tree, TreeValue};
@@ -127,8 +129,9 @@ pub(crate) fn resolve(tree: &Tree, catalog: &Catalog) -> Result<Scenario, Vec<Di
     let place = |path: &str| nearest_place(tree, path);
     let mut problems = Vec::new();
     let mut model_of = |name: &mut String, path: &str| {
-        let found = catalog.model(name);
-        named(name, found, place(path), &mut problems)
+        // A config.json is looked for where its path was written.
+        let base = tree.get_path(path).and_then(Tree::base);
+        named(name, catalog.find_model(name, base), place(path), &mut problems)
     };
     let model = model_of(&mut deployment.model, "deployment.model");
     let own_models: Vec<Option<ModelSpec>> = deployment
@@ -137,7 +140,7 @@ pub(crate) fn resolve(tree: &Tree, catalog: &Catalog) -> Result<Scenario, Vec<Di
         .map(|(name, pool)| model_of(pool.model.as_mut()?, &format!("deployment.pools.{name}.model")))
         .collect();
     let mut gpu_of = |name: &mut String, path: &str| {
-        let found = catalog.gpu(name);
+        let found = catalog.gpu(name).map(|(known, facts)| (known.to_string(), facts.clone()));
         named(name, found, place(path), &mut problems)
     };
     let gpu = gpu_of(&mut deployment.gpu, "deployment.gpu");
@@ -151,22 +154,26 @@ pub(crate) fn resolve(tree: &Tree, catalog: &Catalog) -> Result<Scenario, Vec<Di
     let facts = |(own_model, own_gpu): (Option<ModelSpec>, Option<GpuSpec>)| PoolFacts {
         model: own_model.unwrap_or_else(|| model.clone()),
         gpu: own_gpu.unwrap_or_else(|| gpu.clone()),
+        supplied: Supplied::default(),
     };
     let pools = own_models.into_iter().zip(own_gpus).map(facts).collect();
-    Ok(Scenario { deployment, model, gpu, pools, workload, measure, seed })
+    let supplied = Supplied::default();
+    let mut scenario = Scenario { deployment, model, gpu, pools, supplied, workload, measure, seed };
+    let problems = supply::latency(&mut scenario, catalog, place);
+    if problems.is_empty() { Ok(scenario) } else { Err(problems) }
 }
 
 /// The facts that were found for a name, which becomes that of the catalog; `None` where there are none.
-fn named<T: Clone>(
+fn named<T>(
     name: &mut String,
-    found: Result<(&str, &T), Diagnostic>,
+    found: Result<(String, T), Diagnostic>,
     at: Option<Span>,
     problems: &mut Vec<Diagnostic>,
 ) -> Option<T> {
     match found {
         Ok((known, facts)) => {
-            *name = known.to_string();
-            Some(facts.clone())
+            *name = known;
+            Some(facts)
         }
         Err(d) => {
             problems.push(d.at(at));
@@ -196,7 +203,7 @@ pub(crate) fn impossible(checked: Result<(), Vec<SimError>>, place: impl Fn(&str
     found
 }
 
-/// What the requests show to be wrong with scenarios that are right by themselves.
+/// What requests and profiles show to be wrong with scenarios that are right by themselves.
 ///
 /// # Errors
 /// Every problem found, without repetitions, the first twenty.
@@ -214,6 +221,7 @@ pub(crate) fn check_requests(
     };
     let mut problems = Problems::default();
     for scenario in scenarios {
+        impossible(sim::check_profiles(scenario), place).into_iter().for_each(|d| problems.add(d));
         impossible(sim::check_requests(scenario, requests), place).into_iter().for_each(|d| problems.add(d));
     }
     problems.done()

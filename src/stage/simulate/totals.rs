@@ -1,7 +1,7 @@
 //! What a whole scenario comes to: from the kernel's rows and sums to the columns of [`simulation::totals`].
 //!
-//! [`Totals`] is remembered with the rows as JSON and holds integers only: what is derived from them comes out the same
-//! whether they were just computed or read back.
+//! [`Totals`] is remembered with the rows as JSON and holds integers and names only: what is derived from them comes out
+//! the same whether they were just computed or read back.
 
 use std::sync::Arc;
 
@@ -19,12 +19,15 @@ use super::measure::{self, Served};
 use super::pools::{self, KvPlan, PoolTotals};
 use super::quantiles::{Distribution, wide};
 use super::saturation::{self, Verdicts};
+use super::supply;
 use crate::table::simulation::{self, LATENCIES, QUANTILES};
 
 /// Totals of a scenario.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Totals {
     gpus: i64,
+    latency_model: String,
+    latency_extrapolated_steps: i64,
     requests: i64,
     finished: i64,
     length_capped: i64,
@@ -91,6 +94,8 @@ impl Totals {
             measure::served(&scenario.measure, rows, measured, summary.end);
         Totals {
             gpus: count(scenario.deployment.gpus()),
+            latency_model: supply::names(scenario),
+            latency_extrapolated_steps: count(summary.latency_extrapolated_steps),
             requests: count(summary.injected),
             finished: count(summary.finished),
             length_capped: count(summary.length_capped),
@@ -148,6 +153,11 @@ impl Totals {
     /// Requests that arrive before one in front of them.
     pub fn out_of_order(&self) -> i64 {
         self.out_of_order
+    }
+
+    /// Steps beyond what a profile measured, and all steps.
+    pub fn extrapolated_and_all_steps(&self) -> (i64, i64) {
+        (self.latency_extrapolated_steps, self.steps)
     }
 
     /// The rows of `<stage>_itl`.
@@ -300,6 +310,8 @@ fn named_columns(all: &[Totals]) -> Columns<'_, Totals> {
 fn counts(c: &mut Columns<Totals>) {
     c.int("gpus", |t| t.gpus);
     c.int("engines", |t| t.pools.iter().map(PoolTotals::engines).sum());
+    c.text("latency_model", |t| &t.latency_model);
+    c.int("latency_extrapolated_steps", |t| t.latency_extrapolated_steps);
     c.int("requests", |t| t.requests);
     c.int("finished", |t| t.finished);
     c.int("length_capped", |t| t.length_capped);
@@ -361,6 +373,7 @@ mod tests {
         let (model, gpu) = (catalog.model("llama-3.1-8b").unwrap(), catalog.gpu("h100-sxm").unwrap());
         let text = format!("{{\"model\": \"m\", \"gpu\": \"g\", \"replicas\": 2 {settings}}}");
         Scenario {
+            supplied: pipe_kernel::profile::Supplied::default(),
             deployment: serde_json::from_str(&text).unwrap(),
             model: model.1.clone(),
             gpu: gpu.1.clone(),
@@ -494,7 +507,7 @@ mod tests {
             ", \"pools\": {\"d\": {\"role\": \"decode\", \"tp\": 2}, \
              \"p\": {\"role\": \"prefill\", \"replicas\": 3, \"dp\": 2, \"kv\": {\"num_gpu_blocks\": 50}}}",
         );
-        let facts = pipe_kernel::pools::PoolFacts { model: s.model.clone(), gpu: s.gpu.clone() };
+        let facts = pipe_kernel::pools::PoolFacts::new(&s.model, &s.gpu);
         s.pools = vec![facts.clone(), facts];
         let decode = Summary {
             injected: 5,

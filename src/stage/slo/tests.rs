@@ -201,6 +201,7 @@ fn stages() -> Vec<Stage> {
         measure: None,
         seed: None,
         sweep: None,
+        calibration: None,
         routes: false,
         steps: false,
     };

@@ -65,7 +65,7 @@ pub(super) fn check(spec: &Simulate) -> Vec<Diagnostic> {
 
 /// Settings of the stage that mean nothing here.
 fn senseless(spec: &Simulate) -> Vec<Diagnostic> {
-    let Simulate { requests, deployment, workload, measure, seed, sweep: _, steps, routes } = spec;
+    let Simulate { requests, deployment, workload, measure, seed, sweep: _, calibration, steps, routes } = spec;
     let draws = "its requests are drawn as `arrival`, `prompt_tokens` and `output_tokens` say; leave it out";
     let seeded = "give `random_seed` under `queueing`; leave `seed` out";
     let warm = "give `warmup_seconds` under `queueing`; leave `measure` out";
@@ -74,6 +74,7 @@ fn senseless(spec: &Simulate) -> Vec<Diagnostic> {
         ("workload", workload.as_ref().map(|tree| tree.at.clone()), draws),
         ("measure", measure.as_ref().map(|tree| tree.at.clone()), warm),
         ("seed", seed.map(|_| deployment.at.clone()), seeded),
+        ("calibration", calibration.as_ref().map(|c| c.0.at.clone()), "coefficients are of engines; leave it out"),
         ("steps", steps.then(|| deployment.at.clone()), "there are no engines, and so no steps; leave it out"),
         ("routes", routes.then(|| deployment.at.clone()), "there is no router; leave it out"),
     ];
