@@ -46,6 +46,7 @@ fn linear() -> Latency {
         queue_base_us: 0.0,
         queue_per_input_token_us: 0.0,
         per_output_token_us: 0.0,
+        ..Linear::default()
     })
 }
 
