@@ -208,8 +208,9 @@ fn warnings(requests: &Text, workload: &Workload, scenarios: &[Scenario], finish
         outside.iter().max_by(|a, b| (a.0 * b.1.max(1)).cmp(&(b.0 * a.1.max(1)))).filter(|(n, _)| *n > 0)
     {
         found.push(format!(
-            "{beyond} scenarios have steps beyond what their profile measured, extrapolated like a roofline: at most {n} of \
-             {all} steps of one (`latency_extrapolated_steps`)"
+            "in {beyond} of {} scenarios, steps lie beyond what their profile measured and are extrapolated like a \
+             roofline: at most {n} of {all} steps of one (`latency_extrapolated_steps`)",
+            finished.len()
         ));
     }
     let unmeasured = finished.iter().filter(|f| f.totals.requests() > 0 && f.totals.measured_requests() == 0).count();
