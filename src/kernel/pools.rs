@@ -260,9 +260,22 @@ impl Deployment {
 }
 
 impl Scenario {
-    /// The pools in the order of their names; a deployment without pools is one mixed pool. Engines are numbered
-    /// through.
+    /// The pools in the order of their names, with the settings that their engines make of theirs; a deployment without
+    /// pools is one mixed pool. Engines are numbered through.
     pub fn sites(&self) -> Vec<Site> {
+        self.settled_sites().into_iter().map(|(site, _)| site).collect()
+    }
+
+    /// [`Self::sites`], and what the engines of each have changed.
+    pub(crate) fn settled_sites(&self) -> Vec<(Site, Vec<(&'static str, String)>)> {
+        let settled = |mut site: Site| {
+            let changes = Scheduler::settle(&mut site.deployment, &site.model, &site.gpu);
+            (site, changes)
+        };
+        self.written_sites().into_iter().map(settled).collect()
+    }
+
+    fn written_sites(&self) -> Vec<Site> {
         let d = &self.deployment;
         if d.pools.is_empty() {
             return vec![Site {

@@ -92,8 +92,8 @@ impl Deployment {
             return self.pools.values().map(|pool| self.of_pool(pool).gpus()).sum();
         }
         let servers = match &self.scheduler {
-            Scheduler::VllmV1(_) => 1,
             Scheduler::Exclusive(e) => u64::from(e.servers) + u64::from(e.decode_servers),
+            _ => 1,
         };
         let engines = u64::from(self.replicas) * u64::from(self.dp);
         engines * servers * u64::from(self.tp) * u64::from(self.pp)
@@ -192,6 +192,11 @@ pub struct Load {
     /// Most tokens that a request may generate, as in the OpenAI API. A reply that is cut is `length_capped`.
     #[serde(default)]
     pub max_tokens: Option<u32>,
+    /// Clients ask for exactly as many tokens as they get, as benchmark clients with `ignore_eos` do: a scheduler that
+    /// plans by what a request may generate plans by that. Without, it plans by `max_tokens`, or where there is none by what
+    /// `max_model_len` leaves.
+    #[serde(default)]
+    pub exact_max_tokens: bool,
     /// Clients that go away before their reply is complete: status `cancelled`.
     #[serde(default)]
     pub cancel: Option<Cancel>,

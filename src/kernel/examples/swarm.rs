@@ -2,22 +2,27 @@
 //!
 //! `cargo run --release -p pipe-kernel --example swarm -- 0 20000`: the first seed, and the one after the last. Prints
 //! what the scenarios have reached, or the first seed that fails. With `oracle` behind the numbers only the oracle runs,
-//! and only the invariants are checked.
+//! and only the invariants are checked; with the name of another scheduler (`sglang`), its scenarios run.
 
 use std::process::ExitCode;
 
-use pipe_kernel::sim::swarm::{Reach, run, run_oracle};
+use pipe_kernel::sim::swarm::{ENGINES, Reach, run, run_engine, run_oracle};
 
 fn main() -> ExitCode {
     let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
     let [from, to] = numbers[..] else {
-        eprintln!("usage: swarm FIRST_SEED END_SEED [oracle]");
+        eprintln!("usage: swarm FIRST_SEED END_SEED [oracle|SCHEDULER]");
         return ExitCode::from(2);
     };
     let alone = std::env::args().skip(1).any(|a| a == "oracle");
+    let engine = ENGINES.iter().find(|engine| std::env::args().skip(1).any(|a| a == engine.name));
     let mut reach = Reach::default();
     for seed in from..to {
-        let result = if alone { run_oracle(seed).map(|(reached, _, _)| reached) } else { run(seed) };
+        let result = match engine {
+            Some(engine) => run_engine(engine, seed),
+            None if alone => run_oracle(seed).map(|(reached, _, _)| reached),
+            None => run(seed),
+        };
         match result {
             Ok(reached) => reach.add(&reached),
             Err(e) => {

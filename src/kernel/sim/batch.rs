@@ -1,7 +1,4 @@
-//! Forming a step: who runs, who is admitted, who is preempted, and which blocks they get.
-//!
-//! The rules are the scheduler's ([`super::scheduler`]); here they are applied. Where every decode request is sure to
-//! get its token, only prefills are looked at; else all running requests are, in order.
+//! Forming a step: what a scheduler decides is applied here, whichever it is ([`super::forming`]).
 
 use std::cmp::Reverse;
 
@@ -10,19 +7,36 @@ use super::kv::hashes::Derivation;
 use super::latency::{BatchShape, CONTEXT_PAGE};
 use super::node::{Env, Out};
 use super::replica::{Chunk, Flight, Live, Phase, Replica};
-use super::scheduler::{QueueOrder, VllmV1};
+use super::scheduler::QueueOrder;
 use super::timing::not_sensible;
+use crate::units::SimDuration;
 
 /// What was given out in the step that is being formed, as far as it may have to be given back.
 #[derive(Default)]
 pub(super) struct Forming {
-    budget: u32,
-    shape: BatchShape,
+    /// Tokens that the step may still take; what it means is up to the scheduler.
+    pub budget: u32,
+    pub shape: BatchShape,
     /// Decode requests that run on without a gap.
-    regular: u64,
-    preempted: u32,
+    pub regular: u64,
+    pub preempted: u32,
+    /// Prompts only: decode requests, if there are any, wait.
+    pub pause: bool,
+    /// On top of what the latency model says, such as for blocks that are copied.
+    pub more: SimDuration,
     /// Decode requests that get nothing, but had something in the step before.
     stalling: Vec<u32>,
+}
+
+/// How a request is admitted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seat {
+    /// Blocks of its prefix that were found.
+    pub hits: u32,
+    /// Tokens behind those that go into the step.
+    pub tokens: u32,
+    /// Blocks that it takes beyond those of its prefix at once, for tokens of this step and of later ones.
+    pub spare: u32,
 }
 
 /// What a request got in the step being formed.
@@ -47,39 +61,36 @@ impl Replica {
         self.blocked = false;
         self.retire_capped();
         self.shares.clear();
-        let mut f = Forming { budget: self.rules.max_num_batched_tokens, ..Forming::default() };
-        if self.all_fit() {
-            let class = self.class(self.steps);
-            if self.class_counts[class] > 0 {
-                self.take(self.class_counts[class]);
-            }
-            self.fill_decodes(env);
-            f.regular = self.decodes;
-            f.shape.decode_requests = self.decodes;
-            f.shape.decode_context = self.context;
-            (f.shape.decode_context_min, f.shape.decode_context_max) = self.contexts();
-            f.budget -= self.decodes as u32;
-            for i in 0..self.prefills.len() {
-                if f.budget == 0 {
-                    break;
-                }
-                let slot = self.prefills[i];
-                let live = &self.live[slot as usize];
-                let tokens = self.rules.running_tokens(live.target - live.computed, f.budget);
-                self.run_prefill(slot, tokens, &mut f, env);
-            }
-        } else {
-            self.walk(&mut f, env);
-        }
-        if f.preempted == 0 || VllmV1::ADMITS_AFTER_PREEMPTION {
-            self.admit(&mut f, env);
-        }
-        self.blocked = f.preempted == 0
-            && self.waits() > 0
-            && self.next.chunks.is_empty()
-            && self.stalled == 0
-            && self.decodes == self.running.len() as u64;
+        let mut f = Forming::default();
+        let mut former = std::mem::take(&mut self.former);
+        former.form(self, &mut f, env);
+        self.former = former;
         self.launch(&f, env, out)
+    }
+
+    /// Every decode request gets its token, for which there are blocks.
+    pub(super) fn decode_all(&mut self, f: &mut Forming, env: &Env<'_>) {
+        debug_assert!(self.stalled == 0, "who had no token in the last step is served by itself");
+        let need = self.decode_need();
+        if need > 0 {
+            self.take(need);
+        }
+        self.fill_decodes(env);
+        f.regular = self.decodes - self.fresh.len() as u64;
+        for slot in self.fresh.drain(..) {
+            self.live[slot as usize].fresh = false;
+            self.next.resumed.push(slot);
+        }
+        f.shape.decode_requests = self.decodes;
+        f.shape.decode_context = self.context;
+        (f.shape.decode_context_min, f.shape.decode_context_max) = self.contexts();
+        f.budget = f.budget.saturating_sub(self.decodes as u32);
+    }
+
+    /// Blocks that a token for every decode request takes.
+    #[inline]
+    pub(super) fn decode_need(&self) -> u64 {
+        if self.common.reserves { 0 } else { self.class_counts[self.class(self.steps)] }
     }
 
     /// Where the scheduler works ahead: requests whose last token is in the step before this one, and that the
@@ -116,87 +127,6 @@ impl Replica {
         (steps % self.class_counts.len() as u64) as usize
     }
 
-    /// Whether every running request gets all that it wants, or at least every decode does, without preemption.
-    fn all_fit(&self) -> bool {
-        let budget = u64::from(self.rules.max_num_batched_tokens);
-        let decode_need = self.class_counts[self.class(self.steps)];
-        if self.stalled > 0 || self.decodes > budget || decode_need > self.pool.free() {
-            return false;
-        }
-        let Some(first) = self.prefills.first() else { return true };
-        let (mut left, mut need, mut wanted) = ((budget - self.decodes) as u32, decode_need, 0_u64);
-        for slot in &self.prefills {
-            let live = &self.live[*slot as usize];
-            let remaining = live.target - live.computed;
-            let tokens = self.rules.running_tokens(remaining, left);
-            wanted += u64::from(self.rules.running_tokens(remaining, u32::MAX));
-            left -= tokens;
-            need += new_blocks(live.computed, tokens, self.block_size);
-        }
-        if need > self.pool.free() {
-            return false;
-        }
-        // Prefills behind all decodes take what is left. Before a decode, they must leave it its token, and, where both
-        // fill blocks of known content, not be overtaken: of equal contents the one filled first is found.
-        let filling = self.class(self.steps + 1);
-        let fills = self.class_lists.get(filling).is_some_and(|list| !list.is_empty());
-        let prefills_last = self.running[self.running.len() - self.prefills.len()] == *first;
-        prefills_last || (!fills && wanted + self.decodes <= budget)
-    }
-
-    /// All running requests in order.
-    fn walk(&mut self, f: &mut Forming, env: &Env<'_>) {
-        let mut at = 0;
-        'running: while at < self.running.len() && f.budget > 0 {
-            let slot = self.running[at];
-            let live = &self.live[slot as usize];
-            if live.phase == Phase::Ending {
-                at += 1;
-                continue;
-            }
-            let decode = live.phase == Phase::Decode;
-            let computed = self.computed(live);
-            let wanted = if decode { 1 } else { live.target - computed };
-            let tokens = self.rules.running_tokens(wanted, f.budget);
-            let need = new_blocks(computed, tokens, self.block_size);
-            while self.pool.free() < need {
-                let Some(victim_at) = self.victim(env) else { break 'running };
-                let victim = self.running.remove(victim_at);
-                f.preempted += 1;
-                let given_back = if victim_at < at {
-                    at -= 1;
-                    self.take_back(victim, f)
-                } else {
-                    0
-                };
-                self.preempt(victim, given_back, env);
-                if victim == slot {
-                    break 'running;
-                }
-            }
-            if decode {
-                self.run_decode(slot, computed, f, env);
-            } else {
-                self.run_prefill(slot, tokens, f, env);
-            }
-            at += 1;
-        }
-        for at in at..self.running.len() {
-            let slot = self.running[at];
-            if self.live[slot as usize].phase == Phase::Decode {
-                self.stall(slot, f);
-            }
-        }
-    }
-
-    /// Place in `running` of the request that goes when blocks are missing.
-    fn victim(&self, env: &Env<'_>) -> Option<usize> {
-        match self.rules.scheduling_policy {
-            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf => self.running.len().checked_sub(1),
-            QueueOrder::Priority => (0..self.running.len()).max_by_key(|at| self.key(self.running[*at], env)),
-        }
-    }
-
     pub(super) fn run_decode(&mut self, slot: u32, computed: u32, f: &mut Forming, env: &Env<'_>) {
         let filled = self.grow(slot, computed, 1, env);
         f.shape.decode_requests += 1;
@@ -204,24 +134,29 @@ impl Replica {
         if self.spread.asked {
             widen(&mut f.shape, u64::from(computed));
         }
-        f.budget -= 1;
-        let resumed = std::mem::take(&mut self.live[slot as usize].stalled);
-        if resumed {
-            self.stalled -= 1;
+        f.budget = f.budget.saturating_sub(1);
+        let live = &mut self.live[slot as usize];
+        let resumed = std::mem::take(&mut live.stalled);
+        let fresh = std::mem::take(&mut live.fresh);
+        if fresh {
+            self.fresh.retain(|other| *other != slot);
+        }
+        if resumed || fresh {
+            self.stalled -= u64::from(resumed);
             self.next.resumed.push(slot);
         } else {
             f.regular += 1;
         }
-        if self.rules.scheduling_policy == QueueOrder::Priority {
+        if self.common.policy == QueueOrder::Priority {
             self.shares.push(Share { slot, tokens: 1, before: computed, again: 0, filled, resumed });
         }
     }
 
     /// One chunk of a running prefill.
-    fn run_prefill(&mut self, slot: u32, tokens: u32, f: &mut Forming, env: &Env<'_>) {
+    pub(super) fn run_prefill(&mut self, slot: u32, tokens: u32, f: &mut Forming, env: &Env<'_>) {
         let computed = self.live[slot as usize].computed;
         let (again, filled) = self.book_chunk(slot, computed, tokens, computed, f, env);
-        if self.rules.scheduling_policy == QueueOrder::Priority {
+        if self.common.policy == QueueOrder::Priority {
             self.shares.push(Share { slot, tokens, before: computed, again, filled, resumed: false });
         }
     }
@@ -244,7 +179,7 @@ impl Replica {
         live.computed = upto;
         live.recomputed += again;
         self.next.chunks.push(Chunk { slot, upto, completes: upto == live.target });
-        f.budget -= tokens;
+        f.budget = f.budget.saturating_sub(tokens);
         if tokens > 0 {
             let (n, context, input) = (u64::from(tokens), u64::from(context), u64::from(live.target));
             let shape = &mut f.shape;
@@ -261,7 +196,7 @@ impl Replica {
     }
 
     /// A victim gives its share of this step back; returns the blocks of unknown content that it holds for it.
-    fn take_back(&mut self, slot: u32, f: &mut Forming) -> u64 {
+    pub(super) fn take_back(&mut self, slot: u32, f: &mut Forming) -> u64 {
         let Some(at) = self.shares.iter().position(|share| share.slot == slot) else { return 0 };
         let share = self.shares.remove(at);
         let live = &mut self.live[slot as usize];
@@ -322,7 +257,7 @@ impl Replica {
     }
 
     /// A running decode request gets nothing in this step: it falls one behind the count of steps.
-    fn stall(&mut self, slot: u32, f: &mut Forming) {
+    pub(super) fn stall(&mut self, slot: u32, f: &mut Forming) {
         self.leave_class(slot);
         self.spread.forget();
         let live = &mut self.live[slot as usize];
@@ -364,7 +299,7 @@ impl Replica {
 
     /// A request that had a token in every step is from now on counted by itself: what it has emitted, its gaps, and
     /// its token of a step that was formed already.
-    fn single_out(&mut self, slot: u32) {
+    pub(super) fn single_out(&mut self, slot: u32) {
         let live = &self.live[slot as usize];
         if live.exact {
             return;
@@ -372,7 +307,7 @@ impl Replica {
         let emitted = self.emitted(live);
         let (from, handed) = (live.from, self.handed);
         let live = &mut self.live[slot as usize];
-        (live.emitted, live.exact, live.last_token) = (emitted, true, self.clock);
+        (live.emitted, live.exact, live.last_token) = (emitted, true, self.decoded_at);
         live.gaps.extend_from_slice(self.log.between(from, handed));
         live.from = handed;
         if let Some(flight) = self.flights.back_mut() {
@@ -381,56 +316,68 @@ impl Replica {
         }
     }
 
-    /// Admits waiting requests in order until one does not fit.
-    fn admit(&mut self, f: &mut Forming, env: &Env<'_>) {
-        while f.budget > 0 && self.rules.has_seat(self.running.len()) {
-            if let Some(slot) = self.loaded.pop_front() {
-                self.admit_loaded(slot, f, env);
-                continue;
-            }
-            let Some(slot) = self.waiting.front() else { return };
-            let live = &self.live[slot as usize];
-            let (target, request, known) = (live.target, live.request as usize, live.known);
-            let (hits, idle) = self.find_prefix(request, known, target, env);
-            let computed = hits * self.block_size;
-            let Some(tokens) = self.rules.waiting_tokens(target - computed, f.budget) else { return };
-            if tokens > 0 && new_blocks(computed, tokens, self.block_size) + idle > self.pool.free() {
-                return;
-            }
-            self.waiting.pop_front();
-            if self.live[slot as usize].scheduled.is_none() && self.caching {
-                let t = &mut self.totals;
-                t.prefix_tokens_queried += u64::from(target);
-                t.prefix_tokens_hit += u64::from(computed);
-                t.prefix_blocks_queried += u64::from(target / self.block_size);
-                t.prefix_blocks_hit += u64::from(hits);
-            }
-            // No tokens: only where full hits are not computed again.
-            let held = if tokens > 0 { hits } else { 0 };
-            if held > 0 {
-                self.sum_blocks();
-                let units = self.derivation.units(env.requests, request, self.block_size);
-                self.pool.share(&mut self.live[slot as usize].held, units, held);
-            }
-            let now = self.clock;
-            let live = &mut self.live[slot as usize];
-            if live.scheduled.is_none() {
-                live.scheduled = Some(now);
-                live.cached = computed;
-            }
-            self.totals.waiting_ns += i128::from((now - live.since).0);
-            live.since = now;
-            live.phase = Phase::Prefill;
-            // Blocks that do not start with the prompt cannot be told by their place.
-            live.missing = hits - held;
-            live.known = if live.missing == 0 { known } else { 0 };
-            live.seq = self.next_seq;
-            self.next_seq += 1;
-            self.running.push(slot);
-            self.prefills.push(slot);
-            let context = if env.quirks.hits_without_context { 0 } else { computed };
-            self.book_chunk(slot, computed, tokens, context, f, env);
+    /// A waiting request, already taken from the queue, runs from now on.
+    pub(super) fn seat(&mut self, slot: u32, seat: &Seat, f: &mut Forming, env: &Env<'_>) {
+        let Seat { hits, tokens, spare } = *seat;
+        let computed = hits * self.block_size;
+        let live = &self.live[slot as usize];
+        let (target, request, known) = (live.target, live.request as usize, live.known);
+        if live.scheduled.is_none() && self.caching {
+            let t = &mut self.totals;
+            t.prefix_tokens_queried += u64::from(target);
+            t.prefix_tokens_hit += u64::from(computed);
+            t.prefix_blocks_queried += u64::from(target / self.block_size);
+            t.prefix_blocks_hit += u64::from(hits);
         }
+        // No tokens: only where full hits are not computed again.
+        let held = if tokens > 0 { hits } else { 0 };
+        if held > 0 {
+            self.sum_blocks();
+            let units = self.derivation.units(env.requests, request, self.block_size);
+            self.pool.share(&mut self.live[slot as usize].held, units, held);
+        }
+        if spare > 0 {
+            self.take(u64::from(spare));
+        }
+        let now = self.clock;
+        let live = &mut self.live[slot as usize];
+        if live.scheduled.is_none() {
+            live.scheduled = Some(now);
+            live.cached = computed;
+        }
+        self.totals.waiting_ns += i128::from((now - live.since).0);
+        live.since = now;
+        live.phase = Phase::Prefill;
+        live.spare = spare;
+        // Blocks that do not start with the prompt cannot be told by their place.
+        live.missing = hits - held;
+        live.known = if live.missing == 0 { known } else { 0 };
+        live.seq = self.next_seq;
+        self.next_seq += 1;
+        self.running.push(slot);
+        self.prefills.push(slot);
+        let context = if env.quirks.hits_without_context { 0 } else { computed };
+        self.book_chunk(slot, computed, tokens, context, f, env);
+    }
+
+    /// The prefix of a waiting request that the cache holds.
+    pub(super) fn prefix_of(&self, slot: u32, env: &Env<'_>) -> (u32, u64) {
+        let live = &self.live[slot as usize];
+        self.find_prefix(live.request as usize, live.known, live.target, env)
+    }
+
+    /// Takes a request out of the queue, wherever it stands.
+    pub(super) fn unqueue(&mut self, slot: u32, env: &Env<'_>) {
+        let key = self.key(slot, env);
+        let there = self.waiting.remove(slot, key);
+        assert!(there, "a waiting request must be in the queue");
+    }
+
+    /// The running request at this place loses its blocks and waits again; it had no share of this step.
+    pub(super) fn evict(&mut self, at: usize, f: &mut Forming, env: &Env<'_>) {
+        let slot = self.running.remove(at);
+        f.preempted += 1;
+        self.preempt(slot, 0, env);
     }
 
     /// Blocks of the longest known prefix that the cache still holds, and how many of them nobody uses.
@@ -439,16 +386,20 @@ impl Replica {
             return (0, 0);
         }
         // The last token is computed again even on a full hit: its output is the first new token.
-        let most = if self.rules.recompute_full_hits { target - 1 } else { target } / self.block_size;
+        let most = if self.common.recompute_full_hits { target - 1 } else { target } / self.block_size;
         self.pool.find(self.derivation.units(env.requests, request, self.block_size), most.min(known))
     }
 
     /// The blocks for `tokens` more tokens after `computed`; returns how many become known.
     fn grow(&mut self, slot: u32, computed: u32, tokens: u32, env: &Env<'_>) -> u32 {
-        let spare = std::mem::take(&mut self.live[slot as usize].spare);
-        let need = new_blocks(computed, tokens, self.block_size) - u64::from(spare);
-        if need > 0 {
-            self.take(need);
+        if !self.common.reserves {
+            let need = new_blocks(computed, tokens, self.block_size);
+            let live = &mut self.live[slot as usize];
+            let there = need.min(u64::from(live.spare));
+            live.spare -= there as u32;
+            if need > there {
+                self.take(need - there);
+            }
         }
         let live = &self.live[slot as usize];
         let (from, to) = (computed / self.block_size, ((computed + tokens) / self.block_size).min(live.known));
@@ -491,7 +442,7 @@ impl Replica {
 
     /// A request, already taken from `running`, loses its cache and waits again. `given_back` are the blocks that it
     /// took for a share of this step.
-    fn preempt(&mut self, slot: u32, given_back: u64, env: &Env<'_>) {
+    pub(super) fn preempt(&mut self, slot: u32, given_back: u64, env: &Env<'_>) {
         let phase = self.live[slot as usize].phase;
         let computed = self.computed(&self.live[slot as usize]);
         self.sum_blocks();
@@ -537,8 +488,13 @@ impl Replica {
 
     /// Frees the blocks of a request with so many tokens in the cache, and some more.
     pub(super) fn release(&mut self, slot: u32, computed: u32, more: u64) {
+        let reserves = self.common.reserves;
         let live = &mut self.live[slot as usize];
-        let blocks = computed.div_ceil(self.block_size) - live.missing - live.held.blocks() + live.spare;
+        let spare = std::mem::take(&mut live.spare);
+        let blocks = match reserves {
+            true => spare,
+            false => computed.div_ceil(self.block_size) - live.missing - live.held.blocks() + spare,
+        };
         self.pool.release(&mut live.held, u64::from(blocks) + more);
     }
 
@@ -572,21 +528,32 @@ impl Replica {
         let duration = match empty {
             true => self.timing.empty(),
             false => {
-                let said = env.model.step(&f.shape);
+                let said = self.former.step(env.model, &f.shape);
                 let raw = self.jitter.as_mut().map_or(said, |jitter| jitter.take(said));
-                self.timing.step(raw).ok_or_else(not_sensible)?
+                self.timing.step(raw + f.more).ok_or_else(not_sensible)?
             }
         };
         let end = start + duration;
         if env.wants_steps {
             out.steps.push((end, self.step_row(start, duration, &f.shape, f.preempted)));
         }
-        self.steps += 1;
-        self.context += f.shape.decode_requests;
-        self.log.push(duration.0);
+        let pause = f.pause && self.decodes > 0;
+        let before = match pause {
+            true => {
+                self.paused += duration;
+                SimDuration::ZERO
+            }
+            false => std::mem::take(&mut self.paused),
+        };
+        if !pause {
+            self.steps += 1;
+            self.context += f.shape.decode_requests;
+            self.log.push((before + duration).0);
+        }
         let buffer = self.spare.pop().unwrap_or_default();
         let mut flight = std::mem::replace(&mut self.next, buffer);
         (flight.number, flight.end, flight.duration) = (self.steps, end, duration);
+        (flight.pause, flight.before) = (pause, before);
         (flight.shape, flight.regular) = (f.shape, f.regular);
         self.advance_prompts(&flight);
         self.flights.push_back(flight);
@@ -605,7 +572,7 @@ impl Replica {
             let live = &mut self.live[chunk.slot as usize];
             live.finish = steps + u64::from(live.output - live.emitted - 1);
             let last = live.finish == steps;
-            if last && (live.capped || !self.rules.async_scheduling) {
+            if last && (live.capped || !self.common.async_scheduling) {
                 live.phase = Phase::Ending;
                 continue;
             }
@@ -635,7 +602,7 @@ impl Replica {
         self.context += u64::from(computed);
         self.spread.enter(live.base, self.decodes == 1);
         let entry = Reverse((live.finish, live.seq, slot));
-        match live.capped && self.rules.async_scheduling {
+        match live.capped && self.common.async_scheduling {
             true => self.caps.push(entry),
             false => self.finishes.push(entry),
         }
@@ -644,6 +611,9 @@ impl Replica {
 
     pub(super) fn leave_decode(&mut self, slot: u32) {
         self.leave_class(slot);
+        if std::mem::take(&mut self.live[slot as usize].fresh) {
+            self.fresh.retain(|other| *other != slot);
+        }
         self.spread.leave(self.live[slot as usize].base);
         self.decodes -= 1;
         self.context -= u64::from(self.computed(&self.live[slot as usize]));

@@ -21,7 +21,7 @@ impl Cluster<'_> {
         if let (Some(set), Some(tokens)) = (served.encode, encoder) {
             let ask = Ask { request, prompt: tokens, hashed: false };
             let engine = self.choose(set, ask, now)?;
-            if tokens >= self.max_len(engine) {
+            if !self.takes(engine, tokens) {
                 self.reject(engine, place, None, now);
                 return Ok(());
             }
@@ -54,7 +54,7 @@ impl Cluster<'_> {
         }
         let first = self.choose(prefill, ask, now)?;
         let max_len = self.max_len(first).min(self.max_len(last));
-        if input >= max_len {
+        if input >= max_len || !self.takes(first, input) {
             self.gateway.ended(first, request);
             self.harvest.part_ended(first, request);
             self.reject(last, place, Some(first), now);
@@ -90,6 +90,12 @@ impl Cluster<'_> {
         self.sites[0].deployment.disaggregation.decider
     }
 
+    /// Whether an engine can ever compute so many tokens of a prompt, and one of a reply.
+    fn takes(&self, engine: u32, prompt: u32) -> bool {
+        let env = &self.envs[self.site_of[engine as usize] as usize];
+        prompt < env.max_len && prompt <= env.longest_prompt
+    }
+
     fn max_len(&self, engine: u32) -> u32 {
         self.envs[self.site_of[engine as usize] as usize].max_len
     }
@@ -98,7 +104,7 @@ impl Cluster<'_> {
     fn send_whole(&mut self, engine: u32, place: u32, now: SimTime) -> Result<(), SimError> {
         let request = self.demand.nth(place as usize);
         let input = self.demand.requests.input_tokens[request as usize];
-        if input >= self.max_len(engine) {
+        if !self.takes(engine, input) {
             self.reject(engine, place, None, now);
             return Ok(());
         }

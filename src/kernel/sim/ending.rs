@@ -9,21 +9,34 @@ use super::replica::{Flight, Live, Phase, Replica};
 use super::{ItlStats, RequestRow, Status};
 use crate::units::{SimDuration, SimTime};
 
+/// When a token comes out: the number of steps with decode requests until then, and whether this one is none of them.
+#[derive(Clone, Copy)]
+struct When {
+    at: SimTime,
+    step: u64,
+    pause: bool,
+}
+
 impl Replica {
     /// Ends the first of the steps in flight.
     pub(super) fn hand_out(&mut self, env: &Env<'_>, out: &mut Out) {
         let Some(mut flight) = self.flights.pop_front() else { return };
         assert!(flight.end > self.clock, "a step must take time");
-        if self.rules.async_scheduling {
+        if self.common.async_scheduling {
             // It may complete requests that wait: those that came meanwhile have waited beside them.
             self.settle(SimTime(flight.end.0 - 1), false, env, out);
         }
         self.clock = flight.end;
-        self.handed += 1;
+        if flight.pause {
+            self.pauses += 1;
+        } else {
+            self.handed += 1;
+            self.decoded_at = flight.end;
+        }
         assert!(self.handed == flight.number, "steps end in the order in which they were formed");
         self.totals.busy += flight.duration;
         self.totals.work.add(&flight.shape);
-        out.gaps.add(flight.duration.0, flight.regular);
+        out.gaps.add((flight.duration + flight.before).0, flight.regular);
         self.tokens_one_by_one(&mut flight, env, out);
         self.find_finished();
         if !self.done.is_empty() {
@@ -35,6 +48,7 @@ impl Replica {
 
     /// Prompts that are complete, requests that had no token in the step before, and those that were preempted since.
     fn tokens_one_by_one(&mut self, flight: &mut Flight, env: &Env<'_>, out: &mut Out) {
+        let when = When { at: flight.end, step: flight.number, pause: flight.pause };
         for chunk in flight.chunks.drain(..) {
             let live = &mut self.live[chunk.slot as usize];
             if env.reports.progress && live.first_token.is_none() {
@@ -48,11 +62,11 @@ impl Replica {
             }
             // A prompt that is needed elsewhere is nothing without its blocks: it is computed again.
             if chunk.completes && (live.phase, live.work) != (Phase::Waiting, Work::HeldPrompt) {
-                self.token(chunk.slot, flight.end, flight.number, out);
+                self.token(chunk.slot, when, out);
             }
         }
         for slot in flight.resumed.drain(..).chain(flight.early.drain(..)) {
-            self.token(slot, flight.end, flight.number, out);
+            self.token(slot, when, out);
         }
         for slot in flight.endings.drain(..) {
             self.done.push((self.live[slot as usize].seq, slot));
@@ -60,7 +74,7 @@ impl Replica {
     }
 
     /// One token of one request.
-    fn token(&mut self, slot: u32, at: SimTime, step: u64, out: &mut Out) {
+    fn token(&mut self, slot: u32, When { at, step, pause }: When, out: &mut Out) {
         let live = &mut self.live[slot as usize];
         live.emitted += 1;
         match live.first_token {
@@ -79,6 +93,10 @@ impl Replica {
         (live.last_token, live.from) = (at, step);
         let last = live.emitted == live.output;
         match live.phase {
+            Phase::Decode if pause => {
+                (live.exact, live.fresh) = (true, true);
+                self.fresh.push(slot);
+            }
             Phase::Decode => live.exact = live.stalled,
             Phase::Ending | Phase::Waiting if last => self.done.push((live.seq, slot)),
             Phase::Waiting => live.target = live.input + live.emitted,
@@ -218,7 +236,7 @@ impl Replica {
         }
         // The last token came out when the last step ended.
         let to = to.min(live.finish);
-        let sum = self.clock - first;
+        let sum = self.decoded_at - first;
         if live.gaps.is_empty() {
             return self.log.stats(live.from, to, sum);
         }

@@ -97,10 +97,11 @@ pub(super) fn simulate(
             jitter_cv: d.overheads.jitter_cv,
             quirks,
             tick: d.tick,
-            max_len: match &d.scheduler {
-                Scheduler::VllmV1(_) => max_len(d, &sites[at].model, kinds[at].blocks),
-                Scheduler::Exclusive(_) => d.max_model_len.unwrap_or(u32::MAX / 4),
+            max_len: match d.scheduler.common() {
+                Some(_) => max_len(d, &sites[at].model, kinds[at].blocks),
+                None => d.max_model_len.unwrap_or(u32::MAX / 4),
             },
+            longest_prompt: d.scheduler.longest_prompt(kinds[at].blocks, d.kv.block_size),
             wants_steps: sink.wants_steps(),
             reports,
             stop,
@@ -124,33 +125,35 @@ pub(super) fn simulate(
 /// What a pool's engines are to a router.
 fn kind(site: &Site, requests: &Requests) -> Result<PoolKind, SimError> {
     let d = &site.deployment;
-    Ok(match &d.scheduler {
-        Scheduler::VllmV1(rules) => PoolKind {
+    Ok(match d.scheduler.common() {
+        Some(common) => PoolKind {
             derivation: match site.role {
                 // The trace knows nothing of what an encoder sees.
                 Role::Encode => Derivation::None,
                 Role::Mixed | Role::Prefill | Role::Decode => {
-                    hashes::derivation(requests, d.kv.block_size, d.kv.enable_prefix_caching)?
+                    let caches = d.kv.enable_prefix_caching && common.caches_prefixes;
+                    hashes::derivation(requests, d.kv.block_size, caches)?
                 }
             },
             blocks: plan::blocks(d, &site.model, &site.gpu)?,
-            recompute_full_hits: rules.recompute_full_hits,
+            recompute_full_hits: common.recompute_full_hits,
         },
-        Scheduler::Exclusive(_) => PoolKind { derivation: Derivation::None, blocks: 0, recompute_full_hits: true },
+        None => PoolKind { derivation: Derivation::None, blocks: 0, recompute_full_hits: true },
     })
 }
 
 fn engine(id: u32, site: &Site, kind: &PoolKind, watched: bool, env: &Env<'_>) -> Engine {
     let d = &site.deployment;
     match &d.scheduler {
-        Scheduler::VllmV1(rules) => {
-            let mut replica = Replica::new(id, kind.blocks, rules, &d.kv, kind.derivation, env);
+        Scheduler::Exclusive(rules) => Engine::Exclusive(Box::new(exclusive::servers(id, d, rules))),
+        batching => {
+            let common = batching.common().unwrap_or_else(|| unreachable!("it forms batches"));
+            let mut replica = Replica::new(id, kind.blocks, (batching, common), &d.kv, kind.derivation, env);
             if watched {
                 replica.pool.watch();
             }
             Engine::Batch(Box::new(replica))
         }
-        Scheduler::Exclusive(rules) => Engine::Exclusive(Box::new(exclusive::servers(id, d, rules))),
     }
 }
 

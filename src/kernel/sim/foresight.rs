@@ -80,16 +80,16 @@ impl Replica {
         let nothing_waits = self.nobody_waits() || (self.blocked && self.class_lists.is_empty());
         let quiet = nothing_waits
             && self.pending.is_empty()
-            && !self.rules.async_scheduling
+            && !self.common.async_scheduling
             && self.stalled == 0
             && self.decodes > 0
             && self.decodes == self.running.len() as u64
-            && self.decodes <= u64::from(self.rules.max_num_batched_tokens);
+            && self.decodes <= self.common.decodes_max;
         let finish = self.finishes.peek().map(|Reverse((step, ..))| *step).filter(|_| quiet)?;
-        let steps = finish.saturating_sub(self.steps).min(self.steps_with_blocks());
+        let steps = finish.saturating_sub(self.steps).min(self.steps_with_blocks()).min(self.former.quiet_steps(self));
         let form = match self.form {
             Some((decodes, form)) if decodes == self.decodes => form?,
-            Some(_) | None => env.model.decode_form(self.decodes)?,
+            Some(_) | None => self.decode_form(env)?,
         };
         // To evaluate them twice is cheaper than to come back in between.
         let (mut span, mut context) = (0, self.context);
@@ -104,7 +104,11 @@ impl Replica {
 
     /// Steps for which free blocks are sure to last, if only the decode requests go on.
     fn steps_with_blocks(&self) -> u64 {
-        let (free, size) = (self.pool.free(), u64::from(self.block_size));
+        if self.common.reserves {
+            return u64::MAX;
+        }
+        let free = self.pool.free().saturating_sub(self.common.slack);
+        let size = u64::from(self.block_size);
         let sure = (free / self.decodes.max(1)).saturating_sub(1) * size;
         if sure > 0 {
             return sure;

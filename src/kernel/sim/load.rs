@@ -35,6 +35,8 @@ pub(crate) struct Demand<'a> {
     /// See [`super::Summary::out_of_order`].
     pub out_of_order: u64,
     pub horizon: SimTime,
+    /// See [`Load::exact_max_tokens`].
+    exact: bool,
 }
 
 /// What holds for all requests, or for those of a class.
@@ -90,7 +92,20 @@ impl<'a> Demand<'a> {
             && requests.cancel.is_empty()
             && rules.timeout.is_none()
             && classes.iter().all(|c| c.timeout.is_none());
-        Ok(Demand { requests, order, count, arrivals, graph, cancels, rules, classes, patient, out_of_order, horizon })
+        Ok(Demand {
+            requests,
+            order,
+            count,
+            arrivals,
+            graph,
+            cancels,
+            rules,
+            classes,
+            patient,
+            out_of_order,
+            horizon,
+            exact: load.exact_max_tokens,
+        })
     }
 
     /// Requests that may be sent.
@@ -163,9 +178,22 @@ impl<'a> Demand<'a> {
     pub(crate) fn output(&self, request: u32, max_len: u32) -> (u32, bool) {
         let i = request as usize;
         let wanted = self.requests.output_tokens[i];
-        let asked = own(&self.requests.max_tokens, request).or_else(|| self.rules(request).max_tokens);
-        let cap = (max_len - self.requests.input_tokens[i]).min(asked.unwrap_or(u32::MAX)).max(1);
+        let cap = self.most(request, max_len);
         (wanted.min(cap), wanted > cap)
+    }
+
+    /// Most tokens that the request may generate, as an engine is told; never less than it does. The prompt must be shorter
+    /// than `max_len`.
+    pub(crate) fn cap(&self, request: u32, max_len: u32) -> u32 {
+        if self.exact {
+            return self.output(request, max_len).0;
+        }
+        self.most(request, max_len)
+    }
+
+    fn most(&self, request: u32, max_len: u32) -> u32 {
+        let asked = own(&self.requests.max_tokens, request).or_else(|| self.rules(request).max_tokens);
+        (max_len - self.requests.input_tokens[request as usize]).min(asked.unwrap_or(u32::MAX)).max(1)
     }
 }
 

@@ -170,6 +170,7 @@ mod engine;
 pub mod facts;
 mod flow;
 mod foresight;
+mod forming;
 mod gateway;
 mod graph;
 mod harvest;
@@ -507,6 +508,18 @@ pub struct Parts {
 /// Every problem found, in a fixed order.
 pub fn check(scenario: &Scenario) -> Result<(), Vec<SimError>> {
     check::check(scenario)
+}
+
+/// What engines make of their settings of their own accord, where a user would want to know: the field (dotted path; of the
+/// first pool that has it) and what becomes of it.
+pub fn changes(scenario: &Scenario) -> Vec<(&'static str, String)> {
+    let mut all: Vec<(&'static str, String)> = Vec::new();
+    for change in scenario.settled_sites().into_iter().flat_map(|(_, changes)| changes) {
+        if !all.contains(&change) {
+            all.push(change);
+        }
+    }
+    all
 }
 
 /// What the profiles show to be wrong with a scenario that is right by itself: they are not at hand, or do not cover its

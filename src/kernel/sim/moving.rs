@@ -82,6 +82,7 @@ impl Replica {
             last_token: SimTime::ZERO,
             since: now,
             stalled: false,
+            fresh: false,
             cached: row.cached_tokens,
             preemptions: row.preemptions,
             recomputed: row.recomputed_tokens,

@@ -30,6 +30,8 @@ pub(super) struct Env<'a> {
     pub tick: Option<Tick>,
     /// Longest prompt plus output.
     pub max_len: u32,
+    /// Longest prompt, where that is less.
+    pub longest_prompt: u32,
     pub wants_steps: bool,
     pub reports: Reports,
     pub stop: &'a AtomicBool,

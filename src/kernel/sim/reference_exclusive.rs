@@ -75,7 +75,7 @@ pub(super) fn simulate(
     let d = &scenario.deployment;
     let rules = match &d.scheduler {
         Scheduler::Exclusive(rules) => rules.clone(),
-        Scheduler::VllmV1(_) => unreachable!("the oracle of another scheduler"),
+        _ => unreachable!("the oracle of another scheduler"),
     };
     let life = |place: usize| Life {
         request: demand.nth(place),

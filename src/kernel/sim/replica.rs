@@ -7,13 +7,16 @@
 //! | file | does |
 //! |---|---|
 //! | this one | lets time pass: what ends, what enters the queue, when the next step is formed |
-//! | [`batch`](super::batch) | forms a step and books what the scheduler decides |
+//! | [`batch`](super::batch) | forms a step and books what the scheduler decides; [`forming`](super::forming): one file a scheduler |
 //! | [`ending`](super::ending) | ends a step: hands out tokens, completes requests, sends away those whose client went |
 //! | [`foresight`](super::foresight) | before which time there is nothing to report |
 //! | [`moving`](super::moving) | KV caches that go to another engine, or come from one |
 //!
 //! Steps are numbered from 1 as they are formed. `steps` have been formed, `handed` have ended; they differ by the steps
-//! in `flights`: none or one where the scheduler works between steps, up to two where it works ahead.
+//! in `flights`: none or one where the scheduler works between steps, up to two where it works ahead. A step in which
+//! decode requests wait for prompts to be computed (a *pause*: where a scheduler does either, not both) has no number: to
+//! those that wait it is a part of the step after it. A request whose first token came out of one is *fresh*, and counted by
+//! itself, until it has its next.
 
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
@@ -22,6 +25,7 @@ use std::sync::atomic::Ordering;
 
 use super::batch::Share;
 use super::engine::{HORIZON, too_long};
+use super::forming::Former;
 use super::jitter::{Jitter, Plain, Times, Varied};
 use super::kv::extents::{Extents, Held};
 use super::kv::hashes::Derivation;
@@ -30,7 +34,7 @@ use super::log::StepLog;
 use super::node::{Env, Node, Out, Work};
 use super::queue::{Key, Queue};
 use super::router::Load;
-use super::scheduler::VllmV1;
+use super::scheduler::{Common, Scheduler};
 use super::spread::Spread;
 use super::timing::{Timing, not_sensible};
 use super::work::Tally;
@@ -59,7 +63,8 @@ pub(super) struct Live {
     pub phase: Phase,
     /// Waits with the blocks of what it has in the cache, from elsewhere.
     pub loaded: bool,
-    /// Blocks that it has beyond those of its tokens in the cache: where it is loaded, that of the next one.
+    /// Blocks that it has beyond those of its tokens in the cache: where it is loaded, that of the next one; what was
+    /// taken for more than was computed; where all that it may ever have is taken at admission, that.
     pub spare: u32,
     pub input: u32,
     /// Tokens it will generate here, and whether a cap says so.
@@ -87,6 +92,8 @@ pub(super) struct Live {
     pub since: SimTime,
     /// Decoding, but without a token in the step formed last.
     pub stalled: bool,
+    /// Decoding, and its last token came out of a pause.
+    pub fresh: bool,
     pub cached: u32,
     pub preemptions: u32,
     pub recomputed: u32,
@@ -99,7 +106,7 @@ pub(super) struct Live {
     pub from: u64,
     /// Blocks whose content hash the trace knows.
     pub known: u32,
-    /// Blocks at its start that it should hold but does not: see [`VllmV1::recompute_full_hits`].
+    /// Blocks at its start that it should hold but does not: see [`Common::recompute_full_hits`].
     pub missing: u32,
     pub held: Held,
     /// What becomes of it when its client goes.
@@ -118,6 +125,10 @@ pub(super) struct Flight {
     pub number: u64,
     pub end: SimTime,
     pub duration: SimDuration,
+    /// Decode requests wait while it runs.
+    pub pause: bool,
+    /// Pauses since the step with decode requests before it.
+    pub before: SimDuration,
     pub shape: BatchShape,
     /// Decode requests of the batch that had a token in the step before, too, and are to have this one.
     pub regular: u64,
@@ -162,6 +173,12 @@ pub(super) struct Replica {
     pub context: u64,
     /// Decode requests that got no token in the step formed last.
     pub stalled: u64,
+    /// Pauses since the last step that was no pause, and whose last token came out of one.
+    pub paused: SimDuration,
+    pub fresh: Vec<u32>,
+    /// End of the last step that was no pause, and pauses that have ended.
+    pub decoded_at: SimTime,
+    pub pauses: u64,
     pub timing: Timing,
     /// No step with tokens takes less.
     pub shortest: SimDuration,
@@ -191,7 +208,8 @@ pub(super) struct Replica {
     pub log: StepLog,
     pub pool: Extents,
     pub id: u32,
-    pub rules: VllmV1,
+    pub common: Common,
+    pub former: Former,
     pub derivation: Derivation,
     pub caching: bool,
     /// The step that is being formed; and buffers of ended ones.
@@ -219,24 +237,25 @@ impl Replica {
     pub(super) fn new(
         id: u32,
         blocks: u64,
-        rules: &VllmV1,
+        (scheduler, common): (&Scheduler, Common),
         kv: &KvCache,
         derivation: Derivation,
         env: &Env<'_>,
     ) -> Replica {
         let classes = kv.block_size as usize;
-        let (timing, jitter) = (Timing::new(rules, env.tick), Jitter::new(env.seed, id, env.jitter_cv));
+        let (timing, jitter) = (Timing::new(&common, env.tick), Jitter::new(env.seed, id, env.jitter_cv));
         let said = env.model.shortest_step();
         let shortest = jitter.as_ref().map_or(said, |jitter| jitter.least(said));
         Replica {
             id,
-            rules: rules.clone(),
+            common,
+            former: Former::new(scheduler),
             timing,
             shortest: timing.step(shortest).unwrap_or(SimDuration(1)),
             jitter,
             block_size: kv.block_size,
             derivation,
-            caching: kv.enable_prefix_caching,
+            caching: kv.enable_prefix_caching && common.caches_prefixes,
             clock: SimTime::ZERO,
             due: true,
             asleep: false,
@@ -250,13 +269,17 @@ impl Replica {
             ghosts: BinaryHeap::new(),
             aborts: BinaryHeap::new(),
             moving: BTreeMap::new(),
-            waiting: Queue::new(rules.scheduling_policy),
-            loaded: Queue::new(rules.scheduling_policy),
+            waiting: Queue::new(common.policy),
+            loaded: Queue::new(common.policy),
             running: Vec::new(),
             prefills: Vec::new(),
             decodes: 0,
             context: 0,
             stalled: 0,
+            paused: SimDuration::ZERO,
+            fresh: Vec::new(),
+            decoded_at: SimTime::ZERO,
+            pauses: 0,
             class_counts: vec![0; classes],
             class_lists: if derivation == Derivation::None { Vec::new() } else { vec![Vec::new(); classes] },
             finishes: BinaryHeap::new(),
@@ -278,7 +301,7 @@ impl Replica {
 
     /// Steps that may be formed and not ended.
     fn depth(&self) -> usize {
-        if self.rules.async_scheduling { 2 } else { 1 }
+        if self.common.async_scheduling { 2 } else { 1 }
     }
 
     fn pass(&mut self, limit: SimTime, env: &Env<'_>, out: &mut Out) -> Result<(), SimError> {
@@ -392,6 +415,7 @@ impl Replica {
             last_token: SimTime::ZERO,
             since: at,
             stalled: false,
+            fresh: false,
             cached: 0,
             preemptions: 0,
             recomputed: 0,
@@ -475,15 +499,17 @@ impl Replica {
         let quiet = self.stalled == 0
             && self.decodes > 0
             && self.decodes == self.running.len() as u64
-            && self.decodes <= u64::from(self.rules.max_num_batched_tokens)
+            && self.fresh.is_empty()
+            && self.paused == SimDuration::ZERO
+            && self.decodes <= self.common.decodes_max
             && (self.nobody_waits() || self.blocked)
-            && !self.rules.async_scheduling;
+            && !self.common.async_scheduling;
         if !quiet {
             return Ok(0);
         }
         // The step that completes a request goes the long way.
         let next_finish = self.finishes.peek().map_or(0, |Reverse((step, _, _))| *step);
-        let most = next_finish.saturating_sub(self.steps + 1).min(STEPS_PER_POLL);
+        let most = next_finish.saturating_sub(self.steps + 1).min(STEPS_PER_POLL).min(self.former.quiet_steps(self));
         if most == 0 {
             return Ok(0);
         }
@@ -492,34 +518,37 @@ impl Replica {
         let next = next_queued.min(next_gone);
         let form = match self.form {
             Some((decodes, form)) if decodes == self.decodes => form,
-            Some(_) | None => env.model.decode_form(self.decodes),
+            Some(_) | None => self.decode_form(env),
         };
         self.form = Some((self.decodes, form));
         let (clock, steps, context) = (self.clock, self.steps, self.context);
         let decode_requests = self.decodes;
         let (least, greatest) = self.contexts();
+        let mut former = std::mem::take(&mut self.former);
         let step = |decode_context: u64| {
             // Every step adds a token to each.
             let ran = if greatest > 0 { (decode_context - context) / decode_requests } else { 0 };
             let (decode_context_min, decode_context_max) = (least + ran, greatest + ran);
-            env.model.step(&BatchShape {
+            let shape = BatchShape {
                 decode_requests,
                 decode_context,
                 decode_context_min,
                 decode_context_max,
                 ..BatchShape::default()
-            })
+            };
+            former.step(env.model, &shape)
         };
-        let asked = match (form, self.jitter.take()) {
-            (Some(form), None) => self.run_steps(most, limit, next, env, out, Plain(|context| form.at(context)))?,
-            (None, None) => self.run_steps(most, limit, next, env, out, Plain(step))?,
+        let ran = match (form, self.jitter.take()) {
+            (Some(form), None) => self.run_steps(most, limit, next, env, out, Plain(|context| form.at(context))),
+            (None, None) => self.run_steps(most, limit, next, env, out, Plain(step)),
             (form, Some(mut jitter)) => {
                 let said = |context| form.map_or_else(|| step(context), |form| form.at(context));
                 let result = self.run_steps(most, limit, next, env, out, Varied(said, &mut jitter));
                 self.jitter = Some(jitter);
-                result?
+                result
             }
         };
+        let asked = ran.as_ref().copied().unwrap_or_default();
         if let (None, Some(context)) = (form, asked) {
             // The step that did not run will be asked for again. What it counted, it counts now once more: both are taken
             // off in the end.
@@ -527,14 +556,22 @@ impl Replica {
             step(context);
             self.totals.not_extrapolated += 2 * (env.model.extrapolated() - before);
         }
+        former.ran(self.steps - steps);
+        self.former = former;
+        ran?;
         let ran = self.steps - steps;
         if ran > 0 {
-            self.handed = self.steps;
+            (self.handed, self.decoded_at) = (self.steps, self.clock);
             self.totals.busy += self.clock - clock;
             self.totals.kv_blocks_max = self.totals.kv_blocks_max.max(self.pool.used());
             self.totals.work.add_decodes(ran, self.decodes, context);
         }
         Ok(ran)
+    }
+
+    /// How long steps of the decode requests alone take, where that follows from their context by a line.
+    pub(super) fn decode_form(&self, env: &Env<'_>) -> Option<DecodeForm> {
+        env.model.decode_form(self.decodes).filter(|_| self.common.plain)
     }
 
     /// Returns the context of a step whose time was asked for, but that did not run.
@@ -551,13 +588,14 @@ impl Replica {
         let classes = self.class_counts.len();
         let knows = !self.class_lists.is_empty();
         let (timing, decodes) = (self.timing, self.decodes);
+        let Common { slack, reserves, .. } = self.common;
         let mut class = (self.steps % classes as u64) as usize;
         // What changes with every step, kept out of memory.
         let (mut clock, mut context) = (self.clock, self.context);
         let mut asked = None;
         for _ in 0..most {
-            let need = self.class_counts[class];
-            if need > self.pool.free() || clock >= next_event {
+            let need = if reserves { 0 } else { self.class_counts[class] };
+            if need + slack > self.pool.free() || clock >= next_event {
                 break;
             }
             let duration = timing.step(times.next(context)).ok_or_else(not_sensible)?;
@@ -746,7 +784,7 @@ impl Node for Replica {
     }
 
     fn add_to(&self, summary: &mut Summary) {
-        summary.steps += self.handed;
+        summary.steps += self.handed + self.pauses;
         self.totals.add_to(summary);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::SimError;
 use super::engine::{STEP_MAX_NS, bounded};
-use super::scheduler::VllmV1;
+use super::scheduler::Common;
 use crate::units::{SimDuration, Tick};
 
 /// See the head of the file.
@@ -15,10 +15,10 @@ pub(super) struct Timing {
 }
 
 impl Timing {
-    pub(super) fn new(rules: &VllmV1, tick: Option<Tick>) -> Timing {
+    pub(super) fn new(common: &Common, tick: Option<Tick>) -> Timing {
         Timing {
-            overhead_ns: bounded(SimDuration::from_us(rules.scheduler_overhead_us), None).0,
-            hidden: rules.async_scheduling,
+            overhead_ns: bounded(SimDuration::from_us(common.overhead_us), None).0,
+            hidden: common.overhead_hidden,
             quantum_ns: tick.map_or(1, |t| t.duration().0),
         }
     }
@@ -56,10 +56,11 @@ pub(super) fn not_sensible() -> SimError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::scheduler::QueueOrder;
 
     #[test]
     fn steps_have_their_overhead_and_their_quantum() {
-        // (overhead in us, asynchronous, tick, model, expect)
+        // (overhead in us, hidden, tick, model, expect)
         let cases = [
             (0.0, false, None, 5, Some(5)),
             (0.0, false, None, 0, Some(1)),
@@ -71,8 +72,8 @@ mod tests {
             (0.0, false, Some("1us"), 2_999, Some(2_000)),
             (0.0, false, None, STEP_MAX_NS, None),
         ];
-        for (scheduler_overhead_us, async_scheduling, tick, model, expect) in cases {
-            let rules = VllmV1 { scheduler_overhead_us, async_scheduling, ..VllmV1::default() };
+        for (overhead_us, overhead_hidden, tick, model, expect) in cases {
+            let rules = Common { overhead_us, overhead_hidden, ..Common::new(QueueOrder::Fcfs) };
             let timing = Timing::new(&rules, tick.map(|t| t.parse().unwrap()));
             assert_eq!(timing.step(SimDuration(model)).map(|d| d.0), expect, "{rules:?} {tick:?} {model}");
         }

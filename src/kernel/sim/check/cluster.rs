@@ -92,7 +92,7 @@ fn roles(d: &Deployment, sites: &[Site], p: &mut Problems) {
     }
 }
 
-/// The queueing model knows no KV cache, so nothing can be handed to it or by it.
+/// Who can hand over a KV cache, or take one: the queueing model knows none.
 fn exclusive<'a>(d: &'a Deployment, sites: &[Site], p: &mut Problems<'a>) {
     let decoders = sites.iter().any(|s| s.role == Role::Decode);
     let named = || d.pools.iter().map(|(name, pool)| Some((name.as_str(), pool))).chain([None]);
@@ -108,6 +108,11 @@ fn exclusive<'a>(d: &'a Deployment, sites: &[Site], p: &mut Problems<'a>) {
             (Scheduler::Exclusive(_), role) => format!(
                 "the exclusive scheduler has no KV cache to hand over or to take, so no {} pool can have it; its own two \
                  stages are `decode_servers`, in a `mixed` pool",
+                role.as_str()
+            ),
+            (_, Role::Mixed) => continue,
+            (_, role) => format!(
+                "only vllm_v1 hands KV caches over and takes them: no {} pool can have another scheduler",
                 role.as_str()
             ),
         };

@@ -17,7 +17,6 @@ use std::borrow::Cow;
 use super::SimError;
 use super::kv::hashes;
 use super::latency;
-use super::scheduler::Scheduler;
 use crate::pools::Pool;
 use crate::request::Requests;
 use crate::scenario::Scenario;
@@ -159,9 +158,8 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Vec<SimError>> {
         // What the planner and the schedulers ask for only makes sense of sizes that are sound.
         for (site, pool) in sites.iter().zip(named()) {
             p.pool = pool;
-            match &site.deployment.scheduler {
-                Scheduler::VllmV1(rules) => site::memory(site, rules, &mut p),
-                Scheduler::Exclusive(_) => {}
+            if site.deployment.scheduler.common().is_some() {
+                site::memory(site, &mut p);
             }
         }
     }
@@ -185,10 +183,9 @@ pub(super) fn check_requests(scenario: &Scenario, requests: &Requests) -> Result
     let named = || scenario.deployment.pools.iter().map(|(name, pool)| Some((name.as_str(), pool))).chain([None]);
     for (site, pool) in scenario.sites().iter().zip(named()) {
         let (d, kv) = (&site.deployment, &site.deployment.kv);
-        let known = match &d.scheduler {
-            Scheduler::VllmV1(_) => hashes::derivation(requests, kv.block_size, kv.enable_prefix_caching),
-            Scheduler::Exclusive(_) => continue,
-        };
+        let Some(common) = d.scheduler.common() else { continue };
+        let caches = kv.enable_prefix_caching && common.caches_prefixes;
+        let known = hashes::derivation(requests, kv.block_size, caches);
         p.pool = pool;
         if let Err(SimError::Invalid { path, message }) = known {
             p.add(path, message);

@@ -5,7 +5,7 @@ use crate::pools::Site;
 use crate::scenario::{GpuSpec, ModelSpec};
 use crate::sim::kv::plan;
 use crate::sim::latency::Latency;
-use crate::sim::scheduler::{Scheduler, VllmV1};
+use crate::sim::scheduler::Scheduler;
 use crate::sim::{SimError, engine};
 
 /// Largest coefficient of a fitted latency model: one minute, in microseconds.
@@ -181,6 +181,7 @@ fn scheduler(site: &Site, p: &mut Problems) {
                 );
             }
         }
+        other => p.extend(other.problems(site)),
     }
 }
 
@@ -252,7 +253,7 @@ fn coefficients(all: &[(&'static str, f64)], p: &mut Problems) {
 }
 
 /// The cache must hold a block, and a step a prompt that cannot be cut. Sizes must be sound.
-pub(super) fn memory(site: &Site, rules: &VllmV1, p: &mut Problems) {
+pub(super) fn memory(site: &Site, p: &mut Problems) {
     let blocks = match plan::blocks(&site.deployment, &site.model, &site.gpu) {
         Ok(blocks) => blocks,
         Err(SimError::Invalid { path, message }) => {
@@ -261,6 +262,8 @@ pub(super) fn memory(site: &Site, rules: &VllmV1, p: &mut Problems) {
         }
         Err(SimError::Cancelled) => return,
     };
+    p.extend(site.deployment.scheduler.problems_of_cache(site, blocks));
+    let Scheduler::VllmV1(rules) = &site.deployment.scheduler else { return };
     let longest = engine::max_len(&site.deployment, &site.model, blocks);
     if !rules.enable_chunked_prefill && rules.max_num_batched_tokens < longest {
         p.add(

@@ -8,6 +8,7 @@ use crate::sim::latency::{
 };
 use crate::sim::router::{Router, Scorers, Weighted};
 use crate::sim::scheduler::Exclusive;
+use crate::sim::scheduler::Scheduler;
 use crate::sim::swarm::{h100, llama_8b, scenario_8b};
 
 #[test]

@@ -32,7 +32,7 @@ impl Sight {
     pub(super) fn hit(&self, pool: &Pool, requests: &Requests, request: u32) -> usize {
         let i = request as usize;
         let prompt = requests.input_tokens[i] as usize;
-        let usable = if pool.rules.recompute_full_hits { prompt - 1 } else { prompt };
+        let usable = if pool.common.recompute_full_hits { prompt - 1 } else { prompt };
         let known = pool.derivation.known_blocks(requests, i, pool.block_size as u32) as usize;
         let most = known.min(usable / pool.block_size);
         let there = |block: &usize| self.contents.contains(&pool.derivation.hash(requests, i, *block as u32));

@@ -23,7 +23,8 @@ impl World<'_> {
         let (engine, _) = self.choose(set, i, tokens, now, tell);
         let life = &mut self.lives[i];
         (life.home, life.stage, life.prompt) = (engine, Stage::Encode, tokens);
-        match tokens < self.replicas[engine].pool.max_len {
+        let pool = &self.replicas[engine].pool;
+        match tokens < pool.max_len && tokens <= pool.longest_prompt {
             true => self.set_out(i, engine, now),
             false => self.reject(i, now),
         }
@@ -48,7 +49,7 @@ impl World<'_> {
         let max_len = self.replicas[first].pool.max_len.min(self.replicas[last].pool.max_len);
         let life = &mut self.lives[i];
         (life.home, life.prefill, life.prompt) = (last, prefill, input);
-        if input >= max_len {
+        if input >= max_len || input > self.replicas[first].pool.longest_prompt {
             return self.reject(i, now);
         }
         let (output, cut) = self.demand.output(life.request, max_len as u32);
@@ -200,7 +201,7 @@ impl World<'_> {
                 FirstToken::Decode => input - 1,
             };
             // As at an admission, but only of what comes.
-            let usable = if pool.rules.recompute_full_hits { input - 1 } else { input };
+            let usable = if pool.common.recompute_full_hits { input - 1 } else { input };
             let hits = self.found(r, i, usable.min(loaded) / pool.block_size);
             if !self.has_room(r, &hits, loaded + 1) {
                 self.seen.no_room += 1;

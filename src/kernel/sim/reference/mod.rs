@@ -28,11 +28,11 @@ mod steptime;
 mod tests;
 mod world;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use super::engine;
 use super::latency::LatencyModel;
-use super::scheduler::Scheduler;
 use super::{Quirks, SimError, Sink, Summary, latency, reference_exclusive};
 use crate::pools::Site;
 use crate::request::Requests;
@@ -41,7 +41,7 @@ use world::World;
 
 /// What no row tells: how often something happened that scenarios should reach.
 #[doc(hidden)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Victims that gave back their share of the step.
     pub give_backs: u64,
@@ -75,6 +75,8 @@ pub struct Seen {
     pub stale: u64,
     /// Sessions that a sticky router moved.
     pub moved_sessions: u64,
+    /// How often each rule of a scheduler was applied, by the scheduler's name for it.
+    pub fired: BTreeMap<&'static str, u64>,
 }
 
 /// Runs one scenario like [`super::simulate`].
@@ -135,10 +137,8 @@ pub fn observe_of(
 ) -> Result<(Summary, Seen), SimError> {
     let demand = engine::accept(scenario, requests)?;
     let d = &scenario.deployment;
-    match &d.scheduler {
-        Scheduler::Exclusive(_) if d.pools.is_empty() => {
-            reference_exclusive::simulate(scenario, demand, sink, stop).map(|summary| (summary, Seen::default()))
-        }
-        Scheduler::Exclusive(_) | Scheduler::VllmV1(_) => World::new(scenario, &demand, quirks, model)?.run(sink, stop),
+    if d.scheduler.common().is_none() && d.pools.is_empty() {
+        return reference_exclusive::simulate(scenario, demand, sink, stop).map(|summary| (summary, Seen::default()));
     }
+    World::new(scenario, &demand, quirks, model)?.run(sink, stop)
 }

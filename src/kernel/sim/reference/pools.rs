@@ -11,7 +11,7 @@ use crate::sim::engine::bounded;
 use crate::sim::kv::{hashes, hashes::Derivation, plan};
 use crate::sim::latency::LatencyModel;
 use crate::sim::load::Demand;
-use crate::sim::scheduler::{Scheduler, VllmV1};
+use crate::sim::scheduler::{Common, Scheduler};
 use crate::sim::{SimError, facts};
 use crate::units::{SimDuration, Tick};
 
@@ -23,7 +23,8 @@ pub(super) struct Pool {
     /// Its place among the pools.
     pub number: usize,
     pub role: Role,
-    pub rules: VllmV1,
+    pub scheduler: Scheduler,
+    pub common: Common,
     pub model: Box<dyn LatencyModel>,
     pub derivation: Derivation,
     pub block_size: usize,
@@ -36,6 +37,8 @@ pub(super) struct Pool {
     pub tick: Option<Tick>,
     /// Longest prompt plus output.
     pub max_len: usize,
+    /// Longest prompt, where that is less.
+    pub longest_prompt: usize,
     /// Bytes of a block of the KV caches of all layers, and of a token as an embedding.
     pub block_bytes: u128,
     pub embedding_bytes: u128,
@@ -45,16 +48,15 @@ pub(super) struct Pool {
 impl Pool {
     fn new(number: usize, site: &Site, requests: &Requests, model: Box<dyn LatencyModel>) -> Result<Pool, SimError> {
         let d = &site.deployment;
-        let Scheduler::VllmV1(rules) = &d.scheduler else {
+        let Some(common) = d.scheduler.common() else {
             let message = format!("{}: the exclusive scheduler has no pools", site.name);
             return Err(SimError::Invalid { path: "deployment.pools".into(), message });
         };
         let blocks = plan::blocks(d, &site.model, &site.gpu)?;
+        let caching = d.kv.enable_prefix_caching && common.caches_prefixes;
         let derivation = match site.role {
             Role::Encode => Derivation::None,
-            Role::Mixed | Role::Prefill | Role::Decode => {
-                hashes::derivation(requests, d.kv.block_size, d.kv.enable_prefix_caching)?
-            }
+            Role::Mixed | Role::Prefill | Role::Decode => hashes::derivation(requests, d.kv.block_size, caching)?,
         };
         let said = u64::from(d.max_model_len.unwrap_or(site.model.max_pos));
         let held = blocks.saturating_mul(u64::from(d.kv.block_size));
@@ -63,16 +65,18 @@ impl Pool {
         Ok(Pool {
             number,
             role: site.role,
-            rules: rules.clone(),
+            scheduler: d.scheduler.clone(),
+            common,
             model,
             derivation,
             block_size: d.kv.block_size as usize,
-            caching: d.kv.enable_prefix_caching,
+            caching,
             blocks: blocks as usize,
-            overhead: Overhead::new(rules.scheduler_overhead_us, rules.async_scheduling),
+            overhead: Overhead::new(common.overhead_us, common.overhead_hidden),
             jitter_cv: d.overheads.jitter_cv,
             tick: d.tick,
             max_len: said.min(held).min(u64::from(u32::MAX / 4)) as usize,
+            longest_prompt: d.scheduler.longest_prompt(blocks, d.kv.block_size) as usize,
             block_bytes: u128::from(d.kv.block_size)
                 * (f64::from(facts::cache_layers(&site.model)) * numbers * d.kv.kv_cache_dtype.bytes()) as u128,
             embedding_bytes: u128::from(site.model.hidden) * EMBEDDING_BYTES,

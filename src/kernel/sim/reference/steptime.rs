@@ -22,9 +22,9 @@ pub(super) enum Overhead {
 }
 
 impl Overhead {
-    pub(super) fn new(scheduler_overhead_us: f64, async_scheduling: bool) -> Overhead {
-        let time = SimDuration::from_us(scheduler_overhead_us);
-        if async_scheduling { Overhead::Hidden(time) } else { Overhead::Added(time) }
+    pub(super) fn new(overhead_us: f64, hidden: bool) -> Overhead {
+        let time = SimDuration::from_us(overhead_us);
+        if hidden { Overhead::Hidden(time) } else { Overhead::Added(time) }
     }
 }
 

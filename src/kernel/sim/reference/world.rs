@@ -375,7 +375,7 @@ impl<'a> World<'a> {
         self.seen.empty_steps += u64::from(step.batch.iter().all(|part| part.tokens == 0));
         step.row.start = now;
         self.replicas[r].current = Some(step);
-        if self.replicas[r].pool.rules.async_scheduling && !self.replicas[r].idle() {
+        if self.replicas[r].pool.common.async_scheduling && !self.replicas[r].idle() {
             let next = self.form(r, now)?;
             self.replicas[r].next = next.filter(|next| !next.batch.is_empty());
         }

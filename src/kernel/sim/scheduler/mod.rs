@@ -1,11 +1,28 @@
 //! Schedulers: who runs how many tokens in the next step.
 
 pub(super) mod exclusive;
+mod faster_transformer;
+mod lightllm;
+mod orca;
 pub(super) mod pace;
+mod sarathi;
+mod sglang;
+mod trtllm;
+mod vllm_v0;
 mod vllm_v1;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::pools::Site;
+use crate::scenario::{Deployment, GpuSpec, ModelSpec};
+pub use faster_transformer::FasterTransformer;
+pub use lightllm::Lightllm;
+pub use orca::Orca;
+pub use sarathi::Sarathi;
+pub use sglang::Sglang;
+pub use trtllm::Trtllm;
+pub use vllm_v0::VllmV0;
 
 /// The choice of a scheduler.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -13,6 +30,20 @@ use serde::{Deserialize, Serialize};
 pub enum Scheduler {
     /// vLLM's V1 scheduler.
     VllmV1(VllmV1),
+    /// vLLM's scheduler of version 0: steps of whole prompts, or of tokens of replies.
+    VllmV0(VllmV0),
+    /// Sarathi-Serve: chunks of prompts beside tokens of replies.
+    Sarathi(Sarathi),
+    /// Orca: iteration-level scheduling with reserved memory.
+    Orca(Orca),
+    /// FasterTransformer: static batches.
+    FasterTransformer(FasterTransformer),
+    /// LightLLM: a cache of single tokens, and a forecast of its peak.
+    Lightllm(Lightllm),
+    /// SGLang's scheduler.
+    Sglang(Sglang),
+    /// TensorRT-LLM's in-flight batching.
+    Trtllm(Trtllm),
     /// A queueing model: one request at a time per server.
     Exclusive(Exclusive),
 }
@@ -23,8 +54,129 @@ impl Default for Scheduler {
     }
 }
 
+impl Scheduler {
+    /// What the machinery of batches is told; `None` where there are no batches.
+    pub(crate) fn common(&self) -> Option<Common> {
+        match self {
+            Scheduler::VllmV1(rules) => Some(rules.common()),
+            Scheduler::VllmV0(rules) => Some(rules.common()),
+            Scheduler::Sarathi(rules) => Some(rules.common()),
+            Scheduler::Orca(rules) => Some(rules.common()),
+            Scheduler::FasterTransformer(rules) => Some(rules.common()),
+            Scheduler::Lightllm(rules) => Some(rules.common()),
+            Scheduler::Sglang(rules) => Some(rules.common()),
+            Scheduler::Trtllm(rules) => Some(rules.common()),
+            Scheduler::Exclusive(_) => None,
+        }
+    }
+
+    /// Most tokens of a prompt that a replica with so many blocks ever admits, where that is less than what the longest
+    /// prompt plus output says.
+    pub(crate) fn longest_prompt(&self, _blocks: u64, _block_size: u32) -> u32 {
+        match self {
+            Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => u32::MAX,
+            Scheduler::VllmV0(_)
+            | Scheduler::Sarathi(_)
+            | Scheduler::Orca(_)
+            | Scheduler::FasterTransformer(_)
+            | Scheduler::Lightllm(_)
+            | Scheduler::Sglang(_)
+            | Scheduler::Trtllm(_) => u32::MAX,
+        }
+    }
+
+    /// What the engine makes of its settings of its own accord, in place; the path of each change, and what it is.
+    pub(crate) fn settle(d: &mut Deployment, _model: &ModelSpec, _gpu: &GpuSpec) -> Vec<(&'static str, String)> {
+        match &d.scheduler {
+            Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => Vec::new(),
+            Scheduler::VllmV0(_)
+            | Scheduler::Sarathi(_)
+            | Scheduler::Orca(_)
+            | Scheduler::FasterTransformer(_)
+            | Scheduler::Lightllm(_)
+            | Scheduler::Sglang(_)
+            | Scheduler::Trtllm(_) => Vec::new(),
+        }
+    }
+
+    /// What the engine would refuse, by path. Of vLLM's V1 and of exclusive servers the check knows itself.
+    pub(in crate::sim) fn problems(&self, site: &Site) -> Vec<(&'static str, String)> {
+        match self {
+            Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => Vec::new(),
+            Scheduler::VllmV0(rules) => rules.problems(site),
+            Scheduler::Sarathi(rules) => rules.problems(site),
+            Scheduler::Orca(rules) => rules.problems(site),
+            Scheduler::FasterTransformer(rules) => rules.problems(site),
+            Scheduler::Lightllm(rules) => rules.problems(site),
+            Scheduler::Sglang(rules) => rules.problems(site),
+            Scheduler::Trtllm(rules) => rules.problems(site),
+        }
+    }
+
+    /// The same, once the number of blocks of a replica is known.
+    pub(in crate::sim) fn problems_of_cache(&self, site: &Site, blocks: u64) -> Vec<(&'static str, String)> {
+        match self {
+            Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => Vec::new(),
+            Scheduler::VllmV0(rules) => rules.problems_of_cache(site, blocks),
+            Scheduler::Sarathi(rules) => rules.problems_of_cache(site, blocks),
+            Scheduler::Orca(rules) => rules.problems_of_cache(site, blocks),
+            Scheduler::FasterTransformer(rules) => rules.problems_of_cache(site, blocks),
+            Scheduler::Lightllm(rules) => rules.problems_of_cache(site, blocks),
+            Scheduler::Sglang(rules) => rules.problems_of_cache(site, blocks),
+            Scheduler::Trtllm(rules) => rules.problems_of_cache(site, blocks),
+        }
+    }
+}
+
+/// What the machinery of batches asks of every scheduler, whatever its rules.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Common {
+    /// Order of the queue.
+    pub policy: QueueOrder,
+    /// Decode requests that a step holds at most.
+    pub decodes_max: u64,
+    /// New tokens, and requests, that a step hardly ever exceeds: what is looked up for every step is laid out for so many.
+    pub tokens_max: u64,
+    pub seats: u64,
+    /// The next step is formed while this one runs.
+    pub async_scheduling: bool,
+    /// Time of the host per step in microseconds, and whether it works while the step runs.
+    pub overhead_us: f64,
+    pub overhead_hidden: bool,
+    /// See [`VllmV1::recompute_full_hits`].
+    pub recompute_full_hits: bool,
+    /// Finds the blocks of equal prefixes, where the deployment wants that.
+    pub caches_prefixes: bool,
+    /// Blocks that must be free beyond those that are taken, for decode requests to go on unasked.
+    pub slack: u64,
+    /// All blocks that a request may ever have are taken when it is admitted.
+    pub reserves: bool,
+    /// The latency model is shown batches as they are, and what it says is what they take.
+    pub plain: bool,
+}
+
+impl Common {
+    /// An engine that has none of the others' ways.
+    pub(crate) fn new(policy: QueueOrder) -> Common {
+        Common {
+            policy,
+            decodes_max: u64::MAX,
+            tokens_max: 8192,
+            seats: 256,
+            async_scheduling: false,
+            overhead_us: 0.0,
+            overhead_hidden: false,
+            recompute_full_hits: true,
+            caches_prefixes: false,
+            slack: 0,
+            reserves: false,
+            plain: true,
+        }
+    }
+}
+
 /// vLLM's V1 scheduler, under its own names and defaults.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VllmV1 {
     /// Tokens that one step may process.

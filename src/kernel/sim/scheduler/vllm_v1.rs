@@ -25,9 +25,23 @@
 //! Left out: speculative tokens, encoder budgets, partial-prefill limits, and vLLM's `max_model_len - 1` bound on the
 //! tokens of a step, which only shortens the last chunk of prompts that are rejected here.
 
-use super::VllmV1;
+use super::{Common, VllmV1};
 
 impl VllmV1 {
+    pub(super) fn common(&self) -> Common {
+        Common {
+            decodes_max: u64::from(self.max_num_batched_tokens),
+            tokens_max: u64::from(self.max_num_batched_tokens),
+            seats: u64::from(self.max_num_seqs),
+            async_scheduling: self.async_scheduling,
+            overhead_us: self.scheduler_overhead_us,
+            overhead_hidden: self.async_scheduling,
+            recompute_full_hits: self.recompute_full_hits,
+            caches_prefixes: true,
+            ..Common::new(self.scheduling_policy)
+        }
+    }
+
     /// Tokens that a running request gets, which still has `remaining` tokens to compute; 0 when the budget is spent.
     #[inline]
     pub(crate) fn running_tokens(&self, remaining: u32, budget: u32) -> u32 {

@@ -2,8 +2,10 @@
 
 mod cluster;
 mod conversations;
+mod engines;
 mod latency;
 
+pub use engines::{ENGINES, Engine, scenario_of};
 use rand::Rng;
 use rand_pcg::Pcg64;
 
@@ -209,6 +211,7 @@ fn load(dice: &mut Dice) -> Load {
         deadline_ms: if dice.one_in(4) { Some(f64::from(dice.range(1, 100))) } else { None },
         timeout_s: if dice.one_in(6) { Some(dice.pick(&[0.007, 0.03, 0.1, 0.5])) } else { None },
         max_tokens: if dice.one_in(6) { Some(dice.range(1, 30)) } else { None },
+        exact_max_tokens: false,
         cancel: if dice.one_in(6) {
             Some(Cancel { share: dice.pick(&[0.1, 0.5, 1.0]), after_s: dice.pick(&[0.003, 0.03, 0.3]) })
         } else {

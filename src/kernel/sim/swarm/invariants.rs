@@ -33,7 +33,7 @@ impl Place {
     fn rules(&self) -> Option<&VllmV1> {
         match &self.site.deployment.scheduler {
             Scheduler::VllmV1(rules) => Some(rules),
-            Scheduler::Exclusive(_) => None,
+            _ => None,
         }
     }
 

@@ -10,13 +10,13 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::atomic::AtomicBool;
 
-pub use draw::scenario;
+pub use draw::{ENGINES, Engine, scenario, scenario_of};
 pub use reach::Reach;
 
 use super::latency::{Latency, Overheads};
 use super::router::Router;
 use super::scheduler::Scheduler;
-use super::{RequestRow, RouteRow, Sink, StepRow, Summary, reference, simulate_with};
+use super::{Quirks, RequestRow, RouteRow, Sink, StepRow, Summary, reference, simulate_with};
 use crate::pools::{Disaggregation, Signals};
 use crate::profile::Supplied;
 use crate::scenario::{Deployment, Dtype, GpuSpec, KvCache, Load, Measure, ModelSpec, Scenario};
@@ -146,6 +146,25 @@ pub fn run(seed: u64) -> Result<Reach, String> {
     };
     compared.map_err(|e| format!("{}\n{e}", told(seed)))?;
     Ok(reach)
+}
+
+/// Runs the scenario of a seed for one of the other schedulers with both simulators, compares everything, and tells what
+/// it reached.
+///
+/// # Errors
+/// What differs, or which invariant does not hold.
+pub fn run_engine(engine: &Engine, seed: u64) -> Result<Reach, String> {
+    let (s, requests) = scenario_of(engine, seed);
+    let told = |e: String| format!("{} seed {seed}: {:?} {:?}\n{e}", engine.name, s.deployment, s.workload);
+    let (mut fast, mut slow, go_on, quirks) =
+        (Rows::default(), Rows::default(), AtomicBool::new(false), Quirks::default());
+    let (oracle, seen) = reference::observe(&s, &requests, &mut slow, &go_on, quirks)
+        .map_err(|e| told(format!("the oracle says {e}")))?;
+    invariants::check(&s, &requests, quirks, &slow, &oracle).map_err(told)?;
+    let summary =
+        simulate_with(&s, &requests, &mut fast, &go_on, quirks).map_err(|e| told(format!("the engine says {e}")))?;
+    difference(&fast, &slow, &summary, &oracle).map_err(told)?;
+    Ok(Reach::of(&s, &requests, &slow, &oracle, seen))
 }
 
 /// Runs the scenario of a seed with the oracle alone.
@@ -292,6 +311,25 @@ mod tests {
             compared += 1;
         }
         assert!(compared > 400, "{compared}");
+    }
+
+    /// Every scheduler, and every rule of it in some scenario.
+    #[test]
+    fn the_other_engines_equal_their_oracles() {
+        for engine in ENGINES.iter().filter(|engine| !engine.rules.is_empty()) {
+            let mut reach = Reach::default();
+            for seed in 0..300 {
+                match run_engine(engine, seed) {
+                    Ok(one) => reach.add(&one),
+                    Err(e) => panic!("{e}"),
+                }
+            }
+            println!("{}\n{reach}", engine.name);
+            for rule in engine.rules {
+                let count = reach.fired.get(rule).copied().unwrap_or(0);
+                assert!(count >= 2, "{}: only {count} of {} scenarios reached: {rule}", engine.name, reach.scenarios);
+            }
+        }
     }
 
     #[test]

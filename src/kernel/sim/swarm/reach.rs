@@ -2,6 +2,7 @@
 
 mod cluster;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::Rows;
@@ -13,7 +14,7 @@ use crate::sim::reference::Seen;
 use crate::sim::scheduler::{QueueOrder, Scheduler};
 
 /// Number of scenarios in which something occurred at least once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
     pub scenarios: u64,
     pub preemptions: u64,
@@ -55,6 +56,8 @@ pub struct Reach {
     pub empty_transfers: u64,
     pub latency: Latencies,
     pub cluster: cluster::Cluster,
+    /// Rules of the scheduler, by its name for them.
+    pub fired: BTreeMap<&'static str, u64>,
 }
 
 /// Of [`Reach`], what step times are made of.
@@ -93,6 +96,7 @@ impl Reach {
         let (ordered, asynchronous) = match &s.deployment.scheduler {
             Scheduler::VllmV1(rules) => (rules.scheduling_policy != QueueOrder::Fcfs, rules.async_scheduling),
             Scheduler::Exclusive(rules) => (rules.scheduling_policy != QueueOrder::Fcfs, false),
+            other => (other.common().is_some_and(|common| common.policy != QueueOrder::Fcfs), false),
         };
         let any = |count: u64| u64::from(count > 0);
         Reach {
@@ -123,6 +127,7 @@ impl Reach {
             empty_transfers: any(seen.empty_transfers),
             latency: Latencies::of(s, asynchronous),
             cluster: cluster::Cluster::of(s, requests, rows, summary),
+            fired: seen.fired.into_keys().map(|rule| (rule, 1)).collect(),
         }
     }
 
@@ -131,11 +136,14 @@ impl Reach {
         for ((_, sum), (_, count)) in self.fields().into_iter().zip(other.counts()) {
             *sum += count;
         }
+        for (rule, count) in &other.fired {
+            *self.fired.entry(rule).or_default() += count;
+        }
     }
 
     /// Every count with its name.
     pub fn counts(&self) -> Vec<(&'static str, u64)> {
-        let mut copy = *self;
+        let mut copy = self.clone();
         copy.fields().into_iter().map(|(name, count)| (name, *count)).collect()
     }
 
@@ -181,7 +189,8 @@ impl Reach {
 impl fmt::Display for Reach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:<52} {:>8}", "scenarios", self.scenarios)?;
-        for (name, count) in self.counts() {
+        let fired = self.fired.iter().map(|(rule, count)| (*rule, *count));
+        for (name, count) in self.counts().into_iter().chain(fired) {
             let share = count as f64 * 100.0 / self.scenarios.max(1) as f64;
             writeln!(f, "{name:<52} {count:>8} {share:>5.1} %")?;
         }

@@ -37,7 +37,6 @@ use super::{BatchShape, LatencyModel, ns};
 use crate::profile::{Layout, Profile};
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
 use crate::sim::WorkSums;
-use crate::sim::scheduler::Scheduler;
 use crate::units::SimDuration;
 
 /// Times of operators that were measured.
@@ -137,17 +136,11 @@ struct Making<'a> {
 impl Making<'_> {
     /// Most new tokens of a step, and most requests.
     fn most_tokens(&self) -> u64 {
-        match &self.d.scheduler {
-            Scheduler::VllmV1(rules) => u64::from(rules.max_num_batched_tokens),
-            Scheduler::Exclusive(_) => 0,
-        }
+        self.d.scheduler.common().map_or(0, |common| common.tokens_max)
     }
 
     fn most_sequences(&self) -> u64 {
-        match &self.d.scheduler {
-            Scheduler::VllmV1(rules) => u64::from(rules.max_num_seqs),
-            Scheduler::Exclusive(_) => 0,
-        }
+        self.d.scheduler.common().map_or(0, |common| common.seats)
     }
 
     /// `times` exchanges of the hidden states over the tensor-parallel GPUs, as a line over the new tokens of a step, in

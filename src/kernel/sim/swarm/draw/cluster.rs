@@ -134,7 +134,7 @@ fn pool(dice: &mut Dice, sizes: &Sizes, role: Role, s: &Scenario, r: &Requests) 
     let own = rules(dice, sizes, longest(&d.of_pool(&pool)));
     let whole_prompts = match &d.scheduler {
         Scheduler::VllmV1(rules) => !rules.enable_chunked_prefill,
-        Scheduler::Exclusive(_) => false,
+        _ => false,
     };
     // The budget of the deployment holds its own longest prompt, not that of every pool.
     if whole_prompts || dice.one_in(2) {

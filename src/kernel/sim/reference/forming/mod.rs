@@ -1,4 +1,14 @@
-//! Forming a step: who runs, who is preempted, who is admitted, and which blocks they get.
+//! Forming a step: who runs, who is preempted, who is admitted, and which blocks they get. One file a scheduler; here is what
+//! they share.
+
+mod faster_transformer;
+mod lightllm;
+mod orca;
+mod sarathi;
+mod sglang;
+mod trtllm;
+mod vllm_v0;
+mod vllm_v1;
 
 use std::rc::Rc;
 
@@ -7,7 +17,7 @@ use super::pools::Pool;
 use super::steptime::{empty_step_time, step_time};
 use super::world::World;
 use crate::sim::latency::BatchShape;
-use crate::sim::scheduler::QueueOrder;
+use crate::sim::scheduler::{QueueOrder, Scheduler};
 use crate::sim::{SimError, StepRow};
 use crate::units::{SimDuration, SimTime};
 
@@ -17,6 +27,8 @@ struct Forming {
     budget: usize,
     batch: Vec<Part>,
     preempted: u32,
+    /// On top of what the latency model says.
+    more: SimDuration,
 }
 
 impl World<'_> {
@@ -28,11 +40,17 @@ impl World<'_> {
     /// where none runs and none can be formed: others hold the blocks.
     pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Option<Step>, SimError> {
         let pool = self.pool(r);
-        let budget = pool.rules.max_num_batched_tokens as usize;
-        let mut forming = Forming { now, budget, batch: Vec::new(), preempted: 0 };
-        self.serve_running(r, &mut forming);
-        if forming.preempted == 0 {
-            self.admit(r, &mut forming);
+        let mut forming = Forming { now, budget: 0, batch: Vec::new(), preempted: 0, more: SimDuration::ZERO };
+        match &pool.scheduler {
+            Scheduler::VllmV1(rules) => self.form_v1(r, rules, &mut forming),
+            Scheduler::VllmV0(rules) => self.form_vllm_v0(r, rules, &mut forming),
+            Scheduler::Sarathi(rules) => self.form_sarathi(r, rules, &mut forming),
+            Scheduler::Orca(rules) => self.form_orca(r, rules, &mut forming),
+            Scheduler::FasterTransformer(rules) => self.form_faster_transformer(r, rules, &mut forming),
+            Scheduler::Lightllm(rules) => self.form_lightllm(r, rules, &mut forming),
+            Scheduler::Sglang(rules) => self.form_sglang(r, rules, &mut forming),
+            Scheduler::Trtllm(rules) => self.form_trtllm(r, rules, &mut forming),
+            Scheduler::Exclusive(_) => unreachable!("the oracle of another scheduler"),
         }
         if forming.batch.is_empty() && forming.preempted == 0 && self.replicas[r].current.is_none() {
             return Ok(None);
@@ -52,40 +70,32 @@ impl World<'_> {
         let duration = match empty {
             true => empty_step_time(pool.tick),
             false => {
-                let said = pool.model.step(&shape);
+                let said = self.said(&pool, &shape);
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
-                step_time(raw, pool.overhead, pool.tick)?
+                step_time(raw + forming.more, pool.overhead, pool.tick)?
             }
         };
         let row = self.step_row(r, duration, &shape, forming.preempted);
         Ok(Some(Step { batch: forming.batch, shape, row }))
     }
 
-    /// The running requests, in the order of their admission.
-    fn serve_running(&mut self, r: usize, f: &mut Forming) {
-        let mut at = 0;
-        while at < self.replicas[r].running.len() && f.budget > 0 {
-            let i = self.replicas[r].running[at];
-            if self.is_about_to_be_cut(r, i) {
-                self.seen.left_out += 1;
-                at += 1;
-                continue;
-            }
-            let life = &self.lives[i];
-            let (decode, from) = (life.decodes(), life.computed);
-            let wanted = if decode { 1 } else { life.target - from };
-            let tokens = self.chunk(r, wanted).min(f.budget);
-            while !self.extend(r, i, tokens) {
-                let victim = self.victim(r);
-                self.preempt(r, victim, f);
-                if victim == i {
-                    return;
-                }
-            }
-            f.batch.push(self.part(i, decode, from, tokens, from));
-            f.budget -= tokens;
-            // Victims that stood before it are gone.
-            at = 1 + self.replicas[r].running.iter().position(|running| *running == i).unwrap_or(at);
+    /// A rule of a scheduler was applied.
+    #[expect(dead_code)]
+    fn fire(&mut self, rule: &'static str) {
+        *self.seen.fired.entry(rule).or_default() += 1;
+    }
+
+    /// How long a batch takes by the latency model, as the scheduler has it run.
+    fn said(&self, pool: &Pool, shape: &BatchShape) -> SimDuration {
+        match &pool.scheduler {
+            Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => pool.model.step(shape),
+            Scheduler::VllmV0(_)
+            | Scheduler::Sarathi(_)
+            | Scheduler::Orca(_)
+            | Scheduler::FasterTransformer(_)
+            | Scheduler::Lightllm(_)
+            | Scheduler::Sglang(_)
+            | Scheduler::Trtllm(_) => pool.model.step(shape),
         }
     }
 
@@ -113,7 +123,7 @@ impl World<'_> {
             let life = &lives[**i];
             (self.demand.priority(life.request), life.arrival, life.request)
         };
-        let victim = match self.replicas[r].pool.rules.scheduling_policy {
+        let victim = match self.replicas[r].pool.common.policy {
             QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf => running.last(),
             QueueOrder::Priority => running.iter().max_by_key(priority),
         };
@@ -141,7 +151,7 @@ impl World<'_> {
         self.summary.preemptions += 1;
         self.seen.reply_preemptions += u64::from(self.lives[i].stage == Stage::Reply);
         f.preempted += 1;
-        match self.replicas[r].pool.rules.scheduling_policy {
+        match self.replicas[r].pool.common.policy {
             QueueOrder::Fcfs => self.replicas[r].waiting.push_front(i),
             // The head of the queue is looked for.
             QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf => self.replicas[r].waiting.push_back(i),
@@ -171,7 +181,7 @@ impl World<'_> {
                 (key(life), life.arrival, life.request)
             })
         };
-        match self.replicas[r].pool.rules.scheduling_policy {
+        match self.replicas[r].pool.common.policy {
             QueueOrder::Fcfs => (0..waiting.len()).find(looked_at),
             QueueOrder::Priority => first_by(&|life| i64::from(self.demand.priority(life.request))),
             QueueOrder::Sjf => first_by(&|life| life.prompt as i64),
@@ -179,42 +189,21 @@ impl World<'_> {
         }
     }
 
-    /// Admits waiting requests until one does not fit.
-    fn admit(&mut self, r: usize, f: &mut Forming) {
-        let pool = self.pool(r);
-        while f.budget > 0 && self.replicas[r].running.len() < pool.rules.max_num_seqs as usize {
-            let Some(at) = self.head(r) else { return };
-            let i = self.replicas[r].waiting[at];
-            if self.lives[i].ready {
-                self.seen.passed += u64::from(self.replicas[r].waiting.iter().any(|other| !self.lives[*other].ready));
-                self.seat_ready(r, at, f);
-            } else if !self.seat(r, at, f) {
-                self.seen.blocked += 1;
-                return;
-            }
-        }
-    }
-
-    /// Admits the request at this place of the queue, if it fits.
-    fn seat(&mut self, r: usize, at: usize, f: &mut Forming) -> bool {
-        let pool = self.pool(r);
-        let i = self.replicas[r].waiting[at];
+    /// Blocks that hold the start of a waiting request, all tokens of which are to be computed.
+    fn look_up(&mut self, r: usize, i: usize) -> Vec<usize> {
         let life = &mut self.lives[i];
         life.target = life.prompt + life.tokens.len();
-        let target = life.target;
-        let hits = self.prefix(r, i);
-        let computed = hits.len() * pool.block_size;
-        let wanted = self.chunk(r, target - computed);
-        if !pool.rules.enable_chunked_prefill && wanted > f.budget {
-            return false;
-        }
-        let tokens = wanted.min(f.budget);
-        if tokens > 0 && !self.has_room(r, &hits, computed + tokens) {
-            return false;
-        }
-        self.replicas[r].waiting.remove(at);
+        self.prefix(r, i)
+    }
+
+    /// The request at this place of the queue runs from now on: these blocks hold its start, and so many tokens behind them go
+    /// into the step, for which there are blocks.
+    fn take_seat(&mut self, r: usize, at: usize, hits: Vec<usize>, tokens: usize, f: &mut Forming) {
+        let pool = self.pool(r);
+        let Some(i) = self.replicas[r].waiting.remove(at) else { unreachable!("nobody stands there") };
         self.replicas[r].running.push(i);
         self.note_admission(r, i, hits.len(), f.now);
+        let computed = hits.len() * pool.block_size;
         let (hits, missing) = if tokens > 0 { (hits, 0) } else { (Vec::new(), hits.len()) };
         hits.iter().for_each(|id| self.replicas[r].share(*id));
         let life = &mut self.lives[i];
@@ -223,8 +212,26 @@ impl World<'_> {
         assert!(fits, "an admitted request must get its blocks");
         let context = if self.quirks.hits_without_context { 0 } else { computed };
         f.batch.push(self.part(i, false, computed, tokens, context));
-        f.budget -= tokens;
+    }
+
+    /// A running request computes so many more tokens in the step; false where there are no blocks for them.
+    #[expect(dead_code)]
+    fn go_on(&mut self, r: usize, i: usize, tokens: usize, f: &mut Forming) -> bool {
+        let (decode, from) = (self.lives[i].decodes(), self.lives[i].computed);
+        if !self.extend(r, i, tokens) {
+            return false;
+        }
+        f.batch.push(self.part(i, decode, from, tokens, from));
         true
+    }
+
+    /// Takes blocks ahead of the tokens that will be in them, until the request holds so many.
+    #[expect(dead_code)]
+    fn hold_blocks(&mut self, r: usize, i: usize, blocks: usize) {
+        while self.lives[i].blocks.len() < blocks {
+            let Some(id) = self.replicas[r].take() else { unreachable!("blocks were said to be free") };
+            self.lives[i].blocks.push(id);
+        }
     }
 
     /// Admits a request whose KV cache has come: its next token, or the last one of its prompt again.
@@ -268,13 +275,6 @@ impl World<'_> {
         }
     }
 
-    fn chunk(&self, r: usize, wanted: usize) -> usize {
-        match self.replicas[r].pool.rules.long_prefill_token_threshold as usize {
-            0 => wanted,
-            threshold => wanted.min(threshold),
-        }
-    }
-
     /// Blocks whose content the trace knows.
     pub(super) fn known_blocks(&self, r: usize, i: usize) -> usize {
         let (pool, request) = (&self.replicas[r].pool, self.lives[i].request as usize);
@@ -290,7 +290,7 @@ impl World<'_> {
     fn prefix(&self, r: usize, i: usize) -> Vec<usize> {
         let (pool, target) = (&self.replicas[r].pool, self.lives[i].target);
         // The last token is computed again even if all is found: its output is the first new token.
-        let usable = if pool.rules.recompute_full_hits { target - 1 } else { target };
+        let usable = if pool.common.recompute_full_hits { target - 1 } else { target };
         self.found(r, i, usable / pool.block_size)
     }
 
@@ -306,7 +306,8 @@ impl World<'_> {
         let block_size = self.replicas[r].pool.block_size;
         let life = &self.lives[i];
         let from = life.computed;
-        let need = (from + tokens).div_ceil(block_size) - life.missing - life.blocks.len();
+        let have = life.missing + life.blocks.len();
+        let need = (from + tokens).div_ceil(block_size).saturating_sub(have);
         if need > self.replicas[r].free.len() {
             return false;
         }

@@ -1,0 +1,114 @@
+//! Forming steps, one file a scheduler: the rules are its settings' ([`super::scheduler`]), what they do is done by the
+//! replica ([`super::batch`]).
+
+mod faster_transformer;
+mod lightllm;
+mod orca;
+mod sarathi;
+mod sglang;
+mod trtllm;
+mod vllm_v0;
+mod vllm_v1;
+
+use super::batch::Forming;
+use super::latency::{BatchShape, LatencyModel};
+use super::node::Env;
+use super::replica::Replica;
+use super::scheduler::{Scheduler, VllmV1};
+use crate::units::SimDuration;
+
+/// A scheduler, and what it remembers from step to step.
+#[derive(Debug)]
+pub(super) enum Former {
+    VllmV1(VllmV1),
+    VllmV0(vllm_v0::State),
+    Sarathi(sarathi::State),
+    Orca(orca::State),
+    FasterTransformer(faster_transformer::State),
+    Lightllm(lightllm::State),
+    Sglang(sglang::State),
+    Trtllm(trtllm::State),
+}
+
+impl Default for Former {
+    /// What stands for a scheduler while it works.
+    fn default() -> Former {
+        Former::VllmV1(VllmV1::default())
+    }
+}
+
+impl Former {
+    pub(super) fn new(scheduler: &Scheduler) -> Former {
+        match scheduler {
+            Scheduler::VllmV1(rules) => Former::VllmV1(*rules),
+            Scheduler::VllmV0(rules) => Former::VllmV0(vllm_v0::State::new(rules)),
+            Scheduler::Sarathi(rules) => Former::Sarathi(sarathi::State::new(rules)),
+            Scheduler::Orca(rules) => Former::Orca(orca::State::new(rules)),
+            Scheduler::FasterTransformer(rules) => Former::FasterTransformer(faster_transformer::State::new(rules)),
+            Scheduler::Lightllm(rules) => Former::Lightllm(lightllm::State::new(rules)),
+            Scheduler::Sglang(rules) => Former::Sglang(sglang::State::new(rules)),
+            Scheduler::Trtllm(rules) => Former::Trtllm(trtllm::State::new(rules)),
+            Scheduler::Exclusive(_) => unreachable!("no batches are formed"),
+        }
+    }
+
+    /// Gives out the next step: [`Replica::next`] and `f`. Sets [`Replica::blocked`] where someone waits, but steps of decode
+    /// requests alone may run unasked until something is released, arrives or goes.
+    pub(super) fn form(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) {
+        match self {
+            Former::VllmV1(rules) => replica.form_v1(*rules, f, env),
+            Former::VllmV0(state) => state.form(replica, f, env),
+            Former::Sarathi(state) => state.form(replica, f, env),
+            Former::Orca(state) => state.form(replica, f, env),
+            Former::FasterTransformer(state) => state.form(replica, f, env),
+            Former::Lightllm(state) => state.form(replica, f, env),
+            Former::Sglang(state) => state.form(replica, f, env),
+            Former::Trtllm(state) => state.form(replica, f, env),
+        }
+    }
+
+    /// Steps of decode requests alone that may run before the scheduler must be asked, if nothing else happens.
+    #[inline]
+    pub(super) fn quiet_steps(&self, _replica: &Replica) -> u64 {
+        match self {
+            Former::VllmV1(_) => u64::MAX,
+            Former::VllmV0(_) => u64::MAX,
+            Former::Sarathi(_) => u64::MAX,
+            Former::Orca(_) => u64::MAX,
+            Former::FasterTransformer(_) => u64::MAX,
+            Former::Lightllm(_) => u64::MAX,
+            Former::Sglang(_) => u64::MAX,
+            Former::Trtllm(_) => u64::MAX,
+        }
+    }
+
+    /// So many of them ran.
+    #[inline]
+    pub(super) fn ran(&mut self, _steps: u64) {
+        match self {
+            Former::VllmV1(_) => {}
+            Former::VllmV0(_) => {}
+            Former::Sarathi(_) => {}
+            Former::Orca(_) => {}
+            Former::FasterTransformer(_) => {}
+            Former::Lightllm(_) => {}
+            Former::Sglang(_) => {}
+            Former::Trtllm(_) => {}
+        }
+    }
+
+    /// How long a step takes by the latency model; asked also where [`plain`](super::scheduler::Common::plain) is false.
+    #[inline]
+    pub(super) fn step(&self, model: &dyn LatencyModel, shape: &BatchShape) -> SimDuration {
+        match self {
+            Former::VllmV1(_) => model.step(shape),
+            Former::VllmV0(_) => model.step(shape),
+            Former::Sarathi(_) => model.step(shape),
+            Former::Orca(_) => model.step(shape),
+            Former::FasterTransformer(_) => model.step(shape),
+            Former::Lightllm(_) => model.step(shape),
+            Former::Sglang(_) => model.step(shape),
+            Former::Trtllm(_) => model.step(shape),
+        }
+    }
+}

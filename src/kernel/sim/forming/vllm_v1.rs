@@ -1,0 +1,137 @@
+//! Forming a step by the rules of [`VllmV1`]: where every decode request is sure to get its token, only prefills are looked
+//! at; else all running requests are, in order.
+
+use crate::sim::batch::{Forming, Seat, new_blocks};
+use crate::sim::node::Env;
+use crate::sim::replica::{Phase, Replica};
+use crate::sim::scheduler::{QueueOrder, VllmV1};
+
+impl Replica {
+    /// See [`super::Former::form`].
+    pub(super) fn form_v1(&mut self, rules: VllmV1, f: &mut Forming, env: &Env<'_>) {
+        f.budget = rules.max_num_batched_tokens;
+        if self.all_fit(rules) {
+            self.decode_all(f, env);
+            for i in 0..self.prefills.len() {
+                if f.budget == 0 {
+                    break;
+                }
+                let slot = self.prefills[i];
+                let live = &self.live[slot as usize];
+                let tokens = rules.running_tokens(live.target - live.computed, f.budget);
+                self.run_prefill(slot, tokens, f, env);
+            }
+        } else {
+            self.walk(rules, f, env);
+        }
+        if f.preempted == 0 || VllmV1::ADMITS_AFTER_PREEMPTION {
+            self.admit(rules, f, env);
+        }
+        self.blocked = f.preempted == 0
+            && self.waits() > 0
+            && self.next.chunks.is_empty()
+            && self.stalled == 0
+            && self.decodes == self.running.len() as u64;
+    }
+
+    /// Whether every running request gets all that it wants, or at least every decode does, without preemption.
+    fn all_fit(&self, rules: VllmV1) -> bool {
+        let budget = u64::from(rules.max_num_batched_tokens);
+        let decode_need = self.class_counts[self.class(self.steps)];
+        if self.stalled > 0 || self.decodes > budget || decode_need > self.pool.free() {
+            return false;
+        }
+        let Some(first) = self.prefills.first() else { return true };
+        let (mut left, mut need, mut wanted) = ((budget - self.decodes) as u32, decode_need, 0_u64);
+        for slot in &self.prefills {
+            let live = &self.live[*slot as usize];
+            let remaining = live.target - live.computed;
+            let tokens = rules.running_tokens(remaining, left);
+            wanted += u64::from(rules.running_tokens(remaining, u32::MAX));
+            left -= tokens;
+            need += new_blocks(live.computed, tokens, self.block_size);
+        }
+        if need > self.pool.free() {
+            return false;
+        }
+        // Prefills behind all decodes take what is left. Before a decode, they must leave it its token, and, where both
+        // fill blocks of known content, not be overtaken: of equal contents the one filled first is found.
+        let filling = self.class(self.steps + 1);
+        let fills = self.class_lists.get(filling).is_some_and(|list| !list.is_empty());
+        let prefills_last = self.running[self.running.len() - self.prefills.len()] == *first;
+        prefills_last || (!fills && wanted + self.decodes <= budget)
+    }
+
+    /// All running requests in order.
+    fn walk(&mut self, rules: VllmV1, f: &mut Forming, env: &Env<'_>) {
+        let mut at = 0;
+        'running: while at < self.running.len() && f.budget > 0 {
+            let slot = self.running[at];
+            let live = &self.live[slot as usize];
+            if live.phase == Phase::Ending {
+                at += 1;
+                continue;
+            }
+            let decode = live.phase == Phase::Decode;
+            let computed = self.computed(live);
+            let wanted = if decode { 1 } else { live.target - computed };
+            let tokens = rules.running_tokens(wanted, f.budget);
+            let need = new_blocks(computed, tokens, self.block_size);
+            while self.pool.free() < need {
+                let Some(victim_at) = self.victim(env) else { break 'running };
+                let victim = self.running.remove(victim_at);
+                f.preempted += 1;
+                let given_back = if victim_at < at {
+                    at -= 1;
+                    self.take_back(victim, f)
+                } else {
+                    0
+                };
+                self.preempt(victim, given_back, env);
+                if victim == slot {
+                    break 'running;
+                }
+            }
+            if decode {
+                self.run_decode(slot, computed, f, env);
+            } else {
+                self.run_prefill(slot, tokens, f, env);
+            }
+            at += 1;
+        }
+        for at in at..self.running.len() {
+            let slot = self.running[at];
+            if self.live[slot as usize].phase == Phase::Decode {
+                self.stall(slot, f);
+            }
+        }
+    }
+
+    /// Place in `running` of the request that goes when blocks are missing.
+    fn victim(&self, env: &Env<'_>) -> Option<usize> {
+        match self.common.policy {
+            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf => self.running.len().checked_sub(1),
+            QueueOrder::Priority => (0..self.running.len()).max_by_key(|at| self.key(self.running[*at], env)),
+        }
+    }
+
+    /// Admits waiting requests in order until one does not fit.
+    fn admit(&mut self, rules: VllmV1, f: &mut Forming, env: &Env<'_>) {
+        while f.budget > 0 && rules.has_seat(self.running.len()) {
+            if let Some(slot) = self.loaded.pop_front() {
+                self.admit_loaded(slot, f, env);
+                continue;
+            }
+            let Some(slot) = self.waiting.front() else { return };
+            let target = self.live[slot as usize].target;
+            let (hits, idle) = self.prefix_of(slot, env);
+            let computed = hits * self.block_size;
+            let Some(tokens) = rules.waiting_tokens(target - computed, f.budget) else { return };
+            if tokens > 0 && new_blocks(computed, tokens, self.block_size) + idle > self.pool.free() {
+                return;
+            }
+            self.waiting.pop_front();
+            self.seat(slot, &Seat { hits, tokens, spare: 0 }, f, env);
+        }
+    }
+}

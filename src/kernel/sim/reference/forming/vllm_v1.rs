@@ -1,0 +1,83 @@
+//! vLLM's V1 scheduler.
+
+use super::Forming;
+use crate::sim::reference::world::World;
+use crate::sim::scheduler::VllmV1;
+
+impl World<'_> {
+    pub(super) fn form_v1(&mut self, r: usize, rules: &VllmV1, f: &mut Forming) {
+        f.budget = rules.max_num_batched_tokens as usize;
+        self.serve_running(r, rules, f);
+        if f.preempted == 0 {
+            self.admit(r, rules, f);
+        }
+    }
+
+    /// The running requests, in the order of their admission.
+    fn serve_running(&mut self, r: usize, rules: &VllmV1, f: &mut Forming) {
+        let mut at = 0;
+        while at < self.replicas[r].running.len() && f.budget > 0 {
+            let i = self.replicas[r].running[at];
+            if self.is_about_to_be_cut(r, i) {
+                self.seen.left_out += 1;
+                at += 1;
+                continue;
+            }
+            let life = &self.lives[i];
+            let (decode, from) = (life.decodes(), life.computed);
+            let wanted = if decode { 1 } else { life.target - from };
+            let tokens = chunk(rules, wanted).min(f.budget);
+            while !self.extend(r, i, tokens) {
+                let victim = self.victim(r);
+                self.preempt(r, victim, f);
+                if victim == i {
+                    return;
+                }
+            }
+            f.batch.push(self.part(i, decode, from, tokens, from));
+            f.budget -= tokens;
+            // Victims that stood before it are gone.
+            at = 1 + self.replicas[r].running.iter().position(|running| *running == i).unwrap_or(at);
+        }
+    }
+
+    /// Admits waiting requests until one does not fit.
+    fn admit(&mut self, r: usize, rules: &VllmV1, f: &mut Forming) {
+        while f.budget > 0 && self.replicas[r].running.len() < rules.max_num_seqs as usize {
+            let Some(at) = self.head(r) else { return };
+            let i = self.replicas[r].waiting[at];
+            if self.lives[i].ready {
+                self.seen.passed += u64::from(self.replicas[r].waiting.iter().any(|other| !self.lives[*other].ready));
+                self.seat_ready(r, at, f);
+            } else if !self.seat(r, at, rules, f) {
+                self.seen.blocked += 1;
+                return;
+            }
+        }
+    }
+
+    /// Admits the request at this place of the queue, if it fits.
+    fn seat(&mut self, r: usize, at: usize, rules: &VllmV1, f: &mut Forming) -> bool {
+        let i = self.replicas[r].waiting[at];
+        let hits = self.look_up(r, i);
+        let computed = hits.len() * self.replicas[r].pool.block_size;
+        let wanted = chunk(rules, self.lives[i].target - computed);
+        if !rules.enable_chunked_prefill && wanted > f.budget {
+            return false;
+        }
+        let tokens = wanted.min(f.budget);
+        if tokens > 0 && !self.has_room(r, &hits, computed + tokens) {
+            return false;
+        }
+        self.take_seat(r, at, hits, tokens, f);
+        f.budget -= tokens;
+        true
+    }
+}
+
+fn chunk(rules: &VllmV1, wanted: usize) -> usize {
+    match rules.long_prefill_token_threshold as usize {
+        0 => wanted,
+        threshold => wanted.min(threshold),
+    }
+}
