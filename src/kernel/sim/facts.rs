@@ -35,6 +35,23 @@ pub fn cache_layers(m: &ModelSpec) -> u32 {
     m.layers.saturating_sub(m.linear_layers)
 }
 
+/// Layers that hold a cache of their own that grows with the context; of those with a window, it is said apart whether they
+/// do.
+pub fn holding_layers(m: &ModelSpec) -> u32 {
+    cache_layers(m).saturating_sub(m.kv_shared_layers)
+}
+
+/// Layers by how their cache grows, in an engine that drops what is out of a layer's sight: with every token, and up to the
+/// window. All of them grow where none would.
+pub fn kinds_of_layers(m: &ModelSpec, d: &Deployment) -> (u32, u32) {
+    let holding = holding_layers(m);
+    let windowed = m.window_layers.min(holding);
+    if d.kv.disable_hybrid_kv_cache_manager || m.sliding_window == 0 || windowed == holding {
+        return (holding, 0);
+    }
+    (holding - windowed, windowed)
+}
+
 /// Layers with one dense feed-forward network.
 pub fn dense_layers(m: &ModelSpec) -> f64 {
     f64::from(m.layers) - moe_layers(m)
@@ -100,13 +117,13 @@ pub(crate) fn kv_numbers_per_gpu(d: &Deployment, m: &ModelSpec) -> f64 {
 /// Bytes that the cache of the whole model holds per token: what a transfer between engines moves. Layers with a window
 /// count in full, as where one block holds a token's place in every layer.
 pub fn kv_bytes_per_token(m: &ModelSpec, dtype: Dtype) -> u64 {
-    u64::from(cache_layers(m)) * kv_bytes_per_layer(m, dtype)
+    u64::from(holding_layers(m)) * kv_bytes_per_layer(m, dtype)
 }
 
 /// Bytes that the cache of one request must hold at a context, if layers with a window keep no more than that.
 pub fn kv_bytes_at(m: &ModelSpec, dtype: Dtype, context: u64) -> u64 {
-    let windowed = u64::from(m.window_layers.min(cache_layers(m)));
-    let full = u64::from(cache_layers(m)) - windowed;
+    let windowed = u64::from(m.window_layers.min(holding_layers(m)));
+    let full = u64::from(holding_layers(m)) - windowed;
     let seen = if m.sliding_window == 0 { context } else { context.min(u64::from(m.sliding_window)) };
     (full * context + windowed * seen) * kv_bytes_per_layer(m, dtype)
 }

@@ -51,6 +51,13 @@ fn facts(m: &ModelSpec, g: &GpuSpec, p: &mut Problems) {
         let others = m.layers.saturating_sub(m.linear_layers);
         p.add("model.window_layers", format!("is {}, of {others} layers with a cache", m.window_layers));
     }
+    if m.kv_shared_layers >= m.layers.saturating_sub(m.linear_layers) && m.layers > 0 && m.kv_shared_layers > 0 {
+        let others = m.layers.saturating_sub(m.linear_layers);
+        p.add(
+            "model.kv_shared_layers",
+            format!("is {} of {others} layers; one must hold the cache", m.kv_shared_layers),
+        );
+    }
     if (m.window_layers > 0) != (m.sliding_window > 0) {
         p.add("model.window_layers", "needs sliding_window, and that needs window_layers");
     }
@@ -262,6 +269,15 @@ pub(super) fn memory(site: &Site, p: &mut Problems) {
         }
         Err(SimError::Cancelled) => return,
     };
+    let fixed = plan::blocks_per_request(&site.deployment, &site.model);
+    if blocks.saturating_sub(fixed).saturating_mul(u64::from(site.deployment.kv.block_size)) < 2 {
+        let message = format!(
+            "of {blocks} blocks, a request holds {fixed} for layers with a window and for states, which leaves none for its \
+             tokens"
+        );
+        p.add("deployment.kv.num_gpu_blocks", message);
+        return;
+    }
     p.extend(site.deployment.scheduler.problems_of_cache(site, blocks));
     let Scheduler::VllmV1(rules) = &site.deployment.scheduler else { return };
     let longest = engine::max_len(&site.deployment, &site.model, blocks);
