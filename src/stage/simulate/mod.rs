@@ -148,7 +148,7 @@ impl Kind for Simulate {
         for scenario in &scenarios {
             workload.check(&scenario.workload, name)?;
         }
-        scenario::check_requests(spec, cx.seed, &scenarios, &workload.requests)
+        scenario::check_requests(spec, cx.seed, &catalog, &scenarios, &workload.requests)
             .map_err(|diagnostics| Failure { exit: Exit::Stage, diagnostics })?;
         cx.progress.0.total(scenarios.len() as u64, "scenarios");
         let detail = Detail { steps: self.steps, routes: self.routes };
