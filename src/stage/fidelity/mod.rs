@@ -5,6 +5,7 @@
 //! steps.rs           steps of an engine
 //! trial.rs           a server with a model, simulated      fit.rs             parameters that make errors small
 //! figures.rs         errors, and the tables of the stage   published.rs       what others published
+//! recipe.rs          what decides a report
 //! ```
 //!
 //! Every model is held against everything as it is, and, where there is something to hold out, fitted on one half of the
@@ -17,23 +18,22 @@ mod configurations;
 mod figures;
 mod fit;
 mod published;
+mod recipe;
 mod runs;
 mod steps;
-#[cfg(test)]
-mod tests;
 mod trial;
 
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use self::figures::Report;
 use super::simulate::profiles::{self, Profiles};
 use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
 use crate::catalog;
 use crate::diag::{Diagnostic, Result};
-use crate::spec::{Candidate, Fidelity, FilePath, Text, Tree};
+use crate::spec::{Fidelity, FilePath, Text};
 
 /// Trials of a fit at most.
 const TRIALS_MAX: u32 = 100_000;
@@ -94,59 +94,7 @@ impl Kind for Fidelity {
     }
 
     fn recipe(&self, cx: &CheckCx) -> Value {
-        let Fidelity { runs, steps, configurations, published: _, trials, seed } = self;
-        let model = |(name, c): (&Text, &Candidate)| {
-            let fit: Vec<Value> = c.fit.iter().map(|(path, bounds)| json!([path.value, bounds])).collect();
-            json!({
-                "name": name.value,
-                "latency": c.latency.to_json(),
-                "overheads": c.overheads.as_ref().map(Tree::to_json),
-                "fit": fit,
-            })
-        };
-        let models = |all: &indexmap::IndexMap<Text, Candidate>| all.iter().map(model).collect::<Vec<_>>();
-        let aims = |all: &[crate::spec::Aim]| -> Vec<Value> {
-            let aim = |a: &crate::spec::Aim| json!([a.model.value, a.metric, a.figure, a.fitted, a.max_pct, a.why]);
-            all.iter().map(aim).collect()
-        };
-        let run = |(name, r): (&Text, &crate::spec::MeasuredRun)| {
-            json!({
-                "name": name.value,
-                "requests": r.requests.0.value,
-                "deployment": r.deployment.to_json(),
-                "models": models(&r.models),
-                "idle_s": r.idle_s,
-                "aims": aims(&r.aims),
-            })
-        };
-        let table = |(name, t): (&Text, &crate::spec::MeasuredConfigurations)| {
-            let system = |(name, s): (&Text, &crate::spec::System)| json!({ "name": name.value, "gpu": s.gpu.value, "models": models(&s.models) });
-            json!({
-                "name": name.value,
-                "only": t.only,
-                "systems": t.systems.iter().map(system).collect::<Vec<_>>(),
-                "deployment": t.deployment.as_ref().map(Tree::to_json),
-                "client": t.client,
-                "aims": aims(&t.aims),
-            })
-        };
-        let of_steps = |(name, s): (&Text, &crate::spec::MeasuredSteps)| {
-            json!({
-                "name": name.value,
-                "profile": s.profile.0.value,
-                "deployment": s.deployment.to_json(),
-                "models": models(&s.models),
-                "aims": aims(&s.aims),
-            })
-        };
-        json!({
-            "steps": steps.iter().map(of_steps).collect::<Vec<_>>(),
-            "runs": runs.iter().map(run).collect::<Vec<_>>(),
-            "configurations": configurations.iter().map(table).collect::<Vec<_>>(),
-            "trials": trials,
-            "seed": seed.unwrap_or(cx.seed),
-            "sim_version": pipe_kernel::SIM_VERSION,
-        })
+        recipe::of(self, cx)
     }
 
     async fn run(&self, cx: RunCx) -> Result<Outcome> {

@@ -256,7 +256,7 @@ fn unforeseen_recipe(spec: &Simulate, cx: &CheckCx) -> Value {
         "sweep": spec.sweep.as_ref().map(sweep_recipe),
         "steps": spec.steps,
         "routes": spec.routes,
-        "facts": catalog::load(cx.project).map(|c| json!({ "models": c.models, "gpus": c.gpus })).unwrap_or_default(),
+        "facts": catalog::load(cx.project).map(|c| json!({ "models": c.models, "gpus": c.gpus, "fitted": c.fitted })).unwrap_or_default(),
         "sim_version": SIM_VERSION,
         "memo_version": simulation::MEMO_VERSION,
     })
