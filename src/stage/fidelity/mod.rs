@@ -54,7 +54,6 @@ impl Kind for Fidelity {
             names.push(run.requests.0.clone());
             names.push(measured(&run.requests.0));
         }
-        names.extend(self.steps.values().map(|s| s.profile.0.clone()));
         names.extend(self.profiles());
         Ok(names)
     }
@@ -86,7 +85,6 @@ impl Kind for Fidelity {
         for (name, table) in &self.steps {
             found.extend(steps::check(name, table, self.seed.unwrap_or(cx.seed), &catalog));
         }
-        found.extend(profiles::check(&self.steps.values().map(|s| s.profile.0.clone()).collect::<Vec<_>>(), cx));
         for (name, table) in &self.configurations {
             found.extend(configurations::check(name, table, &catalog));
         }
@@ -104,8 +102,6 @@ impl Kind for Fidelity {
         for (name, run) in &self.runs {
             loaded.push(runs::load(name, run, &catalog, &cx).await?);
         }
-        let of_steps: Vec<Text> = self.steps.values().map(|s| s.profile.0.clone()).collect();
-        let of_steps = Profiles::read(&of_steps, &cx).await?;
         let (spec, task) = (self.clone(), cx.clone());
         super::tokenize::blocking(move || {
             let seed = task.recipe.get("seed").and_then(Value::as_u64).unwrap_or(task.seed);
@@ -121,7 +117,7 @@ impl Kind for Fidelity {
                 runs::report(run, &bench, &mut report)?;
             }
             for (name, table) in &spec.steps {
-                steps::report(name, table, &of_steps, &bench, &mut report)?;
+                steps::report(name, table, &bench, &mut report)?;
             }
             for (name, table) in &spec.configurations {
                 configurations::report(name, table, &bench, &mut report)?;
@@ -142,16 +138,16 @@ fn measured(requests: &Text) -> Text {
 }
 
 impl Fidelity {
-    /// Every profile that a model reads, once.
+    /// Every profile that a model reads or that is held against one, once.
     fn profiles(&self) -> Vec<Text> {
         let of_systems = self.configurations.values().flat_map(|c| c.systems.values()).map(|s| &s.models);
         let of_steps = self.steps.values().map(|s| &s.models);
+        let models = self.runs.values().map(|r| &r.models).chain(of_systems).chain(of_steps);
         let mut found = Vec::new();
-        for candidate in
-            self.runs.values().map(|r| &r.models).chain(of_systems).chain(of_steps).flat_map(|models| models.values())
-        {
+        for candidate in models.flat_map(|models| models.values()) {
             profiles::collect("deployment.latency", &candidate.latency, &mut found);
         }
+        found.extend(self.steps.values().map(|s| s.profile.0.clone()));
         let mut seen = BTreeSet::new();
         found.retain(|name: &Text| seen.insert(name.value.clone()));
         found

@@ -10,7 +10,6 @@ use crate::catalog::Catalog;
 use crate::diag::{Diagnostic, Failure, Result};
 use crate::spec::{AimMetric, MeasuredSteps, Text};
 use crate::stage::compare::stats::Pair;
-use crate::stage::simulate::profiles::Profiles;
 
 pub(super) fn check(name: &Text, steps: &MeasuredSteps, seed: u64, catalog: &Catalog) -> Vec<Diagnostic> {
     let mut found = Vec::new();
@@ -33,11 +32,10 @@ pub(super) fn check(name: &Text, steps: &MeasuredSteps, seed: u64, catalog: &Cat
 pub(super) fn report(
     name: &Text,
     steps: &MeasuredSteps,
-    profiles: &Profiles,
     bench: &Bench<'_>,
     report: &mut Report,
 ) -> Result<()> {
-    let profile = profiles.get(&steps.profile.0.value);
+    let profile = bench.profiles.get(&steps.profile.0.value);
     let points: &[Point] = profile.map_or(&[], |p| p.of(Operator::Step));
     if points.is_empty() {
         let message = format!("`{}` has no steps", steps.profile.0.value);
