@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! runs.rs            runs with times of every request      configurations.rs  tables with means per configuration
-//! steps.rs           steps of an engine
+//! steps.rs           steps of an engine                    table.rs           the rows of those tables
 //! trial.rs           a server with a model, simulated      fit.rs             parameters that make errors small
 //! figures.rs         errors, and the tables of the stage   published.rs       what others published
-//! recipe.rs          what decides a report
+//! recipe.rs          what decides a report                 aims.rs            what aims may ask for
 //! ```
 //!
 //! Every model is held against everything as it is, and, where there is something to hold out, fitted on one half of the
@@ -14,6 +14,7 @@
 //!
 //! Simulations are not remembered: a fit asks for many, each once.
 
+mod aims;
 mod configurations;
 mod figures;
 mod fit;
@@ -21,6 +22,7 @@ mod published;
 mod recipe;
 mod runs;
 mod steps;
+mod table;
 mod trial;
 
 use std::collections::BTreeSet;
@@ -45,7 +47,7 @@ impl Kind for Fidelity {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn inputs(&self) -> Result<Vec<Text>> {
@@ -86,7 +88,7 @@ impl Kind for Fidelity {
             found.extend(steps::check(name, table, self.seed.unwrap_or(cx.seed), &catalog));
         }
         for (name, table) in &self.configurations {
-            found.extend(configurations::check(name, table, &catalog));
+            found.extend(configurations::check(name, table, self.seed.unwrap_or(cx.seed), &catalog));
         }
         found
     }
