@@ -16,6 +16,7 @@ use crate::sim::{
     latency::{Latency, Overheads},
     router::Router,
     scheduler::Scheduler,
+    tiers::Tier,
 };
 use crate::units::Tick;
 
@@ -140,6 +141,9 @@ pub struct KvCache {
     /// Give every layer with a sliding window as much as a layer without, as vLLM does without its hybrid cache manager.
     #[serde(default)]
     pub disable_hybrid_kv_cache_manager: bool,
+    /// Stores behind the prefix cache, fastest first, from which blocks are fetched in place of computing them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tiers: Vec<Tier>,
 }
 
 fn sixteen() -> u32 {
@@ -161,6 +165,7 @@ impl Default for KvCache {
             enable_prefix_caching: yes(),
             kv_cache_dtype: Dtype::default(),
             disable_hybrid_kv_cache_manager: false,
+            tiers: Vec::new(),
         }
     }
 }

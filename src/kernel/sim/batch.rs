@@ -6,7 +6,7 @@ use super::SimError;
 use super::kv::hashes::Derivation;
 use super::latency::{BatchShape, CONTEXT_PAGE};
 use super::node::{Env, Out};
-use super::replica::{Chunk, Flight, Live, Phase, Replica};
+use super::replica::{Chunk, Flight, Live, Phase, Replica, Written};
 use super::scheduler::QueueOrder;
 use super::timing::not_sensible;
 use crate::units::SimDuration;
@@ -24,6 +24,8 @@ pub(super) struct Forming {
     pub pause: bool,
     /// On top of what the latency model says, such as for blocks that are copied.
     pub more: SimDuration,
+    /// Of that, what it waits for tiers.
+    pub loads: SimDuration,
     /// Decode requests that get nothing, but had something in the step before.
     stalling: Vec<u32>,
 }
@@ -65,6 +67,7 @@ impl Replica {
         let mut former = std::mem::take(&mut self.former);
         former.form(self, &mut f, env);
         self.former = former;
+        self.store_evicted(self.clock);
         self.launch(&f, env, out)
     }
 
@@ -147,6 +150,7 @@ impl Replica {
         } else {
             f.regular += 1;
         }
+        self.note_written(slot, computed / self.block_size, filled);
         if self.common.policy == QueueOrder::Priority {
             self.shares.push(Share { slot, tokens: 1, before: computed, again: 0, filled, resumed });
         }
@@ -173,6 +177,7 @@ impl Replica {
         env: &Env<'_>,
     ) -> (u32, u32) {
         let filled = self.grow(slot, computed, tokens, env);
+        self.note_written(slot, computed / self.block_size, filled);
         let live = &mut self.live[slot as usize];
         let upto = computed + tokens;
         let again = upto.min(live.peak).saturating_sub(computed);
@@ -226,6 +231,7 @@ impl Replica {
             f.shape.prefill_context_pages -= context.div_ceil(CONTEXT_PAGE);
         }
         if share.filled > 0 {
+            self.next.written.retain(|written| written.slot != slot);
             self.pool.unfill(&mut live.held, share.filled);
         }
         self.spread_of_shares(f);
@@ -319,16 +325,9 @@ impl Replica {
     /// A waiting request, already taken from the queue, runs from now on.
     pub(super) fn seat(&mut self, slot: u32, seat: &Seat, f: &mut Forming, env: &Env<'_>) {
         let Seat { hits, tokens, spare } = *seat;
-        let computed = hits * self.block_size;
         let live = &self.live[slot as usize];
-        let (target, request, known) = (live.target, live.request as usize, live.known);
-        if live.scheduled.is_none() && self.caching {
-            let t = &mut self.totals;
-            t.prefix_tokens_queried += u64::from(target);
-            t.prefix_tokens_hit += u64::from(computed);
-            t.prefix_blocks_queried += u64::from(target / self.block_size);
-            t.prefix_blocks_hit += u64::from(hits);
-        }
+        let (request, known) = (live.request as usize, live.known);
+        self.first_admission(slot, hits);
         // No tokens: only where full hits are not computed again.
         let held = if tokens > 0 { hits } else { 0 };
         if held > 0 {
@@ -336,16 +335,13 @@ impl Replica {
             let units = self.derivation.units(env.requests, request, self.block_size);
             self.pool.share(&mut self.live[slot as usize].held, units, held);
         }
+        let computed = (hits + self.load(slot, hits, f, env)) * self.block_size;
         let fixed = self.fixed;
         if spare + fixed > 0 {
             self.take(u64::from(spare) + u64::from(fixed));
         }
         let now = self.clock;
         let live = &mut self.live[slot as usize];
-        if live.scheduled.is_none() {
-            live.scheduled = Some(now);
-            live.cached = computed;
-        }
         self.totals.waiting_ns += i128::from((now - live.since).0);
         live.since = now;
         live.phase = Phase::Prefill;
@@ -359,6 +355,22 @@ impl Replica {
         self.prefills.push(slot);
         let context = if env.quirks.hits_without_context { 0 } else { computed };
         self.book_chunk(slot, computed, tokens, context, f, env);
+    }
+
+    /// What counts once for a request: when it first runs, and what the prefix cache has for it then.
+    pub(super) fn first_admission(&mut self, slot: u32, hits: u32) {
+        let live = &mut self.live[slot as usize];
+        if live.scheduled.is_some() {
+            return;
+        }
+        (live.scheduled, live.cached) = (Some(self.clock), hits * self.block_size);
+        if self.caching {
+            let t = &mut self.totals;
+            t.prefix_tokens_queried += u64::from(live.target);
+            t.prefix_tokens_hit += u64::from(live.cached);
+            t.prefix_blocks_queried += u64::from(live.target / self.block_size);
+            t.prefix_blocks_hit += u64::from(hits);
+        }
     }
 
     /// The prefix of a waiting request that the cache holds.
@@ -425,6 +437,15 @@ impl Replica {
         }
     }
 
+    /// The step being formed fills so many blocks of a request from this one on: tiers are told when it ends.
+    #[inline]
+    fn note_written(&mut self, slot: u32, from: u32, blocks: u32) {
+        if blocks > 0 && self.tiers.is_some() {
+            let request = self.live[slot as usize].request;
+            self.next.written.push(Written { slot, request, from, to: from + blocks });
+        }
+    }
+
     /// Blocks that all decode requests fill in the step being formed, in order of admission.
     pub(super) fn fill_decodes(&mut self, env: &Env<'_>) {
         if self.class_lists.is_empty() {
@@ -437,6 +458,7 @@ impl Replica {
             let block = self.computed(live) / self.block_size;
             if block < live.known {
                 self.fill(slot, block, block + 1, env);
+                self.note_written(slot, block, 1);
             }
         }
     }
@@ -464,7 +486,7 @@ impl Replica {
                     self.single_out(slot);
                 }
             }
-            Phase::Waiting | Phase::Moving => {}
+            Phase::Waiting | Phase::Moving | Phase::Fetching => {}
         }
         let now = self.clock;
         let live = &mut self.live[slot as usize];
@@ -532,7 +554,8 @@ impl Replica {
             false => {
                 let said = self.former.step(env.model, &f.shape);
                 let raw = self.jitter.as_mut().map_or(said, |jitter| jitter.take(said));
-                self.timing.step(raw + f.more).ok_or_else(not_sensible)?
+                let more = f.more + self.slowdown(start, raw);
+                self.timing.step(raw + more).ok_or_else(not_sensible)?
             }
         };
         let end = start + duration;

@@ -22,7 +22,7 @@ impl Replica {
     pub(super) fn hand_out(&mut self, env: &Env<'_>, out: &mut Out) {
         let Some(mut flight) = self.flights.pop_front() else { return };
         assert!(flight.end > self.clock, "a step must take time");
-        if self.common.async_scheduling {
+        if self.common.async_scheduling || self.tiers.is_some() {
             // It may complete requests that wait: those that came meanwhile have waited beside them.
             self.settle(SimTime(flight.end.0 - 1), false, env, out);
         }
@@ -37,6 +37,10 @@ impl Replica {
         self.totals.busy += flight.duration;
         self.totals.work.add(&flight.shape);
         out.gaps.add((flight.duration + flight.before).0, flight.regular);
+        if !flight.written.is_empty() {
+            self.store_written(&flight.written, env);
+            flight.written.clear();
+        }
         self.tokens_one_by_one(&mut flight, env, out);
         self.find_finished();
         if !self.done.is_empty() {
@@ -100,7 +104,7 @@ impl Replica {
             Phase::Decode => live.exact = live.stalled,
             Phase::Ending | Phase::Waiting if last => self.done.push((live.seq, slot)),
             Phase::Waiting => live.target = live.input + live.emitted,
-            Phase::Ending | Phase::Prefill | Phase::Moving => {}
+            Phase::Ending | Phase::Prefill | Phase::Moving | Phase::Fetching => {}
         }
     }
 
@@ -199,7 +203,7 @@ impl Replica {
                 self.sum_blocks();
                 self.release(slot, computed + more, 0);
             }
-            Phase::Moving => unreachable!("what moves is freed"),
+            Phase::Moving | Phase::Fetching => unreachable!("what moves is freed"),
         }
         match phase {
             Phase::Decode => {
@@ -215,7 +219,7 @@ impl Replica {
                 self.leave_decode(slot);
             }
             Phase::Prefill => self.prefills.retain(|other| *other != slot),
-            Phase::Waiting | Phase::Ending | Phase::Moving => {}
+            Phase::Waiting | Phase::Ending | Phase::Moving | Phase::Fetching => {}
         }
         let now = self.clock;
         let live = &mut self.live[slot as usize];
@@ -250,7 +254,7 @@ impl Replica {
         let emitted = self.emitted(live);
         let stay = i128::from((horizon - live.since).0);
         match live.phase {
-            Phase::Waiting => self.totals.waiting_ns += stay,
+            Phase::Waiting | Phase::Fetching => self.totals.waiting_ns += stay,
             Phase::Prefill | Phase::Decode | Phase::Ending => self.totals.running_ns += stay,
             Phase::Moving => unreachable!("what moves is the cluster's"),
         }
@@ -272,6 +276,7 @@ impl Replica {
             scheduled: live.scheduled,
             first_token: live.first_token.map(|t| t + env.after_token),
             cached_tokens: live.cached,
+            fetched_tokens: live.fetched_tokens,
             recomputed_tokens: live.recomputed,
             preemptions: live.preemptions,
             preempted: live.preempted,

@@ -19,6 +19,7 @@ use super::load::Demand;
 use super::node::{Engine, Env, Reports};
 use super::replica::Replica;
 use super::scheduler::{Scheduler, exclusive};
+use super::tiers::{self, TierFacts};
 use super::{Parts, SimError, Sink, Summary, latency};
 use crate::pools::{Role, Site};
 use crate::request::Requests;
@@ -113,7 +114,9 @@ pub(super) fn simulate(
     let mut engines = Vec::new();
     for ((site, kind), env) in sites.iter().zip(&kinds).zip(&envs) {
         let watched = gateway.watches(site.first);
-        engines.extend((site.first..site.first + site.engines()).map(|id| engine(id, site, kind, watched, env)));
+        let tiers = tiers::facts_of(site, requests)?;
+        let ids = site.first..site.first + site.engines();
+        engines.extend(ids.map(|id| engine(id, site, (kind, &tiers), watched, env)));
     }
     let mut summary = Cluster::new(scenario, &sites, &kinds, envs, engines, gateway, sink).run()?;
     for (pool, model) in summary.pools.iter_mut().zip(&models) {
@@ -144,7 +147,7 @@ fn kind(site: &Site, requests: &Requests) -> Result<PoolKind, SimError> {
     })
 }
 
-fn engine(id: u32, site: &Site, kind: &PoolKind, watched: bool, env: &Env<'_>) -> Engine {
+fn engine(id: u32, site: &Site, (kind, tiers): (&PoolKind, &[TierFacts]), watched: bool, env: &Env<'_>) -> Engine {
     let d = &site.deployment;
     match &d.scheduler {
         Scheduler::Exclusive(rules) => Engine::Exclusive(Box::new(exclusive::servers(id, d, rules))),
@@ -154,6 +157,7 @@ fn engine(id: u32, site: &Site, kind: &PoolKind, watched: bool, env: &Env<'_>) -
             if watched {
                 replica.pool.watch();
             }
+            replica.give_tiers(tiers);
             Engine::Batch(Box::new(replica))
         }
     }

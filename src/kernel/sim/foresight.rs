@@ -18,7 +18,8 @@ impl Replica {
     /// See [`Node::wake`](super::node::Node::wake).
     pub(super) fn foresee(&self, env: &Env<'_>) -> SimTime {
         let ghost = self.ghosts.peek().map_or(SimTime::MAX, |Reverse((at, ..))| after(*at));
-        ghost.min(self.wake_for_steps(env))
+        let fetched = self.next_fetch().map_or(SimTime::MAX, after);
+        ghost.min(self.wake_for_steps(env)).min(fetched)
     }
 
     /// What steps bring about.

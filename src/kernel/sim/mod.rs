@@ -12,7 +12,7 @@
 //! | `disagg`, `transfer`, `moving` | requests of several parts; bytes on their way; KV caches that leave an engine or come |
 //! | `node`, `replica`, `batch`, `ending` | what the cluster wants of an engine; one engine: time passing, forming a step, ending one |
 //! | [`scheduler`] | the rules: decisions about one request at a time; `exclusive` is a node of its own |
-//! | [`kv`] | memory plan, content hashes, the block pool |
+//! | [`kv`], [`tiers`] | memory plan, content hashes, the block pool; stores behind it |
 //! | [`latency`] | step times |
 //! | `queue`, `load`, `timing`, `jitter` | who is next; what arrives and what clients want; how long a step lasts |
 //! | `itl`, `log`, `work` | gaps of all requests, gaps of one, sums over steps |
@@ -191,6 +191,7 @@ pub mod scheduler;
 mod spread;
 #[doc(hidden)]
 pub mod swarm;
+pub mod tiers;
 #[cfg(test)]
 mod timelines;
 mod timing;
@@ -292,6 +293,8 @@ pub struct RequestRow {
     pub output_tokens: u32,
     /// Prompt tokens found in the prefix cache at first admission.
     pub cached_tokens: u32,
+    /// Tokens that tiers behind the prefix cache had, over all admissions.
+    pub fetched_tokens: u32,
     /// Tokens computed again because a preemption lost them, or as [`FirstToken::Decode`](crate::pools::FirstToken) says.
     pub recomputed_tokens: u32,
     pub preemptions: u32,
@@ -320,6 +323,7 @@ impl RequestRow {
             input_tokens: 0,
             output_tokens: 0,
             cached_tokens: 0,
+            fetched_tokens: 0,
             recomputed_tokens: 0,
             preemptions: 0,
             preempted: SimDuration::ZERO,
@@ -432,6 +436,8 @@ pub struct Summary {
     pub transferred_bytes: u128,
     pub room_wait_ns: i128,
     pub transfer_ns: i128,
+    /// The tiers behind the prefix caches, by their place in a deployment: of the pools that have so many.
+    pub tiers: Vec<TierSummary>,
     /// What only the engines of one pool know, in the order of the pools: `kv_blocks_total` of one of its engines, steps,
     /// busy time, peaks, integrals, hits, work; and as `injected` the parts of requests that it was sent (a local prompt
     /// and its reply are one part). The rest is 0.
@@ -443,6 +449,26 @@ pub struct Summary {
     /// Gaps between consecutive tokens of a request over all requests, as (gap, how often), sorted by gap. As the engine
     /// hands tokens out: what a latency model adds after every token shifts them all, and changes no gap.
     pub itl: Vec<(SimDuration, u64)>,
+}
+
+/// What one tier did, over all engines that have one in its place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TierSummary {
+    /// Times that it was asked for what follows a request's hits in the prefix cache.
+    pub lookups: u64,
+    /// KV blocks that were read from it for requests, and their bytes.
+    pub blocks_hit: u64,
+    pub bytes_read: u128,
+    /// Blocks of its own size that were written to it, their bytes, and those that left for others.
+    pub blocks_stored: u64,
+    pub bytes_written: u128,
+    pub blocks_evicted: u64,
+    /// Blocks of its own size that one engine's holds, and the most that one ever held.
+    pub blocks_total: u64,
+    pub blocks_max: u64,
+    /// Time that requests, or steps, had to wait for it, summed over its transfers to the GPUs; in nanoseconds. What is under
+    /// way at the horizon counts whole.
+    pub stall_ns: i128,
 }
 
 /// Sums over the batches of all steps that ended.

@@ -85,6 +85,8 @@ impl Replica {
             stalled: false,
             fresh: false,
             cached: row.cached_tokens,
+            fetched: 0,
+            fetched_tokens: row.fetched_tokens,
             preemptions: row.preemptions,
             recomputed: row.recomputed_tokens,
             // Without a first token, the last of the prompt is computed again.

@@ -36,6 +36,7 @@ use super::queue::{Key, Queue};
 use super::router::Load;
 use super::scheduler::{Common, Scheduler};
 use super::spread::Spread;
+use super::tiers::{TierFacts, Tiers};
 use super::timing::{Timing, not_sensible};
 use super::work::Tally;
 use super::{SimError, Status, StepRow, Summary};
@@ -54,6 +55,8 @@ pub(super) enum Phase {
     Ending,
     /// Neither waiting nor running, but it holds blocks: its prompt is done and has not moved yet, or is moving here.
     Moving,
+    /// It waits, holds the blocks of its prompt, and a part of their contents is on its way from tiers.
+    Fetching,
 }
 
 /// A request in the queue or running.
@@ -97,6 +100,9 @@ pub(super) struct Live {
     /// Decoding, and its last token came out of a pause.
     pub fresh: bool,
     pub cached: u32,
+    /// Blocks that tiers give it for its next admission; tokens that they gave it in all.
+    pub fetched: u32,
+    pub fetched_tokens: u32,
     pub preemptions: u32,
     pub recomputed: u32,
     /// Most tokens it had in the cache when it was preempted.
@@ -141,6 +147,17 @@ pub(super) struct Flight {
     pub early: Vec<u32>,
     /// Requests in [`Phase::Ending`] that this step completes.
     pub endings: Vec<u32>,
+    /// What it fills, where there are tiers.
+    pub written: Vec<Written>,
+}
+
+/// Blocks of known content that a step fills.
+#[derive(Clone, Copy)]
+pub(super) struct Written {
+    pub slot: u32,
+    pub request: u32,
+    pub from: u32,
+    pub to: u32,
 }
 
 /// Part of a prompt in a step.
@@ -233,6 +250,8 @@ pub(super) struct Replica {
     generation: u32,
     pub next_seq: u64,
     pub jitter: Option<Box<Jitter>>,
+    /// Behind the prefix cache.
+    pub tiers: Option<Box<Tiers>>,
     /// Scratch: (admission, slot) of requests that the ending step completes.
     pub done: Vec<(u64, u32)>,
 }
@@ -301,7 +320,20 @@ impl Replica {
             spread: Spread::new(env.model.wants_spread()),
             totals: Tally::default(),
             kv_since: SimTime::ZERO,
+            tiers: None,
         }
+    }
+
+    /// Gives it tiers, where there are some.
+    pub(super) fn give_tiers(&mut self, tiers: &[TierFacts]) {
+        if tiers.is_empty() {
+            return;
+        }
+        let tiers = Tiers::new(tiers);
+        if tiers.on_evict {
+            self.pool.keep_evicted();
+        }
+        self.tiers = Some(Box::new(tiers));
     }
 
     /// Steps that may be formed and not ended.
@@ -353,7 +385,17 @@ impl Replica {
     pub(super) fn next_change(&self) -> Option<SimTime> {
         let queued = self.pending.peek().map(|Reverse((at, ..))| *at);
         let gone = self.aborts.peek().map(|Reverse((at, ..))| *at).filter(|_| !self.nobody_waits());
-        queued.into_iter().chain(gone).min()
+        queued.into_iter().chain(gone).chain(self.next_fetch()).min()
+    }
+
+    /// When something that is fetched from tiers is there.
+    #[inline]
+    pub(super) fn next_fetch(&self) -> Option<SimTime> {
+        self.tiers.as_ref().and_then(|tiers| tiers.next_fetch())
+    }
+
+    fn fetching(&self) -> usize {
+        self.tiers.as_ref().map_or(0, |tiers| tiers.fetching())
     }
 
     /// Everything between steps but their forming: who enters the queue, and, if `between` steps, whose client is gone.
@@ -362,12 +404,19 @@ impl Replica {
             if at > now {
                 break;
             }
+            if self.next_fetch().is_some_and(|fetched| fetched <= at) {
+                self.fetch_is_over(env);
+                continue;
+            }
             self.pending.pop();
             self.asleep = false;
             match work {
                 Work::Reply => self.enqueue_reply(place, at, env),
                 Work::Whole | Work::Prompt | Work::HeldPrompt | Work::Encode => self.enqueue(place, at, work, env),
             }
+        }
+        while self.next_fetch().is_some_and(|at| at <= now) {
+            self.fetch_is_over(env);
         }
         self.totals.waiting_max = self.totals.waiting_max.max(self.waits());
         if !between || self.aborts.peek().is_none_or(|Reverse((at, ..))| *at > now) {
@@ -383,6 +432,7 @@ impl Replica {
                 gone.push((request, slot));
             }
         }
+        gone.retain(|(_, slot)| !self.is_away(*slot));
         self.asleep &= gone.is_empty();
         gone.sort_unstable();
         gone.into_iter().for_each(|(_, slot)| self.abort(slot, env, out));
@@ -423,6 +473,8 @@ impl Replica {
             stalled: false,
             fresh: false,
             cached: 0,
+            fetched: 0,
+            fetched_tokens: 0,
             preemptions: 0,
             recomputed: 0,
             peak: 0,
@@ -439,6 +491,7 @@ impl Replica {
             progressed: 0,
         });
         self.wait(slot, abort, env);
+        self.prefetch(slot, at, env);
     }
 
     /// A slot for a request, with the buffers of one that had it.
@@ -479,11 +532,17 @@ impl Replica {
 
     /// Requests in the queue.
     pub(super) fn waits(&self) -> u64 {
-        (self.waiting.len() + self.loaded.len()) as u64
+        (self.waiting.len() + self.loaded.len() + self.fetching()) as u64
     }
 
+    /// Those in the queue that could be admitted.
     pub(super) fn waiters(&self) -> impl Iterator<Item = u32> + '_ {
         self.loaded.iter().chain(self.waiting.iter())
+    }
+
+    /// Those that are being fetched from tiers.
+    fn fetched(&self) -> impl Iterator<Item = u32> + '_ {
+        self.tiers.iter().flat_map(|tiers| tiers.fetching_slots())
     }
 
     /// Requests whose client was gone before they would have reached the queue, at the times at which they would have.
@@ -509,7 +568,8 @@ impl Replica {
             && self.paused == SimDuration::ZERO
             && self.decodes <= self.common.decodes_max
             && (self.nobody_waits() || self.blocked)
-            && !self.common.async_scheduling;
+            && !self.common.async_scheduling
+            && !self.tiers.as_ref().is_some_and(|tiers| tiers.contends);
         if !quiet {
             return Ok(0);
         }
@@ -521,7 +581,7 @@ impl Replica {
         }
         let next_queued = self.pending.peek().map_or(SimTime::MAX, |Reverse((at, ..))| *at);
         let next_gone = self.aborts.peek().map_or(SimTime::MAX, |Reverse((at, _, _, _))| *at);
-        let next = next_queued.min(next_gone);
+        let next = next_queued.min(next_gone).min(self.next_fetch().unwrap_or(SimTime::MAX));
         let form = match self.form {
             Some((decodes, form)) if decodes == self.decodes => form,
             Some(_) | None => self.decode_form(env),
@@ -619,10 +679,18 @@ impl Replica {
                     asked = Some(context);
                     break;
                 }
+                if self.tiers.is_some() {
+                    // What it fills is stored when it ends.
+                    asked = Some(context);
+                    break;
+                }
                 self.take(need);
                 self.fill_decodes(env);
             } else if need > 0 {
                 self.take(need);
+                if self.tiers.is_some() {
+                    self.store_evicted(clock);
+                }
             }
             if env.wants_steps {
                 let shape = BatchShape { decode_requests: decodes, decode_context: context, ..BatchShape::default() };
@@ -692,7 +760,7 @@ impl Replica {
     pub(super) fn computed(&self, live: &Live) -> u32 {
         match live.phase {
             Phase::Decode => (live.base + self.steps as i64) as u32,
-            Phase::Waiting | Phase::Prefill | Phase::Ending | Phase::Moving => live.computed,
+            Phase::Waiting | Phase::Prefill | Phase::Ending | Phase::Moving | Phase::Fetching => live.computed,
         }
     }
 
@@ -737,7 +805,7 @@ impl Node for Replica {
 
     fn is_empty(&self) -> bool {
         let coming = self.pending.is_empty() && self.ghosts.is_empty() && self.moving.is_empty();
-        coming && self.nobody_waits() && self.running.is_empty()
+        coming && self.nobody_waits() && self.running.is_empty() && self.fetching() == 0
     }
 
     fn reply_tokens(&self, env: &Env<'_>) -> u64 {
@@ -753,7 +821,8 @@ impl Node for Replica {
             // Of a reply on its way the slot is known.
             Work::Reply | Work::Prompt | Work::HeldPrompt | Work::Encode => 0,
         };
-        let here = self.running.iter().copied().chain(self.waiters()).chain(self.moving.values().copied());
+        let queue = self.waiters().chain(self.fetched());
+        let here = self.running.iter().copied().chain(queue).chain(self.moving.values().copied());
         here.map(left).sum::<u64>() + self.pending.iter().chain(&self.ghosts).map(coming).sum::<u64>()
     }
 
@@ -780,7 +849,7 @@ impl Node for Replica {
         }
         let between = self.flights.is_empty() || (self.due && self.clock == horizon);
         self.settle(horizon, between, env, out);
-        let waiting: Vec<u32> = self.waiters().collect();
+        let waiting: Vec<u32> = self.waiters().chain(self.fetched()).collect();
         for slot in self.running.clone().into_iter().chain(waiting) {
             self.leave_unfinished(slot, horizon, env, out);
         }
@@ -797,5 +866,8 @@ impl Node for Replica {
     fn add_to(&self, summary: &mut Summary) {
         summary.steps += self.handed + self.pauses;
         self.totals.add_to(summary);
+        if let Some(tiers) = &self.tiers {
+            summary.add_tiers(&tiers.summaries());
+        }
     }
 }

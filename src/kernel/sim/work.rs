@@ -1,7 +1,7 @@
 //! Sums over the batches of steps, and over replicas.
 
 use super::latency::BatchShape;
-use super::{Summary, WorkSums};
+use super::{Summary, TierSummary, WorkSums};
 use crate::units::SimDuration;
 
 /// What one replica counts, and nobody else.
@@ -60,6 +60,25 @@ impl Summary {
         self.prefix_blocks_hit += replica.prefix_blocks_hit;
         self.latency_extrapolated_steps += replica.latency_extrapolated_steps;
         self.work.merge(&replica.work);
+        self.add_tiers(&replica.tiers);
+    }
+
+    /// Adds what tiers did, by their place.
+    pub(super) fn add_tiers(&mut self, tiers: &[TierSummary]) {
+        if self.tiers.len() < tiers.len() {
+            self.tiers.resize(tiers.len(), TierSummary::default());
+        }
+        for (sum, tier) in self.tiers.iter_mut().zip(tiers) {
+            sum.lookups += tier.lookups;
+            sum.blocks_hit += tier.blocks_hit;
+            sum.bytes_read += tier.bytes_read;
+            sum.blocks_stored += tier.blocks_stored;
+            sum.bytes_written += tier.bytes_written;
+            sum.blocks_evicted += tier.blocks_evicted;
+            sum.blocks_total = sum.blocks_total.max(tier.blocks_total);
+            sum.blocks_max = sum.blocks_max.max(tier.blocks_max);
+            sum.stall_ns += tier.stall_ns;
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use std::borrow::Cow;
 use super::SimError;
 use super::kv::hashes;
 use super::latency;
+use super::tiers;
 use crate::pools::Pool;
 use crate::request::Requests;
 use crate::scenario::Scenario;
@@ -188,6 +189,8 @@ pub(super) fn check_requests(scenario: &Scenario, requests: &Requests) -> Result
         let known = hashes::derivation(requests, kv.block_size, caches);
         p.pool = pool;
         if let Err(SimError::Invalid { path, message }) = known {
+            p.add(path, message);
+        } else if let Err(SimError::Invalid { path, message }) = tiers::facts_of(site, requests) {
             p.add(path, message);
         }
     }

@@ -6,7 +6,7 @@ use crate::scenario::{GpuSpec, ModelSpec};
 use crate::sim::kv::plan;
 use crate::sim::latency::Latency;
 use crate::sim::scheduler::Scheduler;
-use crate::sim::{SimError, engine};
+use crate::sim::{SimError, engine, tiers};
 
 /// Largest coefficient of a fitted latency model: one minute, in microseconds.
 const COEFFICIENT_MAX_US: f64 = 60e6;
@@ -24,6 +24,7 @@ pub(super) fn check(site: &Site, p: &mut Problems) {
     lengths(site, p);
     scheduler(site, p);
     cache(site, p);
+    tiers::problems(site).into_iter().for_each(|(path, message)| p.add(path, message));
     latency(&site.deployment.latency, p);
     p.extend(site.deployment.overheads.problems());
 }

@@ -5,6 +5,7 @@ use crate::sim::batch::{Forming, Seat, new_blocks};
 use crate::sim::node::Env;
 use crate::sim::replica::{Phase, Replica};
 use crate::sim::scheduler::{QueueOrder, VllmV1};
+use crate::sim::tiers::Asked;
 
 impl Replica {
     /// See [`super::Former::form`].
@@ -24,10 +25,10 @@ impl Replica {
         } else {
             self.walk(rules, f, env);
         }
-        if f.preempted == 0 || VllmV1::ADMITS_AFTER_PREEMPTION {
-            self.admit(rules, f, env);
-        }
+        let admits = f.preempted == 0 || VllmV1::ADMITS_AFTER_PREEMPTION;
+        let settled = !admits || self.admit(rules, f, env);
         self.blocked = f.preempted == 0
+            && settled
             && self.waits() > 0
             && self.next.chunks.is_empty()
             && self.stalled == 0
@@ -115,24 +116,47 @@ impl Replica {
         }
     }
 
-    /// Admits waiting requests in order until one does not fit.
-    fn admit(&mut self, rules: VllmV1, f: &mut Forming, env: &Env<'_>) {
+    /// Admits waiting requests in order until one does not fit; false where time alone may change that.
+    fn admit(&mut self, rules: VllmV1, f: &mut Forming, env: &Env<'_>) -> bool {
         while f.budget > 0 && rules.has_seat(self.running.len()) {
-            if let Some(slot) = self.loaded.pop_front() {
-                self.admit_loaded(slot, f, env);
+            if let Some(slot) = self.loaded.front() {
+                if !self.admit_ready(slot, rules, f, env) {
+                    return true;
+                }
                 continue;
             }
-            let Some(slot) = self.waiting.front() else { return };
+            let Some(slot) = self.waiting.front() else { return true };
             let target = self.live[slot as usize].target;
             let (hits, idle) = self.prefix_of(slot, env);
-            let computed = hits * self.block_size;
-            let Some(tokens) = rules.waiting_tokens(target - computed, f.budget) else { return };
-            let need = if tokens > 0 { new_blocks(computed, tokens, self.block_size) + idle } else { 0 };
+            let loads = match self.from_tiers(slot, hits, idle, env) {
+                Asked::NoRoom => return true,
+                Asked::Fetching => continue,
+                Asked::Loads(blocks) => blocks,
+            };
+            let computed = (hits + loads) * self.block_size;
+            let Some(tokens) = rules.waiting_tokens(target - computed, f.budget) else { return self.tiers.is_none() };
+            let blocks = new_blocks(computed, tokens, self.block_size) + u64::from(loads) + idle;
+            let need = if tokens > 0 { blocks } else { 0 };
             if need + u64::from(self.fixed) > self.pool.free() {
-                return;
+                return true;
             }
             self.waiting.pop_front();
             self.seat(slot, &Seat { hits, tokens, spare: 0 }, f, env);
         }
+        true
+    }
+
+    /// Admits the first of those that hold their blocks, if it fits into the budget.
+    fn admit_ready(&mut self, slot: u32, rules: VllmV1, f: &mut Forming, env: &Env<'_>) -> bool {
+        let live = &self.live[slot as usize];
+        if live.fetched == 0 {
+            self.loaded.pop_front();
+            self.admit_loaded(slot, f, env);
+            return true;
+        }
+        let Some(tokens) = rules.waiting_tokens(live.target - live.computed, f.budget) else { return false };
+        self.loaded.pop_front();
+        self.admit_fetched(slot, tokens, f, env);
+        true
     }
 }

@@ -96,6 +96,8 @@ pub(crate) struct Extents {
     parts: Vec<u32>,
     /// What was touched, where somebody wants to know.
     watch: Option<Box<Watch>>,
+    /// Runs that were reused, where somebody wants to know: hash, first sub-block, the one behind the last.
+    evicted: Option<Vec<(u64, u32, u32)>>,
 }
 
 /// Hashes of which blocks were filled or forgotten, since it was last asked.
@@ -119,6 +121,20 @@ impl Extents {
             by_hash: Table::new(),
             parts: Vec::new(),
             watch: None,
+            evicted: None,
+        }
+    }
+
+    /// From now on, [`Self::evicted`] tells which contents were given up for others.
+    pub(crate) fn keep_evicted(&mut self) {
+        self.evicted = Some(Vec::new());
+    }
+
+    /// Appends the contents of blocks that were reused since the last call, in the order of their reuse; within a run the last
+    /// block comes first.
+    pub(crate) fn evicted(&mut self, out: &mut Vec<(u64, u32, u32)>) {
+        if let Some(evicted) = &mut self.evicted {
+            out.append(evicted);
         }
     }
 
@@ -388,10 +404,17 @@ impl Extents {
             assert!(head != END, "fewer blocks in the list than are free");
             let piece = &mut self.pieces[head as usize];
             let (hash, len) = (piece.hash, u64::from(piece.len()));
+            let (lo, hi) = (piece.lo, piece.hi);
             if left < len {
                 piece.hi -= left as u32;
+                if let Some(evicted) = &mut self.evicted {
+                    evicted.push((hash, hi - left as u32, hi));
+                }
                 self.touch(hash);
                 return;
+            }
+            if let Some(evicted) = &mut self.evicted {
+                evicted.push((hash, lo, hi));
             }
             left -= len;
             self.unlink(head);

@@ -26,6 +26,7 @@ mod sessions;
 mod steptime;
 #[cfg(test)]
 mod tests;
+mod tiers;
 mod world;
 
 use std::collections::BTreeMap;

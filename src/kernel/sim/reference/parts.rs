@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::pools::Pool;
 use super::steptime::Noise;
+use super::tiers::{Shelf, Trip};
 use crate::sim::latency::BatchShape;
 use crate::sim::load::Demand;
 use crate::sim::{ItlStats, RequestRow, Status, StepRow};
@@ -80,6 +81,10 @@ pub(super) struct Life {
     pub bytes: u128,
     /// Its KV cache has come, and it waits for a seat.
     pub ready: bool,
+    /// A part of it comes from tiers; it came, and the prefix cache had so many blocks.
+    pub trip: Option<Trip>,
+    pub hits: Option<usize>,
+    pub fetched_tokens: usize,
     /// Blocks at the start of the prompt that it should hold but does not: `recompute_full_hits`.
     pub missing: usize,
     pub cached: usize,
@@ -126,6 +131,9 @@ impl Life {
             loaded: 0,
             bytes: 0,
             ready: false,
+            trip: None,
+            hits: None,
+            fetched_tokens: 0,
             missing: 0,
             cached: 0,
             most: 0,
@@ -196,6 +204,7 @@ impl Life {
             input_tokens: self.input as u32,
             output_tokens: self.tokens.len() as u32,
             cached_tokens: self.cached as u32,
+            fetched_tokens: self.fetched_tokens as u32,
             recomputed_tokens: self.recomputed as u32,
             preemptions: self.preemptions,
             preempted: self.lost,
@@ -284,6 +293,12 @@ pub(super) struct Machine {
     pub room: VecDeque<usize>,
     /// What its steps vary by, where they do.
     pub noise: Option<Noise>,
+    /// Its tiers, fetches that have begun, and contents that were given up since the tiers were told.
+    pub shelves: Vec<Shelf>,
+    pub trips: u64,
+    pub evicted: Vec<u64>,
+    /// Steps that were extrapolated, and were estimates only.
+    pub estimates: u64,
 }
 
 impl Machine {
@@ -301,6 +316,10 @@ impl Machine {
             next: None,
             fixed: BTreeMap::new(),
             room: VecDeque::new(),
+            shelves: pool.tiers.iter().map(Shelf::new).collect(),
+            trips: 0,
+            evicted: Vec::new(),
+            estimates: 0,
             noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),
             pool,
         }
@@ -321,6 +340,7 @@ impl Machine {
     /// The free block that was not used for the longest time; what it held is forgotten.
     pub(super) fn take(&mut self) -> Option<usize> {
         let id = self.free.pop_front()?;
+        self.evicted.extend(self.blocks[id].hash);
         self.forget(id);
         self.blocks[id].users = 1;
         Some(id)

@@ -12,6 +12,7 @@ use crate::sim::kv::{hashes, hashes::Derivation, plan};
 use crate::sim::latency::LatencyModel;
 use crate::sim::load::Demand;
 use crate::sim::scheduler::{Common, Scheduler};
+use crate::sim::tiers::{self, TierFacts};
 use crate::sim::{SimError, facts};
 use crate::units::{SimDuration, Tick};
 
@@ -44,6 +45,7 @@ pub(super) struct Pool {
     pub block_bytes: u128,
     pub embedding_bytes: u128,
     pub layers: u128,
+    pub tiers: Vec<TierFacts>,
 }
 
 impl Pool {
@@ -84,6 +86,7 @@ impl Pool {
                 * (f64::from(facts::holding_layers(&site.model)) * numbers * d.kv.kv_cache_dtype.bytes()) as u128,
             embedding_bytes: u128::from(site.model.hidden) * EMBEDDING_BYTES,
             layers: u128::from(site.model.layers),
+            tiers: tiers::facts_of(site, requests)?,
         })
     }
 

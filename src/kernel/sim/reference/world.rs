@@ -16,7 +16,7 @@ use crate::scenario::Scenario;
 use crate::sim::engine::{HORIZON, too_long};
 use crate::sim::latency::LatencyModel;
 use crate::sim::load::Demand;
-use crate::sim::{Quirks, RequestRow, RouteRow, SimError, Sink, Status, Summary};
+use crate::sim::{Quirks, RequestRow, RouteRow, SimError, Sink, Status, Summary, TierSummary};
 use crate::units::{SimDuration, SimTime};
 
 /// See the head of [`super`].
@@ -131,8 +131,14 @@ impl<'a> World<'a> {
         }
         self.close(horizon, sink);
         self.summary.itl = std::mem::take(&mut self.gaps).into_iter().collect();
-        for (total, pool) in self.totals.iter_mut().zip(&self.pools.all) {
+        for (number, (total, pool)) in self.totals.iter_mut().zip(&self.pools.all).enumerate() {
+            let engines = self.replicas.iter().filter(|machine| machine.pool.number == number);
             total.latency_extrapolated_steps = pool.model.extrapolated();
+            for machine in engines {
+                total.latency_extrapolated_steps -= machine.estimates;
+                let told: Vec<TierSummary> = machine.shelves.iter().map(|shelf| shelf.told.clone()).collect();
+                add_tiers(total, &told);
+            }
         }
         for pool in &self.totals {
             add(&mut self.summary, pool);
@@ -150,10 +156,12 @@ impl<'a> World<'a> {
         let arrives = |l: &&Life| !l.arrived && l.arrival < self.demand.horizon;
         let arrivals = self.lives.iter().filter(arrives).map(|l| l.arrival);
         let still = self.replicas.iter().filter(|m| m.current.is_none());
-        let patient = still.flat_map(|m| m.waiting.iter().chain(&m.running));
+        let patient = still.flat_map(|m| m.waiting.iter().chain(&m.running)).filter(|i| self.lives[**i].trip.is_none());
         let goes = patient.filter_map(|i| self.lives[*i].abort.map(|(at, _)| at));
         let looks = self.looks.first().map(|(at, _)| *at);
-        ends.chain(queued).chain(arrivals).chain(goes).chain(looks).chain(self.roads.next()).min()
+        let waiting = self.replicas.iter().flat_map(|m| &m.waiting);
+        let fetched = waiting.filter_map(|i| self.lives[*i].trip.map(|trip| trip.until));
+        ends.chain(fetched).chain(queued).chain(arrivals).chain(goes).chain(looks).chain(self.roads.next()).min()
     }
 
     fn instant(&mut self, now: SimTime, sink: &mut dyn Sink) -> Result<(), SimError> {
@@ -257,10 +265,10 @@ impl<'a> World<'a> {
     /// Requests whose time has come enter the queue; returns those whose client is gone already.
     fn fill_queue(&mut self, r: usize, now: SimTime) -> Vec<usize> {
         let mut gone = Vec::new();
-        let machine = &mut self.replicas[r];
-        machine.coming.sort_unstable();
-        while machine.coming.first().is_some_and(|c| c.at <= now) {
-            let i = machine.coming.remove(0).life;
+        while self.fetch_over(r, now) {}
+        self.replicas[r].coming.sort_unstable();
+        while self.replicas[r].coming.first().is_some_and(|c| c.at <= now) {
+            let i = self.replicas[r].coming.remove(0).life;
             let life = &mut self.lives[i];
             if life.is_left(now) {
                 self.seen.never_queued += 1;
@@ -271,7 +279,8 @@ impl<'a> World<'a> {
                 Stage::Encode | Stage::Reply => {}
                 Stage::Prefill | Stage::PrefillOnly | Stage::Whole => life.queued = Some(now),
             }
-            machine.waiting.push_back(i);
+            self.replicas[r].waiting.push_back(i);
+            self.prefetch(r, i, now);
         }
         gone
     }
@@ -281,6 +290,7 @@ impl<'a> World<'a> {
         let machine = &self.replicas[r];
         let between_steps = machine.current.is_none();
         let queue = machine.waiting.iter().chain(&machine.running).filter(|_| between_steps);
+        let queue = queue.filter(|i| self.lives[**i].trip.is_none());
         queue.copied().filter(|i| self.lives[*i].is_left(now)).collect()
     }
 
@@ -387,6 +397,7 @@ impl<'a> World<'a> {
     fn end_step(&mut self, r: usize, now: SimTime, sink: &mut dyn Sink) -> bool {
         let Some(step) = self.replicas[r].current.take_if(|step| step.end() == now) else { return false };
         self.count_step(r, &step);
+        self.store_filled(r, &step, now);
         if sink.wants_steps() {
             sink.step(step.row);
         }
@@ -548,4 +559,25 @@ fn add(s: &mut Summary, pool: &Summary) {
     let longest = work.steps_by_tokens.len().max(more.steps_by_tokens.len());
     work.steps_by_tokens.resize(longest, 0);
     work.steps_by_tokens.iter_mut().zip(&more.steps_by_tokens).for_each(|(sum, steps)| *sum += steps);
+    add_tiers(s, &pool.tiers);
+}
+
+fn add_tiers(s: &mut Summary, tiers: &[TierSummary]) {
+    for (at, tier) in tiers.iter().enumerate() {
+        if at == s.tiers.len() {
+            s.tiers.push(TierSummary::default());
+        }
+        let sum = &mut s.tiers[at];
+        *sum = TierSummary {
+            lookups: sum.lookups + tier.lookups,
+            blocks_hit: sum.blocks_hit + tier.blocks_hit,
+            bytes_read: sum.bytes_read + tier.bytes_read,
+            blocks_stored: sum.blocks_stored + tier.blocks_stored,
+            bytes_written: sum.bytes_written + tier.bytes_written,
+            blocks_evicted: sum.blocks_evicted + tier.blocks_evicted,
+            blocks_total: sum.blocks_total.max(tier.blocks_total),
+            blocks_max: sum.blocks_max.max(tier.blocks_max),
+            stall_ns: sum.stall_ns + tier.stall_ns,
+        };
+    }
 }

@@ -3,6 +3,7 @@
 mod cluster;
 mod conversations;
 mod engines;
+mod tiers;
 
 use super::Rows;
 use crate::pools::{FirstToken, Site};
@@ -41,6 +42,11 @@ impl Place {
         self.site.first..self.site.first + self.site.engines()
     }
 
+    /// Requests may wait for tiers.
+    fn fetches(&self) -> bool {
+        !self.site.deployment.kv.tiers.is_empty()
+    }
+
     fn asynchronous(&self) -> bool {
         self.rules().is_some_and(|rules| rules.async_scheduling)
     }
@@ -69,6 +75,7 @@ pub(super) fn check(
     }
     checked.gaps()?;
     checked.engines()?;
+    checked.tiers()?;
     checked.cluster()?;
     checked.conversations()
 }

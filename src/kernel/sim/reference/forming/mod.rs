@@ -15,6 +15,7 @@ use std::rc::Rc;
 use super::parts::{Life, Part, Stage, Step};
 use super::pools::Pool;
 use super::steptime::{empty_step_time, step_time};
+use super::tiers::Loads;
 use super::world::World;
 use crate::sim::latency::BatchShape;
 use crate::sim::scheduler::{QueueOrder, Scheduler};
@@ -22,13 +23,15 @@ use crate::sim::{SimError, StepRow};
 use crate::units::{SimDuration, SimTime};
 
 /// A batch in the making.
-struct Forming {
-    now: SimTime,
+pub(super) struct Forming {
+    pub now: SimTime,
     budget: usize,
     batch: Vec<Part>,
     preempted: u32,
     /// On top of what the latency model says.
     more: SimDuration,
+    /// The same, for what comes from tiers.
+    pub loads: SimDuration,
 }
 
 impl World<'_> {
@@ -40,7 +43,7 @@ impl World<'_> {
     /// where none runs and none can be formed: others hold the blocks.
     pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Option<Step>, SimError> {
         let pool = self.pool(r);
-        let mut forming = Forming { now, budget: 0, batch: Vec::new(), preempted: 0, more: SimDuration::ZERO };
+        let mut forming = Forming { now, budget: 0, batch: Vec::new(), preempted: 0, more: SimDuration::ZERO, loads: SimDuration::ZERO };
         match &pool.scheduler {
             Scheduler::VllmV1(rules) => self.form_v1(r, rules, &mut forming),
             Scheduler::VllmV0(rules) => self.form_vllm_v0(r, rules, &mut forming),
@@ -52,6 +55,7 @@ impl World<'_> {
             Scheduler::Trtllm(rules) => self.form_trtllm(r, rules, &mut forming),
             Scheduler::Exclusive(_) => unreachable!("the oracle of another scheduler"),
         }
+        self.store_evicted(r, now);
         if forming.batch.is_empty() && forming.preempted == 0 && self.replicas[r].current.is_none() {
             return Ok(None);
         }
@@ -72,7 +76,9 @@ impl World<'_> {
             false => {
                 let said = self.said(&pool, &shape);
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
-                step_time(raw + forming.more, pool.overhead, pool.tick)?
+                let start = self.replicas[r].current.as_ref().map_or(now, Step::end);
+                let tiers = forming.loads + self.slowed(r, start, raw);
+                step_time(raw + forming.more + tiers, pool.overhead, pool.tick)?
             }
         };
         let row = self.step_row(r, duration, &shape, forming.preempted);
@@ -80,8 +86,7 @@ impl World<'_> {
     }
 
     /// A rule of a scheduler was applied.
-    #[expect(dead_code)]
-    fn fire(&mut self, rule: &'static str) {
+    pub(super) fn fire(&mut self, rule: &'static str) {
         *self.seen.fired.entry(rule).or_default() += 1;
     }
 
@@ -175,7 +180,10 @@ impl World<'_> {
     fn head(&self, r: usize) -> Option<usize> {
         let waiting = &self.replicas[r].waiting;
         let any_ready = waiting.iter().any(|i| self.lives[*i].ready);
-        let looked_at = |at: &usize| self.lives[waiting[*at]].ready == any_ready;
+        let looked_at = |at: &usize| {
+            let life = &self.lives[waiting[*at]];
+            life.ready == any_ready && life.trip.is_none()
+        };
         let first_by = |key: &dyn Fn(&Life) -> i64| {
             (0..waiting.len()).filter(looked_at).min_by_key(|at| {
                 let life = &self.lives[waiting[*at]];
@@ -191,7 +199,7 @@ impl World<'_> {
     }
 
     /// Blocks that hold the start of a waiting request, all tokens of which are to be computed.
-    fn look_up(&mut self, r: usize, i: usize) -> Vec<usize> {
+    pub(super) fn look_up(&mut self, r: usize, i: usize) -> Vec<usize> {
         let life = &mut self.lives[i];
         life.target = life.prompt + life.tokens.len();
         self.prefix(r, i)
@@ -200,16 +208,30 @@ impl World<'_> {
     /// The request at this place of the queue runs from now on: these blocks hold its start, and so many tokens behind them go
     /// into the step, for which there are blocks.
     fn take_seat(&mut self, r: usize, at: usize, hits: Vec<usize>, tokens: usize, f: &mut Forming) {
+        self.take_seat_with(r, at, hits, &Loads::none(), tokens, f);
+    }
+
+    /// The same, where tiers have more of its start.
+    fn take_seat_with(
+        &mut self,
+        r: usize,
+        at: usize,
+        hits: Vec<usize>,
+        loads: &Loads,
+        tokens: usize,
+        f: &mut Forming,
+    ) {
         let pool = self.pool(r);
         let Some(i) = self.replicas[r].waiting.remove(at) else { unreachable!("nobody stands there") };
         self.replicas[r].running.push(i);
         self.note_admission(r, i, hits.len(), f.now);
-        let computed = hits.len() * pool.block_size;
+        let mut computed = hits.len() * pool.block_size;
         let (hits, missing) = if tokens > 0 { (hits, 0) } else { (Vec::new(), hits.len()) };
         hits.iter().for_each(|id| self.replicas[r].share(*id));
+        (self.lives[i].blocks, self.lives[i].missing) = (hits, missing);
+        computed += self.load(r, i, loads, f) * pool.block_size;
         self.replicas[r].hold_fixed(i);
-        let life = &mut self.lives[i];
-        (life.blocks, life.missing, life.computed) = (hits, missing, computed);
+        self.lives[i].computed = computed;
         let fits = self.extend(r, i, tokens);
         assert!(fits, "an admitted request must get its blocks");
         let context = if self.quirks.hits_without_context { 0 } else { computed };
@@ -234,6 +256,19 @@ impl World<'_> {
             let Some(id) = self.replicas[r].take() else { unreachable!("blocks were said to be free") };
             self.lives[i].blocks.push(id);
         }
+    }
+
+    /// Admits a request whose blocks have come from tiers, and so many tokens behind them.
+    fn seat_fetched(&mut self, r: usize, at: usize, hits: usize, tokens: usize, f: &mut Forming) {
+        let Some(i) = self.replicas[r].waiting.remove(at) else { unreachable!("nobody stands there") };
+        self.replicas[r].running.push(i);
+        self.note_admission(r, i, hits, f.now);
+        (self.lives[i].ready, self.lives[i].hits) = (false, None);
+        let from = self.lives[i].computed;
+        let fits = self.extend(r, i, tokens);
+        assert!(fits, "it holds the blocks of its prompt");
+        let context = if self.quirks.hits_without_context { 0 } else { from };
+        f.batch.push(self.part(i, false, from, tokens, context));
     }
 
     /// Admits a request whose KV cache has come: its next token, or the last one of its prompt again.
@@ -333,7 +368,7 @@ impl World<'_> {
 
     /// Blocks of known content that `tokens` tokens after the first `from` fill. Those of a request that does not hold
     /// the start of its prompt cannot be told by their place.
-    fn known_blocks_filled(&self, r: usize, i: usize, from: usize, tokens: usize) -> Vec<usize> {
+    pub(super) fn known_blocks_filled(&self, r: usize, i: usize, from: usize, tokens: usize) -> Vec<usize> {
         if self.lives[i].missing > 0 {
             return Vec::new();
         }

@@ -46,7 +46,16 @@ impl World<'_> {
         while f.budget > 0 && self.replicas[r].running.len() < rules.max_num_seqs as usize {
             let Some(at) = self.head(r) else { return };
             let i = self.replicas[r].waiting[at];
-            if self.lives[i].ready {
+            if let Some(hits) = self.lives[i].hits {
+                let wanted = chunk(rules, self.lives[i].target - self.lives[i].computed);
+                if !rules.enable_chunked_prefill && wanted > f.budget {
+                    self.seen.blocked += 1;
+                    return;
+                }
+                let tokens = wanted.min(f.budget);
+                self.seat_fetched(r, at, hits, tokens, f);
+                f.budget -= tokens;
+            } else if self.lives[i].ready {
                 self.seen.passed += u64::from(self.replicas[r].waiting.iter().any(|other| !self.lives[*other].ready));
                 self.seat_ready(r, at, f);
             } else if !self.seat(r, at, rules, f) {
@@ -60,7 +69,11 @@ impl World<'_> {
     fn seat(&mut self, r: usize, at: usize, rules: &VllmV1, f: &mut Forming) -> bool {
         let i = self.replicas[r].waiting[at];
         let hits = self.look_up(r, i);
-        let computed = hits.len() * self.replicas[r].pool.block_size;
+        let loads = match self.tiers_for(r, i, &hits, f.now) {
+            Ok(loads) => loads,
+            Err(goes_on) => return goes_on,
+        };
+        let computed = (hits.len() + loads.count()) * self.replicas[r].pool.block_size;
         let wanted = chunk(rules, self.lives[i].target - computed);
         if !rules.enable_chunked_prefill && wanted > f.budget {
             return false;
@@ -73,7 +86,7 @@ impl World<'_> {
         if !fits {
             return false;
         }
-        self.take_seat(r, at, hits, tokens, f);
+        self.take_seat_with(r, at, hits, &loads, tokens, f);
         f.budget -= tokens;
         true
     }

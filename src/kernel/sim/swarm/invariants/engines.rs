@@ -114,8 +114,12 @@ impl Checked<'_> {
             return Ok(());
         }
         let rows = &self.rows.requests;
-        let of =
-            |r: &RequestRow| u64::from(r.input_tokens + r.output_tokens + r.recomputed_tokens - r.cached_tokens) - 1;
+        // What tiers have of it after a preemption was computed before that.
+        let fetched = |r: &RequestRow| if s.preemptions == 0 { r.fetched_tokens } else { 0 };
+        let of = |r: &RequestRow| {
+            let all = r.input_tokens + r.output_tokens + r.recomputed_tokens;
+            u64::from(all - r.cached_tokens - fetched(r)) - 1
+        };
         let served: u64 = rows.iter().filter(|row| row.status.served()).map(of).sum();
         // Those of a rejected request are lost.
         let tokens = |row: &RequestRow| self.requests.encoder_tokens.get(row.request as usize).copied().flatten();
@@ -163,6 +167,8 @@ impl Checked<'_> {
         };
         let (blocks, running) = (over_steps(|row| row.kv_blocks_used), over_steps(|row| u64::from(row.running)));
         let exact = match role {
+            // Blocks are also kept for what comes from tiers.
+            Role::Mixed if self.places[at].fetches() => s.kv_block_ns >= blocks && s.running_ns == running,
             Role::Mixed => (s.kv_block_ns, s.running_ns) == (blocks, running),
             // Blocks are also kept for transfers, and free when those end.
             Role::Prefill => s.running_ns == running,
@@ -179,6 +185,13 @@ impl Checked<'_> {
             let Some(queued) = row.queued else { continue };
             // Of a request whose client went is only known that it was here for a moment.
             let left = self.left(row).map_or(SimTime(queued.0 + 1), SimTime);
+            // Where blocks may be on their way from tiers, it rests for those who wait for them.
+            let fetches = self.places[self.place_of(replica)].fetches();
+            let queued = match (fetches, row.scheduled) {
+                (true, Some(scheduled)) if row.preemptions == 0 && row.finished.is_some() => scheduled,
+                (true, _) => continue,
+                (false, _) => queued,
+            };
             ensure(self.covered(steps, queued, left), || format!("replica {replica} rests although there is {row:?}"))?;
         }
         Ok(())

@@ -5,6 +5,7 @@ mod lightllm;
 mod orca;
 mod sarathi;
 mod sglang;
+mod tiers;
 mod trtllm;
 mod vllm_v0;
 
@@ -30,6 +31,7 @@ pub const ENGINES: &[Engine] = &[
     Engine { name: "lightllm", rules: lightllm::RULES, draw: lightllm::draw },
     Engine { name: "sglang", rules: sglang::RULES, draw: sglang::draw },
     Engine { name: "trtllm", rules: trtllm::RULES, draw: trtllm::draw },
+    Engine { name: "tiers", rules: tiers::RULES, draw: tiers::draw },
 ];
 
 /// The scenario of a seed for one of them.

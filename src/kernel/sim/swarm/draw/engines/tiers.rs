@@ -1,0 +1,67 @@
+//! Scenarios of vLLM's V1 scheduler with tiers behind its prefix cache.
+
+use super::super::{Dice, Sizes, kinds_of_layers};
+use crate::scenario::Scenario;
+use crate::sim::scheduler::Scheduler;
+use crate::sim::tiers::{Device, Fetch, Replacement, Tier, TierKind, Ttl, WritePolicy};
+
+/// See [`super::Engine::rules`].
+pub(super) const RULES: &[&str] = &[
+    "tiers: a fetch",
+    "tiers: a fetch after a preemption",
+    "tiers: a prefetch",
+    "tiers: a blocking load",
+    "tiers: several have parts",
+    "tiers: computing is cheaper",
+    "tiers: a transfer waits for others",
+    "tiers: no room for a whole prompt",
+    "tiers: a client goes during a fetch",
+    "tiers: one leaves for another",
+    "tiers: what is evicted is stored",
+];
+
+pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
+    let seed = s.seed;
+    kinds_of_layers(seed, s);
+    let d = &mut s.deployment;
+    if let Scheduler::VllmV1(rules) = &mut d.scheduler {
+        rules.recompute_full_hits = true;
+    }
+    d.kv.enable_prefix_caching = true;
+    let count = dice.pick(&[1, 1, 2, 3]);
+    d.kv.tiers = (0..count).map(|_| tier(dice, sizes)).collect();
+}
+
+fn tier(dice: &mut Dice, sizes: &Sizes) -> Tier {
+    let write = dice.pick(&[WritePolicy::WriteThrough, WritePolicy::WriteThrough, WritePolicy::OnEvict]);
+    let chunk = if write == WritePolicy::OnEvict { 1 } else { dice.pick(&[1, 1, 2, 4]) };
+    let prompts = dice.pick(&[1, 2, 5, 100]);
+    let blocks = u64::from((sizes.longest * prompts).div_ceil(sizes.block_size * chunk)) + u64::from(dice.range(0, 3));
+    let device = if dice.one_in(4) { Some(dice.pick(&[Device::CpuDram, Device::NvmeGen4, Device::Sata])) } else { None };
+    let rate = |dice: &mut Dice| match device {
+        None => Some(dice.pick(&[0.3, 3.0, 30.0, 1_000.0])),
+        Some(_) => None,
+    };
+    let prefetch = dice.one_in(3);
+    Tier {
+        kind: dice.pick(&[TierKind::Cpu, TierKind::Disk, TierKind::Remote]),
+        device,
+        capacity_gib: None,
+        capacity_blocks: Some(blocks),
+        block_size: if chunk == 1 && dice.one_in(2) { None } else { Some(sizes.block_size * chunk) },
+        read_gb_per_s: rate(dice),
+        write_gb_per_s: rate(dice),
+        latency_us: if dice.one_in(2) { Some(dice.pick(&[0.0, 1.0, 700.3, 3_000.0])) } else { None },
+        concurrency: dice.pick(&[1, 1, 2, 5]),
+        write,
+        replacement: match dice.range(0, 3) {
+            0 => Replacement::Ttl(Ttl { s: dice.pick(&[0.003, 0.02, 0.3]) }),
+            1 => Replacement::Pinned,
+            _ => Replacement::Lru,
+        },
+        fetch: dice.pick(&[Fetch::Always, Fetch::Always, Fetch::Always, Fetch::Cheaper, Fetch::Cheaper, Fetch::Never]),
+        prefetch,
+        blocking: !prefetch && dice.one_in(3),
+        contends_with_steps: dice.pick(&[0.0, 0.0, 0.0, 0.3, 2.0]),
+    }
+}
