@@ -50,7 +50,7 @@ impl Replica {
             let tokens = rules.running_tokens(remaining, left);
             wanted += u64::from(rules.running_tokens(remaining, u32::MAX));
             left -= tokens;
-            need += new_blocks(live.computed, tokens, self.block_size);
+            need += new_blocks(live.computed, tokens, self.block_size).saturating_sub(u64::from(live.spare));
         }
         if need > self.pool.free() {
             return false;
@@ -77,7 +77,7 @@ impl Replica {
             let computed = self.computed(live);
             let wanted = if decode { 1 } else { live.target - computed };
             let tokens = rules.running_tokens(wanted, f.budget);
-            let need = new_blocks(computed, tokens, self.block_size);
+            let need = new_blocks(computed, tokens, self.block_size).saturating_sub(u64::from(live.spare));
             while self.pool.free() < need {
                 let Some(victim_at) = self.victim(env) else { break 'running };
                 let victim = self.running.remove(victim_at);
