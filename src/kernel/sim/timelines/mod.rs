@@ -3,7 +3,7 @@
 //! Every timeline runs on the oracle and on the fast engine. Blocks have four tokens.
 //!
 //! A request reads `finished q0 s0 f1 d3 o3`: status; queued, scheduled, first token and done in ms (`-` where that did
-//! not come about); tokens out. Then, where there is something to tell: `c` tokens found in the prefix cache, `p`
+//! not come about); tokens out. Then, where there is something to tell: `c` tokens found in the prefix cache, `t` tokens from tiers, `p`
 //! preemptions, `l` ms lost to them, `a` tokens computed again, `i` sum / p99 / longest of the gaps in ms.
 //! A step reads `1+1 d1 p9/1 c5 r2 w0 x0 b5`: start + duration; decode requests, prefill tokens / requests, context;
 //! running, waiting, preempted, blocks.
@@ -16,6 +16,7 @@ mod batches;
 mod conversations;
 mod pools;
 mod routers;
+mod tiers;
 mod times;
 
 use std::sync::atomic::AtomicBool;
@@ -119,7 +120,7 @@ fn request_text(row: &RequestRow) -> String {
     let time = |t: Option<SimTime>| t.map_or("-".to_string(), |t| ms(t.0));
     let [queued, scheduled, first, done] = [row.queued, row.scheduled, row.first_token, row.finished].map(time);
     let mut text = format!("{} q{queued} s{scheduled} f{first} d{done} o{}", row.status.as_str(), row.output_tokens);
-    for (name, count) in [("c", row.cached_tokens), ("p", row.preemptions)] {
+    for (name, count) in [("c", row.cached_tokens), ("t", row.fetched_tokens), ("p", row.preemptions)] {
         if count > 0 {
             text += &format!(" {name}{count}");
         }
