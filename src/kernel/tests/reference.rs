@@ -39,6 +39,7 @@ use pipe_kernel::sim::latency::{CrossModel, Latency, Linear, TrainedPhysics, Tra
 use pipe_kernel::sim::router::Router;
 use pipe_kernel::sim::scheduler::Scheduler;
 use pipe_kernel::sim::swarm::{Rows, llama_8b, scenario_8b};
+use pipe_kernel::sim::tiers::{Device, Tier};
 use pipe_kernel::sim::{Quirks, RequestRow, Summary, simulate_with};
 use pipe_kernel::units::SimTime;
 
@@ -601,4 +602,67 @@ fn version_of_2025(s: &mut Scenario) {
     });
     let Scheduler::VllmV1(rules) = &mut s.deployment.scheduler else { return };
     (rules.max_num_seqs, rules.max_num_batched_tokens) = (8192, 4096);
+}
+
+/// The rounds of a session are one text: every prompt is the prompt before it, its reply, and what is new.
+fn sessions(dir: &Path, name: &str, expected: &[Expected]) -> Requests {
+    let trace = std::fs::read_to_string(dir.join(name).join("trace.csv")).unwrap();
+    let sessions: Vec<String> = csv(&trace).iter().map(|row| row["session_id"].to_string()).collect();
+    let mut numbers: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut r = requests(expected);
+    (r.block_hashes, r.block_hash_offsets) = (Vec::new(), vec![0]);
+    for (e, session) in expected.iter().zip(&sessions) {
+        let next = numbers.len() as u64 + 1;
+        let number = *numbers.entry(session).or_insert(next);
+        r.block_hashes.extend((0..(e.input + e.output) / BLOCK).map(|block| number << 32 | u64::from(block)));
+        r.block_hash_offsets.push(r.block_hashes.len() as u64);
+    }
+    r
+}
+
+/// A CPU tier (`--kv-cpu-blocks 4000`) behind 3,000 blocks. inference-sim looks the tier up when a request gets its blocks,
+/// after it has decided how many tokens to compute: what it reloads it computes all the same, at the cost of the reload.
+/// Here what is loaded is not computed. So the beginning is equal, as long as nothing has left the GPU's cache, and the later
+/// rounds, which find more than that cache has, have their first tokens earlier than there.
+#[test]
+fn what_a_tier_gives_is_not_computed_again() {
+    let Some(dir) = shared() else { return };
+    let name = "12_kv_cputier";
+    let (expected, _) = complete_case(&dir, name);
+    let r = sessions(&dir, name, &expected);
+    let run = |blocks: Option<u64>| {
+        let mut s = scenario_8b();
+        trained_physics(&mut s);
+        s.deployment.tick = Some("1us".parse().unwrap());
+        s.deployment.max_model_len = Some(16_384);
+        s.deployment.kv.num_gpu_blocks = Some(3_000);
+        let tier = |blocks| Tier {
+            device: Some(Device::CpuDram),
+            capacity_blocks: Some(blocks),
+            blocking: true,
+            ..Tier::default()
+        };
+        s.deployment.kv.tiers = blocks.map(tier).into_iter().collect();
+        let mut rows = Rows::default();
+        let summary = simulate_with(&s, &r, &mut rows, &AtomicBool::new(false), Quirks::default()).unwrap();
+        rows.requests.sort_by_key(|row| row.request);
+        let ttft: Vec<i64> = rows.requests.iter().map(|row| us_between(Some(row.arrival), row.first_token)).collect();
+        (ttft, summary)
+    };
+    let theirs: Vec<i64> = expected.iter().map(|e| e.ttft_us).collect();
+    let mean = |ttft: &[i64]| ttft.iter().sum::<i64>() as f64 / ttft.len() as f64;
+    let (without, _) = run(None);
+    for blocks in [4_000, 40_000] {
+        let (with, summary) = run(Some(blocks));
+        let tier = &summary.tiers[0];
+        let equal = with.iter().zip(&theirs).take_while(|(ours, theirs)| ours == theirs).count();
+        println!(
+            "{blocks}: first {equal} equal; mean {} us, without {}, theirs {}; {} of {} blocks from the tier",
+            mean(&with),
+            mean(&without),
+            mean(&theirs),
+            tier.blocks_hit,
+            summary.prefix_blocks_queried
+        );
+    }
 }

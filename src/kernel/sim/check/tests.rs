@@ -10,6 +10,7 @@ use crate::sim::router::{Router, Scorers, Weighted};
 use crate::sim::scheduler::Exclusive;
 use crate::sim::scheduler::Scheduler;
 use crate::sim::swarm::{h100, llama_8b, scenario_8b};
+use crate::sim::tiers::{Device, Replacement, Tier, Ttl, WritePolicy};
 
 #[test]
 fn every_problem_is_found_at_once() {
@@ -478,4 +479,89 @@ fn layers_with_a_window_and_without_a_cache_are_some_of_all() {
     expect(of(&|m| m.linear_layers = 32), &["model.linear_layers: is 32 of 32 layers"]);
     expect(of(&|m| m.moe_every = 0), &["model.moe_every: is 0"]);
     expect(of(&|m| m.other_params_b = -1.0), &["model.other_params_b: is -1"]);
+}
+
+#[test]
+fn tiers_must_hold_something_and_move_it() {
+    type Edit = fn(&mut Scenario);
+    fn tier() -> Tier {
+        Tier { device: Some(Device::CpuDram), capacity_gib: Some(1.0), ..Tier::default() }
+    }
+    let cases: &[(Edit, &[&str])] = &[
+        (|s| s.deployment.kv.tiers = vec![tier()], &[]),
+        (
+            |s| s.deployment.kv.tiers = vec![tier(), Tier::default()],
+            &["1.capacity_gib", "1.read_gb_per_s", "1.write_gb_per_s"],
+        ),
+        (
+            |s| {
+                let none = Tier { read_gb_per_s: Some(0.0), write_gb_per_s: Some(f64::NAN), ..tier() };
+                s.deployment.kv.tiers = vec![Tier { capacity_gib: Some(0.0), ..none }];
+            },
+            &["0.capacity_gib", "0.read_gb_per_s", "0.write_gb_per_s"],
+        ),
+        // A block of 16 tokens has 2 MiB.
+        (|s| s.deployment.kv.tiers = vec![Tier { capacity_gib: Some(0.001), ..tier() }], &["0.capacity_gib"]),
+        (|s| s.deployment.kv.tiers = vec![Tier { capacity_gib: Some(0.002), ..tier() }], &[]),
+        (|s| s.deployment.kv.tiers = vec![Tier { capacity_blocks: Some(5), ..tier() }], &["0.capacity_blocks"]),
+        (|s| s.deployment.kv.tiers = vec![Tier { block_size: Some(40), ..tier() }], &["0.block_size"]),
+        (|s| s.deployment.kv.tiers = vec![Tier { block_size: Some(48), ..tier() }], &[]),
+        (
+            |s| {
+                let write = WritePolicy::OnEvict;
+                s.deployment.kv.tiers = vec![Tier { block_size: Some(48), write, ..tier() }];
+            },
+            &["0.write"],
+        ),
+        (|s| s.deployment.kv.tiers = vec![Tier { prefetch: true, blocking: true, ..tier() }], &["0.prefetch"]),
+        (|s| s.deployment.kv.tiers = vec![Tier { concurrency: 0, ..tier() }], &["0.concurrency"]),
+        (|s| s.deployment.kv.tiers = vec![Tier { latency_us: Some(-1.0), ..tier() }], &["0.latency_us"]),
+        (|s| s.deployment.kv.tiers = vec![Tier { contends_with_steps: 11.0, ..tier() }], &["0.contends_with_steps"]),
+        (
+            |s| {
+                let replacement = Replacement::Ttl(Ttl { s: 0.0 });
+                s.deployment.kv.tiers = vec![Tier { replacement, ..tier() }];
+            },
+            &["0.replacement.ttl.s"],
+        ),
+        (
+            |s| {
+                s.deployment.kv.tiers = vec![tier()];
+                s.deployment.kv.enable_prefix_caching = false;
+            },
+            &[""],
+        ),
+        (
+            |s| {
+                s.deployment.kv.tiers = vec![tier()];
+                s.deployment.scheduler = Scheduler::Exclusive(Exclusive::default());
+                s.deployment.latency = Latency::Rates(Rates { prefill_tokens_per_s: 1e3, decode_tokens_per_s: 1e2 });
+            },
+            &[""],
+        ),
+    ];
+    for (at, (edit, expect)) in cases.iter().enumerate() {
+        let mut s = scenario_8b();
+        edit(&mut s);
+        let found: Vec<String> = check(&s).err().unwrap_or_default().iter().map(ToString::to_string).collect();
+        let paths: Vec<&str> = found.iter().filter_map(|f| Some(f.split_once(": ")?.0)).collect();
+        let expect: Vec<String> =
+            expect.iter().map(|path| format!("deployment.kv.tiers.{path}").trim_end_matches('.').to_string()).collect();
+        assert_eq!(paths, expect, "case {at}: {found:?}");
+    }
+    let mut s = scenario_8b();
+    s.deployment.kv.tiers = vec![tier()];
+    let Scheduler::VllmV1(rules) = &mut s.deployment.scheduler else { panic!("another scheduler") };
+    rules.recompute_full_hits = false;
+    let found = check(&s).unwrap_err();
+    assert_eq!(found.len(), 1);
+    assert!(found[0].to_string().starts_with("deployment.scheduler.vllm_v1.recompute_full_hits: "), "{}", found[0]);
+    // Stored blocks must go with those of the trace, too.
+    let Scheduler::VllmV1(rules) = &mut s.deployment.scheduler else { panic!("another scheduler") };
+    rules.recompute_full_hits = true;
+    s.deployment.kv.tiers[0].block_size = Some(48);
+    let r = Requests { block_tokens: 16, block_hashes: vec![1], block_hash_offsets: vec![0, 1], ..Requests::default() };
+    assert_eq!(check_requests(&s, &r), Ok(()));
+    let found = check_requests(&s, &Requests { block_tokens: 64, ..r }).unwrap_err();
+    assert!(found[0].to_string().starts_with("deployment.kv.tiers.0.block_size: "), "{}", found[0]);
 }

@@ -128,7 +128,7 @@ impl Replica {
             let Some(slot) = self.waiting.front() else { return true };
             let target = self.live[slot as usize].target;
             let (hits, idle) = self.prefix_of(slot, env);
-            let loads = match self.from_tiers(slot, hits, idle, env) {
+            let loads = match self.ask_tiers(slot, hits, idle, env) {
                 Asked::NoRoom => return true,
                 Asked::Fetching => continue,
                 Asked::Loads(blocks) => blocks,

@@ -84,7 +84,8 @@ impl Shelf {
 
     /// When a transfer would begin, the place that it would take, and how long it would take.
     fn transfer(&self, bytes: u128, now: SimTime, read: bool) -> (SimTime, usize, SimDuration) {
-        let (places, rate) = if read { (&self.reading, self.facts.read_rate) } else { (&self.writing, self.facts.write_rate) };
+        let (places, rate) =
+            if read { (&self.reading, self.facts.read_rate) } else { (&self.writing, self.facts.write_rate) };
         let place = (0..places.len()).min_by_key(|at| places[*at]).unwrap_or_else(|| unreachable!("no places"));
         let flow = ((bytes * 1_000_000_000).div_ceil(rate)).min(LONGEST_NS) as i64;
         let mut time = (self.facts.latency.0 + flow).max(1);
@@ -317,7 +318,7 @@ impl World<'_> {
                 let filled = self.known_blocks_filled(r, part.life, part.from, part.tokens);
                 let shelf = &mut self.replicas[r].shelves[number];
                 let chunk = shelf.facts.chunk as usize;
-                let whole = |block: &&usize| (**block + 1) % chunk == 0;
+                let whole = |block: &&usize| (**block + 1).is_multiple_of(chunk);
                 let hashes: Vec<u64> = filled
                     .iter()
                     .rev()

@@ -23,7 +23,7 @@ pub(in crate::sim) enum Asked {
 impl Replica {
     /// The tiers are asked for what follows the `hits` of a waiting request, of which `idle` are free, as
     /// [`Replica::prefix_of`] tells. To be called where it would be admitted.
-    pub(in crate::sim) fn from_tiers(&mut self, slot: u32, hits: u32, idle: u64, env: &Env<'_>) -> Asked {
+    pub(in crate::sim) fn ask_tiers(&mut self, slot: u32, hits: u32, idle: u64, env: &Env<'_>) -> Asked {
         if self.tiers.is_none() {
             return Asked::Loads(0);
         }

@@ -41,10 +41,10 @@
 //!    prompts leave before their starts. `ttl`: the same, and what was not used for so long is not there any more. `pinned`:
 //!    nothing leaves; of a run the first blocks are stored as far as there is room. What leaves does not disturb a transfer.
 //! 10. **Contention.** With `contends_with_steps: x`, a step that the model says lasts `d` lasts longer by `x` times the part of
-//!    `d` in which a transfer of the tier goes on, as known when it is formed: until the last one that was asked for is over.
+//!     `d` in which a transfer of the tier goes on, as known when it is formed: until the last one that was asked for is over.
 //!
 //! A scheduler that asks tiers says so ([`Common::asks_tiers`](super::scheduler::Common::asks_tiers)), calls
-//! [`Replica::from_tiers`](super::replica::Replica::from_tiers) behind `prefix_of`, and admits what comes back by
+//! [`Replica::ask_tiers`](super::replica::Replica::ask_tiers) behind `prefix_of`, and admits what comes back by
 //! [`Replica::admit_fetched`](super::replica::Replica::admit_fetched).
 //! Left out: stores that engines share; staging from one tier to the next; the copy of a block out of the GPU before its reuse.
 

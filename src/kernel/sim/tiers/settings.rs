@@ -311,7 +311,9 @@ fn problems_of(tier: &Tier, site: &Site) -> Vec<(&'static str, String)> {
     for (field, rate) in [("read_gb_per_s", tier.read()), ("write_gb_per_s", tier.write())] {
         match rate {
             None => all.push((field, "is missing: say the bandwidth, or a device that has one".to_string())),
-            Some(gb) if !(gb.is_finite() && gb > 0.0) => all.push((field, format!("is {gb}; must be a number above 0"))),
+            Some(gb) if !(gb.is_finite() && gb > 0.0) => {
+                all.push((field, format!("is {gb}; must be a number above 0")))
+            }
             Some(_) => {}
         }
     }
@@ -334,7 +336,10 @@ fn problems_of(tier: &Tier, site: &Site) -> Vec<(&'static str, String)> {
         all.push(("replacement.ttl.s", format!("is {}; must be above 0 and at most 1e9 seconds", ttl.s)));
     }
     if tier.prefetch && tier.blocking {
-        all.push(("prefetch", "fetches ahead of the step, and blocking loads in it; leave out one of the two".to_string()));
+        all.push((
+            "prefetch",
+            "fetches ahead of the step, and blocking loads in it; leave out one of the two".to_string(),
+        ));
     }
     if !(0.0..=CONTENTION_MAX).contains(&tier.contends_with_steps) {
         let message = format!("is {}; must be 0 to {CONTENTION_MAX}", tier.contends_with_steps);

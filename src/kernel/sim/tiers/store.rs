@@ -53,8 +53,7 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new(capacity: u64, ttl: Option<SimDuration>, pinned: bool) -> Store {
-        let ring =
-            Piece { hash: 0, lo: 0, hi: 0, write: 0, prev: END, next: END, sibling: END, used: SimTime::ZERO };
+        let ring = Piece { hash: 0, lo: 0, hi: 0, write: 0, prev: END, next: END, sibling: END, used: SimTime::ZERO };
         Store {
             capacity,
             ttl,
@@ -112,14 +111,15 @@ impl Store {
         self.expire(now);
         let (mut hi, mut stored) = (hi, 0);
         while hi > lo {
-            let slot = self.piece_of(hash, hi - 1);
+            let any = self.by_hash.get(hash) != END;
+            let slot = if any { self.piece_of(hash, hi - 1) } else { END };
             if slot != END {
                 hi = self.renew(slot, lo, hi, now);
                 continue;
             }
             // No more at once than it holds: the first of them leave for the others.
             let least = hi - u64::from(hi - lo).min(self.capacity) as u32;
-            let from = self.end_before(hash, hi).max(least);
+            let from = if any { self.end_before(hash, hi).max(least) } else { lo.max(least) };
             let count = u64::from(hi - from);
             self.evict((self.used + count).saturating_sub(self.capacity));
             self.add(hash, from, hi, now);

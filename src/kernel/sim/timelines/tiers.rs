@@ -112,9 +112,14 @@ fn others_pass_a_request_that_is_fetched() {
 #[test]
 fn a_blocking_load_makes_the_step_longer() {
     let blocking = Tier { blocking: true, ..tier() };
-    check_third(&[blocking.clone()], "finished q5 s5 f8 d8 o1 c4 t8", "5+3 d0 p1/1 c12 r1 w0 x0 b4", |tiers| {
-        assert_eq!((tiers[0].blocks_hit, tiers[0].stall_ns), (2, 2_000_000));
-    });
+    check_third(
+        std::slice::from_ref(&blocking),
+        "finished q5 s5 f8 d8 o1 c4 t8",
+        "5+3 d0 p1/1 c12 r1 w0 x0 b4",
+        |tiers| {
+            assert_eq!((tiers[0].blocks_hit, tiers[0].stall_ns), (2, 2_000_000));
+        },
+    );
     // Beside another tier that is not, all of it is fetched.
     let first = Tier { capacity_blocks: Some(2), replacement: Replacement::Pinned, ..blocking };
     check_third(&[first, tier()], "finished q5 s6 f7 d7 o1 c4 t8", "6+1 d0 p1/1 c12 r1 w0 x0 b4", |_| ());
@@ -135,7 +140,7 @@ fn what_is_cheaper_to_compute_is_computed() {
     let computed = ("finished q5 s5 f6 d6 o1 c4", "5+1 d0 p9/1 c4 r1 w0 x0 b4");
     // Two milliseconds are longer than a step of one.
     let cheaper = Tier { fetch: Fetch::Cheaper, ..tier() };
-    check_third(&[cheaper.clone()], computed.0, computed.1, |tiers| {
+    check_third(std::slice::from_ref(&cheaper), computed.0, computed.1, |tiers| {
         assert_eq!((tiers[0].lookups, tiers[0].blocks_hit), (3, 0));
     });
     let as_long = Tier { read_gb_per_s: Some(2.0 * SLOW), ..cheaper.clone() };
@@ -205,7 +210,7 @@ fn a_full_tier_gives_up_ends_before_starts() {
     let step = "6+1 d0 p5/1 c8 r1 w0 x0 b4";
     // The third block is stored first, and leaves for the first. The last request stores it again, in the place of that.
     let small = Tier { capacity_blocks: Some(2), ..tier() };
-    check_third(&[small.clone()], one, step, |tiers| {
+    check_third(std::slice::from_ref(&small), one, step, |tiers| {
         assert_eq!((tiers[0].blocks_stored, tiers[0].blocks_evicted, tiers[0].blocks_max), (4, 2, 2));
     });
     let pinned = Tier { replacement: Replacement::Pinned, ..small };
@@ -243,8 +248,7 @@ fn transfers_slow_steps_down_where_they_do() {
     check(
         |s, _| {
             blocks(s, 4);
-            s.deployment.kv.tiers =
-                vec![Tier { contends_with_steps: 0.5, write_gb_per_s: Some(2.0 * SLOW), ..tier() }];
+            s.deployment.kv.tiers = vec![Tier { contends_with_steps: 0.5, write_gb_per_s: Some(2.0 * SLOW), ..tier() }];
         },
         &[a, Ask { output: 2, input: 11, ..b }, again()],
         &["finished q0 s0 f1 d1 o1", "finished q1 s1 f2.5 d3.5 o2", "finished q5 s7 f8 d8 o1 c4 t8"],

@@ -43,7 +43,14 @@ impl World<'_> {
     /// where none runs and none can be formed: others hold the blocks.
     pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Option<Step>, SimError> {
         let pool = self.pool(r);
-        let mut forming = Forming { now, budget: 0, batch: Vec::new(), preempted: 0, more: SimDuration::ZERO, loads: SimDuration::ZERO };
+        let mut forming = Forming {
+            now,
+            budget: 0,
+            batch: Vec::new(),
+            preempted: 0,
+            more: SimDuration::ZERO,
+            loads: SimDuration::ZERO,
+        };
         match &pool.scheduler {
             Scheduler::VllmV1(rules) => self.form_v1(r, rules, &mut forming),
             Scheduler::VllmV0(rules) => self.form_vllm_v0(r, rules, &mut forming),
@@ -212,15 +219,7 @@ impl World<'_> {
     }
 
     /// The same, where tiers have more of its start.
-    fn take_seat_with(
-        &mut self,
-        r: usize,
-        at: usize,
-        hits: Vec<usize>,
-        loads: &Loads,
-        tokens: usize,
-        f: &mut Forming,
-    ) {
+    fn take_seat_with(&mut self, r: usize, at: usize, hits: Vec<usize>, loads: &Loads, tokens: usize, f: &mut Forming) {
         let pool = self.pool(r);
         let Some(i) = self.replicas[r].waiting.remove(at) else { unreachable!("nobody stands there") };
         self.replicas[r].running.push(i);

@@ -86,7 +86,10 @@ impl World<'_> {
         if !fits {
             return false;
         }
-        self.take_seat_with(r, at, hits, &loads, tokens, f);
+        match loads.count() {
+            0 => self.take_seat(r, at, hits, tokens, f),
+            1.. => self.take_seat_with(r, at, hits, &loads, tokens, f),
+        }
         f.budget -= tokens;
         true
     }

@@ -37,7 +37,8 @@ fn tier(dice: &mut Dice, sizes: &Sizes) -> Tier {
     let chunk = if write == WritePolicy::OnEvict { 1 } else { dice.pick(&[1, 1, 2, 4]) };
     let prompts = dice.pick(&[1, 2, 5, 100]);
     let blocks = u64::from((sizes.longest * prompts).div_ceil(sizes.block_size * chunk)) + u64::from(dice.range(0, 3));
-    let device = if dice.one_in(4) { Some(dice.pick(&[Device::CpuDram, Device::NvmeGen4, Device::Sata])) } else { None };
+    let device =
+        if dice.one_in(4) { Some(dice.pick(&[Device::CpuDram, Device::NvmeGen4, Device::Sata])) } else { None };
     let rate = |dice: &mut Dice| match device {
         None => Some(dice.pick(&[0.3, 3.0, 30.0, 1_000.0])),
         Some(_) => None,
