@@ -636,8 +636,11 @@ fn what_a_tier_gives_is_not_computed_again() {
         s.deployment.tick = Some("1us".parse().unwrap());
         s.deployment.max_model_len = Some(16_384);
         s.deployment.kv.num_gpu_blocks = Some(3_000);
+        // A block takes a microsecond, as there by default.
         let tier = |blocks| Tier {
             device: Some(Device::CpuDram),
+            latency_us: Some(0.0),
+            read_gb_per_s: Some(2_097.152),
             capacity_blocks: Some(blocks),
             blocking: true,
             ..Tier::default()
@@ -652,17 +655,16 @@ fn what_a_tier_gives_is_not_computed_again() {
     let theirs: Vec<i64> = expected.iter().map(|e| e.ttft_us).collect();
     let mean = |ttft: &[i64]| ttft.iter().sum::<i64>() as f64 / ttft.len() as f64;
     let (without, _) = run(None);
-    for blocks in [4_000, 40_000] {
+    assert!(mean(&without) < mean(&theirs), "there, what is reloaded costs time and saves none");
+    for (blocks, least) in [(4_000, 1_000), (40_000, 45_000)] {
         let (with, summary) = run(Some(blocks));
-        let tier = &summary.tiers[0];
+        let loaded = summary.tiers[0].blocks_hit;
         let equal = with.iter().zip(&theirs).take_while(|(ours, theirs)| ours == theirs).count();
+        let means = (mean(&with), mean(&without), mean(&theirs));
         println!(
-            "{blocks}: first {equal} equal; mean {} us, without {}, theirs {}; {} of {} blocks from the tier",
-            mean(&with),
-            mean(&without),
-            mean(&theirs),
-            tier.blocks_hit,
-            summary.prefix_blocks_queried
+            "{name}, {blocks} blocks: {equal} requests equal, {loaded} blocks loaded, {means:?} us to first tokens"
         );
+        assert!(equal >= 90 && loaded > least, "{equal} equal, {loaded} loaded");
+        assert!(blocks < 40_000 || means.0 < 0.8 * means.1, "{means:?}");
     }
 }
