@@ -17,6 +17,7 @@ use super::itl::Gaps;
 use super::load::Demand;
 use super::node::{Engine, Env, Node, Out};
 use super::router::Load;
+use super::tiers::Shared;
 use super::{SimError, Sink, Summary};
 use crate::pools::{Role, Site};
 use crate::scenario::Scenario;
@@ -49,6 +50,10 @@ pub(super) struct Cluster<'a> {
     touched: Vec<u32>,
     is_touched: Vec<bool>,
     arrived: usize,
+    /// By pool: tiers that its engines share.
+    shared: Vec<Shared>,
+    /// Some do: engines take turns.
+    turns: bool,
 }
 
 impl<'a> Cluster<'a> {
@@ -59,12 +64,14 @@ impl<'a> Cluster<'a> {
         envs: Vec<Env<'a>>,
         engines: Vec<Engine>,
         gateway: Gateway,
+        shared: Vec<Shared>,
         sink: &'a mut dyn Sink,
     ) -> Cluster<'a> {
         let demand = envs[0].demand;
         let flow = Flow::new(demand);
         let parts = sites.iter().any(|site| site.role != Role::Mixed);
         let listens = gateway.listens() || flow.reacts() || parts || sink.wants_routes();
+        let turns = shared.iter().any(|shared| !shared.is_empty());
         let count = engines.len();
         let number = |(at, site): (usize, &Site)| vec![at as u32; site.engines() as usize];
         Cluster {
@@ -84,7 +91,9 @@ impl<'a> Cluster<'a> {
             },
             harvest: Harvest::new(sink, kinds, count),
             engines,
-            listens,
+            listens: listens || turns,
+            shared,
+            turns,
             wakes: BinaryHeap::new(),
             versions: vec![0; count],
             touched: Vec::new(),
@@ -122,15 +131,22 @@ impl<'a> Cluster<'a> {
 
     fn instant(&mut self, now: SimTime) -> Result<(), SimError> {
         self.look(now, false)?;
+        let mut woken = Vec::new();
         while let Some(Reverse((at, engine, version))) =
             self.wakes.peek().copied().filter(|Reverse((at, ..))| *at <= now)
         {
             self.wakes.pop();
             debug_assert!(at == now, "an engine woke too late");
             if self.versions[engine as usize] == version {
-                self.advance(engine, now)?;
+                match self.turns {
+                    true => woken.push(engine),
+                    false => self.advance(engine, now)?,
+                }
             }
         }
+        // What was before now comes before what ends now.
+        woken.sort_by_key(|engine| (self.engines[*engine as usize].ends_at(now), *engine));
+        woken.into_iter().try_for_each(|engine| self.advance(engine, now))?;
         self.hear(now)?;
         self.move_caches(now)?;
         self.look(now, true)?;
@@ -168,8 +184,11 @@ impl<'a> Cluster<'a> {
 
     /// Lets an engine pass up to now.
     pub(super) fn advance(&mut self, engine: u32, now: SimTime) -> Result<(), SimError> {
-        let env = &self.envs[self.site_of[engine as usize] as usize];
-        self.engines[engine as usize].advance(now, env, &mut self.out)?;
+        let site = self.site_of[engine as usize] as usize;
+        let node = &mut self.engines[engine as usize];
+        node.lend(&mut self.shared[site]);
+        node.advance(now, &self.envs[site], &mut self.out)?;
+        node.lend(&mut self.shared[site]);
         self.touch(engine);
         Ok(())
     }
@@ -281,14 +300,20 @@ impl<'a> Cluster<'a> {
     fn finish(mut self, horizon: SimTime) -> Result<Summary, SimError> {
         self.hear(horizon)?;
         for engine in 0..self.engines.len() {
-            let env = &self.envs[self.site_of[engine] as usize];
-            self.engines[engine].close(horizon, env, &mut self.out);
+            let site = self.site_of[engine] as usize;
+            self.engines[engine].lend(&mut self.shared[site]);
+            self.engines[engine].close(horizon, &self.envs[site], &mut self.out);
+            self.engines[engine].lend(&mut self.shared[site]);
         }
         self.hear(horizon)?;
         self.close_trips(horizon);
         let open = self.demand.count() as u64 - self.harvest.sent;
         assert!(horizon < SimTime::MAX || open == 0, "{open} requests were never sent");
         let mut pools: Vec<Summary> = vec![Summary::default(); self.sites.len()];
+        // The first of a pool tells of what they share.
+        for (site, shared) in self.sites.iter().zip(&mut self.shared) {
+            self.engines[site.first as usize].lend(shared);
+        }
         for (engine, site) in self.engines.iter().zip(&self.site_of) {
             engine.add_to(&mut pools[*site as usize]);
         }

@@ -19,7 +19,7 @@ use super::load::Demand;
 use super::node::{Engine, Env, Reports};
 use super::replica::Replica;
 use super::scheduler::{Scheduler, exclusive};
-use super::tiers::{self, TierFacts};
+use super::tiers::{self, Shared, TierFacts};
 use super::{Parts, SimError, Sink, Summary, latency};
 use crate::pools::{Role, Site};
 use crate::request::Requests;
@@ -111,14 +111,15 @@ pub(super) fn simulate(
         }
     };
     let envs: Vec<Env<'_>> = (0..sites.len()).map(env).collect();
-    let mut engines = Vec::new();
+    let (mut engines, mut shared) = (Vec::new(), Vec::new());
     for ((site, kind), env) in sites.iter().zip(&kinds).zip(&envs) {
         let watched = gateway.watches(site.first);
         let tiers = tiers::facts_of(site, requests)?;
+        shared.push(Shared::new(&tiers));
         let ids = site.first..site.first + site.engines();
         engines.extend(ids.map(|id| engine(id, site, (kind, &tiers), watched, env)));
     }
-    let mut summary = Cluster::new(scenario, &sites, &kinds, envs, engines, gateway, sink).run()?;
+    let mut summary = Cluster::new(scenario, &sites, &kinds, envs, engines, gateway, shared, sink).run()?;
     for (pool, model) in summary.pools.iter_mut().zip(&models) {
         // What the engines counted until here are steps that the model was asked for, but that did not run.
         pool.latency_extrapolated_steps = model.extrapolated().saturating_sub(pool.latency_extrapolated_steps);

@@ -18,8 +18,38 @@ impl Replica {
     /// See [`Node::wake`](super::node::Node::wake).
     pub(super) fn foresee(&self, env: &Env<'_>) -> SimTime {
         let ghost = self.ghosts.peek().map_or(SimTime::MAX, |Reverse((at, ..))| after(*at));
+        if self.tiers.as_ref().is_some_and(|tiers| tiers.shared) {
+            return ghost.min(self.next_of_all(env));
+        }
         let fetched = self.next_fetch().map_or(SimTime::MAX, after);
         ghost.min(self.wake_for_steps(env)).min(fetched)
+    }
+
+    /// Before which time it does nothing at all that others could notice: it shares a tier, and they must take turns.
+    fn next_of_all(&self, env: &Env<'_>) -> SimTime {
+        let Some(flight) = self.flights.front().filter(|_| !self.due) else {
+            let rests = self.flights.is_empty() && self.running.is_empty() && self.nobody_waits();
+            return match rests || self.asleep {
+                true => self.next_change().map_or(SimTime::MAX, |at| after(at.max(self.clock))),
+                false => after(self.clock),
+            };
+        };
+        // Steps of decode requests alone store nothing but what the cache gives up, and last what the model says, unless
+        // transfers slow them down.
+        let tiers = self.tiers.as_ref().is_some_and(|tiers| tiers.on_evict || tiers.contends);
+        let stores = tiers || !self.class_lists.iter().all(Vec::is_empty);
+        let alone = flight.chunks.is_empty() && flight.written.is_empty() && flight.endings.is_empty();
+        let quiet = if stores || !alone { None } else { self.quiet_span(env) };
+        let gone = self.aborts.peek().map_or(SimTime::MAX, |Reverse((at, ..))| after((*at).max(flight.end)));
+        let comes = self.pending.peek().map_or(SimTime::MAX, |Reverse((at, ..))| after(*at));
+        let fetched = self.next_fetch().map_or(SimTime::MAX, after);
+        let end = quiet.map_or(flight.end, |span| (flight.end + span).min(gone));
+        end.min(comes).min(fetched)
+    }
+
+    /// It runs a step that ends then.
+    pub(super) fn ends_at(&self, now: SimTime) -> bool {
+        !self.due && self.flights.front().is_some_and(|flight| flight.end == now)
     }
 
     /// What steps bring about.

@@ -11,6 +11,7 @@ use super::load::Demand;
 use super::replica::Replica;
 use super::router::Load;
 use super::scheduler::exclusive::Servers;
+use super::tiers::Shared;
 use super::{Quirks, RequestRow, SimError, StepRow, Summary};
 use crate::request::Requests;
 use crate::units::{SimDuration, SimTime, Tick};
@@ -130,6 +131,23 @@ impl Engine {
         match self {
             Engine::Batch(replica) => Some(replica),
             Engine::Exclusive(_) => None,
+        }
+    }
+
+    /// Gives it what the engines of its pool share, or takes that back.
+    pub(super) fn lend(&mut self, shared: &mut Shared) {
+        if let Engine::Batch(replica) = self
+            && let Some(tiers) = &mut replica.tiers
+        {
+            shared.lend(tiers);
+        }
+    }
+
+    /// A step that it runs ends then.
+    pub(super) fn ends_at(&self, now: SimTime) -> bool {
+        match self {
+            Engine::Batch(replica) => replica.ends_at(now),
+            Engine::Exclusive(_) => true,
         }
     }
 }

@@ -1,5 +1,13 @@
 //! Forming steps, one file a scheduler: the rules are its settings' ([`super::scheduler`]), what they do is done by the
 //! replica ([`super::batch`]).
+//!
+//! **Tiers** behind the prefix cache ([`super::tiers`]) take part where a scheduler says so (`Common::asks_tiers`) and does three
+//! things. Behind `prefix_of`, where it would admit the head of the queue, it calls [`Replica::ask_tiers`] and goes by the
+//! answer: the head does not fit; or it is out of the queue, and the next one is looked at; or so many blocks behind the hits
+//! are loaded, which [`Replica::seat`] does (the request is sized by hits and loads, `Seat::hits` are the hits alone). It
+//! admits the first of [`Replica::loaded`], where that has `fetched` blocks, by [`Replica::admit_fetched`]. And it does not set
+//! `blocked` where a request had to wait behind an answer that time alone may change. What a running prompt holds ahead
+//! (`Live::spare`) is no need of a step.
 
 mod faster_transformer;
 mod lightllm;

@@ -143,23 +143,44 @@ impl Shelf {
 }
 
 impl World<'_> {
+    /// The engine that keeps this tier: where it is shared, the first of the pool.
+    fn keeper(&self, r: usize, number: usize) -> usize {
+        let machine = &self.replicas[r];
+        if !machine.shelves[number].facts.shared {
+            return r;
+        }
+        let first = self.replicas.iter().position(|other| other.pool.number == machine.pool.number);
+        first.unwrap_or(r)
+    }
+
+    fn shelf(&self, r: usize, number: usize) -> &Shelf {
+        &self.replicas[self.keeper(r, number)].shelves[number]
+    }
+
+    fn shelf_mut(&mut self, r: usize, number: usize) -> &mut Shelf {
+        let keeper = self.keeper(r, number);
+        &mut self.replicas[keeper].shelves[number]
+    }
+
     /// What the tiers are to give a request behind its hits; `ahead`: only those that are asked when it enters the queue.
     fn ask_tiers(&mut self, r: usize, i: usize, hits: usize, ahead: bool, now: SimTime) -> Vec<Part> {
         let pool = self.pool(r);
         let (request, target) = (self.lives[i].request as usize, self.lives[i].target);
         let most = ((target - 1) / pool.block_size).min(self.known_blocks(r, i));
         let asked = |shelf: &Shelf| shelf.facts.fetch != Fetch::Never && (!ahead || shelf.facts.prefetch);
-        self.replicas[r].shelves.iter_mut().filter(|s| asked(s)).for_each(|shelf| shelf.told.lookups += 1);
+        let count = self.replicas[r].shelves.len();
+        for number in (0..count).filter(|number| asked(&self.replicas[r].shelves[*number])).collect::<Vec<_>>() {
+            self.shelf_mut(r, number).told.lookups += 1;
+        }
         let mut parts: Vec<Part> = Vec::new();
         let mut at = hits;
         while at < most {
-            let shelves = &self.replicas[r].shelves;
-            let has = |shelf: usize, block: usize| shelves[shelf].has(self.requests, request, block, now);
-            let Some(shelf) = (0..shelves.len()).find(|s| asked(&shelves[*s]) && has(*s, at)) else { break };
+            let has = |shelf: usize, block: usize| self.shelf(r, shelf).has(self.requests, request, block, now);
+            let Some(shelf) = (0..count).find(|s| asked(self.shelf(r, *s)) && has(*s, at)) else { break };
             let to = (at..most).find(|block| !has(shelf, *block)).unwrap_or(most);
-            if shelves[shelf].facts.fetch == Fetch::Cheaper {
-                let bytes = shelves[shelf].facts.block_bytes * (to - at) as u128;
-                let (start, _, time) = shelves[shelf].transfer(bytes, now, true);
+            if self.shelf(r, shelf).facts.fetch == Fetch::Cheaper {
+                let bytes = self.shelf(r, shelf).facts.block_bytes * (to - at) as u128;
+                let (start, _, time) = self.shelf(r, shelf).transfer(bytes, now, true);
                 let before = pool.model.extrapolated();
                 let compute = pool.model.step(&alone((to - at) * pool.block_size, at * pool.block_size, target));
                 self.replicas[r].estimates += pool.model.extrapolated() - before;
@@ -183,14 +204,15 @@ impl World<'_> {
         let request = self.lives[i].request as usize;
         let mut until = now;
         for number in 0..self.replicas[r].shelves.len() {
-            let shelf = &mut self.replicas[r].shelves[number];
+            let requests = self.requests;
+            let shelf = self.shelf_mut(r, number);
             let blocks: Vec<usize> =
                 parts.iter().filter(|part| part.shelf == number).flat_map(|part| part.from..part.to).collect();
             if blocks.is_empty() {
                 continue;
             }
             let mut hashes: Vec<u64> =
-                blocks.iter().filter_map(|block| shelf.hash(self.requests, request, *block)).collect();
+                blocks.iter().filter_map(|block| shelf.hash(requests, request, *block)).collect();
             hashes.dedup();
             hashes.iter().rev().for_each(|hash| assert!(shelf.renew(*hash, now), "a block was found"));
             let bytes = shelf.facts.block_bytes * blocks.len() as u128;
@@ -203,6 +225,9 @@ impl World<'_> {
             until = until.max(start + time);
             if waits {
                 self.fire("tiers: a transfer waits for others");
+            }
+            if self.keeper(r, number) != r {
+                self.fire("tiers: what engines share is read");
             }
         }
         until
@@ -316,14 +341,15 @@ impl World<'_> {
             for part in &step.batch {
                 let request = self.lives[part.life].request as usize;
                 let filled = self.known_blocks_filled(r, part.life, part.from, part.tokens);
-                let shelf = &mut self.replicas[r].shelves[number];
+                let requests = self.requests;
+                let shelf = self.shelf_mut(r, number);
                 let chunk = shelf.facts.chunk as usize;
                 let whole = |block: &&usize| (**block + 1).is_multiple_of(chunk);
                 let hashes: Vec<u64> = filled
                     .iter()
                     .rev()
                     .filter(whole)
-                    .filter_map(|block| shelf.hash(self.requests, request, *block))
+                    .filter_map(|block| shelf.hash(requests, request, *block))
                     .collect();
                 let before = shelf.told.blocks_evicted;
                 shelf.store(&hashes, now);
@@ -341,7 +367,7 @@ impl World<'_> {
             return;
         }
         for number in 0..self.replicas[r].shelves.len() {
-            let shelf = &mut self.replicas[r].shelves[number];
+            let shelf = self.shelf_mut(r, number);
             if shelf.facts.write == WritePolicy::OnEvict {
                 shelf.store(&evicted, now);
                 self.fire("tiers: what is evicted is stored");
@@ -352,7 +378,8 @@ impl World<'_> {
     /// By how much longer a step lasts because of transfers.
     pub(super) fn slowed(&self, r: usize, start: SimTime, said: SimDuration) -> SimDuration {
         let mut more = 0;
-        for shelf in &self.replicas[r].shelves {
+        for number in 0..self.replicas[r].shelves.len() {
+            let shelf = self.shelf(r, number);
             if shelf.facts.contends > 0.0 {
                 let overlap = (shelf.busy_until() - start).0.min(said.0).max(0);
                 more += (overlap as f64 * shelf.facts.contends) as i64;

@@ -190,9 +190,7 @@ impl<'a> World<'a> {
                     self.looks.insert((now + SimDuration(1), r));
                 }
             }
-        }
-        if now < self.demand.horizon {
-            for r in 0..self.replicas.len() {
+            if now < self.demand.horizon {
                 self.start(r, now)?;
             }
         }

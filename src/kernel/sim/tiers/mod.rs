@@ -9,7 +9,9 @@
 //!
 //! # Rules
 //!
-//! 1. **Where.** Every engine has tiers of its own, in the order of `deployment.kv.tiers`. A tier holds blocks of `block_size`
+//! 1. **Where.** Every engine has tiers of its own, in the order of `deployment.kv.tiers`; one that is `shared` is one store,
+//!    with one set of places for transfers, for all engines of the deployment (of the pool). At one instant what steps that end
+//!    fill is stored first, engine by engine; then each engine in turn does what it does with its queue and its next step. A tier holds blocks of `block_size`
 //!    tokens (*stored blocks*); each is known by its content and all before it, as in the prefix cache.
 //! 2. **Lookup.** When a waiting request would be admitted, and the blocks of its whole prompt (with what it generated before a
 //!    preemption) are free beyond those that it shares, the tiers are asked for what follows its hits in the GPU's cache: the
@@ -46,7 +48,7 @@
 //! A scheduler that asks tiers says so ([`Common::asks_tiers`](super::scheduler::Common::asks_tiers)), calls
 //! [`Replica::ask_tiers`](super::replica::Replica::ask_tiers) behind `prefix_of`, and admits what comes back by
 //! [`Replica::admit_fetched`](super::replica::Replica::admit_fetched).
-//! Left out: stores that engines share; staging from one tier to the next; the copy of a block out of the GPU before its reuse.
+//! Left out: stores that several pools share; staging from one tier to the next; the copy of a block out of the GPU before its reuse.
 
 mod fetching;
 mod settings;
@@ -85,6 +87,30 @@ pub(super) struct Tiers {
     pub prefetches: bool,
     pub contends: bool,
     pub on_evict: bool,
+    /// Some are those of all engines of a pool, and here only while this engine is let pass.
+    pub shared: bool,
+}
+
+/// Tiers that the engines of a pool share, by their places. The cluster lends them to the engine that it lets pass.
+pub(super) struct Shared(Vec<(usize, One)>);
+
+impl Shared {
+    pub(super) fn new(facts: &[TierFacts]) -> Shared {
+        Shared(
+            facts.iter().enumerate().filter(|(_, tier)| tier.shared).map(|(at, tier)| (at, One::new(tier))).collect(),
+        )
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// To an engine that has not got them, or from one that has.
+    pub(super) fn lend(&mut self, tiers: &mut Tiers) {
+        for (at, one) in &mut self.0 {
+            std::mem::swap(one, &mut tiers.tiers[*at]);
+        }
+    }
 }
 
 /// KV blocks `from..to` of a request, in a tier.
@@ -256,6 +282,7 @@ impl Tiers {
             prefetches: facts.iter().any(|tier| tier.prefetch),
             contends: facts.iter().any(|tier| tier.contends > 0.0),
             on_evict: facts.iter().any(|tier| tier.write == WritePolicy::OnEvict),
+            shared: facts.iter().any(|tier| tier.shared),
         }
     }
 

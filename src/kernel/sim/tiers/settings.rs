@@ -29,9 +29,9 @@ pub struct Tier {
     pub kind: TierKind,
     /// Bandwidths and latency of a known device, where they are not given.
     pub device: Option<Device>,
-    /// Memory in GiB (2^30 bytes), of one engine. This, or `capacity_blocks`.
+    /// Memory in GiB (2^30 bytes), of one engine where it is not shared. This, or `capacity_blocks`.
     pub capacity_gib: Option<f64>,
-    /// Blocks of the tier's own size, of one engine.
+    /// The same in blocks of the tier's own size.
     pub capacity_blocks: Option<u64>,
     /// Tokens of a stored block, a multiple of `kv.block_size`. Default: that.
     pub block_size: Option<u32>,
@@ -49,6 +49,9 @@ pub struct Tier {
     pub replacement: Replacement,
     /// Whether what it holds is fetched.
     pub fetch: Fetch,
+    /// One store for all engines of the deployment (of the pool), with one capacity and one bandwidth, rather than one for
+    /// each.
+    pub shared: bool,
     /// Fetch when a request enters the queue, if the blocks of its whole prompt are free then, rather than when it would be
     /// admitted.
     pub prefetch: bool,
@@ -74,6 +77,7 @@ impl Default for Tier {
             write: WritePolicy::default(),
             replacement: Replacement::default(),
             fetch: Fetch::default(),
+            shared: false,
             prefetch: false,
             blocking: false,
             contends_with_steps: 0.0,
@@ -187,6 +191,7 @@ pub(in crate::sim) struct TierFacts {
     pub ttl: Option<SimDuration>,
     pub pinned: bool,
     pub fetch: Fetch,
+    pub shared: bool,
     pub prefetch: bool,
     pub blocking: bool,
     pub contends: f64,
@@ -256,6 +261,7 @@ pub(in crate::sim) fn facts_of(site: &Site, requests: &Requests) -> Result<Vec<T
             },
             pinned: tier.replacement == Replacement::Pinned,
             fetch: tier.fetch,
+            shared: tier.shared,
             prefetch: tier.prefetch,
             blocking: tier.blocking,
             contends: tier.contends_with_steps,

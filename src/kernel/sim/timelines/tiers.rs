@@ -298,3 +298,44 @@ fn with_tiers_a_prompt_waits_for_all_its_blocks() {
     when(&[], "finished q1 s1 f4 d4 o1");
     when(&[tier()], "finished q1 s3 f6 d6 o1");
 }
+
+#[test]
+fn engines_may_share_a_tier() {
+    // Two engines take turns. The second has nothing in its cache; what the first has computed comes from the tier: to the
+    // second request of its own behind that of the first, for there is one place.
+    let same = |at: f64| Ask { blocks: &[1, 2, 3], ..ask(at, 13, 1) };
+    let asked =
+        [same(0.0), same(5.0), Ask { blocks: &[4, 5, 6], ..ask(5.0, 13, 1) }, Ask { blocks: &[1, 2, 7], ..same(5.5) }];
+    let when = |shared: bool, rows: &[&str], blocks_hit: u64| {
+        let totals = |s: &Summary| {
+            assert_eq!(s.tiers[0].blocks_hit, blocks_hit);
+            // Known contents of three blocks each; of the last request, the third alone is new.
+            assert_eq!(s.tiers[0].blocks_max, if shared { 7 } else { 6 });
+        };
+        let edit = |s: &mut Scenario, _: &mut VllmV1| {
+            s.deployment.replicas = 2;
+            s.deployment.kv.tiers = vec![Tier { shared, ..tier() }];
+        };
+        check_cluster(edit, &asked, rows, totals);
+    };
+    when(
+        true,
+        &[
+            "finished q0 s0 f1 d1 o1 @0",
+            "finished q5 s8 f9 d9 o1 t12 @1",
+            "finished q5 s5 f6 d6 o1 @0",
+            "finished q5.5 s10 f11 d11 o1 t8 @1",
+        ],
+        5,
+    );
+    when(
+        false,
+        &[
+            "finished q0 s0 f1 d1 o1 @0",
+            "finished q5 s5 f6 d6 o1 @1",
+            "finished q5 s5 f6 d6 o1 @0",
+            "finished q5.5 s6 f7 d7 o1 c8 @1",
+        ],
+        0,
+    );
+}

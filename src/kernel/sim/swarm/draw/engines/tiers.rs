@@ -16,6 +16,7 @@ pub(super) const RULES: &[&str] = &[
     "tiers: a transfer waits for others",
     "tiers: no room for a whole prompt",
     "tiers: a client goes during a fetch",
+    "tiers: what engines share is read",
     "tiers: one leaves for another",
     "tiers: what is evicted is stored",
 ];
@@ -61,6 +62,7 @@ fn tier(dice: &mut Dice, sizes: &Sizes) -> Tier {
             _ => Replacement::Lru,
         },
         fetch: dice.pick(&[Fetch::Always, Fetch::Always, Fetch::Always, Fetch::Cheaper, Fetch::Cheaper, Fetch::Never]),
+        shared: dice.one_in(3),
         prefetch,
         blocking: !prefetch && dice.one_in(3),
         contends_with_steps: dice.pick(&[0.0, 0.0, 0.0, 0.3, 2.0]),
