@@ -62,9 +62,8 @@ impl<'a> Cluster<'a> {
         sites: &'a [Site],
         kinds: &[PoolKind],
         envs: Vec<Env<'a>>,
-        engines: Vec<Engine>,
+        (engines, shared): (Vec<Engine>, Vec<Shared>),
         gateway: Gateway,
-        shared: Vec<Shared>,
         sink: &'a mut dyn Sink,
     ) -> Cluster<'a> {
         let demand = envs[0].demand;

@@ -119,7 +119,7 @@ pub(super) fn simulate(
         let ids = site.first..site.first + site.engines();
         engines.extend(ids.map(|id| engine(id, site, (kind, &tiers), watched, env)));
     }
-    let mut summary = Cluster::new(scenario, &sites, &kinds, envs, engines, gateway, shared, sink).run()?;
+    let mut summary = Cluster::new(scenario, &sites, &kinds, envs, (engines, shared), gateway, sink).run()?;
     for (pool, model) in summary.pools.iter_mut().zip(&models) {
         // What the engines counted until here are steps that the model was asked for, but that did not run.
         pool.latency_extrapolated_steps = model.extrapolated().saturating_sub(pool.latency_extrapolated_steps);

@@ -1,7 +1,7 @@
 //! Scenarios of vLLM's V1 scheduler with tiers behind its prefix cache.
 
 use super::super::{Dice, Sizes, kinds_of_layers};
-use crate::scenario::Scenario;
+use crate::scenario::{Cancel, Scenario};
 use crate::sim::scheduler::Scheduler;
 use crate::sim::tiers::{Device, Fetch, Replacement, Tier, TierKind, Ttl, WritePolicy};
 
@@ -22,6 +22,11 @@ pub(super) const RULES: &[&str] = &[
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
+    // What is asked for again has often left the cache.
+    if dice.one_in(2) {
+        let few = u64::from((sizes.longest + sizes.block_size).div_ceil(sizes.block_size));
+        s.deployment.kv.num_gpu_blocks = s.deployment.kv.num_gpu_blocks.map(|blocks| blocks.min(few));
+    }
     let seed = s.seed;
     kinds_of_layers(seed, s);
     let d = &mut s.deployment;
@@ -29,7 +34,10 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
         rules.recompute_full_hits = true;
     }
     d.kv.enable_prefix_caching = true;
-    let count = dice.pick(&[1, 1, 2, 3]);
+    if dice.one_in(3) {
+        s.workload.cancel = Some(Cancel { share: 0.7, after_s: dice.pick(&[0.01, 0.1]) });
+    }
+    let count = dice.pick(&[1, 2, 2, 3]);
     d.kv.tiers = (0..count).map(|_| tier(dice, sizes)).collect();
 }
 
@@ -41,7 +49,7 @@ fn tier(dice: &mut Dice, sizes: &Sizes) -> Tier {
     let device =
         if dice.one_in(4) { Some(dice.pick(&[Device::CpuDram, Device::NvmeGen4, Device::Sata])) } else { None };
     let rate = |dice: &mut Dice| match device {
-        None => Some(dice.pick(&[0.3, 3.0, 30.0, 1_000.0])),
+        None => Some(dice.pick(&[0.3, 3.0, 30.0, 30.0, 1_000.0])),
         Some(_) => None,
     };
     let prefetch = dice.one_in(3);
@@ -53,7 +61,7 @@ fn tier(dice: &mut Dice, sizes: &Sizes) -> Tier {
         block_size: if chunk == 1 && dice.one_in(2) { None } else { Some(sizes.block_size * chunk) },
         read_gb_per_s: rate(dice),
         write_gb_per_s: rate(dice),
-        latency_us: if dice.one_in(2) { Some(dice.pick(&[0.0, 1.0, 700.3, 3_000.0])) } else { None },
+        latency_us: if dice.one_in(2) { Some(dice.pick(&[0.0, 1.0, 700.3, 3_000.0, 15_000.0])) } else { None },
         concurrency: dice.pick(&[1, 1, 2, 5]),
         write,
         replacement: match dice.range(0, 3) {
@@ -61,7 +69,11 @@ fn tier(dice: &mut Dice, sizes: &Sizes) -> Tier {
             1 => Replacement::Pinned,
             _ => Replacement::Lru,
         },
-        fetch: dice.pick(&[Fetch::Always, Fetch::Always, Fetch::Always, Fetch::Cheaper, Fetch::Cheaper, Fetch::Never]),
+        fetch: match dice.range(0, 7) {
+            0 => Fetch::Never,
+            1 | 2 => Fetch::Cheaper,
+            _ => Fetch::Always,
+        },
         shared: dice.one_in(3),
         prefetch,
         blocking: !prefetch && dice.one_in(3),
