@@ -256,6 +256,7 @@ pub(super) mod tests {
             input_tokens: 10,
             output_tokens,
             cached_tokens: 4,
+            fetched_tokens: 0,
             recomputed_tokens: 5,
             preemptions: 1,
             preempted: SimDuration(77),
