@@ -113,6 +113,16 @@ impl Queue {
         self.front().is_none()
     }
 
+    /// First come, first served: from now on in this order, which must be of those that are in it.
+    pub(super) fn arrange(&mut self, order: &[u32]) {
+        assert!(self.order == QueueOrder::Fcfs && order.len() == self.len(), "a queue is arranged as a whole");
+        self.line.slots = order.iter().copied().collect();
+        self.line.dead = 0;
+        for (number, slot) in (self.line.first..).zip(order) {
+            self.line.numbers[*slot as usize] = number;
+        }
+    }
+
     /// In order.
     pub(super) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         // One of the two is empty.

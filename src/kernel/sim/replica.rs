@@ -244,12 +244,13 @@ impl Replica {
     ) -> Replica {
         let classes = kv.block_size as usize;
         let (timing, jitter) = (Timing::new(&common, env.tick), Jitter::new(env.seed, id, env.jitter_cv));
-        let said = env.model.shortest_step();
+        let former = Former::new(scheduler);
+        let said = former.least(env.model.shortest_step());
         let shortest = jitter.as_ref().map_or(said, |jitter| jitter.least(said));
         Replica {
             id,
             common,
-            former: Former::new(scheduler),
+            former,
             timing,
             shortest: timing.step(shortest).unwrap_or(SimDuration(1)),
             jitter,
@@ -281,7 +282,11 @@ impl Replica {
             decoded_at: SimTime::ZERO,
             pauses: 0,
             class_counts: vec![0; classes],
-            class_lists: if derivation == Derivation::None { Vec::new() } else { vec![Vec::new(); classes] },
+            class_lists: if derivation == Derivation::None || common.fills_late {
+                Vec::new()
+            } else {
+                vec![Vec::new(); classes]
+            },
             finishes: BinaryHeap::new(),
             caps: BinaryHeap::new(),
             live: Vec::new(),
@@ -458,7 +463,7 @@ impl Replica {
     pub(super) fn wait(&mut self, slot: u32, abort: Option<(SimTime, Status)>, env: &Env<'_>) {
         let live = &self.live[slot as usize];
         let (request, generation, loaded) = (live.request, live.generation, live.loaded);
-        let key = self.waiting.key(env.demand, request, live.input);
+        let key = self.key(slot, env);
         if let Some((gone, _)) = abort {
             self.aborts.push(Reverse((gone, request, slot, generation)));
         }
@@ -491,7 +496,11 @@ impl Replica {
 
     pub(super) fn key(&self, slot: u32, env: &Env<'_>) -> Key {
         let live = &self.live[slot as usize];
-        self.waiting.key(env.demand, live.request, live.input)
+        let first = match self.common.longest_reply_first {
+            true => u32::MAX - env.demand.cap(live.request, env.max_len),
+            false => live.input,
+        };
+        self.waiting.key(env.demand, live.request, first)
     }
 
     /// Runs pure decode steps that change nothing but sums, as many as end by `limit`; returns how many.
@@ -571,7 +580,7 @@ impl Replica {
 
     /// How long steps of the decode requests alone take, where that follows from their context by a line.
     pub(super) fn decode_form(&self, env: &Env<'_>) -> Option<DecodeForm> {
-        env.model.decode_form(self.decodes).filter(|_| self.common.plain)
+        env.model.decode_form(self.former.shown(self.decodes)).filter(|_| self.common.plain)
     }
 
     /// Returns the context of a step whose time was asked for, but that did not run.

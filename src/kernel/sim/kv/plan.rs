@@ -8,6 +8,7 @@
 //! vLLM without the hybrid cache manager.
 
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
+use crate::sim::scheduler::Scheduler;
 use crate::sim::{SimError, facts};
 
 /// Bytes of one GiB.
@@ -49,7 +50,15 @@ pub fn plan(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> MemoryPlan {
     let weights = (facts::params(model) - experts + experts / ranks) * d.dtype.bytes() / gpus;
     let activations = GIB * if model.experts >= 2 { ACTIVATIONS_MOE_GIB } else { ACTIVATIONS_DENSE_GIB };
     let non_torch = GIB * if gpus * ranks > 1.0 { NON_TORCH_MULTI_GIB } else { NON_TORCH_SINGLE_GIB };
-    let kv_available = budget - weights - activations - non_torch;
+    // SGLang gives weights and cache a share of what CUDA leaves; what a step needs is in the rest.
+    let (budget, activations, taken) = match &d.scheduler {
+        Scheduler::Sglang(rules) => {
+            let share = rules.mem_fraction_static.unwrap_or(d.kv.gpu_memory_utilization);
+            ((gpu.memory_gib * GIB - non_torch) * share, 0.0, 0.0)
+        }
+        _ => (budget, activations, non_torch),
+    };
+    let kv_available = budget - weights - activations - taken;
     // The GPU with the most layers limits all.
     let layers = f64::from(facts::cache_layers(model).div_ceil(d.pp.max(1)));
     let bytes_per_token = layers * facts::kv_numbers_per_gpu(d, model) * d.kv.kv_cache_dtype.bytes();
@@ -80,6 +89,17 @@ pub fn blocks(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Result<u64, S
         p.activations / GIB,
         p.non_torch / GIB,
     );
+    if let Scheduler::Sglang(rules) = &d.scheduler
+        && p.weights + p.bytes_per_block < gpu.memory_gib * GIB - p.non_torch
+    {
+        let share = rules.mem_fraction_static.unwrap_or_default();
+        let message = format!(
+            "not enough memory: of {share} of {:.2} GiB per GPU, weights take {:.2}; try to increase mem_fraction_static",
+            (gpu.memory_gib * GIB - p.non_torch) / GIB,
+            p.weights / GIB,
+        );
+        return Err(SimError::Invalid { path: "deployment.scheduler.sglang.mem_fraction_static".into(), message });
+    }
     let utilization = (p.weights + p.activations + p.non_torch + p.bytes_per_block) / GIB / gpu.memory_gib;
     if utilization <= 0.98 {
         let least = libm::ceil(utilization * 100.0) / 100.0;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use super::forming::sglang;
 use super::pools::Pool;
 use super::steptime::Noise;
 use crate::sim::latency::BatchShape;
@@ -282,6 +283,7 @@ pub(super) struct Machine {
     pub room: VecDeque<usize>,
     /// What its steps vary by, where they do.
     pub noise: Option<Noise>,
+    pub sglang: sglang::Memory,
 }
 
 impl Machine {
@@ -298,6 +300,7 @@ impl Machine {
             current: None,
             next: None,
             room: VecDeque::new(),
+            sglang: sglang::Memory::new(seed, number),
             noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),
             pool,
         }

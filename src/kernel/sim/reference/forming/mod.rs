@@ -5,7 +5,7 @@ mod faster_transformer;
 mod lightllm;
 mod orca;
 mod sarathi;
-mod sglang;
+pub(super) mod sglang;
 mod trtllm;
 mod vllm_v0;
 mod vllm_v1;
@@ -80,13 +80,12 @@ impl World<'_> {
     }
 
     /// A rule of a scheduler was applied.
-    #[expect(dead_code)]
     fn fire(&mut self, rule: &'static str) {
         *self.seen.fired.entry(rule).or_default() += 1;
     }
 
     /// How long a batch takes by the latency model, as the scheduler has it run.
-    fn said(&self, pool: &Pool, shape: &BatchShape) -> SimDuration {
+    fn said(&mut self, pool: &Pool, shape: &BatchShape) -> SimDuration {
         match &pool.scheduler {
             Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => pool.model.step(shape),
             Scheduler::VllmV0(_)
@@ -94,8 +93,8 @@ impl World<'_> {
             | Scheduler::Orca(_)
             | Scheduler::FasterTransformer(_)
             | Scheduler::Lightllm(_)
-            | Scheduler::Sglang(_)
             | Scheduler::Trtllm(_) => pool.model.step(shape),
+            Scheduler::Sglang(rules) => self.said_by_sglang(pool, rules, shape),
         }
     }
 
@@ -152,7 +151,8 @@ impl World<'_> {
         self.seen.reply_preemptions += u64::from(self.lives[i].stage == Stage::Reply);
         f.preempted += 1;
         match self.replicas[r].pool.common.policy {
-            QueueOrder::Fcfs => self.replicas[r].waiting.push_front(i),
+            QueueOrder::Fcfs if !self.replicas[r].pool.common.requeues_last => self.replicas[r].waiting.push_front(i),
+            QueueOrder::Fcfs => self.replicas[r].waiting.push_back(i),
             // The head of the queue is looked for.
             QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf => self.replicas[r].waiting.push_back(i),
         }
@@ -215,7 +215,6 @@ impl World<'_> {
     }
 
     /// A running request computes so many more tokens in the step; false where there are no blocks for them.
-    #[expect(dead_code)]
     fn go_on(&mut self, r: usize, i: usize, tokens: usize, f: &mut Forming) -> bool {
         let (decode, from) = (self.lives[i].decodes(), self.lives[i].computed);
         if !self.extend(r, i, tokens) {
@@ -316,7 +315,9 @@ impl World<'_> {
                 self.lives[i].blocks.push(id);
             }
         }
-        self.note_contents(r, i, from, tokens);
+        if !self.replicas[r].pool.common.fills_late {
+            self.note_contents(r, i, from, tokens);
+        }
         true
     }
 
