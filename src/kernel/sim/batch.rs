@@ -419,9 +419,12 @@ impl Replica {
 
     /// Where contents are found late: those of the first `computed` tokens of a request are found from now on.
     pub(super) fn fill_late(&mut self, slot: u32, computed: u32, env: &Env<'_>) {
+        if !self.common.fills_late {
+            return;
+        }
         let live = &self.live[slot as usize];
         let (mut block, to) = (live.held.blocks(), (computed / self.block_size).min(live.known));
-        if !self.common.fills_late || block >= to {
+        if block >= to {
             return;
         }
         self.sum_blocks();

@@ -55,6 +55,8 @@
 
 mod kernels;
 mod server_args;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 

@@ -16,6 +16,7 @@ mod batches;
 mod conversations;
 mod pools;
 mod routers;
+mod sglang;
 mod times;
 
 use std::sync::atomic::AtomicBool;
