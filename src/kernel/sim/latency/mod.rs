@@ -38,7 +38,7 @@ use crate::profile::Supplied;
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
 use crate::units::SimDuration;
 
-/// Tokens in a page of [`BatchShape::prefill_context_pages`].
+/// Tokens in a page of [`BatchShape::prefill_context_pages`]: what Vidur rounds contexts up to.
 pub(crate) const CONTEXT_PAGE: u64 = 64;
 
 /// What a step's time may depend on. The engine keeps these sums up to date in O(1) per change.
@@ -90,8 +90,15 @@ impl BatchShape {
             prefill_tokens_squared: tokens * tokens / each,
             prefill_tokens_x_input: tokens * (tokens + context) / each,
             prefill_tokens_max: tokens.div_ceil(each),
-            prefill_context_pages: context.div_ceil(64),
+            prefill_context_pages: context.div_ceil(CONTEXT_PAGE),
         }
+    }
+
+    /// Pairs of a new token of a prompt and a token that it attends to, itself included: token k of a chunk after c
+    /// attends to c + k.
+    #[inline]
+    pub(crate) fn prefill_pairs(&self) -> f64 {
+        self.prefill_tokens_x_context as f64 + (self.prefill_tokens_squared + self.prefill_tokens) as f64 / 2.0
     }
 }
 
@@ -149,6 +156,11 @@ pub(crate) fn shortest_of_growing(model: &dyn LatencyModel) -> SimDuration {
 #[inline]
 pub(crate) fn ns(x: f64) -> i64 {
     x as i64
+}
+
+/// The default of factors.
+fn one() -> f64 {
+    1.0
 }
 
 /// Settings, by path, that must be numbers above 0 and are not.

@@ -155,7 +155,6 @@ impl LatencyModel for Terms {
         let c = &self.c;
         let (decode, prefill) = (s.decode_requests as f64, s.prefill_tokens as f64);
         let (max, prompts) = (s.prefill_tokens_max as f64, s.prefill_requests as f64);
-        let pairs = s.prefill_tokens_x_context as f64 + (s.prefill_tokens_squared + s.prefill_tokens) as f64 / 2.0;
         let us = c.intercept_us
             + decode
                 * (c.sum_decode_tokens_us
@@ -175,7 +174,7 @@ impl LatencyModel for Terms {
             + prompts * (c.num_prefills_us + c.num_prefills_squared_us * prompts)
             + c.decode_context_us * s.decode_context as f64
             + c.prefill_context_us * s.prefill_context as f64
-            + c.prefill_pairs_us * pairs;
+            + c.prefill_pairs_us * s.prefill_pairs();
         SimDuration(ns(us * 1e3))
     }
 

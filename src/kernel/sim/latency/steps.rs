@@ -5,8 +5,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::LatencyModel;
 use super::operators::Scatter;
+use super::{LatencyModel, one};
 use crate::profile::Profile;
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
 
@@ -19,10 +19,6 @@ pub struct Steps {
     /// The time of every step is multiplied by this.
     #[serde(default = "one")]
     pub scale: f64,
-}
-
-fn one() -> f64 {
-    1.0
 }
 
 impl Steps {

@@ -16,7 +16,7 @@ use super::shapes::{Gemms, Heads, Peak, log_distance};
 use super::{Attention, Composed, Decodes, Making, Prompts};
 use crate::profile::{Operator, Point};
 use crate::scenario::Dtype;
-use crate::sim::facts;
+use crate::sim::facts::{self, ACTIVATION_BYTES};
 
 /// Share of the memory bandwidth that element-wise kernels reach, and what each costs besides, in nanoseconds.
 const MEMORY_EFFICIENCY: f64 = 0.8;
@@ -115,9 +115,9 @@ impl<'a> Parts<'a> {
         self.tokens.extend(gemms.of(n.max(1), k.max(1)).map(|series| (times, series)));
     }
 
-    /// An element-wise kernel that moves so many numbers of two bytes per token.
+    /// An element-wise kernel that moves so many numbers per token.
     fn element_wise(&mut self, times: f64, numbers: f64) {
-        let per_token = numbers * 2.0 / (self.peak().bytes_per_ns * MEMORY_EFFICIENCY);
+        let per_token = numbers * ACTIVATION_BYTES / (self.peak().bytes_per_ns * MEMORY_EFFICIENCY);
         self.line.0 += times * KERNEL_NS;
         self.line.1 += times * per_token;
     }
@@ -265,7 +265,7 @@ impl<'a> Parts<'a> {
     fn exchanges(&mut self) {
         let Making { d, m, .. } = self.making;
         let layers = f64::from(m.layers);
-        let bytes = f64::from(m.hidden) * 2.0;
+        let bytes = f64::from(m.hidden) * ACTIVATION_BYTES;
         let (dense, mixtures) = (facts::dense_layers(m), facts::moe_layers(m));
         let shares = d.enable_expert_parallel && d.dp > 1;
         if d.tp > 1 {

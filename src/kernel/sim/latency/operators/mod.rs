@@ -33,11 +33,12 @@ use serde::{Deserialize, Serialize};
 use self::dense::Dense;
 use self::grid::Read;
 use super::work::{Costs, Work};
-use super::{BatchShape, LatencyModel, ns};
+use super::{BatchShape, LatencyModel, ns, one};
 use crate::profile::{Layout, Profile};
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
-use crate::sim::WorkSums;
+use crate::sim::facts::ACTIVATION_BYTES;
 use crate::sim::scheduler::Scheduler;
+use crate::sim::{WorkSums, facts};
 use crate::units::SimDuration;
 
 /// Times of operators that were measured.
@@ -73,9 +74,6 @@ pub struct Operators {
     pub link_latency_us: f64,
 }
 
-fn one() -> f64 {
-    1.0
-}
 fn ten() -> f64 {
     10.0
 }
@@ -163,15 +161,9 @@ impl Making<'_> {
     }
 
     fn link_gb_per_s(&self) -> f64 {
-        let known = if self.g.nvlink_gb_per_s > 0.0 { self.g.nvlink_gb_per_s } else { PCIE4_GB_PER_S };
-        self.settings.link_gb_per_s.unwrap_or(known)
+        self.settings.link_gb_per_s.unwrap_or_else(|| facts::link_gb_per_s(self.g))
     }
 }
-
-/// Activations are exchanged in bf16.
-const ACTIVATION_BYTES: f64 = 2.0;
-/// A GPU of which no link is known has one of PCIe 4 x16.
-const PCIE4_GB_PER_S: f64 = 32.0;
 
 /// The model of a profile.
 ///
@@ -250,10 +242,12 @@ struct Prompts {
 
 impl Prompts {
     fn of(s: &BatchShape) -> Prompts {
-        let (n, squared) = (s.prefill_tokens as f64, s.prefill_tokens_squared as f64);
-        // Token k of a chunk after c attends to c + k.
-        let pairs = s.prefill_tokens_x_context as f64 + (squared + n) / 2.0;
-        Prompts { requests: s.prefill_requests as f64, tokens: n, context: s.prefill_context as f64, pairs }
+        Prompts {
+            requests: s.prefill_requests as f64,
+            tokens: s.prefill_tokens as f64,
+            context: s.prefill_context as f64,
+            pairs: s.prefill_pairs(),
+        }
     }
 
     /// The one prompt `(chunk, context)` with as many new tokens and pairs; where there is none, because several short

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::profile::{DIMS, Operator, Point};
 use crate::scenario::Mla;
+use crate::sim::latency::CONTEXT_PAGE;
 use crate::sim::swarm::{h100, llama_8b, scenario_8b};
 
 /// `(operator, variant, dtype, shape, us)`.
@@ -57,7 +58,7 @@ fn prompt(chunk: u64, context: u64) -> BatchShape {
         prefill_tokens_squared: chunk * chunk,
         prefill_tokens_x_input: chunk * (chunk + context),
         prefill_tokens_max: chunk,
-        prefill_context_pages: context.div_ceil(64),
+        prefill_context_pages: context.div_ceil(CONTEXT_PAGE),
         ..BatchShape::default()
     }
 }

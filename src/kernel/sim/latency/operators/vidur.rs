@@ -18,12 +18,11 @@ use super::grid::{Read, Series, Table};
 use super::{Attention, Composed, Decodes, Making, Prompts};
 use crate::profile::{Operator, Point};
 use crate::sim::WorkSums;
+use crate::sim::facts::ACTIVATION_BYTES;
 use crate::sim::latency::work::{Costs, Work};
-use crate::sim::latency::{BatchShape, LatencyModel};
+use crate::sim::latency::{BatchShape, CONTEXT_PAGE, LatencyModel};
 use crate::units::SimDuration;
 
-/// Contexts are tabulated in pages of so many tokens.
-const PAGE: u64 = 64;
 /// Token counts are rounded up to multiples of this.
 const TILE: u64 = 8;
 /// How much longer attention of several requests with grouped heads takes (main).
@@ -209,7 +208,7 @@ impl LatencyModel for Predicted {
             0 => 0.0,
             squares => {
                 let chunk = libm::round(libm::sqrt(squares as f64)) as u64;
-                let context = if self.main { s.prefill_context_pages * PAGE } else { s.prefill_context };
+                let context = if self.main { s.prefill_context_pages * CONTEXT_PAGE } else { s.prefill_context };
                 let read = self.prefill.at(context, chunk);
                 inside &= read.inside;
                 read.value * grouped(s.prefill_requests)
@@ -277,7 +276,7 @@ pub(super) fn profiled(making: Making<'_>) -> Result<Composed, Vec<String>> {
     }
     parts.extend(by_name(&tokens, POST_NORM).map(|series| (layers, series)));
     parts.extend(Series::new(save.iter().map(|p| (f64::from(p.shape[0]), p.latency_us * 1e3))).map(|s| (layers, s)));
-    let bytes_per_token = f64::from(m.hidden) * 2.0;
+    let bytes_per_token = f64::from(m.hidden) * ACTIVATION_BYTES;
     let mut collective = |operator: Operator, times: f64, gpus: u32, in_a_node: u32| {
         // Variants are numbers of GPUs of the group that share a node: the one that is asked for, or the next.
         let share = |p: &Point| profile.names[usize::from(p.variant)].parse::<u32>().unwrap_or(0);
