@@ -472,6 +472,27 @@ mod tests {
     }
 
     #[test]
+    fn layers_without_a_cache_neither_attend_nor_have_keys() {
+        // Half of the layers: half of the pairs of a prompt, and half of the keys of a request that decodes.
+        let hybrid = ModelSpec { linear_layers: 16, ..llama_8b() };
+        let later = BatchShape { prefill_tokens_x_context: 2_000 * 50_000, ..shape(0, 0, 2_000) };
+        let cases = [
+            (r#""simple_roofline""#, later, shape(0, 0, 2_000)),
+            (r#"{"cross_model": {}}"#, shape(8, 1_000, 0), shape(0, 0, 0)),
+        ];
+        for (latency, with, without) in cases {
+            let mut d = scenario_8b().deployment;
+            d.latency = serde_json::from_str(latency).unwrap();
+            let more = |m: &ModelSpec| {
+                let model = build(&d, m, &h100());
+                model.step(&with).as_ms() - model.step(&without).as_ms()
+            };
+            let share = more(&hybrid) / more(&llama_8b());
+            assert!((share - 0.5).abs() < 1e-5, "{latency}: {share}");
+        }
+    }
+
+    #[test]
     fn ranks_that_share_experts_read_less() {
         // Mixtral 8x7B as above, on ranks of one GPU: four ranks with a token each choose 8 (1 - 0.75^4) = 5.469 experts
         // (trained roofline: all eight), of which each reads a quarter. Alone a token reads two.
