@@ -45,6 +45,9 @@ fn facts(m: &ModelSpec, g: &GpuSpec, p: &mut Problems) {
     if m.experts >= 2 && !(1..=m.experts).contains(&m.top_k) {
         p.add("model.top_k", format!("is {} of {} experts; must be 1 to {}", m.top_k, m.experts, m.experts));
     }
+    if m.first_dense > m.layers {
+        p.add("model.first_dense", format!("is {} of {} layers", m.first_dense, m.layers));
+    }
     if m.linear_layers >= m.layers && m.layers > 0 {
         p.add("model.linear_layers", format!("is {} of {} layers; one must have a cache", m.linear_layers, m.layers));
     } else if m.window_layers > m.layers - m.linear_layers.min(m.layers) {

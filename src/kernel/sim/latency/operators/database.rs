@@ -27,11 +27,6 @@ const GENERATION_HEADS: [usize; 3] = [2, 3, 4];
 
 pub(super) fn model(making: Making<'_>) -> Result<Composed, Vec<String>> {
     let mut parts = Parts { making, tokens: Vec::new(), line: (0.0, 0.0), lacking: Vec::new() };
-    let m = making.m;
-    if m.linear_layers > 0 {
-        let what = format!("it has no linear attention, which {} of the {} layers have", m.linear_layers, m.layers);
-        parts.lacking.push(what);
-    }
     let gemms = parts.gemms();
     let attention = parts.attention(&gemms);
     parts.feed_forward(&gemms);

@@ -34,7 +34,7 @@ use self::dense::Dense;
 use self::grid::Read;
 use super::work::{Costs, Work};
 use super::{BatchShape, LatencyModel, ns, one};
-use crate::profile::{Layout, Profile};
+use crate::profile::{Layout, Operator, Profile};
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
 use crate::sim::facts::ACTIVATION_BYTES;
 use crate::sim::scheduler::Scheduler;
@@ -177,13 +177,35 @@ pub(crate) fn model(
     profile: &Profile,
 ) -> Result<Box<dyn LatencyModel>, Vec<String>> {
     let making = Making { settings, d, m, g, profile };
+    let mut lacking = Vec::new();
+    if m.linear_layers > 0 && !whole_steps(profile) {
+        lacking.push(format!("it has no linear attention, which {} of the {} layers have", m.linear_layers, m.layers));
+    }
+    match composed(making) {
+        Ok(model) if lacking.is_empty() => return Ok(model),
+        Ok(_) => {}
+        Err(more) => lacking.extend(more),
+    }
+    Err(lacking)
+}
+
+fn composed(making: Making<'_>) -> Result<Box<dyn LatencyModel>, Vec<String>> {
     Ok(match making.profile.layout {
         Layout::Operators => Box::new(database::model(making)?),
         Layout::Layers => Box::new(layers::model(making)?),
         Layout::Vidur => Box::new(vidur::profiled(making)?),
         Layout::VidurPredictions => Box::new(vidur::predicted(making)?),
-        Layout::Generic | Layout::Steps => generic::model(making)?,
+        Layout::Generic | Layout::Steps if whole_steps(making.profile) => Box::new(generic::model(making)?),
+        Layout::Generic | Layout::Steps => Box::new(database::model(making)?),
     })
+}
+
+/// Whether steps were measured as a whole, whatever they are made of.
+fn whole_steps(profile: &Profile) -> bool {
+    match profile.layout {
+        Layout::Generic | Layout::Steps => !profile.of(Operator::Step).is_empty(),
+        Layout::Operators | Layout::Layers | Layout::Vidur | Layout::VidurPredictions => false,
+    }
 }
 
 /// The attention of a batch, all layers together, in nanoseconds.

@@ -130,6 +130,82 @@ fn layers_by_hand() {
 }
 
 #[test]
+fn a_layer_has_a_mixture_or_a_dense_network() {
+    let mut rows = LAYERS.to_vec();
+    rows.extend([
+        (Operator::TokenLayer, "act_fn", "", &[1, 1][..], 0.5),
+        (Operator::MoeLayer, "", "", &[1, 2, 1][..], 1_000.0),
+        (Operator::MoeLayer, "", "", &[1, 9, 1][..], 1e6),
+    ]);
+    let p = profile(Layout::Layers, &rows);
+    let mixture = |layers: u32, first_dense: u32, moe_every: u32| ModelSpec {
+        experts: 8,
+        top_k: 2,
+        layers,
+        first_dense,
+        moe_every,
+        ..tiny()
+    };
+    for (m, mixed, dense) in [
+        (mixture(6, 0, 1), 6.0, 0.0),
+        (mixture(6, 2, 1), 4.0, 2.0),
+        (mixture(6, 0, 2), 3.0, 3.0),
+        (mixture(6, 2, 2), 2.0, 4.0),
+        (mixture(6, 6, 1), 0.0, 6.0),
+        (ModelSpec { layers: 6, ..tiny() }, 0.0, 6.0),
+    ] {
+        // Per layer: two norms 4, qkv 10, o 5, attention 4; dense: gate and up 20, activation 1/2, down 30. Once: 101.
+        let expect = 6.0 * 23.0 + mixed * 1_000.0 + dense * 50.5 + 101.0;
+        let found = us(&*made(&p, &deployment(), &m), &decode(1, 15));
+        assert!((found - expect).abs() < 2e-3, "{m:?}: {found}, not {expect}");
+    }
+    // What no layer has is not missed, and what some have is.
+    rows.retain(|row| row.1 != "gate_up_proj");
+    let p = profile(Layout::Layers, &rows);
+    let of = |m: &ModelSpec| super::model(&Operators::of("p"), &deployment(), m, &h100(), &p).err().unwrap_or_default();
+    assert!(of(&mixture(6, 0, 1)).is_empty());
+    assert_eq!(of(&mixture(6, 1, 1)), ["it has no layer `gate_up_proj`"]);
+}
+
+#[test]
+fn layers_without_a_cache_are_in_no_table_of_operators() {
+    let hybrid = ModelSpec { linear_layers: 1, ..tiny() };
+    let of = |p: &Profile| {
+        let made = super::model(&Operators::of("p"), &deployment(), &hybrid, &h100(), p);
+        made.err().unwrap_or_default()
+    };
+    const SAID: &str = "it has no linear attention, which 1 of the 2 layers have";
+    assert_eq!(of(&profile(Layout::Layers, LAYERS)), [SAID]);
+    assert_eq!(of(&profile(Layout::Operators, DATABASE)), [SAID]);
+    // With all else that is missing.
+    for layout in [Layout::Vidur, Layout::VidurPredictions, Layout::Generic, Layout::Steps] {
+        let lacking = of(&profile(layout, &[]));
+        assert!(lacking.len() > 1 && lacking[0] == SAID, "{layout:?}: {lacking:?}");
+    }
+    // A step that was measured as a whole has what it has.
+    for layout in [Layout::Generic, Layout::Steps] {
+        assert!(of(&profile(layout, &[(Operator::Step, "", "", &[0, 0, 0, 1, 10, 0], 5.0)])).is_empty());
+    }
+}
+
+#[test]
+fn skews_that_share_no_bounds_are_refused() {
+    // Every bucket has bounds of its own: of so many there are as many to the power of five.
+    let shapes: Vec<[u32; 6]> = (1..=30).map(|n| [n, n, n, n, n, 1]).collect();
+    let shapes: &'static [[u32; 6]] = Box::leak(shapes.into_boxed_slice());
+    let mut rows = LAYERS.to_vec();
+    rows.push((Operator::SkewAlpha, "default", "", &[0, 0, 0, 0, 0, 1], 0.1));
+    let skewed = |shapes: &'static [[u32; 6]]| {
+        let skews = shapes.iter().map(|shape| (Operator::SkewAlpha, "", "", &shape[..], 0.2));
+        let rows: Vec<Row> = rows.iter().copied().chain(skews).collect();
+        super::model(&Operators::of("p"), &deployment(), &tiny(), &h100(), &profile(Layout::Layers, &rows)).err()
+    };
+    // 20^5 are 3.2 million, 30^5 24.3 million.
+    assert_eq!(skewed(&shapes[..20]), None);
+    assert_eq!(skewed(shapes).unwrap(), ["its skews of contexts span more than 4194304 buckets"]);
+}
+
+#[test]
 fn what_a_profile_lacks_is_said() {
     let p = profile(Layout::Layers, LAYERS);
     let lacking = |p: &Profile, d: &Deployment, m: &ModelSpec| {
