@@ -41,6 +41,13 @@ use crate::units::SimDuration;
 /// Tokens in a page of [`BatchShape::prefill_context_pages`]: what Vidur rounds contexts up to.
 pub(crate) const CONTEXT_PAGE: u64 = 64;
 
+/// Longest time that a setting may say: one minute, in microseconds.
+pub(crate) const TIME_MAX_US: f64 = 60e6;
+/// Largest factor on the steps of a profile.
+const SCALE_MAX: f64 = 100.0;
+/// What is wrong with a coefficient without which a batch takes no time.
+pub(crate) const NO_TIME: &str = "is 0, and so some steps would take no time";
+
 /// What a step's time may depend on. The engine keeps these sums up to date in O(1) per change.
 ///
 /// A prefill chunk of `n` new tokens follows `context` tokens already computed, of a prompt of `input` tokens. For a
@@ -163,10 +170,12 @@ fn one() -> f64 {
     1.0
 }
 
-/// Settings, by path, that must be numbers above 0 and are not.
-pub(crate) fn not_above_zero(all: &[(&'static str, f64)]) -> Vec<(&'static str, String)> {
-    let wrong = all.iter().filter(|(_, value)| !(value.is_finite() && *value > 0.0));
-    wrong.map(|(path, value)| (*path, format!("is {value}; must be a number above 0"))).collect()
+/// What is wrong with a setting that must be above 0 and at most so much.
+fn not_in(path: &'static str, value: f64, most: f64, unit: &str) -> Vec<(&'static str, String)> {
+    if value > 0.0 && value <= most {
+        return Vec::new();
+    }
+    vec![(path, format!("is {value}; must be above 0 and at most {most}{unit}"))]
 }
 
 /// Time of a step, and what a request costs outside of steps.

@@ -37,7 +37,7 @@ pub use curves::Curve;
 use curves::{Shares, Table};
 
 use super::work::{Costs, Work};
-use super::{BatchShape, DecodeForm, LatencyModel, ns};
+use super::{BatchShape, DecodeForm, LatencyModel, TIME_MAX_US, ns};
 use crate::scenario::{Deployment, Dtype, GpuSpec, ModelSpec};
 use crate::sim::facts::ACTIVATION_BYTES;
 use crate::sim::{WorkSums, facts};
@@ -45,8 +45,6 @@ use crate::units::SimDuration;
 
 /// Sampling reads the logits as 32-bit numbers twice: a maximum, and a draw.
 const SAMPLED_BYTES: f64 = 8.0;
-/// Longest time per operator, layer or step: one minute, in microseconds.
-const TIME_MAX_US: f64 = 60e6;
 /// Largest batch that vLLM captures.
 const GRAPH_MAX: u32 = 512;
 

@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use self::dense::Dense;
 use self::grid::Read;
 use super::work::{Costs, Work};
-use super::{BatchShape, LatencyModel, ns, one};
+use super::{BatchShape, LatencyModel, SCALE_MAX, not_in, ns, one};
 use crate::profile::{Layout, Operator, Profile};
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
 use crate::sim::facts::ACTIVATION_BYTES;
@@ -78,8 +78,7 @@ fn ten() -> f64 {
     10.0
 }
 
-/// Largest factor on steps, and largest overhead: a second.
-const SCALE_MAX: f64 = 100.0;
+/// Largest overhead: a second.
 const OVERHEAD_MAX_US: f64 = 1e6;
 
 impl Operators {
@@ -99,15 +98,11 @@ impl Operators {
     }
 
     pub(crate) fn problems(&self) -> Vec<(&'static str, String)> {
-        let mut found = super::not_above_zero(&[
-            ("deployment.latency.operators.scale", self.scale),
-            ("deployment.latency.operators.link_gb_per_s", self.link_gb_per_s.unwrap_or(1.0)),
-        ]);
-        if self.scale > SCALE_MAX {
-            found.push((
-                "deployment.latency.operators.scale",
-                format!("is {}; must be at most {SCALE_MAX}", self.scale),
-            ));
+        let mut found = not_in("deployment.latency.operators.scale", self.scale, SCALE_MAX, "");
+        let link = self.link_gb_per_s.unwrap_or(1.0);
+        if !(link.is_finite() && link > 0.0) {
+            let message = format!("is {link}; must be a number above 0");
+            found.push(("deployment.latency.operators.link_gb_per_s", message));
         }
         for (path, us) in [
             ("deployment.latency.operators.layer_us", self.layer_us),
