@@ -20,6 +20,8 @@ pub use constant::Constant;
 pub use cross_model::CrossModel;
 pub use linear::{Fitted, Linear, TimeUnit};
 pub use operators::Operators;
+#[cfg(test)]
+pub(crate) use overheads::JITTER_MAX;
 pub use overheads::Overheads;
 pub use rates::Rates;
 pub use regression::Regression;
