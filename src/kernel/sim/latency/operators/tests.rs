@@ -411,6 +411,45 @@ fn predictions_are_looked_up_as_vidur_does() {
     assert_eq!(us(&*staged, &decode(1, 63)), (2.0 * (9.0 + 0.5 + 3.0) + 0.25) * 1e3);
 }
 
+/// Columns that end early end the table, and those with gaps are none.
+#[test]
+fn predictions_go_as_far_as_all_columns() {
+    let shapes: Vec<[u32; 1]> = (1..=16).map(|n| [n]).collect();
+    let shapes: &'static [[u32; 1]] = Box::leak(shapes.into_boxed_slice());
+    let column = |operator: Operator, name: &'static str, most: usize| {
+        shapes[..most].iter().map(move |shape| (operator, name, "", &shape[..], 1e3)).collect::<Vec<Row>>()
+    };
+    let table = |post: usize, reduce: usize, sent: usize| {
+        let token = Operator::TokenLayer;
+        let mut rows: Vec<Row> = FIRST_TO_LAST
+            .iter()
+            .flat_map(|name| column(token, name, if *name == "post_attention_layernorm" { post } else { 16 }))
+            .collect();
+        rows.extend([column(token, "all_reduce", reduce), column(token, "send_recv", sent)].concat());
+        rows.extend(column(Operator::KvCacheSave, "", 16));
+        rows.push((Operator::DecodeAttention, "", "", &[64, 1][..], 1e3));
+        rows.push((Operator::PrefillAttention, "", "", &[64, 32][..], 1e3));
+        rows
+    };
+    let d = Deployment { tp: 2, pp: 2, ..deployment() };
+    let of_tokens = |rows: &[Row]| {
+        let model = made(&profile(Layout::VidurPredictions, rows), &d, &tiny());
+        let step = model.step(&prompt(9, 1));
+        (step.0, model.extrapolated())
+    };
+    let (whole, inside) = of_tokens(&table(16, 16, 16));
+    assert_eq!(inside, 0);
+    for (post, reduce, sent) in [(8, 16, 16), (16, 8, 16), (16, 16, 8)] {
+        let (short, outside) = of_tokens(&table(post, reduce, sent));
+        assert!(outside == 1 && short > whole, "{post} {reduce} {sent}: {short} of {whole}");
+    }
+    let mut rows = table(16, 16, 16);
+    rows.retain(|row| row.0 != Operator::KvCacheSave || row.3[0] != 7);
+    let lacking = super::model(&Operators::of("p"), &d, &tiny(), &h100(), &profile(Layout::VidurPredictions, &rows));
+    let expect = "it has no predictions `attn_kv_cache_save` for every number of tokens";
+    assert_eq!(lacking.err().unwrap_or_default(), [expect]);
+}
+
 /// GPUs of one node, though groups over several nodes were measured too and come first.
 #[test]
 fn exchanges_are_those_within_a_node() {
