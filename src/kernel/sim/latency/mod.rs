@@ -97,7 +97,7 @@ impl BatchShape {
             prefill_context: context,
             prefill_tokens_x_context: tokens * context / each,
             prefill_tokens_squared: tokens * tokens / each,
-            prefill_tokens_x_input: tokens * (tokens + context) / each,
+            prefill_tokens_x_input: tokens.saturating_mul(tokens + context) / each,
             prefill_tokens_max: tokens.div_ceil(each),
             prefill_context_pages: context.div_ceil(CONTEXT_PAGE),
         }

@@ -327,9 +327,60 @@ fn mixtures_take_the_most_skewed_choice_and_their_own_cut() {
     let settings = Operators { distribution: Some("balanced".to_string()), ..Operators::of("p") };
     let model = super::model(&settings, &deployment(), &m, &h100(), &p).unwrap();
     assert!((us(&*model, &decode(1, 15)) - expect(7.0)).abs() < 2e-2);
-    let other = ModelSpec { experts: 8, ..m };
+    let other = ModelSpec { experts: 8, ..m.clone() };
     let lacking = super::model(&settings, &deployment(), &other, &h100(), &p).err().unwrap().join("; ");
     assert!(lacking.contains("mixture with hidden 8, inter 16, 1 of 8 experts"), "{lacking}");
+    // Names that were not measured, or not of this mixture.
+    let refused =
+        |settings: Operators| super::model(&settings, &deployment(), &m, &h100(), &p).err().unwrap_or_default();
+    for name in ["power_law_1.3", "bfloat16"] {
+        assert_eq!(
+            refused(Operators { distribution: Some(name.to_string()), ..Operators::of("p") }),
+            [format!("it has no choice of experts `{name}`; of this mixture it has: balanced, power_law_1.2")]
+        );
+    }
+    assert_eq!(
+        refused(Operators { moe_dtype: Some("fp4".to_string()), ..Operators::of("p") }),
+        ["it has no mixtures of type fp4; of `moe` it has: bfloat16"]
+    );
+}
+
+#[test]
+fn the_most_skewed_choice_is_a_power_law() {
+    let m = ModelSpec { experts: 4, top_k: 1, moe_intermediate: 16, ..tiny() };
+    let of = |variants: &[&'static str]| {
+        let mut rows = DATABASE.to_vec();
+        rows.push((Operator::Gemm, "", "bfloat16", &[1, 4, 8][..], 0.5));
+        let times = (1..).map(|i| 1_000.0 * f64::from(i));
+        let shape = &[1, 8, 16, 1, 4, 1, 1][..];
+        rows.extend(variants.iter().zip(times).map(|(name, us)| (Operator::Moe, *name, "bfloat16", shape, us)));
+        // Which of them: the two layers are thousands of us, all else is less.
+        us(&*made(&profile(Layout::Operators, &rows), &deployment(), &m), &decode(1, 15)) as usize / 2_000 - 1
+    };
+    assert_eq!(of(&["balanced", "power_law_1.01", "power_law_1.2", "uniform"]), 2);
+    assert_eq!(of(&["power_law_10.5", "power_law_2", "zipf"]), 0);
+    assert_eq!(of(&["power_law_1.2/min_latency", "power_law_1.01"]), 1);
+    assert_eq!(of(&["balanced/min_latency", "balanced"]), 1);
+    assert_eq!(of(&["uniform"]), 0);
+}
+
+#[test]
+fn sizes_beyond_32_bits_do_not_overflow() {
+    const HUGE: u32 = u32::MAX;
+    let m = ModelSpec { head_dim: HUGE, intermediate: HUGE, shared_experts: HUGE, ..tiny() };
+    let mla = Some(Mla { q_rank: HUGE, kv_rank: HUGE, nope_dim: HUGE, rope_dim: HUGE, v_dim: HUGE });
+    let d = Deployment { dp: HUGE, enable_expert_parallel: true, ..deployment() };
+    let mixture = ModelSpec { experts: 4, top_k: 1, moe_intermediate: 16, ..m.clone() };
+    let mut rows = DATABASE.to_vec();
+    rows.push((Operator::Moe, "balanced", "bfloat16", &[1, 8, 16, 1, 4, HUGE, HUGE][..], 7.0));
+    let p = profile(Layout::Operators, &rows);
+    for m in [m.clone(), ModelSpec { mla, ..m }, mixture] {
+        // Refused or not: as the profile has it.
+        let _ = super::model(&Operators::of("p"), &d, &m, &h100(), &p);
+    }
+    let most = BatchShape::of_step(&[HUGE; DIMS]);
+    assert_eq!(most.prefill_tokens_x_input, u64::MAX / u64::from(HUGE));
+    assert!(most.prefill_pairs() > 0.0);
 }
 
 #[test]
