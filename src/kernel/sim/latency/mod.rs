@@ -372,7 +372,12 @@ fn supplied(
         Latency::SimpleRoofline => Box::new(simple_roofline::SimpleRoofline::new(d, m, g)),
         Latency::Operators(settings) => {
             let (path, name) = ("deployment.latency.operators.profile", settings.profile.as_str());
-            operators::model(settings, d, m, g, profile(path, name)?).map_err(|l| unfit(path, name, l))?
+            let profile = profile(path, name)?;
+            let unread = settings.unread(profile);
+            match operators::model(settings, d, m, g, profile) {
+                Ok(model) if unread.is_empty() => model,
+                made => return Err([unread, made.err().map_or(Vec::new(), |l| unfit(path, name, l))].concat()),
+            }
         }
         Latency::Steps(settings) => {
             let (path, name) = ("deployment.latency.steps.profile", settings.profile.as_str());
@@ -534,6 +539,22 @@ mod tests {
             build(&d, &m, &h100()).step(&prompt)
         };
         assert_eq!(of(1), of(8));
+    }
+
+    #[test]
+    fn settings_that_a_profile_does_not_read_are_told_beside_what_it_lacks() {
+        let s = scenario_8b();
+        let latency = r#"{"operators": {"profile": "p", "moe_dtype": "fp8", "link_gb_per_s": 50}}"#;
+        let d = Deployment { latency: serde_json::from_str(latency).unwrap(), ..s.deployment.clone() };
+        let profile = crate::profile::Profile {
+            fingerprint: "empty".to_string(),
+            layout: crate::profile::Layout::Layers,
+            names: vec![String::new()],
+            points: std::collections::BTreeMap::new(),
+        };
+        let found = supplied(&d, &s.model, &s.gpu, &Supplied { profile: Some(profile.into()), ..Supplied::default() });
+        let paths: Vec<&str> = found.err().unwrap_or_default().iter().map(|(path, _)| *path).collect();
+        assert_eq!(paths, ["deployment.latency.operators.moe_dtype", "deployment.latency.operators.profile"]);
     }
 
     #[test]

@@ -115,6 +115,31 @@ impl Operators {
         }
         found
     }
+
+    /// What is wrong with settings that were given, by path, where the model of this profile does not read them.
+    pub(crate) fn unread(&self, profile: &Profile) -> Vec<(&'static str, String)> {
+        // Types and choices are those of aiconfigurator's tables; exchanges may be missing there, and in layers.
+        let (names, links) = match profile.layout {
+            Layout::Operators => (true, true),
+            Layout::Layers => (false, true),
+            Layout::Vidur | Layout::VidurPredictions => (false, false),
+            Layout::Generic | Layout::Steps => (!whole_steps(profile), !whole_steps(profile)),
+        };
+        let given = [
+            ("deployment.latency.operators.gemm_dtype", self.gemm_dtype.is_some(), names),
+            ("deployment.latency.operators.moe_dtype", self.moe_dtype.is_some(), names),
+            ("deployment.latency.operators.distribution", self.distribution.is_some(), names),
+            ("deployment.latency.operators.link_gb_per_s", self.link_gb_per_s.is_some(), links),
+            ("deployment.latency.operators.link_latency_us", self.link_latency_us != ten(), links),
+        ];
+        let unread = given.into_iter().filter(|(_, given, read)| *given && !read);
+        let message = format!(
+            "is nothing that a profile of the layout `{}` reads; `{}` is one: leave it out",
+            profile.layout.name(),
+            self.profile
+        );
+        unread.map(|(path, ..)| (path, message.clone())).collect()
+    }
 }
 
 /// Everything that a layout needs to make a model.

@@ -189,6 +189,41 @@ fn layers_without_a_cache_are_in_no_table_of_operators() {
 }
 
 #[test]
+fn settings_that_a_layout_does_not_read_are_refused() {
+    let all = Operators {
+        gemm_dtype: Some("fp8".to_string()),
+        moe_dtype: Some("fp8".to_string()),
+        distribution: Some("balanced".to_string()),
+        link_gb_per_s: Some(50.0),
+        link_latency_us: 11.0,
+        ..Operators::of("p")
+    };
+    let names = ["gemm_dtype", "moe_dtype", "distribution"];
+    let links = ["link_gb_per_s", "link_latency_us"];
+    let both = [&names[..], &links[..]].concat();
+    let step: &[Row] = &[(Operator::Step, "", "", &[0, 0, 0, 1, 10, 0], 5.0)];
+    for (layout, rows, expect) in [
+        (Layout::Operators, DATABASE, &[][..]),
+        (Layout::Generic, DATABASE, &[]),
+        (Layout::Layers, LAYERS, &names),
+        (Layout::Vidur, &[], &both),
+        (Layout::VidurPredictions, &[], &both),
+        (Layout::Generic, step, &both),
+        (Layout::Steps, step, &both),
+    ] {
+        let p = profile(layout, rows);
+        let unread = all.unread(&p);
+        let found: Vec<&str> =
+            unread.iter().filter_map(|(path, _)| path.strip_prefix("deployment.latency.operators.")).collect();
+        assert_eq!(found, expect, "{layout:?}");
+        assert!(unread.iter().all(|(_, why)| why.contains(&format!("`{}`", layout.name()))), "{unread:?}");
+        // What every layout reads, and what is left out, is no mistake.
+        let read = Operators { scale: 2.0, layer_us: 3.0, step_us: 4.0, ..Operators::of("p") };
+        assert!(read.unread(&p).is_empty(), "{layout:?}");
+    }
+}
+
+#[test]
 fn skews_that_share_no_bounds_are_refused() {
     // Every bucket has bounds of its own: of so many there are as many to the power of five.
     let shapes: Vec<[u32; 6]> = (1..=30).map(|n| [n, n, n, n, n, 1]).collect();
