@@ -348,6 +348,7 @@ impl<'a> World<'a> {
         self.fill_late(r, i, self.lives[i].computed);
         let blocks = std::mem::take(&mut self.lives[i].blocks);
         let machine = &mut self.replicas[r];
+        machine.release_fixed(i);
         machine.release(&blocks);
         machine.running.retain(|running| *running != i);
         machine.waiting.retain(|waiting| *waiting != i);
