@@ -209,7 +209,9 @@ impl State {
         match &mut self.last {
             Last::Prompts(p) if new => p.here -= 1,
             Last::Mixed => {}
-            Last::Prompts(_) | Last::Replies => (self.gone, self.gone_tokens) = (self.gone + 1, self.gone_tokens + tokens),
+            Last::Prompts(_) | Last::Replies => {
+                (self.gone, self.gone_tokens) = (self.gone + 1, self.gone_tokens + tokens)
+            }
         }
     }
 

@@ -20,8 +20,8 @@ pub use faster_transformer::FasterTransformer;
 pub use lightllm::Lightllm;
 pub use orca::Orca;
 pub use sarathi::Sarathi;
-pub use sglang::{AttentionBackend, KernelCost, MoeA2aBackend, SamplingBackend, SchedulePolicy, Sglang};
 pub(crate) use sglang::LPM_MAX;
+pub use sglang::{AttentionBackend, KernelCost, MoeA2aBackend, SamplingBackend, SchedulePolicy, Sglang};
 pub use trtllm::Trtllm;
 pub use vllm_v0::VllmV0;
 

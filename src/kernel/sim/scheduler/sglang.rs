@@ -50,8 +50,9 @@
 //!   step), the last request is retracted too, the prompt is cut shorter, or waits, or the step is not mixed.
 //! - A client that goes is noticed between steps, and its request leaves at once.
 //! - Random orders are not Python's. Data-parallel ranks do not wait for each other, pipeline stages do not work on several
-//!   batches. Left out: priorities, speculative decoding, LoRA, hierarchical caches, sliding-window and hybrid caches,
-//!   disaggregation, grammars, `ignore_eos` estimates without the radix cache.
+//!   batches. What a request holds for windows and states is taken as it is admitted, as everywhere in this simulator, not from
+//!   pools of their own. Left out: priorities, speculative decoding, LoRA, hierarchical caches, disaggregation, grammars,
+//!   `ignore_eos` estimates without the radix cache.
 
 mod kernels;
 mod server_args;

@@ -19,11 +19,7 @@ fn of(at: f64, input: u32, blocks: &'static [u64]) -> Ask {
     Ask { blocks, ..ask(at, input, 1, 1) }
 }
 
-fn rows_of(
-    edit: impl Fn(&mut Scenario, &mut Sglang),
-    asked: &[Ask],
-    mut test: impl FnMut(&str, &Rows, &Summary),
-) {
+fn rows_of(edit: impl Fn(&mut Scenario, &mut Sglang), asked: &[Ask], mut test: impl FnMut(&str, &Rows, &Summary)) {
     let mut s = with_vllm(|_, _| ());
     let mut rules = Sglang::default();
     edit(&mut s, &mut rules);
@@ -135,12 +131,7 @@ fn prefill_tokens_are_limited() {
     check(
         |_, r| r.max_prefill_tokens = 10,
         &[ask(0.0, 7, 1, 1), ask(0.0, 6, 1, 1), ask(0.0, 1, 1, 1), ask(0.0, 30, 1, 1)],
-        &[
-            "finished q0 s0 f1 d1 o1",
-            "finished q0 s1 f2 d2 o1",
-            "finished q0 s2 f3 d3 o1",
-            "finished q0 s3 f4 d4 o1",
-        ],
+        &["finished q0 s0 f1 d1 o1", "finished q0 s1 f2 d2 o1", "finished q0 s2 f3 d3 o1", "finished q0 s3 f4 d4 o1"],
         &[],
         whatever,
     );
@@ -271,11 +262,8 @@ fn the_ratio_is_estimated_anew() {
         }
     };
     // (7 + 20) / (19 + 1), at most 1: 9 are kept.
-    let rows = [
-        "finished q0 s0 f1 d12 o9 p1 l3 a12 i11/2.93/3",
-        "finished q0 s1 f2 d10 o9",
-        "finished q7.5 s10 f11 d11 o1",
-    ];
+    let rows =
+        ["finished q0 s0 f1 d12 o9 p1 l3 a12 i11/2.93/3", "finished q0 s1 f2 d10 o9", "finished q7.5 s10 f11 d11 o1"];
     check(steps(20), &asked, &rows, &[], whatever);
     // (7 + 0) / 20: 3.15 are kept.
     let rows = [
@@ -446,10 +434,7 @@ fn graphs_pad() {
     done(&|r| (r.kernel_factors, r.attention_backend) = (table("attention_backend", "none"), fa3), "1 1.4");
     done(&|r| (r.kernel_factors, r.attention_backend) = (table("attention_backend", "fa3"), fa3), "3.001 2.9");
     // What computes replies has a name of its own.
-    done(
-        &|r| (r.kernel_factors, r.decode_attention_backend) = (table("attention_backend", "none"), fa3),
-        "3.001 1.4",
-    );
+    done(&|r| (r.kernel_factors, r.decode_attention_backend) = (table("attention_backend", "none"), fa3), "3.001 1.4");
     done(
         &|r| (r.kernel_factors, r.decode_attention_backend) = (table("decode_attention_backend", "fa3"), fa3),
         "1 2.9",
@@ -479,13 +464,7 @@ fn lengths() {
 fn continuous_decode_steps() {
     let asked = [ask(0.0, 3, 8, 8), ask(1.5, 3, 1, 1)];
     let rows = ["finished q0 s0 f1 d9 o8 i8/1.94/2", "finished q1.5 s4 f5 d5 o1"];
-    check(
-        |_, r| (r.num_continuous_decode_steps, r.disable_overlap_schedule) = (3, true),
-        &asked,
-        &rows,
-        &[],
-        whatever,
-    );
+    check(|_, r| (r.num_continuous_decode_steps, r.disable_overlap_schedule) = (3, true), &asked, &rows, &[], whatever);
     let rows = ["finished q0 s0 f1 d9 o8 i8/1.94/2", "finished q1.5 s2 f3 d3 o1"];
     check(|_, r| r.num_continuous_decode_steps = 3, &asked, &rows, &[], whatever);
 }

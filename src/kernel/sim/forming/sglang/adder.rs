@@ -181,8 +181,8 @@ impl State {
         if pages >= adder.input && !first {
             return Err(Stop::Other);
         }
-        // What is found, and nobody uses, cannot be evicted any more.
-        let locked = idle as i64 * adder.page;
+        // What is found, and nobody uses, cannot be evicted any more; nor what is held for windows and states.
+        let locked = (idle as i64 + i64::from(r.fixed)) * adder.page;
         if total >= adder.total() - locked as f64 {
             return Err(Stop::NoToken);
         }
@@ -192,7 +192,7 @@ impl State {
             return Err(Stop::Other);
         }
         let need = new_blocks(computed, tokens as u32, r.block_size);
-        if adder.pages + need + idle + beside > r.pool.free() {
+        if adder.pages + need + idle + u64::from(r.fixed) + beside > r.pool.free() {
             return Err(Stop::NoToken);
         }
         adder.free -= locked;

@@ -52,8 +52,7 @@ impl State {
     }
 
     fn shuffled(&mut self, r: &Replica, env: &Env<'_>) -> Vec<u32> {
-        let numbers =
-            self.numbers.get_or_insert_with(|| rng::stream(env.seed, &format!("scheduler/sglang/{}", r.id)));
+        let numbers = self.numbers.get_or_insert_with(|| rng::stream(env.seed, &format!("scheduler/sglang/{}", r.id)));
         let mut order: Vec<u32> = r.waiting.iter().collect();
         for last in (1..order.len()).rev() {
             order.swap(last, rng::below(numbers, last as u64 + 1) as usize);

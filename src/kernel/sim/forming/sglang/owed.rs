@@ -130,7 +130,8 @@ mod tests {
                     assert_eq!(owed.left(slot, steps).0, tokens);
                 }
                 2 => {
-                    let sum: u64 = here.iter().map(|(_, left, since)| (u64::from(*left) - (steps - since)).min(5)).sum();
+                    let sum: u64 =
+                        here.iter().map(|(_, left, since)| (u64::from(*left) - (steps - since)).min(5)).sum();
                     assert_eq!(owed.tokens(steps), sum);
                     sums += 1;
                 }

@@ -250,7 +250,8 @@ impl World<'_> {
         let tokens = tokens.min(rest);
         let reply = if whole { self.most_out(r, i).min(i64::from(rules.clip_max_new_tokens_estimation)) } else { 0 };
         adder.add(tokens, reply);
-        adder.pages += (self.lives[i].computed + tokens as usize).div_ceil(adder.page as usize) - self.lives[i].blocks.len();
+        adder.pages +=
+            (self.lives[i].computed + tokens as usize).div_ceil(adder.page as usize) - self.lives[i].blocks.len();
         adder.run.push((i, 0, tokens as usize));
         adder.cut = if whole { None } else { Some(i) };
     }
@@ -292,7 +293,9 @@ impl World<'_> {
             self.fire("sglang: max_prefill_tokens");
             return Added::Other;
         }
-        let idle = hits.iter().filter(|id| self.replicas[r].blocks[**id].users == 0).count();
+        let unused = hits.iter().filter(|id| self.replicas[r].blocks[**id].users == 0).count();
+        // They are not free any more when it runs.
+        let idle = unused + self.replicas[r].pool.fixed;
         if total >= adder.total() - (idle as i64 * adder.page) as f64 {
             self.fire("sglang: what is found cannot be evicted");
             return Added::NoToken;
@@ -330,6 +333,7 @@ impl World<'_> {
         self.replicas[r].running.push(i);
         self.note_admission(r, i, hits.len(), now);
         hits.iter().for_each(|id| self.replicas[r].share(*id));
+        self.replicas[r].hold_fixed(i);
         let computed = hits.len() * self.replicas[r].pool.block_size;
         let life = &mut self.lives[i];
         (life.blocks, life.computed) = (hits.to_vec(), computed);
@@ -485,7 +489,9 @@ impl World<'_> {
                 tree.push(own);
             }
         }
-        queue.sort_by_key(|i| (back.contains(i), if back.contains(i) { 0 } else { -(self.in_cache(r, *i).len() as i64) }));
+        queue.sort_by_key(|i| {
+            (back.contains(i), if back.contains(i) { 0 } else { -(self.in_cache(r, *i).len() as i64) })
+        });
     }
 
     /// A tree of single blocks, walked as SGLang walks its tree of runs.

@@ -164,7 +164,10 @@ impl Sglang {
         let looks = matches!(self.schedule_policy, SchedulePolicy::Lpm | SchedulePolicy::DfsWeight);
         if looks && self.disable_radix_cache {
             self.schedule_policy = SchedulePolicy::Fcfs;
-            told.push(("deployment.scheduler.sglang.schedule_policy", "fcfs: there is no radix cache to look at".into()));
+            told.push((
+                "deployment.scheduler.sglang.schedule_policy",
+                "fcfs: there is no radix cache to look at".into(),
+            ));
         }
     }
 
@@ -211,7 +214,10 @@ impl Sglang {
         ] {
             let Some(size) = given.filter(|size| *size != own) else { continue };
             if path.ends_with("tp_size") && !size.is_multiple_of(ranks) {
-                p.push((path, format!("{size} GPUs cannot be shared by {ranks} ranks of DP attention; must be a multiple")));
+                p.push((
+                    path,
+                    format!("{size} GPUs cannot be shared by {ranks} ranks of DP attention; must be a multiple"),
+                ));
             } else if size == 0 {
                 p.push((path, "is 0; must be at least 1".into()));
             } else {
@@ -242,7 +248,12 @@ impl Sglang {
                 FACTOR_MAX,
                 "schedule_conservativeness must be non-negative",
             ),
-            ("deployment.scheduler.sglang.init_new_token_ratio", self.init_new_token_ratio, FACTOR_MAX, "must be 0 or more"),
+            (
+                "deployment.scheduler.sglang.init_new_token_ratio",
+                self.init_new_token_ratio,
+                FACTOR_MAX,
+                "must be 0 or more",
+            ),
             (
                 "deployment.scheduler.sglang.min_new_token_ratio_factor",
                 self.min_new_token_ratio_factor,
@@ -262,7 +273,10 @@ impl Sglang {
         }
         let share = self.mem_fraction_static.unwrap_or(0.9);
         if !(share > 0.0 && share < 1.0) {
-            p.push(("deployment.scheduler.sglang.mem_fraction_static", format!("is {share}; must be above 0 and below 1")));
+            p.push((
+                "deployment.scheduler.sglang.mem_fraction_static",
+                format!("is {share}; must be above 0 and below 1"),
+            ));
         }
         let (graphs, prompts) = (self.cuda_graph_max_bs.unwrap_or(1), self.prefill_max_requests.unwrap_or(1));
         for (path, value, message) in [
@@ -307,7 +321,9 @@ impl Sglang {
                 if !all.iter().all(|f| *f > 0.0 && *f <= FACTOR_MAX)
                     || !more.iter().all(|us| (0.0..=OVERHEAD_MAX_US).contains(us))
                 {
-                    let message = format!("{parameter}: {value}: factors must be above 0, up to {FACTOR_MAX}; times 0 to {OVERHEAD_MAX_US} us");
+                    let message = format!(
+                        "{parameter}: {value}: factors must be above 0, up to {FACTOR_MAX}; times 0 to {OVERHEAD_MAX_US} us"
+                    );
                     p.push(("deployment.scheduler.sglang.kernel_factors", message));
                 }
             }
@@ -320,9 +336,10 @@ impl Sglang {
             return Vec::new();
         }
         let held = blocks.saturating_mul(u64::from(site.deployment.kv.block_size));
-        let message = format!("is refused: memory pool size is too small; of {held} tokens, and of max_model_len, a prompt \
-                               may have all but 7");
-        vec![("deployment.kv.num_gpu_blocks", message)]
+        let path = if held < 8 { "deployment.kv.num_gpu_blocks" } else { "deployment.max_model_len" };
+        let message = "is refused: memory pool size is too small; a prompt may have all but 7 of the tokens that cache and \
+                       context hold";
+        vec![(path, message.into())]
     }
 }
 

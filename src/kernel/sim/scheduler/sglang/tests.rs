@@ -24,7 +24,9 @@ fn settled(s: &Scenario) -> (Site, Sglang) {
 /// Paths of what is changed, and of what is refused.
 fn told(s: &Scenario) -> (Vec<&'static str>, Vec<String>) {
     let refused = check(s).err().unwrap_or_default().into_iter().map(|e| match e {
-        SimError::Invalid { path, .. } => path.strip_prefix("deployment.scheduler.sglang.").unwrap_or(&path).to_string(),
+        SimError::Invalid { path, .. } => {
+            path.strip_prefix("deployment.scheduler.sglang.").unwrap_or(&path).to_string()
+        }
         SimError::Cancelled => panic!("nobody cancels"),
     });
     let short = |path: &'static str| path.strip_prefix("deployment.scheduler.sglang.").unwrap_or(path);
@@ -39,8 +41,8 @@ fn defaults_follow_from_memory() {
         (16.0, 1, 1, 2048, 8, 0.772),
         (24.0, 4, 1, 2048, 80, 0.827),
         (32.0, 1, 1, 2048, 24, 0.885),
-        (48.0, 2, 1, 4096, 32, 0.857),
-        (48.0, 4, 1, 4096, 160, 0.846),
+        (48.0, 2, 1, 4096, 32, 0.858),
+        (48.0, 4, 1, 4096, 160, 0.848),
         (80.0, 1, 1, 8192, 256, 0.836),
         (80.0, 8, 1, 8192, 512, 0.819),
         (80.0, 2, 2, 8192, 256, 0.831),
@@ -148,10 +150,7 @@ fn what_the_server_changes_is_told() {
         (|_, r| r.prefill_attention_backend = Some(Backend::Fa4), &["deployment.kv.block_size"]),
         (|_, r| r.attention_backend = Some(Backend::DualChunkFlashAttn), &["attention_backend"]),
         (|_, r| r.attention_backend = Some(Backend::Aiter), &["mem_fraction_static"]),
-        (
-            |_, r| (r.schedule_policy, r.disable_radix_cache) = (SchedulePolicy::Lpm, true),
-            &["schedule_policy"],
-        ),
+        (|_, r| (r.schedule_policy, r.disable_radix_cache) = (SchedulePolicy::Lpm, true), &["schedule_policy"]),
         (
             |s, r| {
                 s.deployment.kv.enable_prefix_caching = false;
@@ -185,21 +184,15 @@ fn what_the_server_refuses_is_refused() {
         (|_, r| r.schedule_conservativeness = -1.0, &["schedule_conservativeness"]),
         (|_, r| r.tokenizer_worker_num = 0, &["tokenizer_worker_num"]),
         (|_, r| r.enable_two_batch_overlap = true, &["enable_two_batch_overlap"]),
-        (
-            |_, r| (r.enable_two_batch_overlap, r.moe_a2a_backend) = (true, MoeA2aBackend::Deepep),
-            &[],
-        ),
+        (|_, r| (r.enable_two_batch_overlap, r.moe_a2a_backend) = (true, MoeA2aBackend::Deepep), &[]),
         (|_, r| r.attention_backend = Some(AttentionBackend::TrtllmMha), &["attention_backend"]),
-        (|_, r| r.max_running_requests = Some(0), &["max_running_requests", "deployment.kv.num_gpu_blocks"]),
+        (|_, r| r.max_running_requests = Some(0), &["max_running_requests"]),
         (|_, r| r.cuda_graph_max_bs = Some(0), &["cuda_graph_max_bs"]),
         (|_, r| r.new_token_ratio_decay_steps = 0, &["new_token_ratio_decay_steps"]),
         (|_, r| r.prefill_max_requests = Some(0), &["prefill_max_requests"]),
         (|_, r| r.mem_fraction_static = Some(1.5), &["mem_fraction_static"]),
         (|_, r| r.scheduler_overhead_us = f64::NAN, &["scheduler_overhead_us"]),
-        (
-            |_, r| drop(r.kernel_factors.insert("attention".into(), BTreeMap::new())),
-            &["kernel_factors"],
-        ),
+        (|_, r| drop(r.kernel_factors.insert("attention".into(), BTreeMap::new())), &["kernel_factors"]),
         (
             |_, r| {
                 let cost = KernelCost { decode: 0.0, ..KernelCost::default() };
@@ -207,7 +200,12 @@ fn what_the_server_refuses_is_refused() {
             },
             &["kernel_factors"],
         ),
-        (|s, _| s.deployment.max_model_len = Some(7), &["deployment.kv.num_gpu_blocks"]),
+        (|s, _| s.deployment.max_model_len = Some(7), &["deployment.max_model_len"]),
+        (|s, _| s.deployment.max_model_len = Some(8), &[]),
+        (
+            |s, _| (s.deployment.kv.block_size, s.deployment.kv.num_gpu_blocks) = (1, Some(7)),
+            &["deployment.kv.num_gpu_blocks"],
+        ),
         (|s, _| s.deployment.max_model_len = Some(200_000), &["deployment.max_model_len"]),
     ];
     for (edit, expect) in cases {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::{Dice, Sizes};
 use crate::scenario::Scenario;
+use crate::sim::kv::plan;
 use crate::sim::scheduler::{AttentionBackend, KernelCost, SchedulePolicy, Scheduler, Sglang};
 
 /// What every scenario of the long run together must fire, by the names that the oracle counts under.
@@ -78,11 +79,19 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
         rules.decode_attention_backend = if dice.one_in(2) { Some(AttentionBackend::Fa3) } else { None };
         rules.kernel_factors = costs(dice);
     }
-    // A prompt has all but seven tokens of the cache, and of what the model may be given.
-    if let Some(blocks) = &mut s.deployment.kv.num_gpu_blocks {
-        *blocks = (*blocks).max(10_u64.div_ceil(page as u64));
+    // Replies take what a prompt that was cut counted on.
+    if sizes.crowded && dice.one_in(2) {
+        rules.enable_mixed_chunk = true;
+        rules.chunked_prefill_size = Some(page * (i64::from(dice.range(6, 12)) / page + 1));
+        rules.schedule_conservativeness = dice.pick(&[0.0, 0.1]);
+        (rules.max_prefill_tokens, rules.max_running_requests) = (16_384, None);
     }
+    // A prompt has all but seven tokens of the cache, and of what the model may be given.
     s.deployment.max_model_len = s.deployment.max_model_len.map(|len| len.max(10));
+    let fixed = plan::blocks_per_request(&s.deployment, &s.model);
+    if let Some(blocks) = &mut s.deployment.kv.num_gpu_blocks {
+        *blocks = (*blocks).max(fixed + 10_u64.div_ceil(page as u64));
+    }
     s.deployment.scheduler = Scheduler::Sglang(rules);
 }
 
