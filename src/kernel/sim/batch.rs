@@ -22,6 +22,8 @@ pub(super) struct Forming {
     pub preempted: u32,
     /// Prompts only: decode requests, if there are any, wait.
     pub pause: bool,
+    /// What the encoder computes before it.
+    pub encoder: BatchShape,
     /// On top of what the latency model says, such as for blocks that are copied.
     pub more: SimDuration,
     /// Decode requests that get nothing, but had something in the step before.
@@ -357,6 +359,7 @@ impl Replica {
         self.next_seq += 1;
         self.running.push(slot);
         self.prefills.push(slot);
+        self.encode(slot, computed, f, env);
         let context = if env.quirks.hits_without_context { 0 } else { computed };
         self.book_chunk(slot, computed, tokens, context, f, env);
     }
@@ -444,6 +447,7 @@ impl Replica {
     /// A request, already taken from `running`, loses its cache and waits again. `given_back` are the blocks that it
     /// took for a share of this step.
     pub(super) fn preempt(&mut self, slot: u32, given_back: u64, env: &Env<'_>) {
+        self.forget_encoded(slot);
         let phase = self.live[slot as usize].phase;
         let computed = self.computed(&self.live[slot as usize]);
         self.sum_blocks();
@@ -530,9 +534,10 @@ impl Replica {
         let duration = match empty {
             true => self.timing.empty(),
             false => {
+                let more = f.more + self.encoder_time(f, env);
                 let said = self.former.step(env.model, &f.shape);
                 let raw = self.jitter.as_mut().map_or(said, |jitter| jitter.take(said));
-                self.timing.step(raw + f.more).ok_or_else(not_sensible)?
+                self.timing.step(raw + more).ok_or_else(not_sensible)?
             }
         };
         let end = start + duration;

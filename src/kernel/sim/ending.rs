@@ -60,6 +60,10 @@ impl Replica {
                 let since = live.lost_since.take();
                 live.preempted += since.map_or(SimDuration::ZERO, |since| flight.end - since);
             }
+            if live.encoded > 0 && chunk.upto >= live.encoded.min(live.input) {
+                self.forget_encoded(chunk.slot);
+            }
+            let live = &self.live[chunk.slot as usize];
             // A prompt that is needed elsewhere is nothing without its blocks: it is computed again.
             if chunk.completes && (live.phase, live.work) != (Phase::Waiting, Work::HeldPrompt) {
                 self.token(chunk.slot, when, out);
@@ -177,6 +181,7 @@ impl Replica {
 
     /// A request leaves the replica now, whatever its phase; with the places of `more` tokens beyond those it computed.
     fn leave(&mut self, slot: u32, more: u32, env: &Env<'_>) {
+        self.forget_encoded(slot);
         let live = &self.live[slot as usize];
         let (phase, computed) = (live.phase, self.computed(live));
         let stay = i128::from((self.clock - live.since).0);

@@ -68,6 +68,7 @@ impl Replica {
             spare,
             fixed: self.fixed,
             input,
+            encoded: 0,
             output: reply.output,
             capped: reply.capped,
             emitted,

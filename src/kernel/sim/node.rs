@@ -5,6 +5,7 @@
 
 use std::sync::atomic::AtomicBool;
 
+use super::encoder;
 use super::itl::Gaps;
 use super::latency::LatencyModel;
 use super::load::Demand;
@@ -34,6 +35,8 @@ pub(super) struct Env<'a> {
     pub longest_prompt: u32,
     /// Blocks that a request holds whatever its length.
     pub fixed_blocks: u32,
+    /// What the encoder of a replica may do, where it has one.
+    pub encoder: Option<encoder::Limits>,
     pub wants_steps: bool,
     pub reports: Reports,
     pub stop: &'a AtomicBool,

@@ -69,6 +69,8 @@ pub(super) struct Live {
     /// Blocks that it has whatever its length, while it runs or moves here.
     pub fixed: u32,
     pub input: u32,
+    /// Encoder tokens that are kept for it.
+    pub encoded: u32,
     /// Tokens it will generate here, and whether a cap says so.
     pub output: u32,
     pub capped: bool,
@@ -187,6 +189,8 @@ pub(super) struct Replica {
     pub block_size: u32,
     /// Blocks that a request holds whatever its length.
     pub fixed: u32,
+    /// Encoder tokens that are kept.
+    pub encoded: u64,
     pub flights: VecDeque<Flight>,
     /// In order of admission, whatever their phase.
     pub running: Vec<u32>,
@@ -259,6 +263,7 @@ impl Replica {
             jitter,
             block_size: kv.block_size,
             fixed: env.fixed_blocks,
+            encoded: 0,
             derivation,
             caching: kv.enable_prefix_caching && common.caches_prefixes,
             clock: SimTime::ZERO,
@@ -406,6 +411,7 @@ impl Replica {
             spare: 0,
             fixed: 0,
             input,
+            encoded: 0,
             output,
             capped,
             emitted: 0,

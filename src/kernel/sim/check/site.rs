@@ -23,6 +23,7 @@ pub(super) fn check(site: &Site, p: &mut Problems) {
     cache(site, p);
     latency(&site.deployment.latency, p);
     p.extend(site.deployment.overheads.problems());
+    p.extend(site.deployment.encoder.map(|e| e.problems()).unwrap_or_default());
 }
 
 fn facts(m: &ModelSpec, g: &GpuSpec, p: &mut Problems) {

@@ -131,6 +131,9 @@ impl Replica {
             if need + u64::from(self.fixed) > self.pool.free() {
                 return;
             }
+            if !self.can_encode(slot, computed, f, env) {
+                return;
+            }
             self.waiting.pop_front();
             self.seat(slot, &Seat { hits, tokens, spare: 0 }, f, env);
         }

@@ -278,6 +278,8 @@ pub(super) struct Machine {
     /// The step that runs, and with asynchronous scheduling the one after it.
     pub current: Option<Step>,
     pub next: Option<Step>,
+    /// Encoder tokens that are kept for requests.
+    pub encoded: BTreeMap<usize, usize>,
     /// Blocks that requests hold whatever their length.
     pub fixed: BTreeMap<usize, Vec<usize>>,
     /// Requests whose prompts are done elsewhere, and that wait for blocks here to put their KV caches into.
@@ -299,6 +301,7 @@ impl Machine {
             by_hash: BTreeMap::new(),
             current: None,
             next: None,
+            encoded: BTreeMap::new(),
             fixed: BTreeMap::new(),
             room: VecDeque::new(),
             noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),

@@ -7,6 +7,7 @@ use super::steptime::Overhead;
 use crate::pools::{Role, Site};
 use crate::request::Requests;
 use crate::scenario::{Deployment, Scenario};
+use crate::sim::encoder::{self, Encoder};
 use crate::sim::engine::bounded;
 use crate::sim::kv::{hashes, hashes::Derivation, plan};
 use crate::sim::latency::LatencyModel;
@@ -32,6 +33,8 @@ pub(super) struct Pool {
     /// Blocks of an engine, and of them those that a request holds whatever its length.
     pub blocks: usize,
     pub fixed: usize,
+    /// What the encoder of an engine may do, where it has one.
+    pub encoder: Option<encoder::Limits>,
     pub overhead: Overhead,
     /// Coefficient of variation of its steps.
     pub jitter_cv: f64,
@@ -47,7 +50,8 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    fn new(number: usize, site: &Site, requests: &Requests, model: Box<dyn LatencyModel>) -> Result<Pool, SimError> {
+    fn new(number: usize, sites: &[Site], requests: &Requests, model: Box<dyn LatencyModel>) -> Result<Pool, SimError> {
+        let site = &sites[number];
         let d = &site.deployment;
         let Some(common) = d.scheduler.common() else {
             let message = format!("{}: the exclusive scheduler has no pools", site.name);
@@ -75,6 +79,7 @@ impl Pool {
             caching,
             blocks: blocks as usize,
             fixed: fixed as usize,
+            encoder: Encoder::of(sites, number, requests),
             overhead: Overhead::new(common.overhead_us, common.overhead_hidden),
             jitter_cv: d.overheads.jitter_cv,
             tick: d.tick,
@@ -139,7 +144,7 @@ impl Pools {
         let mut all = Vec::new();
         let mut engines = Vec::new();
         for (number, site) in sites.iter().enumerate() {
-            let pool = Rc::new(Pool::new(number, site, demand.requests, model(site)?)?);
+            let pool = Rc::new(Pool::new(number, &sites, demand.requests, model(site)?)?);
             engines.extend((0..site.engines()).map(|_| Rc::clone(&pool)));
             all.push(pool);
         }

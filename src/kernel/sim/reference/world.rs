@@ -132,7 +132,7 @@ impl<'a> World<'a> {
         self.close(horizon, sink);
         self.summary.itl = std::mem::take(&mut self.gaps).into_iter().collect();
         for (total, pool) in self.totals.iter_mut().zip(&self.pools.all) {
-            total.latency_extrapolated_steps = pool.model.extrapolated();
+            total.latency_extrapolated_steps = pool.model.extrapolated() - total.latency_extrapolated_steps;
         }
         for pool in &self.totals {
             add(&mut self.summary, pool);
@@ -347,6 +347,7 @@ impl<'a> World<'a> {
     pub(super) fn leave_engine(&mut self, r: usize, i: usize) {
         let blocks = std::mem::take(&mut self.lives[i].blocks);
         let machine = &mut self.replicas[r];
+        machine.encoded.remove(&i);
         machine.release_fixed(i);
         machine.release(&blocks);
         machine.running.retain(|running| *running != i);
@@ -430,6 +431,10 @@ impl<'a> World<'a> {
         }
         for sent in life.sent.iter_mut().filter(|sent| sent.engine == r) {
             sent.done = sent.done.max((part.from + part.tokens).min(sent.prompt));
+        }
+        let kept = &mut self.replicas[r].encoded;
+        if kept.get(&part.life).is_some_and(|tokens| part.from + part.tokens >= (*tokens).min(life.input)) {
+            kept.remove(&part.life);
         }
         if part.restores && life.preemptions == part.preemptions {
             life.end_loss(now);
@@ -537,6 +542,8 @@ fn add(s: &mut Summary, pool: &Summary) {
     s.prefix_tokens_hit += pool.prefix_tokens_hit;
     s.prefix_blocks_queried += pool.prefix_blocks_queried;
     s.prefix_blocks_hit += pool.prefix_blocks_hit;
+    s.encoder_tokens += pool.encoder_tokens;
+    s.encoder_time += pool.encoder_time;
     s.latency_extrapolated_steps += pool.latency_extrapolated_steps;
     let (work, more) = (&mut s.work, &pool.work);
     work.decode_requests += more.decode_requests;

@@ -118,6 +118,7 @@ pub fn scenario_8b() -> Scenario {
             kv: KvCache::default(),
             latency: Latency::SimpleRoofline,
             overheads: Overheads::default(),
+            encoder: None,
             tick: None,
             pools: BTreeMap::new(),
             disaggregation: Disaggregation::default(),

@@ -27,6 +27,8 @@ struct Forming {
     budget: usize,
     batch: Vec<Part>,
     preempted: u32,
+    /// What the encoder computes before it.
+    inputs: Vec<usize>,
     /// On top of what the latency model says.
     more: SimDuration,
 }
@@ -40,7 +42,8 @@ impl World<'_> {
     /// where none runs and none can be formed: others hold the blocks.
     pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Option<Step>, SimError> {
         let pool = self.pool(r);
-        let mut forming = Forming { now, budget: 0, batch: Vec::new(), preempted: 0, more: SimDuration::ZERO };
+        let mut forming =
+            Forming { now, budget: 0, batch: Vec::new(), preempted: 0, inputs: Vec::new(), more: SimDuration::ZERO };
         match &pool.scheduler {
             Scheduler::VllmV1(rules) => self.form_v1(r, rules, &mut forming),
             Scheduler::VllmV0(rules) => self.form_vllm_v0(r, rules, &mut forming),
@@ -70,6 +73,7 @@ impl World<'_> {
         let duration = match empty {
             true => empty_step_time(pool.tick),
             false => {
+                forming.more += self.encoder_time(&pool, &forming.inputs);
                 let said = self.said(&pool, &shape);
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
                 step_time(raw + forming.more, pool.overhead, pool.tick)?
@@ -138,6 +142,7 @@ impl World<'_> {
             self.undo(r, part);
         }
         let blocks = std::mem::take(&mut self.lives[i].blocks);
+        self.replicas[r].encoded.remove(&i);
         self.replicas[r].release_fixed(i);
         self.replicas[r].release(&blocks);
         self.replicas[r].running.retain(|running| *running != i);
@@ -212,8 +217,51 @@ impl World<'_> {
         (life.blocks, life.missing, life.computed) = (hits, missing, computed);
         let fits = self.extend(r, i, tokens);
         assert!(fits, "an admitted request must get its blocks");
+        if let Some(tokens) = self.to_encode(r, i, computed) {
+            self.replicas[r].encoded.insert(i, tokens);
+            self.totals[pool.number].encoder_tokens += tokens as u64;
+            f.inputs.push(tokens);
+        }
         let context = if self.quirks.hits_without_context { 0 } else { computed };
         f.batch.push(self.part(i, false, computed, tokens, context));
+    }
+
+    /// Encoder tokens that request `i` needs on this replica, if the first `computed` of its prompt are there.
+    fn to_encode(&self, r: usize, i: usize, computed: usize) -> Option<usize> {
+        let life = &self.lives[i];
+        let asked = self.requests.encoder_tokens.get(life.request as usize).copied().flatten()? as usize;
+        let here = self.replicas[r].pool.encoder.is_some() && life.stage != Stage::Encode;
+        (here && computed < asked.min(life.input)).then_some(asked)
+    }
+
+    /// Whether the encoder has room in the step, and its cache too.
+    fn can_encode(&self, r: usize, i: usize, computed: usize, f: &Forming) -> bool {
+        let (Some(tokens), Some(limits)) = (self.to_encode(r, i, computed), self.replicas[r].pool.encoder) else {
+            return true;
+        };
+        let in_step: usize = f.inputs.iter().sum();
+        let kept: usize = self.replicas[r].encoded.values().sum();
+        (in_step + tokens) as u64 <= limits.step && (kept + tokens) as u64 <= limits.cache
+    }
+
+    /// How long the encoder takes for these inputs.
+    fn encoder_time(&mut self, pool: &Pool, inputs: &[usize]) -> SimDuration {
+        let Some(limits) = pool.encoder.filter(|_| !inputs.is_empty()) else { return SimDuration::ZERO };
+        let mut shape = BatchShape::default();
+        for tokens in inputs.iter().map(|n| *n as u64) {
+            shape.prefill_requests += 1;
+            shape.prefill_tokens += tokens;
+            shape.prefill_tokens_squared += tokens * tokens;
+            shape.prefill_tokens_x_input += tokens * tokens;
+            shape.prefill_tokens_max = shape.prefill_tokens_max.max(tokens);
+        }
+        let before = pool.model.extrapolated();
+        let time = limits.time(pool.model.step(&shape));
+        let totals = &mut self.totals[pool.number];
+        // Taken off in the end: it is no step.
+        totals.latency_extrapolated_steps += pool.model.extrapolated() - before;
+        totals.encoder_time += time;
+        time
     }
 
     /// A running request computes so many more tokens in the step; false where there are no blocks for them.
