@@ -33,7 +33,7 @@ pub(super) const HORIZON: SimTime = SimTime(1 << 61);
 /// Longest prompt plus output that an engine takes: what the deployment says, the model allows, and the cache holds.
 pub(super) fn max_len(d: &Deployment, model: &ModelSpec, blocks: u64) -> u32 {
     let said = d.max_model_len.unwrap_or(model.max_pos);
-    let held = blocks.saturating_mul(u64::from(d.kv.block_size));
+    let held = d.scheduler.most_tokens(blocks, d.kv.block_size);
     u64::from(said).min(held).min(u64::from(u32::MAX / 4)) as u32
 }
 

@@ -59,7 +59,7 @@ impl Pool {
             Role::Mixed | Role::Prefill | Role::Decode => hashes::derivation(requests, d.kv.block_size, caching)?,
         };
         let said = u64::from(d.max_model_len.unwrap_or(site.model.max_pos));
-        let held = blocks.saturating_mul(u64::from(d.kv.block_size));
+        let held = d.scheduler.most_tokens(blocks, d.kv.block_size);
         let whole = Deployment { tp: 1, ..d.clone() };
         let numbers = facts::kv_numbers_per_gpu(&whole, &site.model);
         Ok(Pool {

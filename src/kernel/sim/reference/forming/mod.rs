@@ -80,7 +80,6 @@ impl World<'_> {
     }
 
     /// A rule of a scheduler was applied.
-    #[expect(dead_code)]
     fn fire(&mut self, rule: &'static str) {
         *self.seen.fired.entry(rule).or_default() += 1;
     }
@@ -215,7 +214,6 @@ impl World<'_> {
     }
 
     /// A running request computes so many more tokens in the step; false where there are no blocks for them.
-    #[expect(dead_code)]
     fn go_on(&mut self, r: usize, i: usize, tokens: usize, f: &mut Forming) -> bool {
         let (decode, from) = (self.lives[i].decodes(), self.lives[i].computed);
         if !self.extend(r, i, tokens) {
@@ -226,7 +224,6 @@ impl World<'_> {
     }
 
     /// Takes blocks ahead of the tokens that will be in them, until the request holds so many.
-    #[expect(dead_code)]
     fn hold_blocks(&mut self, r: usize, i: usize, blocks: usize) {
         while self.lives[i].blocks.len() < blocks {
             let Some(id) = self.replicas[r].take() else { unreachable!("blocks were said to be free") };
