@@ -24,6 +24,8 @@ pub(super) struct Forming {
     pub pause: bool,
     /// On top of what the latency model says, such as for blocks that are copied.
     pub more: SimDuration,
+    /// The engine cannot go on.
+    pub failed: Option<SimError>,
     /// Decode requests that get nothing, but had something in the step before.
     stalling: Vec<u32>,
 }
@@ -56,7 +58,7 @@ impl Replica {
     /// where nothing else runs.
     ///
     /// # Errors
-    /// The latency model says nothing sensible.
+    /// The latency model says nothing sensible, or the engine cannot go on.
     pub(super) fn begin(&mut self, env: &Env<'_>, out: &mut Out) -> Result<bool, SimError> {
         self.blocked = false;
         self.retire_capped();
@@ -65,6 +67,9 @@ impl Replica {
         let mut former = std::mem::take(&mut self.former);
         former.form(self, &mut f, env);
         self.former = former;
+        if let Some(failed) = f.failed.take() {
+            return Err(failed);
+        }
         self.launch(&f, env, out)
     }
 
@@ -526,7 +531,8 @@ impl Replica {
         }
         let start = self.flights.back().map_or(self.clock, |flight| flight.end);
         let duration = match empty {
-            true => self.timing.empty(),
+            true if f.more == SimDuration::ZERO => self.timing.empty(),
+            true => self.timing.step(f.more).ok_or_else(not_sensible)?,
             false => {
                 let said = self.former.step(env.model, &f.shape);
                 let raw = self.jitter.as_mut().map_or(said, |jitter| jitter.take(said));

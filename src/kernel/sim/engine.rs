@@ -102,6 +102,7 @@ pub(super) fn simulate(
                 None => d.max_model_len.unwrap_or(u32::MAX / 4),
             },
             longest_prompt: d.scheduler.longest_prompt(kinds[at].blocks, d.kv.block_size),
+            bytes_per_block: plan::plan(d, &sites[at].model, &sites[at].gpu).bytes_per_block,
             wants_steps: sink.wants_steps(),
             reports,
             stop,

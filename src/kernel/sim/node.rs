@@ -32,6 +32,8 @@ pub(super) struct Env<'a> {
     pub max_len: u32,
     /// Longest prompt, where that is less.
     pub longest_prompt: u32,
+    /// Bytes of a block on one GPU.
+    pub bytes_per_block: f64,
     pub wants_steps: bool,
     pub reports: Reports,
     pub stop: &'a AtomicBool,

@@ -8,7 +8,7 @@ pub(super) mod pace;
 mod sarathi;
 mod sglang;
 mod trtllm;
-mod vllm_v0;
+pub(in crate::sim) mod vllm_v0;
 mod vllm_v1;
 
 use schemars::JsonSchema;
@@ -22,7 +22,7 @@ pub use orca::Orca;
 pub use sarathi::Sarathi;
 pub use sglang::Sglang;
 pub use trtllm::Trtllm;
-pub use vllm_v0::VllmV0;
+pub use vllm_v0::{PreemptionMode, VllmV0};
 
 /// The choice of a scheduler.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -91,9 +91,9 @@ impl Scheduler {
         // What a request could be admitted with again, and the token that comes of it.
         let beside = |watermark: u64| (blocks - watermark).saturating_mul(u64::from(block_size)) + 1;
         match self {
+            Scheduler::VllmV0(rules) => all.min(beside(rules.watermark(blocks))),
             Scheduler::Sarathi(rules) => all.min(beside(rules.watermark(blocks))),
             Scheduler::VllmV1(_)
-            | Scheduler::VllmV0(_)
             | Scheduler::Orca(_)
             | Scheduler::FasterTransformer(_)
             | Scheduler::Lightllm(_)
@@ -104,11 +104,15 @@ impl Scheduler {
     }
 
     /// What the engine makes of its settings of its own accord, in place; the path of each change, and what it is.
-    pub(crate) fn settle(d: &mut Deployment, _model: &ModelSpec, _gpu: &GpuSpec) -> Vec<(&'static str, String)> {
-        match &d.scheduler {
+    pub(crate) fn settle(d: &mut Deployment, model: &ModelSpec, _gpu: &GpuSpec) -> Vec<(&'static str, String)> {
+        let max_model_len = d.max_model_len.unwrap_or(model.max_pos);
+        match &mut d.scheduler {
             Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => Vec::new(),
-            Scheduler::VllmV0(_)
-            | Scheduler::Sarathi(_)
+            Scheduler::VllmV0(rules) => {
+                rules.settle(max_model_len);
+                Vec::new()
+            }
+            Scheduler::Sarathi(_)
             | Scheduler::Orca(_)
             | Scheduler::FasterTransformer(_)
             | Scheduler::Lightllm(_)

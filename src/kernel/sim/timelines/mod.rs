@@ -18,6 +18,7 @@ mod pools;
 mod routers;
 mod sarathi;
 mod times;
+mod vllm_v0;
 
 use std::sync::atomic::AtomicBool;
 

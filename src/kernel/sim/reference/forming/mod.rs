@@ -29,6 +29,8 @@ struct Forming {
     preempted: u32,
     /// On top of what the latency model says.
     more: SimDuration,
+    /// The engine cannot go on.
+    failed: Option<SimError>,
 }
 
 impl World<'_> {
@@ -40,7 +42,8 @@ impl World<'_> {
     /// where none runs and none can be formed: others hold the blocks.
     pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Option<Step>, SimError> {
         let pool = self.pool(r);
-        let mut forming = Forming { now, budget: 0, batch: Vec::new(), preempted: 0, more: SimDuration::ZERO };
+        let mut forming =
+            Forming { now, budget: 0, batch: Vec::new(), preempted: 0, more: SimDuration::ZERO, failed: None };
         match &pool.scheduler {
             Scheduler::VllmV1(rules) => self.form_v1(r, rules, &mut forming),
             Scheduler::VllmV0(rules) => self.form_vllm_v0(r, rules, &mut forming),
@@ -51,6 +54,9 @@ impl World<'_> {
             Scheduler::Sglang(rules) => self.form_sglang(r, rules, &mut forming),
             Scheduler::Trtllm(rules) => self.form_trtllm(r, rules, &mut forming),
             Scheduler::Exclusive(_) => unreachable!("the oracle of another scheduler"),
+        }
+        if let Some(failed) = forming.failed {
+            return Err(failed);
         }
         if forming.batch.is_empty() && forming.preempted == 0 && self.replicas[r].current.is_none() {
             return Ok(None);
@@ -68,7 +74,8 @@ impl World<'_> {
         let shape = self.shape(&forming.batch, pool.model.wants_spread());
         let empty = forming.batch.iter().all(|part| part.tokens == 0);
         let duration = match empty {
-            true => empty_step_time(pool.tick),
+            true if forming.more == SimDuration::ZERO => empty_step_time(pool.tick),
+            true => step_time(forming.more, pool.overhead, pool.tick)?,
             false => {
                 let said = self.said(&pool, &shape);
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
