@@ -34,6 +34,8 @@ pub(super) struct Env<'a> {
     pub longest_prompt: u32,
     /// Bytes of a block on one GPU.
     pub bytes_per_block: f64,
+    /// Blocks that a request holds whatever its length.
+    pub fixed_blocks: u32,
     pub wants_steps: bool,
     pub reports: Reports,
     pub stop: &'a AtomicBool,

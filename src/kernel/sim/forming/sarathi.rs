@@ -42,7 +42,7 @@ impl State {
             let Some(slot) = replica.waiting.front() else { return };
             let target = replica.live[slot as usize].target;
             let blocks = target.div_ceil(replica.block_size);
-            if u64::from(blocks) + watermark > replica.pool.free() {
+            if u64::from(blocks) + watermark > replica.room() {
                 return;
             }
             replica.waiting.pop_front();

@@ -54,7 +54,7 @@ impl State {
             let blocks = target.div_ceil(replica.block_size);
             (tokens, longest, count) = (tokens + u64::from(target), longest.max(u64::from(target)), count + 1);
             let counted = if self.rules.pad_prompts { count * longest } else { tokens };
-            if u64::from(blocks) + watermark > replica.pool.free() || counted > u64::from(self.rules.budget()) {
+            if u64::from(blocks) + watermark > replica.room() || counted > u64::from(self.rules.budget()) {
                 return;
             }
             replica.waiting.pop_front();
@@ -89,17 +89,17 @@ impl State {
 
     /// Copies the running request at this place to the host; returns its blocks, or `None` where there is no room.
     fn swap_out(&self, replica: &mut Replica, at: usize, f: &mut Forming, env: &Env<'_>) -> Option<u64> {
-        let size = replica.block_size;
-        let blocks = |slot: u32| u64::from(replica.live[slot as usize].computed.div_ceil(size));
+        let (size, fixed) = (replica.block_size, replica.fixed);
+        let blocks = |slot: u32| u64::from(replica.live[slot as usize].computed.div_ceil(size) + fixed);
         let used: u64 = replica.loaded.iter().map(blocks).sum();
         let computed = replica.computed(&replica.live[replica.running[at] as usize]);
         let room = self.rules.host_blocks(env.bytes_per_block);
-        if used + u64::from(computed / size + 1) > room {
+        if used + u64::from(computed / size + 1 + fixed) > room {
             f.failed = Some(no_swap_space(room));
             return None;
         }
         replica.swap_out(at, f, env);
-        Some(u64::from(computed.div_ceil(size)))
+        Some(u64::from(computed.div_ceil(size) + fixed))
     }
 
     /// Brings swapped requests back, in order, until one does not fit; returns the blocks that are copied from the host.
@@ -109,13 +109,14 @@ impl State {
         while let Some(slot) = replica.loaded.front() {
             let computed = replica.live[slot as usize].computed;
             // With the next token. Seats there are: nobody was admitted meanwhile.
-            if u64::from(computed / replica.block_size + 1) + watermark > replica.pool.free() {
+            if u64::from(computed / replica.block_size + 1) + watermark > replica.room() {
                 break;
             }
             replica.loaded.pop_front();
-            let blocks = u64::from(computed.div_ceil(replica.block_size));
+            let blocks = u64::from(computed.div_ceil(replica.block_size) + replica.fixed);
             replica.take(blocks);
-            replica.live[slot as usize].swapped = false;
+            let live = &mut replica.live[slot as usize];
+            (live.fixed, live.swapped) = (replica.fixed, false);
             replica.admit_loaded(slot, f, env);
             copied += blocks;
         }

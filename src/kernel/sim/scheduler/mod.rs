@@ -85,11 +85,13 @@ impl Scheduler {
         }
     }
 
-    /// Most tokens of prompt and output together that a cache of so many blocks lets a request have.
-    pub(in crate::sim) fn most_tokens(&self, blocks: u64, block_size: u32) -> u64 {
-        let all = blocks.saturating_mul(u64::from(block_size));
+    /// Most tokens of prompt and output together that a request may have in a cache of so many blocks, of which it holds
+    /// `fixed` whatever its length.
+    pub(in crate::sim) fn most_tokens(&self, blocks: u64, fixed: u64, block_size: u32) -> u64 {
+        let growing = blocks.saturating_sub(fixed);
+        let all = growing.saturating_mul(u64::from(block_size));
         // What a request could be admitted with again, and the token that comes of it.
-        let beside = |watermark: u64| (blocks - watermark).saturating_mul(u64::from(block_size)) + 1;
+        let beside = |watermark: u64| growing.saturating_sub(watermark).saturating_mul(u64::from(block_size)) + 1;
         match self {
             Scheduler::VllmV0(rules) => all.min(beside(rules.watermark(blocks))),
             Scheduler::Sarathi(rules) => all.min(beside(rules.watermark(blocks))),

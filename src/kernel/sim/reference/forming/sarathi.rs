@@ -75,10 +75,14 @@ impl World<'_> {
         assert!(hits.is_empty(), "nothing is cached");
         let target = self.lives[i].target;
         let blocks = target.div_ceil(self.replicas[r].pool.block_size);
-        let free = self.replicas[r].free.len();
+        let (free, fixed) = (self.replicas[r].free.len(), self.replicas[r].pool.fixed);
         let watermark = rules.watermark(self.replicas[r].blocks.len() as u64) as usize;
-        if blocks + watermark > free {
-            self.fire(if blocks <= free { "sarathi: the watermark would not stay" } else { "sarathi: too few blocks" });
+        if blocks + fixed + watermark > free {
+            self.fire(if blocks + fixed <= free {
+                "sarathi: the watermark would not stay"
+            } else {
+                "sarathi: too few blocks"
+            });
             return false;
         }
         if f.preempted > 0 {

@@ -46,7 +46,7 @@ impl World<'_> {
         let hits = self.look_up(r, i);
         assert!(hits.is_empty(), "nothing is cached");
         let target = self.lives[i].target;
-        let blocks = target.div_ceil(self.replicas[r].pool.block_size);
+        let blocks = target.div_ceil(self.replicas[r].pool.block_size) + self.replicas[r].pool.fixed;
         let free = self.replicas[r].free.len();
         let watermark = rules.watermark(self.replicas[r].blocks.len() as u64) as usize;
         if blocks + watermark > free {
@@ -100,11 +100,12 @@ impl World<'_> {
 
     /// Copies a request to the host; returns its blocks, or `None` where there is no room.
     fn swap_out(&mut self, r: usize, i: usize, rules: &VllmV0, f: &mut Forming) -> Option<usize> {
-        let block_size = self.replicas[r].pool.block_size;
-        let on_host: usize = self.swapped_out(r).iter().map(|i| self.lives[*i].computed.div_ceil(block_size)).sum();
+        let (block_size, fixed) = (self.replicas[r].pool.block_size, self.replicas[r].pool.fixed);
+        let held = |i: &usize| self.lives[*i].computed.div_ceil(block_size) + fixed;
+        let on_host: usize = self.swapped_out(r).iter().map(held).sum();
         let room = rules.host_blocks(self.replicas[r].pool.bytes_per_block);
         // The full ones, and one for the token that would be next.
-        let asked = self.lives[i].computed / block_size + 1;
+        let asked = self.lives[i].computed / block_size + 1 + fixed;
         if (on_host + asked) as u64 > room {
             f.failed = Some(no_swap_space(room));
             return None;
@@ -112,6 +113,7 @@ impl World<'_> {
         self.fire("vllm_v0: swapped out");
         let blocks = std::mem::take(&mut self.lives[i].blocks);
         self.replicas[r].release(&blocks);
+        self.replicas[r].release_fixed(i);
         self.replicas[r].running.retain(|running| *running != i);
         self.replicas[r].waiting.push_back(i);
         let life = &mut self.lives[i];
@@ -120,7 +122,7 @@ impl World<'_> {
         life.preemptions += 1;
         self.summary.preemptions += 1;
         f.preempted += 1;
-        Some(blocks.len())
+        Some(blocks.len() + fixed)
     }
 
     /// Brings the first of the swapped requests back, with its next token; returns the blocks that are copied, or `None`
@@ -130,14 +132,16 @@ impl World<'_> {
         let i = self.replicas[r].waiting[at];
         assert!(self.replicas[r].running.len() < rules.max_num_seqs as usize, "nobody took its seat");
         let (computed, block_size) = (self.lives[i].computed, self.replicas[r].pool.block_size);
+        let fixed = self.replicas[r].pool.fixed;
         let watermark = rules.watermark(self.replicas[r].blocks.len() as u64) as usize;
-        if (computed + 1).div_ceil(block_size) + watermark > self.replicas[r].free.len() {
+        if (computed + 1).div_ceil(block_size) + fixed + watermark > self.replicas[r].free.len() {
             self.fire("vllm_v0: too few blocks to come back to");
             return None;
         }
         self.fire("vllm_v0: swapped in");
         f.budget = 1;
+        self.replicas[r].hold_fixed(i);
         self.seat_ready(r, at, f);
-        Some(computed.div_ceil(block_size))
+        Some(computed.div_ceil(block_size) + fixed)
     }
 }

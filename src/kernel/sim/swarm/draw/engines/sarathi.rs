@@ -1,6 +1,6 @@
 //! Scenarios of [`Sarathi`].
 
-use super::super::{Dice, Sizes};
+use super::super::{Dice, Sizes, kinds_of_layers};
 use crate::scenario::Scenario;
 use crate::sim::scheduler::{Sarathi, Scheduler};
 
@@ -20,6 +20,7 @@ pub(super) const RULES: &[&str] = &[
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
+    kinds_of_layers(s.seed, s);
     s.deployment.scheduler = Scheduler::Sarathi(Sarathi {
         chunk_size: dice.pick(&[1, 3, 10, 40, 512]),
         batch_size_cap: if sizes.crowded { dice.pick(&[5, 20, 128]) } else { dice.pick(&[1, 2, 5, 20, 128]) },

@@ -1,6 +1,6 @@
 //! Scenarios of [`VllmV0`].
 
-use super::super::{Dice, Sizes, longest};
+use super::super::{Dice, Sizes, kinds_of_layers, longest};
 use crate::scenario::Scenario;
 use crate::sim::scheduler::{PreemptionMode, Scheduler, VllmV0};
 
@@ -23,6 +23,7 @@ pub(super) const RULES: &[&str] = &[
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
+    kinds_of_layers(s.seed, s);
     let longest = longest(&s.deployment);
     let max_num_seqs = if sizes.crowded { dice.pick(&[5, 20, 128]) } else { dice.pick(&[1, 2, 5, 20, 128]) };
     let tokens = longest.max(max_num_seqs) + dice.pick(&[0, 0, 10, 300]);
