@@ -26,6 +26,8 @@ pub(super) struct Forming {
     pub encoder: BatchShape,
     /// On top of what the latency model says, such as for blocks that are copied.
     pub more: SimDuration,
+    /// The engine cannot go on.
+    pub failed: Option<SimError>,
     /// Decode requests that get nothing, but had something in the step before.
     stalling: Vec<u32>,
 }
@@ -58,7 +60,7 @@ impl Replica {
     /// where nothing else runs.
     ///
     /// # Errors
-    /// The latency model says nothing sensible.
+    /// The latency model says nothing sensible, or the engine cannot go on.
     pub(super) fn begin(&mut self, env: &Env<'_>, out: &mut Out) -> Result<bool, SimError> {
         self.blocked = false;
         self.retire_capped();
@@ -67,6 +69,9 @@ impl Replica {
         let mut former = std::mem::take(&mut self.former);
         former.form(self, &mut f, env);
         self.former = former;
+        if let Some(failed) = f.failed.take() {
+            return Err(failed);
+        }
         self.launch(&f, env, out)
     }
 
@@ -532,7 +537,8 @@ impl Replica {
         }
         let start = self.flights.back().map_or(self.clock, |flight| flight.end);
         let duration = match empty {
-            true => self.timing.empty(),
+            true if f.more == SimDuration::ZERO => self.timing.empty(),
+            true => self.timing.step(f.more).ok_or_else(not_sensible)?,
             false => {
                 let more = f.more + self.encoder_time(f, env);
                 let said = self.former.step(env.model, &f.shape);

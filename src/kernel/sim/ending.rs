@@ -70,6 +70,12 @@ impl Replica {
             }
         }
         for slot in flight.resumed.drain(..).chain(flight.early.drain(..)) {
+            let live = &mut self.live[slot as usize];
+            if live.phase == Phase::Decode {
+                // It came back with all that it had.
+                let since = live.lost_since.take();
+                live.preempted += since.map_or(SimDuration::ZERO, |since| flight.end - since);
+            }
             self.token(slot, when, out);
         }
         for slot in flight.endings.drain(..) {
@@ -188,11 +194,11 @@ impl Replica {
         match phase {
             Phase::Waiting => {
                 let key = self.key(slot, env);
-                let loaded = self.live[slot as usize].loaded;
+                let Live { loaded, swapped, .. } = self.live[slot as usize];
                 let there = if loaded { &mut self.loaded } else { &mut self.waiting }.remove(slot, key);
                 assert!(there, "a waiting request must be in the queue");
                 self.totals.waiting_ns += stay;
-                if loaded {
+                if loaded && !swapped {
                     self.sum_blocks();
                     self.release(slot, computed, 0);
                 }

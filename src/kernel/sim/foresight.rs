@@ -107,7 +107,7 @@ impl Replica {
         if self.common.reserves {
             return u64::MAX;
         }
-        let free = self.pool.free().saturating_sub(self.common.slack);
+        let Some(free) = self.pool.free().checked_sub(self.common.slack) else { return 0 };
         let size = u64::from(self.block_size);
         let sure = (free / self.decodes.max(1)).saturating_sub(1) * size;
         if sure > 0 {

@@ -65,6 +65,7 @@ impl Replica {
             work: Work::Reply,
             phase: Phase::Moving,
             loaded: false,
+            swapped: false,
             spare,
             fixed: self.fixed,
             input,

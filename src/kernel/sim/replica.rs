@@ -61,8 +61,9 @@ pub(super) struct Live {
     pub request: u32,
     pub work: Work,
     pub phase: Phase,
-    /// Waits with the blocks of what it has in the cache, from elsewhere.
+    /// Waits with the blocks of what it has in the cache, from elsewhere; or with copies of them on the host.
     pub loaded: bool,
+    pub swapped: bool,
     /// Blocks that it has beyond those of its tokens in the cache: where it is loaded, that of the next one; what was
     /// taken for more than was computed; where all that it may ever have is taken at admission, that.
     pub spare: u32,
@@ -408,6 +409,7 @@ impl Replica {
             work,
             phase: Phase::Waiting,
             loaded: false,
+            swapped: false,
             spare: 0,
             fixed: 0,
             input,

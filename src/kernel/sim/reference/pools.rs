@@ -43,6 +43,8 @@ pub(super) struct Pool {
     pub max_len: usize,
     /// Longest prompt, where that is less.
     pub longest_prompt: usize,
+    /// Bytes of a block on one GPU.
+    pub bytes_per_block: f64,
     /// Bytes of a block of the KV caches of all layers, and of a token as an embedding.
     pub block_bytes: u128,
     pub embedding_bytes: u128,
@@ -65,7 +67,7 @@ impl Pool {
         };
         let said = u64::from(d.max_model_len.unwrap_or(site.model.max_pos));
         let fixed = plan::blocks_per_request(d, &site.model);
-        let held = blocks.saturating_sub(fixed).saturating_mul(u64::from(d.kv.block_size));
+        let held = d.scheduler.most_tokens(blocks, fixed, d.kv.block_size);
         let whole = Deployment { tp: 1, ..d.clone() };
         let numbers = facts::kv_numbers_per_gpu(&whole, &site.model);
         Ok(Pool {
@@ -85,6 +87,7 @@ impl Pool {
             tick: d.tick,
             max_len: said.min(held).min(u64::from(u32::MAX / 4)) as usize,
             longest_prompt: d.scheduler.longest_prompt(blocks, d.kv.block_size) as usize,
+            bytes_per_block: plan::plan(d, &site.model, &site.gpu).bytes_per_block,
             block_bytes: u128::from(d.kv.block_size)
                 * (f64::from(facts::holding_layers(&site.model)) * numbers * d.kv.kv_cache_dtype.bytes()) as u128,
             embedding_bytes: u128::from(site.model.hidden) * EMBEDDING_BYTES,

@@ -31,6 +31,8 @@ struct Forming {
     inputs: Vec<usize>,
     /// On top of what the latency model says.
     more: SimDuration,
+    /// The engine cannot go on.
+    failed: Option<SimError>,
 }
 
 impl World<'_> {
@@ -42,8 +44,15 @@ impl World<'_> {
     /// where none runs and none can be formed: others hold the blocks.
     pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Option<Step>, SimError> {
         let pool = self.pool(r);
-        let mut forming =
-            Forming { now, budget: 0, batch: Vec::new(), preempted: 0, inputs: Vec::new(), more: SimDuration::ZERO };
+        let mut forming = Forming {
+            now,
+            budget: 0,
+            batch: Vec::new(),
+            preempted: 0,
+            inputs: Vec::new(),
+            more: SimDuration::ZERO,
+            failed: None,
+        };
         match &pool.scheduler {
             Scheduler::VllmV1(rules) => self.form_v1(r, rules, &mut forming),
             Scheduler::VllmV0(rules) => self.form_vllm_v0(r, rules, &mut forming),
@@ -54,6 +63,9 @@ impl World<'_> {
             Scheduler::Sglang(rules) => self.form_sglang(r, rules, &mut forming),
             Scheduler::Trtllm(rules) => self.form_trtllm(r, rules, &mut forming),
             Scheduler::Exclusive(_) => unreachable!("the oracle of another scheduler"),
+        }
+        if let Some(failed) = forming.failed {
+            return Err(failed);
         }
         if forming.batch.is_empty() && forming.preempted == 0 && self.replicas[r].current.is_none() {
             return Ok(None);
@@ -71,7 +83,8 @@ impl World<'_> {
         let shape = self.shape(&forming.batch, pool.model.wants_spread());
         let empty = forming.batch.iter().all(|part| part.tokens == 0);
         let duration = match empty {
-            true => empty_step_time(pool.tick),
+            true if forming.more == SimDuration::ZERO => empty_step_time(pool.tick),
+            true => step_time(forming.more, pool.overhead, pool.tick)?,
             false => {
                 forming.more += self.encoder_time(&pool, &forming.inputs);
                 let said = self.said(&pool, &shape);
@@ -84,7 +97,6 @@ impl World<'_> {
     }
 
     /// A rule of a scheduler was applied.
-    #[expect(dead_code)]
     fn fire(&mut self, rule: &'static str) {
         *self.seen.fired.entry(rule).or_default() += 1;
     }
@@ -265,7 +277,6 @@ impl World<'_> {
     }
 
     /// A running request computes so many more tokens in the step; false where there are no blocks for them.
-    #[expect(dead_code)]
     fn go_on(&mut self, r: usize, i: usize, tokens: usize, f: &mut Forming) -> bool {
         let (decode, from) = (self.lives[i].decodes(), self.lives[i].computed);
         if !self.extend(r, i, tokens) {
@@ -276,7 +287,6 @@ impl World<'_> {
     }
 
     /// Takes blocks ahead of the tokens that will be in them, until the request holds so many.
-    #[expect(dead_code)]
     fn hold_blocks(&mut self, r: usize, i: usize, blocks: usize) {
         while self.lives[i].blocks.len() < blocks {
             let Some(id) = self.replicas[r].take() else { unreachable!("blocks were said to be free") };
