@@ -366,6 +366,19 @@ impl Replica {
         self.find_prefix(live.request as usize, live.known, live.target, env)
     }
 
+    /// Content of the first whole block of the tokens to be computed that the cache does not hold; `None` where it holds them
+    /// all, or the trace does not know.
+    pub(super) fn next_content(&self, slot: u32, env: &Env<'_>) -> Option<u64> {
+        if self.derivation == Derivation::None {
+            return None;
+        }
+        let live = &self.live[slot as usize];
+        let request = live.request as usize;
+        let whole = (live.target / self.block_size).min(live.known);
+        let (found, _) = self.pool.find(self.derivation.units(env.requests, request, self.block_size), whole);
+        (found < whole).then(|| self.derivation.hash(env.requests, request, found))
+    }
+
     /// Takes a request out of the queue, wherever it stands.
     pub(super) fn unqueue(&mut self, slot: u32, env: &Env<'_>) {
         let key = self.key(slot, env);
@@ -482,6 +495,10 @@ impl Replica {
         live.target = live.input + live.emitted;
         self.totals.running_ns += i128::from((now - live.since).0);
         live.since = now;
+        if let Some(place) = live.place {
+            self.fetched.insert(place, slot);
+            return;
+        }
         let key = self.key(slot, env);
         self.waiting.push_front(slot, key);
     }
@@ -597,6 +614,7 @@ impl Replica {
 
     pub(super) fn enter_decode(&mut self, slot: u32) {
         self.decodes += 1;
+        self.promised += self.live[slot as usize].promise;
         let computed = self.computed(&self.live[slot as usize]);
         let live = &self.live[slot as usize];
         self.context += u64::from(computed);
@@ -616,6 +634,7 @@ impl Replica {
         }
         self.spread.leave(self.live[slot as usize].base);
         self.decodes -= 1;
+        self.promised -= self.live[slot as usize].promise;
         self.context -= u64::from(self.computed(&self.live[slot as usize]));
     }
 

@@ -76,6 +76,8 @@ impl Replica {
             base: 0,
             finish: 0,
             seq: 0,
+            place: None,
+            promise: 0,
             queued: SimTime::ZERO,
             scheduled: row.scheduled,
             first_token: None,

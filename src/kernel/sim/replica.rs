@@ -83,6 +83,10 @@ pub(super) struct Live {
     pub finish: u64,
     /// Order of admission.
     pub seq: u64,
+    /// Where the scheduler keeps a list of active requests that are yet to start: its place there, to its end.
+    pub place: Option<u64>,
+    /// Blocks that it may have in the end, where that is set aside.
+    pub promise: u64,
     pub queued: SimTime,
     pub scheduled: Option<SimTime>,
     pub first_token: Option<SimTime>,
@@ -222,6 +226,10 @@ pub(super) struct Replica {
     pub waiting: Queue,
     /// Those that hold their blocks: they go before the others.
     pub loaded: Queue,
+    /// Those that wait and have a place in the list of active requests, by place.
+    pub fetched: BTreeMap<u64, u32>,
+    /// Sum of [`Live::promise`] over decode requests.
+    pub promised: u64,
     /// The same for requests whose end the scheduler knows, where it works ahead.
     pub caps: BinaryHeap<Reverse<(u64, u64, u32)>>,
     pub live: Vec<Live>,
@@ -271,6 +279,8 @@ impl Replica {
             moving: BTreeMap::new(),
             waiting: Queue::new(common.policy),
             loaded: Queue::new(common.policy),
+            fetched: BTreeMap::new(),
+            promised: 0,
             running: Vec::new(),
             prefills: Vec::new(),
             decodes: 0,
@@ -409,6 +419,8 @@ impl Replica {
             base: 0,
             finish: 0,
             seq: 0,
+            place: None,
+            promise: 0,
             queued: at,
             scheduled: None,
             first_token: None,
@@ -468,16 +480,16 @@ impl Replica {
     }
 
     pub(super) fn nobody_waits(&self) -> bool {
-        self.waiting.is_empty() && self.loaded.is_empty()
+        self.waiting.is_empty() && self.loaded.is_empty() && self.fetched.is_empty()
     }
 
     /// Requests in the queue.
     pub(super) fn waits(&self) -> u64 {
-        (self.waiting.len() + self.loaded.len()) as u64
+        (self.waiting.len() + self.loaded.len() + self.fetched.len()) as u64
     }
 
     pub(super) fn waiters(&self) -> impl Iterator<Item = u32> + '_ {
-        self.loaded.iter().chain(self.waiting.iter())
+        self.loaded.iter().chain(self.fetched.values().copied()).chain(self.waiting.iter())
     }
 
     /// Requests whose client was gone before they would have reached the queue, at the times at which they would have.

@@ -78,6 +78,8 @@ pub(super) struct Life {
     pub room: Vec<usize>,
     pub loaded: usize,
     pub bytes: u128,
+    /// Where the scheduler keeps a list of active requests: its place there.
+    pub listed: Option<usize>,
     /// Its KV cache has come, and it waits for a seat.
     pub ready: bool,
     /// Blocks at the start of the prompt that it should hold but does not: `recompute_full_hits`.
@@ -125,6 +127,7 @@ impl Life {
             room: Vec::new(),
             loaded: 0,
             bytes: 0,
+            listed: None,
             ready: false,
             missing: 0,
             cached: 0,
@@ -270,6 +273,8 @@ pub(super) struct Machine {
     pub waiting: VecDeque<usize>,
     /// In order of admission.
     pub running: Vec<usize>,
+    /// Requests that got a place in the list of active ones.
+    pub listed: usize,
     pub blocks: Vec<Block>,
     /// Blocks that nobody uses: the first is taken first.
     pub free: VecDeque<usize>,
@@ -292,6 +297,7 @@ impl Machine {
             coming: Vec::new(),
             waiting: VecDeque::new(),
             running: Vec::new(),
+            listed: 0,
             blocks: vec![Block::default(); blocks],
             free: (0..blocks).collect(),
             by_hash: BTreeMap::new(),

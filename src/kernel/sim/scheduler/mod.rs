@@ -21,7 +21,7 @@ pub use lightllm::Lightllm;
 pub use orca::Orca;
 pub use sarathi::Sarathi;
 pub use sglang::Sglang;
-pub use trtllm::Trtllm;
+pub use trtllm::{CapacitySchedulerPolicy, ContextChunkingPolicy, Trtllm};
 pub use vllm_v0::VllmV0;
 
 /// The choice of a scheduler.
@@ -80,8 +80,24 @@ impl Scheduler {
             | Scheduler::Orca(_)
             | Scheduler::FasterTransformer(_)
             | Scheduler::Lightllm(_)
+            | Scheduler::Sglang(_) => u32::MAX,
+            Scheduler::Trtllm(rules) => rules.longest_prompt(),
+        }
+    }
+
+    /// Shares of the memory when blocks are planned: of a GPU's, what the engine may use, and of what is left of that beside
+    /// weights and activations, what the cache takes.
+    pub(crate) fn memory_shares(&self, utilization: f64) -> (f64, f64) {
+        match self {
+            Scheduler::Trtllm(rules) => (1.0, rules.free_gpu_memory_fraction),
+            Scheduler::VllmV1(_)
+            | Scheduler::VllmV0(_)
+            | Scheduler::Sarathi(_)
+            | Scheduler::Orca(_)
+            | Scheduler::FasterTransformer(_)
+            | Scheduler::Lightllm(_)
             | Scheduler::Sglang(_)
-            | Scheduler::Trtllm(_) => u32::MAX,
+            | Scheduler::Exclusive(_) => (utilization, 1.0),
         }
     }
 
