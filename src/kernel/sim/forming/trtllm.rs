@@ -196,13 +196,9 @@ impl State {
         let most = self.rules.max_num_tokens;
         let (mut left, mut contexts) = (most, Vec::new());
         let mut generating = Vec::new();
-        if fitting.generate && replica.decodes > u64::from(most) {
-            let mut list: Vec<_> = decodes(replica).map(|slot| (replica.live[slot as usize].place, slot)).collect();
-            list.sort_unstable();
-            list.truncate(most as usize);
-            return (Some(list.into_iter().map(|(_, slot)| slot).collect()), contexts);
-        }
         if fitting.generate {
+            // Whoever began to generate had a token of a step in which the others had theirs.
+            assert!(replica.decodes <= u64::from(most), "more generate than a step has tokens");
             left -= replica.decodes as u32;
         }
         for slot in &fitting.list {

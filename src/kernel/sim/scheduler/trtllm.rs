@@ -181,3 +181,69 @@ impl Trtllm {
         vec![("deployment.scheduler.trtllm.max_num_tokens", message)]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::kv::plan;
+    use crate::sim::scheduler::Scheduler;
+    use crate::sim::swarm::{h100, llama_8b, scenario_8b};
+    use crate::sim::{SimError, check};
+
+    fn problems(settings: &str, edit: impl Fn(&mut crate::scenario::Deployment)) -> Vec<String> {
+        let mut s = scenario_8b();
+        s.deployment.scheduler = Scheduler::Trtllm(serde_json::from_str(settings).unwrap());
+        edit(&mut s.deployment);
+        let told = |e| match e {
+            SimError::Invalid { path, message } => format!("{path} {message}"),
+            SimError::Cancelled => unreachable!("nobody stops a check"),
+        };
+        check(&s).err().unwrap_or_default().into_iter().map(told).collect()
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let scheduler = "deployment.scheduler.trtllm.";
+        for (settings, path, reason) in [
+            (r#"{"max_batch_size": 0}"#, "max_batch_size", "at least 1"),
+            (r#"{"max_num_tokens": 0}"#, "max_num_tokens", "at least 1"),
+            (r#"{"free_gpu_memory_fraction": 0}"#, "free_gpu_memory_fraction", "above 0"),
+            (r#"{"free_gpu_memory_fraction": 1.01}"#, "free_gpu_memory_fraction", "1 at most"),
+            (r#"{"scheduler_overhead_us": -1}"#, "scheduler_overhead_us", "microseconds"),
+            (r#"{"max_num_tokens": 15, "enable_chunked_context": true}"#, "max_num_tokens", "16 tokens of a block"),
+            (r#"{"capacity_scheduler_policy": "MAX_UTILIZATION"}"#, "max_num_tokens", "up to 131071 tokens"),
+        ] {
+            let found = problems(settings, |_| ());
+            let path = format!("{scheduler}{path} ");
+            assert!(
+                found.len() == 1 && found[0].starts_with(&path) && found[0].contains(reason),
+                "{settings} {found:?}"
+            );
+        }
+        let chunked = r#"{"capacity_scheduler_policy": "MAX_UTILIZATION", "enable_chunked_context": true}"#;
+        let none: [String; 0] = [];
+        assert_eq!(problems(chunked, |_| ()), none);
+        let whole = r#"{"capacity_scheduler_policy": "MAX_UTILIZATION"}"#;
+        assert_eq!(problems(whole, |d| d.max_model_len = Some(8_193)), none);
+        let found = problems("{}", |d| d.kv.gpu_memory_utilization = 0.8);
+        assert!(
+            found.len() == 1 && found[0].starts_with("deployment.kv.gpu_memory_utilization is vLLM's"),
+            "{found:?}"
+        );
+        assert!(serde_json::from_str::<Trtllm>(r#"{"max_num_seqs": 3}"#).is_err());
+    }
+
+    #[test]
+    fn the_cache_takes_a_share_of_what_is_left() {
+        let mut d = scenario_8b().deployment;
+        d.kv.gpu_memory_utilization = 1.0;
+        let all = plan::plan(&d, &llama_8b(), &h100());
+        for fraction in [0.9, 0.5] {
+            let rules = Trtllm { free_gpu_memory_fraction: fraction, ..Trtllm::default() };
+            d.scheduler = Scheduler::Trtllm(rules);
+            let share = plan::plan(&d, &llama_8b(), &h100());
+            assert_eq!(share.kv_available, all.kv_available * fraction);
+            assert_eq!(share.blocks, (all.kv_available * fraction / all.bytes_per_block) as u64);
+        }
+    }
+}

@@ -17,6 +17,7 @@ mod conversations;
 mod pools;
 mod routers;
 mod times;
+mod trtllm;
 
 use std::sync::atomic::AtomicBool;
 

@@ -173,7 +173,8 @@ impl World<'_> {
     fn head(&self, r: usize) -> Option<usize> {
         let waiting = &self.replicas[r].waiting;
         let any_ready = waiting.iter().any(|i| self.lives[*i].ready);
-        let looked_at = |at: &usize| self.lives[waiting[*at]].ready == any_ready && self.lives[waiting[*at]].listed.is_none();
+        let looked_at =
+            |at: &usize| self.lives[waiting[*at]].ready == any_ready && self.lives[waiting[*at]].listed.is_none();
         let first_by = |key: &dyn Fn(&Life) -> i64| {
             (0..waiting.len()).filter(looked_at).min_by_key(|at| {
                 let life = &self.lives[waiting[*at]];

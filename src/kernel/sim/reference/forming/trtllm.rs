@@ -136,7 +136,8 @@ impl World<'_> {
             }
             let needed = self.blocks_of_one_step(r, i);
             while blocks_scheduled + needed > self.free_without(r, &paused) {
-                let Some(last) = list.iter().rposition(|other| self.started(r, *other)).filter(|last| *last >= at) else {
+                let Some(last) = list.iter().rposition(|other| self.started(r, *other)).filter(|last| *last >= at)
+                else {
                     self.fire("trtllm: not enough blocks for a step");
                     break 'list;
                 };

@@ -8,15 +8,12 @@ use crate::sim::scheduler::{CapacitySchedulerPolicy, ContextChunkingPolicy, Queu
 pub(super) const RULES: &[&str] = &[
     "trtllm: full",
     "trtllm: a static batch is not done",
-    "trtllm: a context under way is overtaken",
-    "trtllm: a context under way behind one that does not fit",
     "trtllm: not enough blocks to completion",
     "trtllm: not enough blocks for a step",
     "trtllm: pauses himself",
     "trtllm: pauses the last",
     "trtllm: pauses for who waits",
     "trtllm: waits for a prefix",
-    "trtllm: no token left to generate",
     "trtllm: a context does not fit",
     "trtllm: chunks first come first served",
     "trtllm: a later chunk fits",
@@ -53,11 +50,6 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
     } else if rules.capacity_scheduler_policy == CapacitySchedulerPolicy::MaxUtilization {
         let held = s.deployment.kv.num_gpu_blocks.unwrap_or(0) as u32 * s.deployment.kv.block_size;
         rules.max_num_tokens = rules.max_num_tokens.max(s.deployment.max_model_len.map_or(held, |l| l.min(held)));
-    }
-    if dice.one_in(6) {
-        // Fewer tokens than those that generate.
-        (rules.max_batch_size, rules.enable_chunked_context) = (20, true);
-        rules.max_num_tokens = sizes.block_size;
     }
     s.deployment.scheduler = Scheduler::Trtllm(rules);
 }
