@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use super::SimError;
+use super::fair::OUTPUT_WEIGHT;
 use super::kv::hashes::Derivation;
 use super::latency::{BatchShape, CONTEXT_PAGE};
 use super::node::{Env, Out};
@@ -61,6 +62,10 @@ impl Replica {
         self.blocked = false;
         self.retire_capped();
         self.shares.clear();
+        let steps = self.steps;
+        if let Some(fair) = self.waiting.fair() {
+            fair.steps = steps;
+        }
         let mut f = Forming::default();
         let mut former = std::mem::take(&mut self.former);
         former.form(self, &mut f, env);
@@ -262,6 +267,9 @@ impl Replica {
         self.spread.forget();
         let live = &mut self.live[slot as usize];
         live.base -= 1;
+        if let Some(fair) = self.waiting.fair() {
+            fair.charge(live.tenant, -OUTPUT_WEIGHT);
+        }
         if !live.stalled {
             self.stalled += 1;
             self.single_out(slot);
@@ -286,6 +294,9 @@ impl Replica {
             self.leave_class(slot);
             let live = &mut self.live[slot as usize];
             live.base += 1;
+            if let Some(fair) = self.waiting.fair() {
+                fair.charge(live.tenant, OUTPUT_WEIGHT);
+            }
             if live.finish > self.steps {
                 live.finish -= 1;
             }
@@ -319,6 +330,7 @@ impl Replica {
     /// A waiting request, already taken from the queue, runs from now on.
     pub(super) fn seat(&mut self, slot: u32, seat: &Seat, f: &mut Forming, env: &Env<'_>) {
         let Seat { hits, tokens, spare } = *seat;
+        self.charge_prompt(slot);
         let computed = hits * self.block_size;
         let live = &self.live[slot as usize];
         let (target, request, known) = (live.target, live.request as usize, live.known);
@@ -587,6 +599,9 @@ impl Replica {
             any = true;
             let steps = self.steps;
             let live = &mut self.live[chunk.slot as usize];
+            if let Some(fair) = self.waiting.fair() {
+                fair.charge(live.tenant, OUTPUT_WEIGHT);
+            }
             live.finish = steps + u64::from(live.output - live.emitted - 1);
             let last = live.finish == steps;
             if last && (live.capped || !self.common.async_scheduling) {
@@ -615,6 +630,9 @@ impl Replica {
     pub(super) fn enter_decode(&mut self, slot: u32) {
         self.decodes += 1;
         self.promised += self.live[slot as usize].promise;
+        if let Some(fair) = self.waiting.fair() {
+            fair.decode(self.live[slot as usize].tenant, 1, self.steps);
+        }
         let computed = self.computed(&self.live[slot as usize]);
         let live = &self.live[slot as usize];
         self.context += u64::from(computed);
@@ -635,6 +653,9 @@ impl Replica {
         self.spread.leave(self.live[slot as usize].base);
         self.decodes -= 1;
         self.promised -= self.live[slot as usize].promise;
+        if let Some(fair) = self.waiting.fair() {
+            fair.decode(self.live[slot as usize].tenant, -1, self.steps);
+        }
         self.context -= u64::from(self.computed(&self.live[slot as usize]));
     }
 

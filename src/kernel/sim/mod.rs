@@ -168,6 +168,7 @@ mod dispatch;
 mod ending;
 mod engine;
 pub mod facts;
+mod fair;
 mod flow;
 mod foresight;
 mod forming;

@@ -25,6 +25,7 @@ use std::sync::atomic::Ordering;
 
 use super::batch::Share;
 use super::engine::{HORIZON, too_long};
+use super::fair::INPUT_WEIGHT;
 use super::forming::Former;
 use super::jitter::{Jitter, Plain, Times, Varied};
 use super::kv::extents::{Extents, Held};
@@ -34,7 +35,7 @@ use super::log::StepLog;
 use super::node::{Env, Node, Out, Work};
 use super::queue::{Key, Queue};
 use super::router::Load;
-use super::scheduler::{Common, Scheduler};
+use super::scheduler::{Common, QueueOrder, Scheduler};
 use super::spread::Spread;
 use super::timing::{Timing, not_sensible};
 use super::work::Tally;
@@ -81,6 +82,11 @@ pub(super) struct Live {
     pub base: i64,
     /// Number of the step that yields the last token, while decoding.
     pub finish: u64,
+    /// How long its prompt is estimated to take, and whom it is for, where the order of the queue asks.
+    pub work_time: SimDuration,
+    pub tenant: i64,
+    /// Its prompt was charged to its tenant.
+    pub charged: bool,
     /// Order of admission.
     pub seq: u64,
     /// Where the scheduler keeps a list of active requests that are yet to start: its place there, to its end.
@@ -278,7 +284,10 @@ impl Replica {
             aborts: BinaryHeap::new(),
             moving: BTreeMap::new(),
             waiting: Queue::new(common.policy),
-            loaded: Queue::new(common.policy),
+            loaded: Queue::new(match common.policy {
+                QueueOrder::Fair => QueueOrder::Fcfs,
+                other => other,
+            }),
             fetched: BTreeMap::new(),
             promised: 0,
             running: Vec::new(),
@@ -418,6 +427,9 @@ impl Replica {
             computed: 0,
             base: 0,
             finish: 0,
+            work_time: SimDuration::ZERO,
+            tenant: env.demand.tenant(request),
+            charged: false,
             seq: 0,
             place: None,
             promise: 0,
@@ -468,15 +480,49 @@ impl Replica {
 
     /// A request enters the queue.
     pub(super) fn wait(&mut self, slot: u32, abort: Option<(SimTime, Status)>, env: &Env<'_>) {
+        if self.common.policy == QueueOrder::LeastSlack {
+            self.live[slot as usize].work_time = self.time_of_prompt(slot, env);
+        }
+        let steps = self.steps;
+        if let Some(fair) = self.waiting.fair() {
+            fair.steps = steps;
+        }
+        let key = self.key(slot, env);
         let live = &self.live[slot as usize];
         let (request, generation, loaded) = (live.request, live.generation, live.loaded);
-        let key = self.waiting.key(env.demand, request, live.input);
         if let Some((gone, _)) = abort {
             self.aborts.push(Reverse((gone, request, slot, generation)));
         }
         // The head may be another now.
         self.blocked &= !self.waiting.is_ordered() && !loaded;
         if loaded { &mut self.loaded } else { &mut self.waiting }.push(slot, key);
+    }
+
+    /// What the latency model says of a step of the prompt alone.
+    fn time_of_prompt(&mut self, slot: u32, env: &Env<'_>) -> SimDuration {
+        let tokens = u64::from(self.live[slot as usize].input);
+        let prompt = BatchShape {
+            prefill_requests: 1,
+            prefill_tokens: tokens,
+            prefill_tokens_squared: tokens * tokens,
+            prefill_tokens_x_input: tokens * tokens,
+            prefill_tokens_max: tokens,
+            ..BatchShape::default()
+        };
+        let before = env.model.extrapolated();
+        let time = env.model.step(&prompt);
+        self.totals.not_extrapolated += env.model.extrapolated() - before;
+        time
+    }
+
+    /// The tenant of a request that is admitted is charged for its prompt, once.
+    pub(super) fn charge_prompt(&mut self, slot: u32) {
+        let live = &mut self.live[slot as usize];
+        if let Some(fair) = self.waiting.fair()
+            && !std::mem::replace(&mut live.charged, true)
+        {
+            fair.charge(live.tenant, INPUT_WEIGHT * i64::from(live.input));
+        }
     }
 
     pub(super) fn nobody_waits(&self) -> bool {
@@ -503,7 +549,7 @@ impl Replica {
 
     pub(super) fn key(&self, slot: u32, env: &Env<'_>) -> Key {
         let live = &self.live[slot as usize];
-        self.waiting.key(env.demand, live.request, live.input)
+        self.waiting.key(env.demand, live.request, live.input, live.work_time)
     }
 
     /// Runs pure decode steps that change nothing but sums, as many as end by `limit`; returns how many.
@@ -521,7 +567,11 @@ impl Replica {
         }
         // The step that completes a request goes the long way.
         let next_finish = self.finishes.peek().map_or(0, |Reverse((step, _, _))| *step);
-        let most = next_finish.saturating_sub(self.steps + 1).min(STEPS_PER_POLL).min(self.former.quiet_steps(self));
+        let most = next_finish
+            .saturating_sub(self.steps + 1)
+            .min(STEPS_PER_POLL)
+            .min(self.former.quiet_steps(self))
+            .min(self.waiting.steady(self.steps));
         if most == 0 {
             return Ok(0);
         }

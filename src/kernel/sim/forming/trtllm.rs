@@ -69,6 +69,7 @@ impl State {
     fn fetch(&mut self, replica: &mut Replica) {
         while replica.running.len() + replica.fetched.len() < self.rules.max_batch_size as usize {
             let Some(slot) = replica.waiting.pop_front() else { return };
+            replica.charge_prompt(slot);
             replica.live[slot as usize].place = Some(self.fetched);
             replica.fetched.insert(self.fetched, slot);
             self.fetched += 1;

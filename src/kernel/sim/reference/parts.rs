@@ -78,6 +78,9 @@ pub(super) struct Life {
     pub room: Vec<usize>,
     pub loaded: usize,
     pub bytes: u128,
+    /// How long its prompt is estimated to take, and the engine where its tenant was charged for it.
+    pub estimate: SimDuration,
+    pub charged: Option<usize>,
     /// Where the scheduler keeps a list of active requests: its place there.
     pub listed: Option<usize>,
     /// Its KV cache has come, and it waits for a seat.
@@ -127,6 +130,8 @@ impl Life {
             room: Vec::new(),
             loaded: 0,
             bytes: 0,
+            estimate: SimDuration::ZERO,
+            charged: None,
             listed: None,
             ready: false,
             missing: 0,
@@ -273,6 +278,9 @@ pub(super) struct Machine {
     pub waiting: VecDeque<usize>,
     /// In order of admission.
     pub running: Vec<usize>,
+    /// What tenants were given, and whose request left the queue last.
+    pub counters: BTreeMap<i64, i64>,
+    pub last_left: Option<i64>,
     /// Requests that got a place in the list of active ones.
     pub listed: usize,
     pub blocks: Vec<Block>,
@@ -297,6 +305,8 @@ impl Machine {
             coming: Vec::new(),
             waiting: VecDeque::new(),
             running: Vec::new(),
+            counters: BTreeMap::new(),
+            last_left: None,
             listed: 0,
             blocks: vec![Block::default(); blocks],
             free: (0..blocks).collect(),

@@ -251,6 +251,12 @@ pub enum QueueOrder {
     Sjf,
     /// Earliest deadline first; requests without a deadline last.
     Edf,
+    /// Least slack first: deadline less now less the work that is left. That is estimated, once, as the time of a step of
+    /// the prompt alone by the latency model; now is the same for all. Requests without a deadline last.
+    LeastSlack,
+    /// The tenant that was served the fewest tokens, by virtual token counters; then first come, first served. A tenant is
+    /// who the request says it is for, else its class.
+    Fair,
 }
 
 impl Default for VllmV1 {

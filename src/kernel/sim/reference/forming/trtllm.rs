@@ -36,6 +36,9 @@ impl World<'_> {
         while self.active(r).len() < rules.max_batch_size as usize {
             let Some(at) = self.head(r) else { return };
             let i = self.replicas[r].waiting[at];
+            self.note_overtaking(r, i);
+            self.leaves_queue(r, i);
+            self.charge_prompt(r, i);
             self.lives[i].listed = Some(self.replicas[r].listed);
             self.replicas[r].listed += 1;
         }

@@ -41,6 +41,8 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
             QueueOrder::Priority,
             QueueOrder::Sjf,
             QueueOrder::Edf,
+            QueueOrder::LeastSlack,
+            QueueOrder::Fair,
         ]),
         scheduler_overhead_us: dice.pick(&[0.0, 0.0, 0.0, 300.0, 1_000.0, 2_500.7]),
         ..Trtllm::default()
