@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use super::SimError;
+use super::fair::OUTPUT_WEIGHT;
 use super::kv::hashes::Derivation;
 use super::latency::{BatchShape, CONTEXT_PAGE};
 use super::node::{Env, Out};
@@ -65,6 +66,10 @@ impl Replica {
         self.blocked = false;
         self.retire_capped();
         self.shares.clear();
+        let steps = self.steps;
+        if let Some(fair) = self.waiting.fair() {
+            fair.steps = steps;
+        }
         let mut f = Forming::default();
         let mut former = std::mem::take(&mut self.former);
         former.form(self, &mut f, env);
@@ -269,6 +274,9 @@ impl Replica {
         self.spread.forget();
         let live = &mut self.live[slot as usize];
         live.base -= 1;
+        if let Some(fair) = self.waiting.fair() {
+            fair.charge(live.tenant, -OUTPUT_WEIGHT);
+        }
         if !live.stalled {
             self.stalled += 1;
             self.single_out(slot);
@@ -293,6 +301,9 @@ impl Replica {
             self.leave_class(slot);
             let live = &mut self.live[slot as usize];
             live.base += 1;
+            if let Some(fair) = self.waiting.fair() {
+                fair.charge(live.tenant, OUTPUT_WEIGHT);
+            }
             if live.finish > self.steps {
                 live.finish -= 1;
             }
@@ -326,6 +337,7 @@ impl Replica {
     /// A waiting request, already taken from the queue, runs from now on.
     pub(super) fn seat(&mut self, slot: u32, seat: &Seat, f: &mut Forming, env: &Env<'_>) {
         let Seat { hits, tokens, spare } = *seat;
+        self.charge_prompt(slot);
         let computed = hits * self.block_size;
         let live = &self.live[slot as usize];
         let (target, request, known) = (live.target, live.request as usize, live.known);
@@ -373,6 +385,19 @@ impl Replica {
     pub(super) fn prefix_of(&self, slot: u32, env: &Env<'_>) -> (u32, u64) {
         let live = &self.live[slot as usize];
         self.find_prefix(live.request as usize, live.known, live.target, env)
+    }
+
+    /// Content of the first whole block of the tokens to be computed that the cache does not hold; `None` where it holds them
+    /// all, or the trace does not know.
+    pub(super) fn next_content(&self, slot: u32, env: &Env<'_>) -> Option<u64> {
+        if self.derivation == Derivation::None {
+            return None;
+        }
+        let live = &self.live[slot as usize];
+        let request = live.request as usize;
+        let whole = (live.target / self.block_size).min(live.known);
+        let (found, _) = self.pool.find(self.derivation.units(env.requests, request, self.block_size), whole);
+        (found < whole).then(|| self.derivation.hash(env.requests, request, found))
     }
 
     /// Takes a request out of the queue, wherever it stands.
@@ -492,6 +517,10 @@ impl Replica {
         live.target = live.input + live.emitted;
         self.totals.running_ns += i128::from((now - live.since).0);
         live.since = now;
+        if let Some(place) = live.place {
+            self.fetched.insert(place, slot);
+            return;
+        }
         let key = self.key(slot, env);
         self.waiting.push_front(slot, key);
     }
@@ -583,6 +612,9 @@ impl Replica {
             any = true;
             let steps = self.steps;
             let live = &mut self.live[chunk.slot as usize];
+            if let Some(fair) = self.waiting.fair() {
+                fair.charge(live.tenant, OUTPUT_WEIGHT);
+            }
             live.finish = steps + u64::from(live.output - live.emitted - 1);
             let last = live.finish == steps;
             if last && (live.capped || !self.common.async_scheduling) {
@@ -610,6 +642,10 @@ impl Replica {
 
     pub(super) fn enter_decode(&mut self, slot: u32) {
         self.decodes += 1;
+        self.promised += self.live[slot as usize].promise;
+        if let Some(fair) = self.waiting.fair() {
+            fair.decode(self.live[slot as usize].tenant, 1, self.steps);
+        }
         let computed = self.computed(&self.live[slot as usize]);
         let live = &self.live[slot as usize];
         self.context += u64::from(computed);
@@ -629,6 +665,10 @@ impl Replica {
         }
         self.spread.leave(self.live[slot as usize].base);
         self.decodes -= 1;
+        self.promised -= self.live[slot as usize].promise;
+        if let Some(fair) = self.waiting.fair() {
+            fair.decode(self.live[slot as usize].tenant, -1, self.steps);
+        }
         self.context -= u64::from(self.computed(&self.live[slot as usize]));
     }
 

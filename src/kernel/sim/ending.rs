@@ -194,8 +194,12 @@ impl Replica {
         match phase {
             Phase::Waiting => {
                 let key = self.key(slot, env);
-                let Live { loaded, swapped, .. } = self.live[slot as usize];
-                let there = if loaded { &mut self.loaded } else { &mut self.waiting }.remove(slot, key);
+                let Live { loaded, swapped, place, .. } = self.live[slot as usize];
+                let there = match place {
+                    Some(place) => self.fetched.remove(&place).is_some(),
+                    None if loaded => self.loaded.remove(slot, key),
+                    None => self.waiting.remove(slot, key),
+                };
                 assert!(there, "a waiting request must be in the queue");
                 self.totals.waiting_ns += stay;
                 if loaded && !swapped {

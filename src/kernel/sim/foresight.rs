@@ -87,6 +87,7 @@ impl Replica {
             && self.decodes <= self.common.decodes_max;
         let finish = self.finishes.peek().map(|Reverse((step, ..))| *step).filter(|_| quiet)?;
         let steps = finish.saturating_sub(self.steps).min(self.steps_with_blocks()).min(self.former.quiet_steps(self));
+        let steps = steps.min(self.waiting.steady(self.steps));
         let form = match self.form {
             Some((decodes, form)) if decodes == self.decodes => form?,
             Some(_) | None => self.decode_form(env)?,

@@ -170,6 +170,7 @@ pub mod encoder;
 mod ending;
 mod engine;
 pub mod facts;
+mod fair;
 mod flow;
 mod foresight;
 mod forming;

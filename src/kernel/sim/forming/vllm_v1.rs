@@ -110,7 +110,9 @@ impl Replica {
     /// Place in `running` of the request that goes when blocks are missing.
     fn victim(&self, env: &Env<'_>) -> Option<usize> {
         match self.common.policy {
-            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf => self.running.len().checked_sub(1),
+            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
+                self.running.len().checked_sub(1)
+            }
             QueueOrder::Priority => (0..self.running.len()).max_by_key(|at| self.key(self.running[*at], env)),
         }
     }

@@ -19,6 +19,7 @@ mod caches;
 mod forming;
 mod journey;
 mod moving;
+mod orders;
 mod parts;
 mod pools;
 mod routing;

@@ -21,7 +21,7 @@ pub use lightllm::Lightllm;
 pub use orca::Orca;
 pub use sarathi::Sarathi;
 pub use sglang::Sglang;
-pub use trtllm::Trtllm;
+pub use trtllm::{CapacitySchedulerPolicy, ContextChunkingPolicy, Trtllm};
 pub use vllm_v0::{PreemptionMode, VllmV0};
 
 /// The choice of a scheduler.
@@ -80,8 +80,24 @@ impl Scheduler {
             | Scheduler::Orca(_)
             | Scheduler::FasterTransformer(_)
             | Scheduler::Lightllm(_)
+            | Scheduler::Sglang(_) => u32::MAX,
+            Scheduler::Trtllm(rules) => rules.longest_prompt(),
+        }
+    }
+
+    /// Shares of the memory when blocks are planned: of a GPU's, what the engine may use, and of what is left of that beside
+    /// weights and activations, what the cache takes.
+    pub(crate) fn memory_shares(&self, utilization: f64) -> (f64, f64) {
+        match self {
+            Scheduler::Trtllm(rules) => (1.0, rules.free_gpu_memory_fraction),
+            Scheduler::VllmV1(_)
+            | Scheduler::VllmV0(_)
+            | Scheduler::Sarathi(_)
+            | Scheduler::Orca(_)
+            | Scheduler::FasterTransformer(_)
+            | Scheduler::Lightllm(_)
             | Scheduler::Sglang(_)
-            | Scheduler::Trtllm(_) => u32::MAX,
+            | Scheduler::Exclusive(_) => (utilization, 1.0),
         }
     }
 
@@ -279,6 +295,12 @@ pub enum QueueOrder {
     Sjf,
     /// Earliest deadline first; requests without a deadline last.
     Edf,
+    /// Least slack first: deadline less now less the work that is left. That is estimated, once, as the time of a step of
+    /// the prompt alone by the latency model; now is the same for all. Requests without a deadline last.
+    LeastSlack,
+    /// The tenant that was served the fewest tokens, by virtual token counters; then first come, first served. A tenant is
+    /// who the request says it is for, else its class.
+    Fair,
 }
 
 impl Default for VllmV1 {

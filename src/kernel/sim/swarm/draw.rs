@@ -77,9 +77,25 @@ pub fn scenario(seed: u64) -> (Scenario, Requests, Quirks) {
     conversations::draw(dice, &sizes, &mut s.workload, &mut requests);
     encoder(seed, &mut s, &mut requests);
     kinds_of_layers(seed, &mut s);
+    orders(seed, &mut s);
     // They are deviations of one engine; where parts of a request are elsewhere, they have no meaning.
     let quirks = if s.deployment.pools.is_empty() { quirks } else { Quirks::default() };
     (s, requests, quirks)
+}
+
+/// In some clusters of pools: orders of the queue by tenants, and by slack.
+fn orders(seed: u64, s: &mut Scenario) {
+    let dice = &mut Dice(rng::stream(seed, "swarm/orders"));
+    if s.deployment.pools.is_empty() || !dice.one_in(4) {
+        return;
+    }
+    let order = dice.pick(&[QueueOrder::LeastSlack, QueueOrder::Fair]);
+    let own = s.deployment.pools.values_mut().filter_map(|pool| pool.scheduler.as_mut());
+    for scheduler in own.chain([&mut s.deployment.scheduler]) {
+        if let Scheduler::VllmV1(rules) = scheduler {
+            rules.scheduling_policy = order;
+        }
+    }
 }
 
 /// Engines of one kind, and requests that do not know each other.

@@ -14,10 +14,12 @@
 mod asynchronous;
 mod batches;
 mod conversations;
+mod orders;
 mod pools;
 mod routers;
 mod sarathi;
 mod times;
+mod trtllm;
 mod vllm_v0;
 
 use std::sync::atomic::AtomicBool;
@@ -54,6 +56,7 @@ struct Ask {
     /// Requests that it waits for.
     waits: &'static [u32],
     encoder: Option<u32>,
+    tenant: Option<u32>,
 }
 
 fn ask(at: f64, input: u32, output: u32) -> Ask {
@@ -74,6 +77,7 @@ fn requests(asked: &[Ask]) -> Requests {
         session: asked.iter().map(|a| a.session).collect(),
         think: asked.iter().map(|a| a.think.map(span)).collect(),
         encoder_tokens: asked.iter().map(|a| a.encoder).collect(),
+        tenant: asked.iter().map(|a| a.tenant).collect(),
         block_tokens: 4,
         block_hash_offsets: vec![0],
         depends_on_offsets: vec![0],

@@ -78,6 +78,8 @@ impl World<'_> {
             part.preemptions = life.preemptions;
             life.most = life.most.max(end);
         }
+        let yielding: Vec<usize> = forming.batch.iter().filter(|part| part.yields).map(|part| part.life).collect();
+        yielding.into_iter().for_each(|i| self.charge_token(r, i));
         self.count_stalls(r, &forming.batch);
         self.note_peaks(r);
         let shape = self.shape(&forming.batch, pool.model.wants_spread());
@@ -97,7 +99,7 @@ impl World<'_> {
     }
 
     /// A rule of a scheduler was applied.
-    fn fire(&mut self, rule: &'static str) {
+    pub(in crate::sim::reference) fn fire(&mut self, rule: &'static str) {
         *self.seen.fired.entry(rule).or_default() += 1;
     }
 
@@ -140,7 +142,9 @@ impl World<'_> {
             (self.demand.priority(life.request), life.arrival, life.request)
         };
         let victim = match self.replicas[r].pool.common.policy {
-            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf => running.last(),
+            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
+                running.last()
+            }
             QueueOrder::Priority => running.iter().max_by_key(priority),
         };
         victim.copied().unwrap_or_else(|| unreachable!("a request alone must get its blocks"))
@@ -172,7 +176,9 @@ impl World<'_> {
         match self.replicas[r].pool.common.policy {
             QueueOrder::Fcfs => self.replicas[r].waiting.push_front(i),
             // The head of the queue is looked for.
-            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf => self.replicas[r].waiting.push_back(i),
+            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
+                self.replicas[r].waiting.push_back(i)
+            }
         }
     }
 
@@ -192,7 +198,8 @@ impl World<'_> {
     fn head(&self, r: usize) -> Option<usize> {
         let waiting = &self.replicas[r].waiting;
         let any_ready = waiting.iter().any(|i| self.lives[*i].ready);
-        let looked_at = |at: &usize| self.lives[waiting[*at]].ready == any_ready;
+        let looked_at =
+            |at: &usize| self.lives[waiting[*at]].ready == any_ready && self.lives[waiting[*at]].listed.is_none();
         let first_by = |key: &dyn Fn(&Life) -> i64| {
             (0..waiting.len()).filter(looked_at).min_by_key(|at| {
                 let life = &self.lives[waiting[*at]];
@@ -204,6 +211,21 @@ impl World<'_> {
             QueueOrder::Priority => first_by(&|life| i64::from(self.demand.priority(life.request))),
             QueueOrder::Sjf => first_by(&|life| life.prompt as i64),
             QueueOrder::Edf => first_by(&|life| self.demand.deadline(life.request).0),
+            QueueOrder::LeastSlack => {
+                let places = (0..waiting.len()).filter(looked_at);
+                places.min_by_key(|at| {
+                    let life = &self.lives[waiting[*at]];
+                    (self.latest_start(waiting[*at]), life.arrival, life.request)
+                })
+            }
+            QueueOrder::Fair if any_ready => (0..waiting.len()).find(looked_at),
+            QueueOrder::Fair => {
+                let places = (0..waiting.len()).filter(looked_at);
+                places.min_by_key(|at| {
+                    let life = &self.lives[waiting[*at]];
+                    (self.counter(r, waiting[*at]), life.arrival, life.request)
+                })
+            }
         }
     }
 
@@ -218,7 +240,13 @@ impl World<'_> {
     /// into the step, for which there are blocks.
     fn take_seat(&mut self, r: usize, at: usize, hits: Vec<usize>, tokens: usize, f: &mut Forming) {
         let pool = self.pool(r);
-        let Some(i) = self.replicas[r].waiting.remove(at) else { unreachable!("nobody stands there") };
+        let i = self.replicas[r].waiting[at];
+        if self.lives[i].listed.is_none() {
+            self.note_overtaking(r, i);
+        }
+        self.leaves_queue(r, i);
+        self.charge_prompt(r, i);
+        self.replicas[r].waiting.remove(at);
         self.replicas[r].running.push(i);
         self.note_admission(r, i, hits.len(), f.now);
         let computed = hits.len() * pool.block_size;
