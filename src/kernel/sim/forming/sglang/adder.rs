@@ -20,6 +20,8 @@ struct Adder {
     chunk: Option<i64>,
     /// Pages that are taken when all is settled, for prompts and for replies beside them.
     pages: u64,
+    /// A prompt is cut.
+    cut: bool,
 }
 
 /// Why no further request is looked at.
@@ -73,19 +75,19 @@ impl State {
         }
         self.arrange(r, env);
         let mut adder = self.adder(r, if mixed { listed } else { 0 });
+        adder.pages = beside;
         self.taken.clear();
-        let mut left = false;
         if let Some(slot) = cut {
-            left = self.add_cut(slot, beside, &mut adder, r, env);
+            self.add_cut(slot, &mut adder, r, env);
             if self.taken.is_empty() {
                 return false;
             }
         }
-        left = self.add_waiting(left, beside, &mut adder, r, env);
+        self.add_waiting(&mut adder, r, f, env);
         if self.taken.is_empty() {
             return false;
         }
-        self.book(mixed, left, r, f, env);
+        self.book(mixed, adder.cut, r, f, env);
         true
     }
 
@@ -100,6 +102,7 @@ impl State {
             input: i64::from(self.rules.max_prefill_tokens) - beside,
             chunk: self.rules.chunk().map(|size| i64::from(size) - beside),
             pages: 0,
+            cut: false,
         }
     }
 
@@ -107,8 +110,8 @@ impl State {
         i64::from(tokens.min(self.rules.clip_max_new_tokens_estimation))
     }
 
-    /// Rule 2; whether something is left of it.
-    fn add_cut(&mut self, slot: u32, beside: u64, adder: &mut Adder, r: &Replica, env: &Env<'_>) -> bool {
+    /// Rule 2.
+    fn add_cut(&mut self, slot: u32, adder: &mut Adder, r: &Replica, env: &Env<'_>) {
         let live = &r.live[slot as usize];
         let rest = i64::from(live.target - live.computed);
         let left = adder.chunk.unwrap_or(rest);
@@ -118,52 +121,44 @@ impl State {
         }
         // Not in SGLang, which would stop: no more than there are pages for.
         let held = (i64::from(live.computed) + adder.page - 1) / adder.page * adder.page;
-        let room = held - i64::from(live.computed) + (r.pool.free() - beside) as i64 * adder.page;
+        let room = held - i64::from(live.computed) + (r.pool.free() - adder.pages) as i64 * adder.page;
         let tokens = tokens.min(rest).min(room);
         if tokens <= 0 {
-            return true;
+            return;
         }
         self.taken.push((slot, live.computed, tokens as u32));
         adder.pages += new_blocks(live.computed, tokens as u32, r.block_size);
         let whole = tokens == rest;
         let reply = if whole { self.clipped(env.demand.cap(live.request, env.max_len)) } else { 0 };
         adder.add(tokens, reply);
-        !whole
+        adder.cut = !whole;
     }
 
-    /// Rules 3 to 7; whether a prompt is `cut`, then.
-    fn add_waiting(&mut self, mut cut: bool, beside: u64, adder: &mut Adder, r: &mut Replica, env: &Env<'_>) -> bool {
+    /// Rules 3 to 7.
+    fn add_waiting(&mut self, adder: &mut Adder, r: &mut Replica, f: &mut Forming, env: &Env<'_>) {
         let seats = u64::from(self.rules.settled.running_max).saturating_sub(r.decodes + self.gone);
         while let Some(slot) = r.waiting.front() {
             if self.taken.len() as u64 >= seats {
                 self.full = true;
-                break;
+                return;
             }
-            let stop = match self.add_one(slot, cut, beside, adder, r, env) {
-                Ok(whole) => {
-                    cut |= !whole;
-                    adder.stop()
-                }
-                Err(stop) => Some(stop),
-            };
+            let stop = self.add_one(slot, adder, r, f, env).err().or_else(|| adder.stop());
             if let Some(stop) = stop {
                 self.full |= stop == Stop::NoToken;
-                break;
+                return;
             }
         }
-        cut
     }
 
-    /// The head of the queue; whether its whole prompt goes into the step.
+    /// The head of the queue.
     fn add_one(
         &mut self,
         slot: u32,
-        cut: bool,
-        beside: u64,
         adder: &mut Adder,
         r: &mut Replica,
+        f: &mut Forming,
         env: &Env<'_>,
-    ) -> Result<bool, Stop> {
+    ) -> Result<(), Stop> {
         let first = self.taken.is_empty();
         if self.rules.prefill_max_requests.is_some_and(|most| self.taken.len() >= most as usize) {
             return Err(Stop::Other);
@@ -188,21 +183,22 @@ impl State {
         }
         let whole = adder.chunk.is_none_or(|left| pages <= left);
         let tokens = if whole { rest } else { adder.chunk.unwrap_or(rest) / adder.page * adder.page };
-        if tokens <= 0 || (!whole && cut) {
+        if tokens <= 0 || (!whole && adder.cut) {
             return Err(Stop::Other);
         }
         let need = new_blocks(computed, tokens as u32, r.block_size);
-        if adder.pages + need + idle + u64::from(r.fixed) + beside > r.pool.free() {
+        if adder.pages + need + idle + u64::from(r.fixed) > r.pool.free() {
             return Err(Stop::NoToken);
         }
         adder.free -= locked;
         adder.pages += need;
         adder.add(tokens, if whole { self.clipped(cap) } else { 0 });
         r.waiting.pop_front();
-        r.sit(slot, &Seat { hits, tokens: tokens as u32, spare: 0 }, env);
+        r.sit(slot, &Seat { hits, tokens: tokens as u32, spare: 0 }, f, env);
         self.owed.admit(slot, cap);
         self.taken.push((slot, computed, tokens as u32));
-        Ok(whole)
+        adder.cut |= !whole;
+        Ok(())
     }
 
     /// The step is one of those that were taken, and, if `mixed`, of replies.

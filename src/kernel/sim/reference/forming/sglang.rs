@@ -256,7 +256,7 @@ impl World<'_> {
         adder.cut = if whole { None } else { Some(i) };
     }
 
-    fn add_waiting(&mut self, r: usize, rules: &Sglang, adder: &mut Adder, f: &Forming) {
+    fn add_waiting(&mut self, r: usize, rules: &Sglang, adder: &mut Adder, f: &mut Forming) {
         let seats = (rules.settled.running_max as usize).saturating_sub(self.replicas[r].sglang.list.len());
         while let Some(i) = self.replicas[r].waiting.front().copied() {
             if adder.run.len() >= seats {
@@ -264,7 +264,7 @@ impl World<'_> {
                 self.replicas[r].sglang.full = true;
                 return;
             }
-            match self.add_one(r, rules, i, adder, f.now) {
+            match self.add_one(r, rules, i, adder, f) {
                 Added::Continue => {}
                 Added::NoToken => {
                     self.fire("sglang: no tokens");
@@ -277,7 +277,7 @@ impl World<'_> {
     }
 
     /// `add_one_req`.
-    fn add_one(&mut self, r: usize, rules: &Sglang, i: usize, adder: &mut Adder, now: SimTime) -> Added {
+    fn add_one(&mut self, r: usize, rules: &Sglang, i: usize, adder: &mut Adder, f: &mut Forming) -> Added {
         if rules.prefill_max_requests.is_some_and(|most| adder.run.len() >= most as usize) {
             self.fire("sglang: enough prompts");
             return Added::Other;
@@ -314,7 +314,7 @@ impl World<'_> {
             return Added::NoToken;
         }
         let cut = tokens < rest;
-        self.lock(r, i, &hits, now);
+        self.lock(r, i, &hits, f);
         adder.free -= idle as i64 * adder.page;
         adder.pages += pages;
         let reply = self.most_out(r, i).min(i64::from(rules.clip_max_new_tokens_estimation));
@@ -328,15 +328,23 @@ impl World<'_> {
     }
 
     /// The head of the queue runs; what was found of it is its own.
-    fn lock(&mut self, r: usize, i: usize, hits: &[usize], now: SimTime) {
+    fn lock(&mut self, r: usize, i: usize, hits: &[usize], f: &mut Forming) {
+        self.leaves_queue(r, i);
+        self.charge_prompt(r, i);
         self.replicas[r].waiting.pop_front();
         self.replicas[r].running.push(i);
-        self.note_admission(r, i, hits.len(), now);
+        self.note_admission(r, i, hits.len(), f.now);
         hits.iter().for_each(|id| self.replicas[r].share(*id));
         self.replicas[r].hold_fixed(i);
         let computed = hits.len() * self.replicas[r].pool.block_size;
         let life = &mut self.lives[i];
         (life.blocks, life.computed) = (hits.to_vec(), computed);
+        if let Some(tokens) = self.to_encode(r, i, computed) {
+            self.replicas[r].encoded.insert(i, tokens);
+            let number = self.replicas[r].pool.number;
+            self.totals[number].encoder_tokens += tokens as u64;
+            f.inputs.push(tokens);
+        }
     }
 
     /// `prepare_for_extend`, `mix_with_running`.
