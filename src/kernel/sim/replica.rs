@@ -647,6 +647,7 @@ impl Replica {
         let ran = self.steps - steps;
         if ran > 0 {
             (self.handed, self.decoded_at) = (self.steps, self.clock);
+            self.former.ended(self.clock);
             self.totals.busy += self.clock - clock;
             self.totals.kv_blocks_max = self.totals.kv_blocks_max.max(self.pool.used());
             self.totals.work.add_decodes(ran, self.decodes, context);

@@ -26,7 +26,7 @@ pub(super) enum Former {
     Orca(orca::State),
     FasterTransformer(faster_transformer::State),
     Lightllm(lightllm::State),
-    Sglang(sglang::State),
+    Sglang(Box<sglang::State>),
     Trtllm(trtllm::State),
 }
 
@@ -46,7 +46,7 @@ impl Former {
             Scheduler::Orca(rules) => Former::Orca(orca::State::new(rules)),
             Scheduler::FasterTransformer(rules) => Former::FasterTransformer(faster_transformer::State::new(rules)),
             Scheduler::Lightllm(rules) => Former::Lightllm(lightllm::State::new(rules)),
-            Scheduler::Sglang(rules) => Former::Sglang(sglang::State::new(rules)),
+            Scheduler::Sglang(rules) => Former::Sglang(Box::new(sglang::State::new(rules))),
             Scheduler::Trtllm(rules) => Former::Trtllm(trtllm::State::new(rules)),
             Scheduler::Exclusive(_) => unreachable!("no batches are formed"),
         }

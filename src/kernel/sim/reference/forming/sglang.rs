@@ -564,9 +564,12 @@ impl World<'_> {
     }
 }
 
+/// A request, and what is left of its path.
+type Path<'a> = (usize, &'a [u64]);
+
 /// Requests of a subtree, with what is left of their paths: children first, the heaviest before the others.
-fn walk(requests: &[(usize, &[u64])], order: &mut Vec<usize>) {
-    let mut children: BTreeMap<u64, (usize, Vec<(usize, &[u64])>)> = BTreeMap::new();
+fn walk(requests: &[Path<'_>], order: &mut Vec<usize>) {
+    let mut children: BTreeMap<u64, (usize, Vec<Path<'_>>)> = BTreeMap::new();
     for (at, (i, path)) in requests.iter().enumerate() {
         if let Some((hash, rest)) = path.split_first() {
             children.entry(*hash).or_insert((at, Vec::new())).1.push((*i, rest));
