@@ -282,6 +282,10 @@ pub(super) struct Machine {
     pub room: VecDeque<usize>,
     /// What its steps vary by, where they do.
     pub noise: Option<Noise>,
+    /// FasterTransformer: the requests that the batch was formed of.
+    pub batch: Vec<usize>,
+    /// LightLLM: steps of tokens since it looked at the queue.
+    pub iterations: u32,
 }
 
 impl Machine {
@@ -299,6 +303,8 @@ impl Machine {
             next: None,
             room: VecDeque::new(),
             noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),
+            batch: Vec::new(),
+            iterations: 0,
             pool,
         }
     }

@@ -70,7 +70,7 @@ impl World<'_> {
         let duration = match empty {
             true => empty_step_time(pool.tick),
             false => {
-                let said = self.said(&pool, &shape);
+                let said = self.said(r, &shape);
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
                 step_time(raw + forming.more, pool.overhead, pool.tick)?
             }
@@ -80,22 +80,22 @@ impl World<'_> {
     }
 
     /// A rule of a scheduler was applied.
-    #[expect(dead_code)]
     fn fire(&mut self, rule: &'static str) {
         *self.seen.fired.entry(rule).or_default() += 1;
     }
 
     /// How long a batch takes by the latency model, as the scheduler has it run.
-    fn said(&self, pool: &Pool, shape: &BatchShape) -> SimDuration {
+    fn said(&self, r: usize, shape: &BatchShape) -> SimDuration {
+        let pool = &self.replicas[r].pool;
         match &pool.scheduler {
             Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => pool.model.step(shape),
             Scheduler::VllmV0(_)
             | Scheduler::Sarathi(_)
             | Scheduler::Orca(_)
-            | Scheduler::FasterTransformer(_)
             | Scheduler::Lightllm(_)
             | Scheduler::Sglang(_)
             | Scheduler::Trtllm(_) => pool.model.step(shape),
+            Scheduler::FasterTransformer(rules) => pool.model.step(&self.padded(r, rules, shape)),
         }
     }
 
@@ -215,7 +215,6 @@ impl World<'_> {
     }
 
     /// A running request computes so many more tokens in the step; false where there are no blocks for them.
-    #[expect(dead_code)]
     fn go_on(&mut self, r: usize, i: usize, tokens: usize, f: &mut Forming) -> bool {
         let (decode, from) = (self.lives[i].decodes(), self.lives[i].computed);
         if !self.extend(r, i, tokens) {
@@ -226,7 +225,6 @@ impl World<'_> {
     }
 
     /// Takes blocks ahead of the tokens that will be in them, until the request holds so many.
-    #[expect(dead_code)]
     fn hold_blocks(&mut self, r: usize, i: usize, blocks: usize) {
         while self.lives[i].blocks.len() < blocks {
             let Some(id) = self.replicas[r].take() else { unreachable!("blocks were said to be free") };

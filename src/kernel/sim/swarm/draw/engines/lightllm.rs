@@ -1,12 +1,34 @@
 //! Scenarios of [`Lightllm`].
 
-use super::super::{Dice, Sizes};
+use super::super::{Dice, Sizes, longest};
 use crate::scenario::Scenario;
 use crate::sim::scheduler::{Lightllm, Scheduler};
 
 /// What every scenario of the long run together must fire, by the names that the oracle counts under.
-pub(super) const RULES: &[&str] = &[];
+pub(super) const RULES: &[&str] = &[
+    "lightllm: the queue is not looked at",
+    "lightllm: tokens wait for prompts",
+    "lightllm: all seats are taken",
+    "lightllm: the prompts of the step are too long",
+    "lightllm: the forecast refuses",
+    "lightllm: alone against the forecast",
+];
 
-pub(super) fn draw(_dice: &mut Dice, _sizes: &Sizes, s: &mut Scenario) {
-    s.deployment.scheduler = Scheduler::Lightllm(Lightllm::default());
+pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
+    let d = &mut s.deployment;
+    // A cache of as many tokens, or of several times as many.
+    let tokens = d.kv.num_gpu_blocks.unwrap_or(2) as u32 * d.kv.block_size;
+    let cache = tokens * if dice.one_in(2) { 1 } else { dice.range(2, 9) };
+    (d.kv.block_size, d.kv.num_gpu_blocks) = (1, Some(u64::from(cache)));
+    d.max_model_len = match dice.range(0, 2) {
+        0 => None,
+        1 => Some(dice.range(2, tokens.max(2))),
+        _ => d.max_model_len.map(|said| said.min(cache)),
+    };
+    let longest = longest(d);
+    d.scheduler = Scheduler::Lightllm(Lightllm {
+        batch_max_tokens: if dice.one_in(2) { Some(longest + dice.range(0, sizes.longest)) } else { None },
+        running_max_req_size: dice.pick(&[1, 2, 5, 20, 1000]),
+        max_waiting_iters: dice.pick(&[0, 1, 2, 3, 10, 10]),
+    });
 }
