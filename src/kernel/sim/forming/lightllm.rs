@@ -1,7 +1,7 @@
 //! Forming a step by the rules of [`Lightllm`].
 //!
-//! While everything that runs gets a token, each request holds one more and has one less left: the terms of the forecast, and
-//! so its peak, stay what they are. Who was not admitted will not be before something leaves.
+//! Every look at the queue that can admit somebody makes the forecast anew, request by request, as LightLLM does: what runs
+//! comes closer to its end while the first of the queue stays where it is, and the peak of both together moves either way.
 
 use crate::sim::batch::{Forming, Seat};
 use crate::sim::node::Env;
@@ -14,21 +14,11 @@ pub(in crate::sim) struct State {
     rules: Lightllm,
     /// Steps of tokens since the queue was looked at.
     waited: u32,
-    /// The first of the queue was not admitted, beside so many that ran.
-    refused: Option<Refused>,
-}
-
-/// Who is first, and with how many, while that changes nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Refused {
-    slot: u32,
-    generation: u32,
-    running: usize,
 }
 
 impl State {
     pub(super) fn new(rules: &Lightllm) -> State {
-        State { rules: *rules, waited: 0, refused: None }
+        State { rules: *rules, waited: 0 }
     }
 
     /// See [`super::Former::form`].
@@ -52,10 +42,14 @@ impl State {
 
     /// See [`super::Former::quiet_steps`].
     pub(super) fn quiet_steps(&self, replica: &Replica) -> u64 {
-        if self.is_open(replica) { u64::from(self.rules.max_waiting_iters.saturating_sub(self.waited)) } else { u64::MAX }
+        if self.is_open(replica) {
+            u64::from(self.rules.max_waiting_iters.saturating_sub(self.waited))
+        } else {
+            u64::MAX
+        }
     }
 
-    /// See [`super::Former::ran`]. At every look in between nobody was admitted.
+    /// See [`super::Former::ran`]. A look in between had nobody to admit, or no seat.
     pub(super) fn ran(&mut self, steps: u64) {
         let period = u64::from(self.rules.max_waiting_iters.max(1));
         if steps > 0 {
@@ -65,11 +59,11 @@ impl State {
 
     /// A look at the queue may admit somebody.
     fn is_open(&self, replica: &Replica) -> bool {
-        !replica.nobody_waits() && self.refused != first(replica)
+        !replica.nobody_waits() && replica.running.len() < self.rules.running_max_req_size as usize
     }
 
     /// Whether anybody was admitted.
-    fn admit(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) -> bool {
+    fn admit(&self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) -> bool {
         let cache = replica.pool.total();
         let mut left = self.rules.tokens_of_prompts(cache, env.max_len);
         let running = |slot: &u32| {
@@ -92,18 +86,11 @@ impl State {
             replica.waiting.pop_front();
             replica.seat(slot, &Seat { hits: 0, tokens, spare: 0 }, f, env);
         }
-        let admitted = !replica.next.chunks.is_empty();
-        self.refused = if admitted { None } else { first(replica) };
-        admitted
+        !replica.next.chunks.is_empty()
     }
 }
 
 fn waiting(live: &Live, env: &Env<'_>) -> Outlook {
     let most = env.demand.cap(live.request, env.max_len);
     Outlook { held: live.input + 1, left: most.saturating_sub(2) }
-}
-
-fn first(replica: &Replica) -> Option<Refused> {
-    let slot = replica.waiting.front()?;
-    Some(Refused { slot, generation: replica.live[slot as usize].generation, running: replica.running.len() })
 }

@@ -61,7 +61,9 @@ impl FasterTransformer {
     /// What is wrong with it, by path: without, and with the blocks that a replica has.
     pub(in crate::sim) fn problems(&self, _site: &Site) -> Vec<(&'static str, String)> {
         match self.batch_size_cap {
-            0 => vec![("deployment.scheduler.faster_transformer.batch_size_cap", "is 0; must be at least 1".to_string())],
+            0 => {
+                vec![("deployment.scheduler.faster_transformer.batch_size_cap", "is 0; must be at least 1".to_string())]
+            }
             1.. => Vec::new(),
         }
     }

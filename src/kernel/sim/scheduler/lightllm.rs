@@ -99,8 +99,9 @@ impl Lightllm {
         let mut found = Vec::new();
         let longest = engine::max_len(&site.deployment, &site.model, blocks);
         if let Some(said) = site.deployment.max_model_len.filter(|said| u64::from(*said) > blocks) {
-            let message =
-                format!("is {said}; LightLLM wants a cache that holds a request of that length, and it has {blocks} tokens");
+            let message = format!(
+                "is {said}; LightLLM wants a cache that holds a request of that length, and it has {blocks} tokens"
+            );
             found.push(("deployment.max_model_len", message));
         }
         if let Some(tokens) = self.batch_max_tokens.filter(|tokens| *tokens < longest) {

@@ -313,6 +313,24 @@ mod tests {
         assert!(compared > 400, "{compared}");
     }
 
+    #[test]
+    fn every_number_of_a_batch_of_the_other_engines_is_the_same() {
+        for engine in ENGINES.iter().filter(|engine| !engine.rules.is_empty()) {
+            for seed in 0..150 {
+                let (s, requests) = scenario_of(engine, seed);
+                let (mut fast, mut slow, go_on) = (Rows::default(), Rows::default(), AtomicBool::new(false));
+                let models = s.sites().iter().map(|_| Box::new(Hashed) as Box<dyn LatencyModel>).collect();
+                let (fast_of, quirks) = (Parts { models, ..Parts::default() }, Quirks::default());
+                let summary = simulate_of(&s, &requests, &mut fast, &go_on, fast_of).unwrap();
+                let oracle = reference::observe_of(&s, &requests, &mut slow, &go_on, quirks, |_| Ok(Box::new(Hashed)))
+                    .unwrap()
+                    .0;
+                difference(&fast, &slow, &summary, &oracle)
+                    .unwrap_or_else(|e| panic!("{} seed {seed}: {:?}\n{e}", engine.name, s.deployment));
+            }
+        }
+    }
+
     /// Every scheduler, and every rule of it in some scenario.
     #[test]
     fn the_other_engines_equal_their_oracles() {

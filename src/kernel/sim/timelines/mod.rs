@@ -14,6 +14,9 @@
 mod asynchronous;
 mod batches;
 mod conversations;
+mod faster_transformer;
+mod lightllm;
+mod orca;
 mod pools;
 mod routers;
 mod times;

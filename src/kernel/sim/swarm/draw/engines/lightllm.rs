@@ -16,13 +16,17 @@ pub(super) const RULES: &[&str] = &[
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
     let d = &mut s.deployment;
-    // A cache of as many tokens, or of several times as many.
+    // A cache of as many tokens, or of several times as many, or one that single prompts fill.
     let tokens = d.kv.num_gpu_blocks.unwrap_or(2) as u32 * d.kv.block_size;
-    let cache = tokens * if dice.one_in(2) { 1 } else { dice.range(2, 9) };
+    let cache = match dice.range(0, 4) {
+        0 | 1 => tokens,
+        2 | 3 => tokens * dice.range(2, 9),
+        _ => dice.range(2, sizes.longest),
+    };
     (d.kv.block_size, d.kv.num_gpu_blocks) = (1, Some(u64::from(cache)));
     d.max_model_len = match dice.range(0, 2) {
         0 => None,
-        1 => Some(dice.range(2, tokens.max(2))),
+        1 => Some(dice.range(2, tokens.min(cache))),
         _ => d.max_model_len.map(|said| said.min(cache)),
     };
     let longest = longest(d);
