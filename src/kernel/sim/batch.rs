@@ -336,8 +336,9 @@ impl Replica {
             let units = self.derivation.units(env.requests, request, self.block_size);
             self.pool.share(&mut self.live[slot as usize].held, units, held);
         }
-        if spare > 0 {
-            self.take(u64::from(spare));
+        let fixed = self.fixed;
+        if spare + fixed > 0 {
+            self.take(u64::from(spare) + u64::from(fixed));
         }
         let now = self.clock;
         let live = &mut self.live[slot as usize];
@@ -348,7 +349,7 @@ impl Replica {
         self.totals.waiting_ns += i128::from((now - live.since).0);
         live.since = now;
         live.phase = Phase::Prefill;
-        live.spare = spare;
+        (live.spare, live.fixed) = (spare, fixed);
         // Blocks that do not start with the prompt cannot be told by their place.
         live.missing = hits - held;
         live.known = if live.missing == 0 { known } else { 0 };
@@ -491,6 +492,7 @@ impl Replica {
         let reserves = self.common.reserves;
         let live = &mut self.live[slot as usize];
         let spare = std::mem::take(&mut live.spare);
+        let more = more + u64::from(std::mem::take(&mut live.fixed));
         let blocks = match reserves {
             true => spare,
             false => computed.div_ceil(self.block_size) - live.missing - live.held.blocks() + spare,

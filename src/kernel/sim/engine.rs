@@ -33,7 +33,8 @@ pub(super) const HORIZON: SimTime = SimTime(1 << 61);
 /// Longest prompt plus output that an engine takes: what the deployment says, the model allows, and the cache holds.
 pub(super) fn max_len(d: &Deployment, model: &ModelSpec, blocks: u64) -> u32 {
     let said = d.max_model_len.unwrap_or(model.max_pos);
-    let held = blocks.saturating_mul(u64::from(d.kv.block_size));
+    let growing = blocks.saturating_sub(plan::blocks_per_request(d, model));
+    let held = growing.saturating_mul(u64::from(d.kv.block_size));
     u64::from(said).min(held).min(u64::from(u32::MAX / 4)) as u32
 }
 
@@ -101,6 +102,7 @@ pub(super) fn simulate(
                 Some(_) => max_len(d, &sites[at].model, kinds[at].blocks),
                 None => d.max_model_len.unwrap_or(u32::MAX / 4),
             },
+            fixed_blocks: plan::blocks_per_request(d, &sites[at].model) as u32,
             longest_prompt: d.scheduler.longest_prompt(kinds[at].blocks, d.kv.block_size),
             wants_steps: sink.wants_steps(),
             reports,

@@ -32,6 +32,8 @@ pub(super) struct Env<'a> {
     pub max_len: u32,
     /// Longest prompt, where that is less.
     pub longest_prompt: u32,
+    /// Blocks that a request holds whatever its length.
+    pub fixed_blocks: u32,
     pub wants_steps: bool,
     pub reports: Reports,
     pub stop: &'a AtomicBool,

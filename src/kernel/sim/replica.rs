@@ -66,6 +66,8 @@ pub(super) struct Live {
     /// Blocks that it has beyond those of its tokens in the cache: where it is loaded, that of the next one; what was
     /// taken for more than was computed; where all that it may ever have is taken at admission, that.
     pub spare: u32,
+    /// Blocks that it has whatever its length, while it runs or moves here.
+    pub fixed: u32,
     pub input: u32,
     /// Tokens it will generate here, and whether a cap says so.
     pub output: u32,
@@ -183,6 +185,8 @@ pub(super) struct Replica {
     /// No step with tokens takes less.
     pub shortest: SimDuration,
     pub block_size: u32,
+    /// Blocks that a request holds whatever its length.
+    pub fixed: u32,
     pub flights: VecDeque<Flight>,
     /// In order of admission, whatever their phase.
     pub running: Vec<u32>,
@@ -254,6 +258,7 @@ impl Replica {
             shortest: timing.step(shortest).unwrap_or(SimDuration(1)),
             jitter,
             block_size: kv.block_size,
+            fixed: env.fixed_blocks,
             derivation,
             caching: kv.enable_prefix_caching && common.caches_prefixes,
             clock: SimTime::ZERO,
@@ -399,6 +404,7 @@ impl Replica {
             phase: Phase::Waiting,
             loaded: false,
             spare: 0,
+            fixed: 0,
             input,
             output,
             capped,
@@ -632,6 +638,11 @@ impl Replica {
         }
         (self.clock, self.context) = (clock, context);
         Ok(asked)
+    }
+
+    /// Blocks that a request that is admitted may take for its tokens.
+    pub(super) fn room(&self) -> u64 {
+        self.pool.free().saturating_sub(u64::from(self.fixed))
     }
 
     /// Blocks for the step being formed, at the present time.

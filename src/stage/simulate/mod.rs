@@ -148,7 +148,7 @@ impl Kind for Simulate {
         for scenario in &scenarios {
             workload.check(&scenario.workload, name)?;
         }
-        scenario::check_requests(spec, cx.seed, &scenarios, &workload.requests)
+        scenario::check_requests(spec, cx.seed, &catalog, &scenarios, &workload.requests)
             .map_err(|diagnostics| Failure { exit: Exit::Stage, diagnostics })?;
         cx.progress.0.total(scenarios.len() as u64, "scenarios");
         let detail = Detail { steps: self.steps, routes: self.routes };
@@ -256,7 +256,7 @@ fn unforeseen_recipe(spec: &Simulate, cx: &CheckCx) -> Value {
         "sweep": spec.sweep.as_ref().map(sweep_recipe),
         "steps": spec.steps,
         "routes": spec.routes,
-        "facts": catalog::load(cx.project).map(|c| json!({ "models": c.models, "gpus": c.gpus })).unwrap_or_default(),
+        "facts": catalog::load(cx.project).map(|c| json!({ "models": c.models, "gpus": c.gpus, "fitted": c.fitted })).unwrap_or_default(),
         "sim_version": SIM_VERSION,
         "memo_version": simulation::MEMO_VERSION,
     })

@@ -127,7 +127,8 @@ impl Replica {
             let (hits, idle) = self.prefix_of(slot, env);
             let computed = hits * self.block_size;
             let Some(tokens) = rules.waiting_tokens(target - computed, f.budget) else { return };
-            if tokens > 0 && new_blocks(computed, tokens, self.block_size) + idle > self.pool.free() {
+            let need = if tokens > 0 { new_blocks(computed, tokens, self.block_size) + idle } else { 0 };
+            if need + u64::from(self.fixed) > self.pool.free() {
                 return;
             }
             self.waiting.pop_front();

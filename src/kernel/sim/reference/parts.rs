@@ -278,6 +278,8 @@ pub(super) struct Machine {
     /// The step that runs, and with asynchronous scheduling the one after it.
     pub current: Option<Step>,
     pub next: Option<Step>,
+    /// Blocks that requests hold whatever their length.
+    pub fixed: BTreeMap<usize, Vec<usize>>,
     /// Requests whose prompts are done elsewhere, and that wait for blocks here to put their KV caches into.
     pub room: VecDeque<usize>,
     /// What its steps vary by, where they do.
@@ -301,6 +303,7 @@ impl Machine {
             by_hash: BTreeMap::new(),
             current: None,
             next: None,
+            fixed: BTreeMap::new(),
             room: VecDeque::new(),
             noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),
             batch: Vec::new(),
@@ -343,6 +346,18 @@ impl Machine {
                 self.free.push_back(id);
             }
         }
+    }
+
+    /// A request takes the blocks that it holds whatever its length; or gives them up.
+    pub(super) fn hold_fixed(&mut self, life: usize) {
+        let taken: Vec<usize> = (0..self.pool.fixed).filter_map(|_| self.take()).collect();
+        assert!(taken.len() == self.pool.fixed, "an admitted request must get its blocks");
+        self.fixed.insert(life, taken);
+    }
+
+    pub(super) fn release_fixed(&mut self, life: usize) {
+        let held = self.fixed.remove(&life).unwrap_or_default();
+        self.release(&held);
     }
 
     /// The block is full, and this is its content from now on.

@@ -29,8 +29,9 @@ pub(super) struct Pool {
     pub derivation: Derivation,
     pub block_size: usize,
     pub caching: bool,
-    /// Blocks of an engine.
+    /// Blocks of an engine, and of them those that a request holds whatever its length.
     pub blocks: usize,
+    pub fixed: usize,
     pub overhead: Overhead,
     /// Coefficient of variation of its steps.
     pub jitter_cv: f64,
@@ -59,7 +60,8 @@ impl Pool {
             Role::Mixed | Role::Prefill | Role::Decode => hashes::derivation(requests, d.kv.block_size, caching)?,
         };
         let said = u64::from(d.max_model_len.unwrap_or(site.model.max_pos));
-        let held = blocks.saturating_mul(u64::from(d.kv.block_size));
+        let fixed = plan::blocks_per_request(d, &site.model);
+        let held = blocks.saturating_sub(fixed).saturating_mul(u64::from(d.kv.block_size));
         let whole = Deployment { tp: 1, ..d.clone() };
         let numbers = facts::kv_numbers_per_gpu(&whole, &site.model);
         Ok(Pool {
@@ -72,13 +74,14 @@ impl Pool {
             block_size: d.kv.block_size as usize,
             caching,
             blocks: blocks as usize,
+            fixed: fixed as usize,
             overhead: Overhead::new(common.overhead_us, common.overhead_hidden),
             jitter_cv: d.overheads.jitter_cv,
             tick: d.tick,
             max_len: said.min(held).min(u64::from(u32::MAX / 4)) as usize,
             longest_prompt: d.scheduler.longest_prompt(blocks, d.kv.block_size) as usize,
             block_bytes: u128::from(d.kv.block_size)
-                * (f64::from(facts::cache_layers(&site.model)) * numbers * d.kv.kv_cache_dtype.bytes()) as u128,
+                * (f64::from(facts::holding_layers(&site.model)) * numbers * d.kv.kv_cache_dtype.bytes()) as u128,
             embedding_bytes: u128::from(site.model.hidden) * EMBEDDING_BYTES,
             layers: u128::from(site.model.layers),
         })

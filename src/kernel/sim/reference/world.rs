@@ -347,6 +347,7 @@ impl<'a> World<'a> {
     pub(super) fn leave_engine(&mut self, r: usize, i: usize) {
         let blocks = std::mem::take(&mut self.lives[i].blocks);
         let machine = &mut self.replicas[r];
+        machine.release_fixed(i);
         machine.release(&blocks);
         machine.running.retain(|running| *running != i);
         machine.waiting.retain(|waiting| *waiting != i);

@@ -70,6 +70,8 @@ pub fn llama_8b() -> ModelSpec {
         sliding_window: 0,
         window_layers: 0,
         linear_layers: 0,
+        state_bytes: 0,
+        kv_shared_layers: 0,
         other_params_b: 0.0,
         mla: None,
         params_b: 8.03,

@@ -64,6 +64,27 @@ fn without_chunks_a_prompt_waits_for_a_step_that_holds_it_and_holds_up_those_beh
 }
 
 #[test]
+fn a_request_holds_windows_and_states_as_long_as_it_runs() {
+    // Half of the layers see four tokens: they and a block are two blocks of the other half. With one for its prompt and one
+    // for its reply, two requests fill eight blocks.
+    check(
+        |s, _| {
+            blocks(s, 8);
+            (s.model.sliding_window, s.model.window_layers) = (4, 16);
+        },
+        &[ask(0.0, 4, 2), ask(0.0, 4, 2), ask(0.0, 4, 2)],
+        &["finished q0 s0 f1 d2 o2", "finished q0 s0 f1 d2 o2", "finished q0 s2 f3 d4 o2"],
+        &[
+            "0+1 d0 p8/2 c0 r2 w1 x0 b6",
+            "1+1 d2 p0/0 c8 r2 w1 x0 b8",
+            "2+1 d0 p4/1 c0 r1 w0 x0 b3",
+            "3+1 d1 p0/0 c4 r1 w0 x0 b4",
+        ],
+        |s| assert_eq!(s.kv_blocks_max, 8),
+    );
+}
+
+#[test]
 fn a_preempted_request_keeps_its_tokens_and_computes_them_again() {
     // At 2 ms both hold four tokens, the first needs the second block; the other comes back when it is done.
     let two = |s: &mut Scenario, _: &mut VllmV1| blocks(s, 2);

@@ -138,6 +138,7 @@ impl World<'_> {
             self.undo(r, part);
         }
         let blocks = std::mem::take(&mut self.lives[i].blocks);
+        self.replicas[r].release_fixed(i);
         self.replicas[r].release(&blocks);
         self.replicas[r].running.retain(|running| *running != i);
         let life = &mut self.lives[i];
@@ -206,6 +207,7 @@ impl World<'_> {
         let computed = hits.len() * pool.block_size;
         let (hits, missing) = if tokens > 0 { (hits, 0) } else { (Vec::new(), hits.len()) };
         hits.iter().for_each(|id| self.replicas[r].share(*id));
+        self.replicas[r].hold_fixed(i);
         let life = &mut self.lives[i];
         (life.blocks, life.missing, life.computed) = (hits, missing, computed);
         let fits = self.extend(r, i, tokens);
@@ -250,7 +252,7 @@ impl World<'_> {
         let machine = &self.replicas[r];
         let blocks = tokens.div_ceil(machine.pool.block_size);
         let unused = hits.iter().filter(|id| machine.blocks[**id].users == 0).count();
-        blocks - hits.len() + unused <= machine.free.len()
+        blocks - hits.len() + unused + machine.pool.fixed <= machine.free.len()
     }
 
     fn note_admission(&mut self, r: usize, i: usize, hits: usize, now: SimTime) {

@@ -66,7 +66,11 @@ impl World<'_> {
             return false;
         }
         let tokens = wanted.min(f.budget);
-        if tokens > 0 && !self.has_room(r, &hits, computed + tokens) {
+        let fits = match tokens {
+            0 => self.has_room(r, &[], 0),
+            1.. => self.has_room(r, &hits, computed + tokens),
+        };
+        if !fits {
             return false;
         }
         self.take_seat(r, at, hits, tokens, f);
