@@ -69,14 +69,17 @@ impl State {
         let running = |slot: &u32| {
             let live = &replica.live[*slot as usize];
             let out = replica.emitted(live);
-            Outlook { held: live.input + out, left: env.demand.cap(live.request, env.max_len) - out - 1 }
+            Outlook {
+                held: live.input + out + replica.fixed,
+                left: env.demand.cap(live.request, env.max_len) - out - 1,
+            }
         };
         let mut forecast = Forecast::of(replica.running.iter().map(running).collect());
         while let Some(slot) = replica.waiting.front()
             && replica.running.len() < self.rules.running_max_req_size as usize
         {
             let live = &replica.live[slot as usize];
-            let (tokens, outlook) = (live.target, waiting(live, env));
+            let (tokens, outlook) = (live.target, waiting(live, replica.fixed, env));
             let fits = forecast.peak_with(outlook) < cache || replica.running.is_empty();
             if !fits || u64::from(tokens) > left {
                 break;
@@ -90,7 +93,7 @@ impl State {
     }
 }
 
-fn waiting(live: &Live, env: &Env<'_>) -> Outlook {
+fn waiting(live: &Live, fixed: u32, env: &Env<'_>) -> Outlook {
     let most = env.demand.cap(live.request, env.max_len);
-    Outlook { held: live.input + 1, left: most.saturating_sub(2) }
+    Outlook { held: live.input + 1 + fixed, left: most.saturating_sub(2) }
 }

@@ -34,7 +34,7 @@ impl Replica {
             let live = &self.live[slot as usize];
             let (tokens, lengths) = (live.target, (live.input, env.demand.cap(live.request, env.max_len)));
             let spare = reserve.blocks(lengths, env.max_len, self.block_size);
-            if u64::from(spare) > self.pool.free() {
+            if u64::from(spare) > self.room() {
                 return;
             }
             self.waiting.pop_front();

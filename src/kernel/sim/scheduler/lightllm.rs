@@ -27,6 +27,8 @@
 //! client goes, takes a term out of these sums. So until the next admission no more is in use than was forecast, and every
 //! admission makes the forecast anew with all that run: the cache is never full. (Checked in every step.)
 //!
+//! What a request holds whatever its length (windows of layers, and states: not in LightLLM) is a part of `held`.
+//!
 //! That holds because the forecast goes by the most that a request may generate, as LightLLM's does with its default
 //! `router_token_ratio` of 0. Above 0 it guesses less while the cache is not busy, and pauses requests when that was too little:
 //! left out.
@@ -42,6 +44,7 @@ use serde::{Deserialize, Serialize};
 use super::{Common, QueueOrder};
 use crate::pools::Site;
 use crate::sim::engine;
+use crate::sim::kv::plan;
 
 /// LightLLM: a cache of single tokens (`kv: { block_size: 1 }`), admission by a forecast of its peak, steps of prompts apart
 /// from steps of tokens. Nothing is ever preempted. First come, first served.
@@ -98,9 +101,10 @@ impl Lightllm {
     pub(in crate::sim) fn problems_of_cache(&self, site: &Site, blocks: u64) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
         let longest = engine::max_len(&site.deployment, &site.model, blocks);
-        if let Some(said) = site.deployment.max_model_len.filter(|said| u64::from(*said) > blocks) {
+        let cache = blocks.saturating_sub(plan::blocks_per_request(&site.deployment, &site.model));
+        if let Some(said) = site.deployment.max_model_len.filter(|said| u64::from(*said) > cache) {
             let message = format!(
-                "is {said}; LightLLM wants a cache that holds a request of that length, and it has {blocks} tokens"
+                "is {said}; LightLLM wants a cache that holds a request of that length, and it has {cache} tokens"
             );
             found.push(("deployment.max_model_len", message));
         }

@@ -1,6 +1,6 @@
 //! Timelines of LightLLM: steps of prompts, looks at the queue, and the forecast. Blocks have one token.
 
-use super::orca::{check_of, sizes};
+use super::orca::{check_of, sizes, windows};
 use super::*;
 use crate::sim::check;
 use crate::sim::scheduler::Lightllm;
@@ -113,6 +113,21 @@ fn the_forecast_admits_what_fits_at_its_peak() {
         &["0+1 d0 p6/2 c0 r2 w0 x0 b6"],
         whatever,
     );
+}
+
+#[test]
+fn windows_are_forecast() {
+    // One token and the next: two for each, beside the 6 that it takes before it is done. Twice 8 is not less than 16.
+    let asked = [capped(0.0, 3, 4, 4), capped(0.0, 3, 4, 4)];
+    let with = |cache, rows: &[&str], steps: &[&str]| {
+        let edit = |s: &mut Scenario| {
+            tokens(cache, 12)(s);
+            windows(s, 1);
+        };
+        check_of(rules(|_| ()), edit, &asked, rows, steps, whatever);
+    };
+    with(16, &["finished q0 s0 f1 d4 o4", "finished q0 s4 f5 d8 o4"], &["0+1 d0 p3/1 c0 r1 w1 x0 b5"]);
+    with(17, &["finished q0 s0 f1 d4 o4"; 2], &["0+1 d0 p6/2 c0 r2 w0 x0 b10", "1+1 d2 p0/0 c6 r2 w0 x0 b12"]);
 }
 
 #[test]

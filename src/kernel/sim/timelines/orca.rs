@@ -159,3 +159,24 @@ fn a_batch_must_have_a_seat() {
         assert_eq!(found, [format!("deployment.scheduler.{name}.batch_size_cap: is 0; must be at least 1")]);
     }
 }
+
+/// Half of the layers see so many tokens.
+pub(super) fn windows(s: &mut Scenario, tokens: u32) {
+    (s.model.sliding_window, s.model.window_layers) = (tokens, 16);
+}
+
+#[test]
+fn windows_are_held_beside_what_is_reserved() {
+    // Four tokens and a block: two blocks for each, and two for its eight tokens.
+    check_of(
+        orca(128, Reserve::MaxModelLen),
+        |s| {
+            sizes(11, 8)(s);
+            windows(s, 4);
+        },
+        &[ask(0.0, 3, 2), ask(0.0, 3, 1), ask(0.0, 3, 1)],
+        &["finished q0 s0 f1 d2 o2", "finished q0 s0 f1 d1 o1", "finished q0 s1 f2 d2 o1"],
+        &["0+1 d0 p6/2 c0 r2 w1 x0 b8", "1+1 d1 p3/1 c3 r2 w0 x0 b8"],
+        |s| assert_eq!(s.kv_block_ns, 16_000_000),
+    );
+}

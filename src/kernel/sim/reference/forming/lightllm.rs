@@ -45,6 +45,9 @@ impl World<'_> {
                 self.fire("lightllm: the prompts of the step are too long");
                 return;
             }
+            if pool.fixed > 0 {
+                self.fire("lightllm: windows and states are forecast");
+            }
             if self.forecast(r, i) >= pool.blocks {
                 if !self.replicas[r].running.is_empty() {
                     self.fire("lightllm: the forecast refuses");
@@ -60,7 +63,7 @@ impl World<'_> {
     /// The most tokens in the cache at once, if all that run, and one more, went on together to the most that they may have.
     /// Those admitted in this step count as what they were before it.
     fn forecast(&self, r: usize, more: usize) -> usize {
-        let longest = self.replicas[r].pool.max_len as u32;
+        let (longest, fixed) = (self.replicas[r].pool.max_len as u32, self.replicas[r].pool.fixed);
         let mut rest: Vec<(usize, usize)> = Vec::new();
         for i in self.replicas[r].running.iter().copied().chain([more]) {
             let life = &self.lives[i];
@@ -73,7 +76,7 @@ impl World<'_> {
         }
         let mut peak = 0;
         while !rest.is_empty() {
-            peak = peak.max(rest.iter().map(|(held, _)| held).sum());
+            peak = peak.max(rest.iter().map(|(held, _)| held + fixed).sum());
             rest.retain(|(_, left)| *left > 0);
             rest.iter_mut().for_each(|(held, left)| (*held, *left) = (*held + 1, *left - 1));
         }

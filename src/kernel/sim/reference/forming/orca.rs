@@ -40,6 +40,9 @@ impl World<'_> {
         if !self.has_room(r, &[], tokens) {
             return false;
         }
+        if self.replicas[r].pool.fixed > 0 {
+            self.fire("reserve: windows and states beside");
+        }
         if tokens < longest {
             self.fire("reserve: less than the longest");
         }

@@ -1,6 +1,6 @@
 //! Scenarios of [`FasterTransformer`].
 
-use super::super::{Dice, Sizes};
+use super::super::{Dice, Sizes, kinds_of_layers};
 use super::orca::room;
 use crate::scenario::Scenario;
 use crate::sim::scheduler::{FasterTransformer, Reserve, Scheduler};
@@ -12,6 +12,7 @@ pub(super) const RULES: &[&str] = &[
     "faster_transformer: the batch is full",
     "faster_transformer: no room for the longest",
     "reserve: less than the longest",
+    "reserve: windows and states beside",
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
@@ -22,4 +23,5 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
         remove_padding: dice.one_in(2),
     });
     room(dice, sizes, &mut s.deployment);
+    kinds_of_layers(s.seed, s);
 }

@@ -1,6 +1,6 @@
 //! Scenarios of [`Lightllm`].
 
-use super::super::{Dice, Sizes, longest};
+use super::super::{Dice, Sizes, kinds_of_layers, longest};
 use crate::scenario::Scenario;
 use crate::sim::scheduler::{Lightllm, Scheduler};
 
@@ -12,6 +12,7 @@ pub(super) const RULES: &[&str] = &[
     "lightllm: the prompts of the step are too long",
     "lightllm: the forecast refuses",
     "lightllm: alone against the forecast",
+    "lightllm: windows and states are forecast",
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
@@ -29,8 +30,9 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
         1 => Some(dice.range(2, tokens.min(cache))),
         _ => d.max_model_len.map(|said| said.min(cache)),
     };
-    let longest = longest(d);
-    d.scheduler = Scheduler::Lightllm(Lightllm {
+    kinds_of_layers(s.seed, s);
+    let longest = longest(&s.deployment);
+    s.deployment.scheduler = Scheduler::Lightllm(Lightllm {
         batch_max_tokens: if dice.one_in(2) { Some(longest + dice.range(0, sizes.longest)) } else { None },
         running_max_req_size: dice.pick(&[1, 2, 5, 20, 1000]),
         max_waiting_iters: dice.pick(&[0, 1, 2, 3, 10, 10]),

@@ -1,6 +1,6 @@
 //! Scenarios of [`Orca`].
 
-use super::super::{Dice, Sizes};
+use super::super::{Dice, Sizes, kinds_of_layers};
 use crate::scenario::{Deployment, Scenario};
 use crate::sim::scheduler::{Orca, Reserve, Scheduler};
 
@@ -10,6 +10,7 @@ pub(super) const RULES: &[&str] = &[
     "orca: all seats are taken",
     "orca: no room for the longest",
     "reserve: less than the longest",
+    "reserve: windows and states beside",
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
@@ -17,6 +18,7 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
     let batch_size_cap = dice.pick(&[1, 2, 5, 20, 128]);
     s.deployment.scheduler = Scheduler::Orca(Orca { batch_size_cap, reserve });
     room(dice, sizes, &mut s.deployment);
+    kinds_of_layers(s.seed, s);
 }
 
 /// Of two scenarios one has a cache for several of the longest requests: else one is reserved all of it, unless it asks for
