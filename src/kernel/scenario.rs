@@ -13,6 +13,7 @@ use crate::pools::{Disaggregation, Pool, PoolFacts, Signals};
 use crate::profile::Supplied;
 use crate::rng;
 use crate::sim::{
+    encoder::Encoder,
     latency::{Latency, Overheads},
     router::Router,
     scheduler::Scheduler,
@@ -65,6 +66,10 @@ pub struct Deployment {
     /// What the host and the network add.
     #[serde(default)]
     pub overheads: Overheads,
+    /// The encoder of images and sound on the replicas themselves. Default: encoder tokens cost nothing, but for those of a
+    /// pool with the role `encode`.
+    #[serde(default)]
+    pub encoder: Option<Encoder>,
     /// Quantum of time, such as `1us`: every step and every overhead is rounded down to whole quanta, a step to at
     /// least one. Default: nanoseconds. For comparison with simulators that count in whole microseconds.
     #[serde(default)]

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use super::SimError;
+use super::fair::OUTPUT_WEIGHT;
 use super::kv::hashes::Derivation;
 use super::latency::{BatchShape, CONTEXT_PAGE};
 use super::node::{Env, Out};
@@ -22,8 +23,12 @@ pub(super) struct Forming {
     pub preempted: u32,
     /// Prompts only: decode requests, if there are any, wait.
     pub pause: bool,
+    /// What the encoder computes before it.
+    pub encoder: BatchShape,
     /// On top of what the latency model says, such as for blocks that are copied.
     pub more: SimDuration,
+    /// The engine cannot go on.
+    pub failed: Option<SimError>,
     /// Decode requests that get nothing, but had something in the step before.
     stalling: Vec<u32>,
 }
@@ -56,15 +61,22 @@ impl Replica {
     /// where nothing else runs.
     ///
     /// # Errors
-    /// The latency model says nothing sensible.
+    /// The latency model says nothing sensible, or the engine cannot go on.
     pub(super) fn begin(&mut self, env: &Env<'_>, out: &mut Out) -> Result<bool, SimError> {
         self.blocked = false;
         self.retire_capped();
         self.shares.clear();
+        let steps = self.steps;
+        if let Some(fair) = self.waiting.fair() {
+            fair.steps = steps;
+        }
         let mut f = Forming::default();
         let mut former = std::mem::take(&mut self.former);
         former.form(self, &mut f, env);
         self.former = former;
+        if let Some(failed) = f.failed.take() {
+            return Err(failed);
+        }
         self.launch(&f, env, out)
     }
 
@@ -262,6 +274,9 @@ impl Replica {
         self.spread.forget();
         let live = &mut self.live[slot as usize];
         live.base -= 1;
+        if let Some(fair) = self.waiting.fair() {
+            fair.charge(live.tenant, -OUTPUT_WEIGHT);
+        }
         if !live.stalled {
             self.stalled += 1;
             self.single_out(slot);
@@ -286,6 +301,9 @@ impl Replica {
             self.leave_class(slot);
             let live = &mut self.live[slot as usize];
             live.base += 1;
+            if let Some(fair) = self.waiting.fair() {
+                fair.charge(live.tenant, OUTPUT_WEIGHT);
+            }
             if live.finish > self.steps {
                 live.finish -= 1;
             }
@@ -319,6 +337,7 @@ impl Replica {
     /// A waiting request, already taken from the queue, runs from now on.
     pub(super) fn seat(&mut self, slot: u32, seat: &Seat, f: &mut Forming, env: &Env<'_>) {
         let Seat { hits, tokens, spare } = *seat;
+        self.charge_prompt(slot);
         let computed = hits * self.block_size;
         let live = &self.live[slot as usize];
         let (target, request, known) = (live.target, live.request as usize, live.known);
@@ -357,6 +376,7 @@ impl Replica {
         self.next_seq += 1;
         self.running.push(slot);
         self.prefills.push(slot);
+        self.encode(slot, computed, f, env);
         let context = if env.quirks.hits_without_context { 0 } else { computed };
         self.book_chunk(slot, computed, tokens, context, f, env);
     }
@@ -365,6 +385,19 @@ impl Replica {
     pub(super) fn prefix_of(&self, slot: u32, env: &Env<'_>) -> (u32, u64) {
         let live = &self.live[slot as usize];
         self.find_prefix(live.request as usize, live.known, live.target, env)
+    }
+
+    /// Content of the first whole block of the tokens to be computed that the cache does not hold; `None` where it holds them
+    /// all, or the trace does not know.
+    pub(super) fn next_content(&self, slot: u32, env: &Env<'_>) -> Option<u64> {
+        if self.derivation == Derivation::None {
+            return None;
+        }
+        let live = &self.live[slot as usize];
+        let request = live.request as usize;
+        let whole = (live.target / self.block_size).min(live.known);
+        let (found, _) = self.pool.find(self.derivation.units(env.requests, request, self.block_size), whole);
+        (found < whole).then(|| self.derivation.hash(env.requests, request, found))
     }
 
     /// Takes a request out of the queue, wherever it stands.
@@ -444,6 +477,7 @@ impl Replica {
     /// A request, already taken from `running`, loses its cache and waits again. `given_back` are the blocks that it
     /// took for a share of this step.
     pub(super) fn preempt(&mut self, slot: u32, given_back: u64, env: &Env<'_>) {
+        self.forget_encoded(slot);
         let phase = self.live[slot as usize].phase;
         let computed = self.computed(&self.live[slot as usize]);
         self.sum_blocks();
@@ -483,6 +517,10 @@ impl Replica {
         live.target = live.input + live.emitted;
         self.totals.running_ns += i128::from((now - live.since).0);
         live.since = now;
+        if let Some(place) = live.place {
+            self.fetched.insert(place, slot);
+            return;
+        }
         let key = self.key(slot, env);
         self.waiting.push_front(slot, key);
     }
@@ -528,11 +566,13 @@ impl Replica {
         }
         let start = self.flights.back().map_or(self.clock, |flight| flight.end);
         let duration = match empty {
-            true => self.timing.empty(),
+            true if f.more == SimDuration::ZERO => self.timing.empty(),
+            true => self.timing.step(f.more).ok_or_else(not_sensible)?,
             false => {
+                let more = f.more + self.encoder_time(f, env);
                 let said = self.former.step(env.model, &f.shape);
                 let raw = self.jitter.as_mut().map_or(said, |jitter| jitter.take(said));
-                self.timing.step(raw + f.more).ok_or_else(not_sensible)?
+                self.timing.step(raw + more).ok_or_else(not_sensible)?
             }
         };
         let end = start + duration;
@@ -572,6 +612,9 @@ impl Replica {
             any = true;
             let steps = self.steps;
             let live = &mut self.live[chunk.slot as usize];
+            if let Some(fair) = self.waiting.fair() {
+                fair.charge(live.tenant, OUTPUT_WEIGHT);
+            }
             live.finish = steps + u64::from(live.output - live.emitted - 1);
             let last = live.finish == steps;
             if last && (live.capped || !self.common.async_scheduling) {
@@ -599,6 +642,10 @@ impl Replica {
 
     pub(super) fn enter_decode(&mut self, slot: u32) {
         self.decodes += 1;
+        self.promised += self.live[slot as usize].promise;
+        if let Some(fair) = self.waiting.fair() {
+            fair.decode(self.live[slot as usize].tenant, 1, self.steps);
+        }
         let computed = self.computed(&self.live[slot as usize]);
         let live = &self.live[slot as usize];
         self.context += u64::from(computed);
@@ -618,6 +665,10 @@ impl Replica {
         }
         self.spread.leave(self.live[slot as usize].base);
         self.decodes -= 1;
+        self.promised -= self.live[slot as usize].promise;
+        if let Some(fair) = self.waiting.fair() {
+            fair.decode(self.live[slot as usize].tenant, -1, self.steps);
+        }
         self.context -= u64::from(self.computed(&self.live[slot as usize]));
     }
 

@@ -10,7 +10,7 @@ use super::batch::Forming;
 use super::kv::extents::Held;
 use super::node::{Env, Reply, Work};
 use super::replica::{Live, Phase, Replica};
-use crate::units::SimTime;
+use crate::units::{SimDuration, SimTime};
 
 impl Replica {
     /// A request whose prompt is done leaves the running ones, and keeps its blocks.
@@ -65,9 +65,11 @@ impl Replica {
             work: Work::Reply,
             phase: Phase::Moving,
             loaded: false,
+            swapped: false,
             spare,
             fixed: self.fixed,
             input,
+            encoded: 0,
             output: reply.output,
             capped: reply.capped,
             emitted,
@@ -76,7 +78,12 @@ impl Replica {
             computed: reply.loaded,
             base: 0,
             finish: 0,
+            work_time: SimDuration::ZERO,
+            tenant: env.demand.tenant(request),
+            charged: true,
             seq: 0,
+            place: None,
+            promise: 0,
             queued: SimTime::ZERO,
             scheduled: row.scheduled,
             first_token: None,

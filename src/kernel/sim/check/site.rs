@@ -5,7 +5,7 @@ use crate::pools::Site;
 use crate::scenario::{GpuSpec, ModelSpec};
 use crate::sim::kv::plan;
 use crate::sim::latency::{Latency, NO_TIME, TIME_MAX_US};
-use crate::sim::scheduler::Scheduler;
+use crate::sim::scheduler::{QueueOrder, Scheduler};
 use crate::sim::{SimError, engine};
 
 /// Largest factor on a physical term.
@@ -23,6 +23,7 @@ pub(super) fn check(site: &Site, p: &mut Problems) {
     cache(site, p);
     latency(&site.deployment.latency, p);
     p.extend(site.deployment.overheads.problems());
+    p.extend(site.deployment.encoder.map(|e| e.problems()).unwrap_or_default());
 }
 
 fn facts(m: &ModelSpec, g: &GpuSpec, p: &mut Problems) {
@@ -177,6 +178,12 @@ fn scheduler(site: &Site, p: &mut Problems) {
         }
         Scheduler::Exclusive(rules) => {
             p.positive("deployment.scheduler.exclusive.servers", rules.servers);
+            if matches!(rules.scheduling_policy, QueueOrder::LeastSlack | QueueOrder::Fair) {
+                p.add(
+                    "deployment.scheduler.exclusive.scheduling_policy",
+                    "least_slack and fair are orders of engines that form batches; valid are fcfs, priority, sjf, edf",
+                );
+            }
             for path in d.overheads.given() {
                 p.add(path, "must be 0: the exclusive scheduler has no steps, and its rates are all that takes time");
             }

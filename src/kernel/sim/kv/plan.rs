@@ -28,14 +28,14 @@ const TP_MAX_TRIED: u32 = 64;
 /// The memory of one GPU of a replica, term by term. All in bytes but `blocks`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MemoryPlan {
-    /// Memory of the GPU times `gpu_memory_utilization`.
+    /// Memory of the GPU times `gpu_memory_utilization`; all of it where the scheduler takes a share of what is left.
     pub budget: f64,
     /// Its share of the weights.
     pub weights: f64,
     pub activations: f64,
     /// CUDA context and communication buffers.
     pub non_torch: f64,
-    /// What is left for the cache; negative where the model does not fit.
+    /// What is left for the cache, and the scheduler's share of it; negative where the model does not fit.
     pub kv_available: f64,
     /// One block of `block_size` tokens, this GPU's share.
     pub bytes_per_block: f64,
@@ -47,13 +47,15 @@ pub struct MemoryPlan {
 pub fn plan(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> MemoryPlan {
     let gpus = f64::from(d.tp.max(1)) * f64::from(d.pp.max(1));
     let ranks = facts::expert_ranks(d);
-    let budget = gpu.memory_gib * d.kv.gpu_memory_utilization * GIB;
+    let (utilization, of_rest) = d.scheduler.memory_shares(d.kv.gpu_memory_utilization);
+    let budget = gpu.memory_gib * utilization * GIB;
     // All but the routed experts are on every rank.
     let experts = facts::routed_params(model);
     let weights = (facts::params(model) - experts + experts / ranks) * d.dtype.bytes() / gpus;
     let activations = GIB * if model.experts >= 2 { ACTIVATIONS_MOE_GIB } else { ACTIVATIONS_DENSE_GIB };
     let non_torch = GIB * if gpus * ranks > 1.0 { NON_TORCH_MULTI_GIB } else { NON_TORCH_SINGLE_GIB };
-    let kv_available = budget - weights - activations - non_torch;
+    let rest = budget - weights - activations - non_torch;
+    let kv_available = if rest > 0.0 { rest * of_rest } else { rest };
     // The GPU with the most layers limits all.
     let (growing, _) = facts::kinds_of_layers(model, d);
     let layers = f64::from(growing.div_ceil(d.pp.max(1)));
@@ -88,18 +90,18 @@ pub fn blocks(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Result<u64, S
     if p.blocks > 0 {
         return Ok(p.blocks);
     }
+    let (share, of_rest) = d.scheduler.memory_shares(d.kv.gpu_memory_utilization);
     let terms = format!(
-        "no KV block fits: of {:.2} GiB per GPU ({} GiB x {}), weights take {:.2}, activations {:.2}, CUDA and \
+        "no KV block fits: of {:.2} GiB per GPU ({} GiB x {share}), weights take {:.2}, activations {:.2}, CUDA and \
          communication {:.2}",
         p.budget / GIB,
         gpu.memory_gib,
-        d.kv.gpu_memory_utilization,
         p.weights / GIB,
         p.activations / GIB,
         p.non_torch / GIB,
     );
     let utilization = (p.weights + p.activations + p.non_torch + p.bytes_per_block) / GIB / gpu.memory_gib;
-    if utilization <= 0.98 {
+    if utilization <= 0.98 && of_rest == 1.0 {
         let least = libm::ceil(utilization * 100.0) / 100.0;
         return Err(SimError::Invalid {
             path: "deployment.kv.gpu_memory_utilization".into(),

@@ -78,6 +78,11 @@ pub(super) struct Life {
     pub room: Vec<usize>,
     pub loaded: usize,
     pub bytes: u128,
+    /// How long its prompt is estimated to take, and the engine where its tenant was charged for it.
+    pub estimate: SimDuration,
+    pub charged: Option<usize>,
+    /// Where the scheduler keeps a list of active requests: its place there.
+    pub listed: Option<usize>,
     /// Its KV cache has come, and it waits for a seat.
     pub ready: bool,
     /// Blocks at the start of the prompt that it should hold but does not: `recompute_full_hits`.
@@ -125,6 +130,9 @@ impl Life {
             room: Vec::new(),
             loaded: 0,
             bytes: 0,
+            estimate: SimDuration::ZERO,
+            charged: None,
+            listed: None,
             ready: false,
             missing: 0,
             cached: 0,
@@ -270,6 +278,11 @@ pub(super) struct Machine {
     pub waiting: VecDeque<usize>,
     /// In order of admission.
     pub running: Vec<usize>,
+    /// What tenants were given, and whose request left the queue last.
+    pub counters: BTreeMap<i64, i64>,
+    pub last_left: Option<i64>,
+    /// Requests that got a place in the list of active ones.
+    pub listed: usize,
     pub blocks: Vec<Block>,
     /// Blocks that nobody uses: the first is taken first.
     pub free: VecDeque<usize>,
@@ -278,6 +291,8 @@ pub(super) struct Machine {
     /// The step that runs, and with asynchronous scheduling the one after it.
     pub current: Option<Step>,
     pub next: Option<Step>,
+    /// Encoder tokens that are kept for requests.
+    pub encoded: BTreeMap<usize, usize>,
     /// Blocks that requests hold whatever their length.
     pub fixed: BTreeMap<usize, Vec<usize>>,
     /// Requests whose prompts are done elsewhere, and that wait for blocks here to put their KV caches into.
@@ -298,11 +313,15 @@ impl Machine {
             coming: Vec::new(),
             waiting: VecDeque::new(),
             running: Vec::new(),
+            counters: BTreeMap::new(),
+            last_left: None,
+            listed: 0,
             blocks: vec![Block::default(); blocks],
             free: (0..blocks).collect(),
             by_hash: BTreeMap::new(),
             current: None,
             next: None,
+            encoded: BTreeMap::new(),
             fixed: BTreeMap::new(),
             room: VecDeque::new(),
             noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),

@@ -27,8 +27,12 @@ struct Forming {
     budget: usize,
     batch: Vec<Part>,
     preempted: u32,
+    /// What the encoder computes before it.
+    inputs: Vec<usize>,
     /// On top of what the latency model says.
     more: SimDuration,
+    /// The engine cannot go on.
+    failed: Option<SimError>,
 }
 
 impl World<'_> {
@@ -40,7 +44,15 @@ impl World<'_> {
     /// where none runs and none can be formed: others hold the blocks.
     pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Option<Step>, SimError> {
         let pool = self.pool(r);
-        let mut forming = Forming { now, budget: 0, batch: Vec::new(), preempted: 0, more: SimDuration::ZERO };
+        let mut forming = Forming {
+            now,
+            budget: 0,
+            batch: Vec::new(),
+            preempted: 0,
+            inputs: Vec::new(),
+            more: SimDuration::ZERO,
+            failed: None,
+        };
         match &pool.scheduler {
             Scheduler::VllmV1(rules) => self.form_v1(r, rules, &mut forming),
             Scheduler::VllmV0(rules) => self.form_vllm_v0(r, rules, &mut forming),
@@ -51,6 +63,9 @@ impl World<'_> {
             Scheduler::Sglang(rules) => self.form_sglang(r, rules, &mut forming),
             Scheduler::Trtllm(rules) => self.form_trtllm(r, rules, &mut forming),
             Scheduler::Exclusive(_) => unreachable!("the oracle of another scheduler"),
+        }
+        if let Some(failed) = forming.failed {
+            return Err(failed);
         }
         if forming.batch.is_empty() && forming.preempted == 0 && self.replicas[r].current.is_none() {
             return Ok(None);
@@ -63,13 +78,17 @@ impl World<'_> {
             part.preemptions = life.preemptions;
             life.most = life.most.max(end);
         }
+        let yielding: Vec<usize> = forming.batch.iter().filter(|part| part.yields).map(|part| part.life).collect();
+        yielding.into_iter().for_each(|i| self.charge_token(r, i));
         self.count_stalls(r, &forming.batch);
         self.note_peaks(r);
         let shape = self.shape(&forming.batch, pool.model.wants_spread());
         let empty = forming.batch.iter().all(|part| part.tokens == 0);
         let duration = match empty {
-            true => empty_step_time(pool.tick),
+            true if forming.more == SimDuration::ZERO => empty_step_time(pool.tick),
+            true => step_time(forming.more, pool.overhead, pool.tick)?,
             false => {
+                forming.more += self.encoder_time(&pool, &forming.inputs);
                 let said = self.said(r, &shape);
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
                 step_time(raw + forming.more, pool.overhead, pool.tick)?
@@ -80,7 +99,7 @@ impl World<'_> {
     }
 
     /// A rule of a scheduler was applied.
-    fn fire(&mut self, rule: &'static str) {
+    pub(in crate::sim::reference) fn fire(&mut self, rule: &'static str) {
         *self.seen.fired.entry(rule).or_default() += 1;
     }
 
@@ -124,7 +143,9 @@ impl World<'_> {
             (self.demand.priority(life.request), life.arrival, life.request)
         };
         let victim = match self.replicas[r].pool.common.policy {
-            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf => running.last(),
+            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
+                running.last()
+            }
             QueueOrder::Priority => running.iter().max_by_key(priority),
         };
         victim.copied().unwrap_or_else(|| unreachable!("a request alone must get its blocks"))
@@ -138,6 +159,7 @@ impl World<'_> {
             self.undo(r, part);
         }
         let blocks = std::mem::take(&mut self.lives[i].blocks);
+        self.replicas[r].encoded.remove(&i);
         self.replicas[r].release_fixed(i);
         self.replicas[r].release(&blocks);
         self.replicas[r].running.retain(|running| *running != i);
@@ -155,7 +177,9 @@ impl World<'_> {
         match self.replicas[r].pool.common.policy {
             QueueOrder::Fcfs => self.replicas[r].waiting.push_front(i),
             // The head of the queue is looked for.
-            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf => self.replicas[r].waiting.push_back(i),
+            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
+                self.replicas[r].waiting.push_back(i)
+            }
         }
     }
 
@@ -175,7 +199,8 @@ impl World<'_> {
     fn head(&self, r: usize) -> Option<usize> {
         let waiting = &self.replicas[r].waiting;
         let any_ready = waiting.iter().any(|i| self.lives[*i].ready);
-        let looked_at = |at: &usize| self.lives[waiting[*at]].ready == any_ready;
+        let looked_at =
+            |at: &usize| self.lives[waiting[*at]].ready == any_ready && self.lives[waiting[*at]].listed.is_none();
         let first_by = |key: &dyn Fn(&Life) -> i64| {
             (0..waiting.len()).filter(looked_at).min_by_key(|at| {
                 let life = &self.lives[waiting[*at]];
@@ -187,6 +212,21 @@ impl World<'_> {
             QueueOrder::Priority => first_by(&|life| i64::from(self.demand.priority(life.request))),
             QueueOrder::Sjf => first_by(&|life| life.prompt as i64),
             QueueOrder::Edf => first_by(&|life| self.demand.deadline(life.request).0),
+            QueueOrder::LeastSlack => {
+                let places = (0..waiting.len()).filter(looked_at);
+                places.min_by_key(|at| {
+                    let life = &self.lives[waiting[*at]];
+                    (self.latest_start(waiting[*at]), life.arrival, life.request)
+                })
+            }
+            QueueOrder::Fair if any_ready => (0..waiting.len()).find(looked_at),
+            QueueOrder::Fair => {
+                let places = (0..waiting.len()).filter(looked_at);
+                places.min_by_key(|at| {
+                    let life = &self.lives[waiting[*at]];
+                    (self.counter(r, waiting[*at]), life.arrival, life.request)
+                })
+            }
         }
     }
 
@@ -201,7 +241,13 @@ impl World<'_> {
     /// into the step, for which there are blocks.
     fn take_seat(&mut self, r: usize, at: usize, hits: Vec<usize>, tokens: usize, f: &mut Forming) {
         let pool = self.pool(r);
-        let Some(i) = self.replicas[r].waiting.remove(at) else { unreachable!("nobody stands there") };
+        let i = self.replicas[r].waiting[at];
+        if self.lives[i].listed.is_none() {
+            self.note_overtaking(r, i);
+        }
+        self.leaves_queue(r, i);
+        self.charge_prompt(r, i);
+        self.replicas[r].waiting.remove(at);
         self.replicas[r].running.push(i);
         self.note_admission(r, i, hits.len(), f.now);
         let computed = hits.len() * pool.block_size;
@@ -212,8 +258,51 @@ impl World<'_> {
         (life.blocks, life.missing, life.computed) = (hits, missing, computed);
         let fits = self.extend(r, i, tokens);
         assert!(fits, "an admitted request must get its blocks");
+        if let Some(tokens) = self.to_encode(r, i, computed) {
+            self.replicas[r].encoded.insert(i, tokens);
+            self.totals[pool.number].encoder_tokens += tokens as u64;
+            f.inputs.push(tokens);
+        }
         let context = if self.quirks.hits_without_context { 0 } else { computed };
         f.batch.push(self.part(i, false, computed, tokens, context));
+    }
+
+    /// Encoder tokens that request `i` needs on this replica, if the first `computed` of its prompt are there.
+    fn to_encode(&self, r: usize, i: usize, computed: usize) -> Option<usize> {
+        let life = &self.lives[i];
+        let asked = self.requests.encoder_tokens.get(life.request as usize).copied().flatten()? as usize;
+        let here = self.replicas[r].pool.encoder.is_some() && life.stage != Stage::Encode;
+        (here && computed < asked.min(life.input)).then_some(asked)
+    }
+
+    /// Whether the encoder has room in the step, and its cache too.
+    fn can_encode(&self, r: usize, i: usize, computed: usize, f: &Forming) -> bool {
+        let (Some(tokens), Some(limits)) = (self.to_encode(r, i, computed), self.replicas[r].pool.encoder) else {
+            return true;
+        };
+        let in_step: usize = f.inputs.iter().sum();
+        let kept: usize = self.replicas[r].encoded.values().sum();
+        (in_step + tokens) as u64 <= limits.step && (kept + tokens) as u64 <= limits.cache
+    }
+
+    /// How long the encoder takes for these inputs.
+    fn encoder_time(&mut self, pool: &Pool, inputs: &[usize]) -> SimDuration {
+        let Some(limits) = pool.encoder.filter(|_| !inputs.is_empty()) else { return SimDuration::ZERO };
+        let mut shape = BatchShape::default();
+        for tokens in inputs.iter().map(|n| *n as u64) {
+            shape.prefill_requests += 1;
+            shape.prefill_tokens += tokens;
+            shape.prefill_tokens_squared += tokens * tokens;
+            shape.prefill_tokens_x_input += tokens * tokens;
+            shape.prefill_tokens_max = shape.prefill_tokens_max.max(tokens);
+        }
+        let before = pool.model.extrapolated();
+        let time = limits.time(pool.model.step(&shape));
+        let totals = &mut self.totals[pool.number];
+        // Taken off in the end: it is no step.
+        totals.latency_extrapolated_steps += pool.model.extrapolated() - before;
+        totals.encoder_time += time;
+        time
     }
 
     /// A running request computes so many more tokens in the step; false where there are no blocks for them.

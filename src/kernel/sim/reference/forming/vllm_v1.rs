@@ -73,6 +73,10 @@ impl World<'_> {
         if !fits {
             return false;
         }
+        if !self.can_encode(r, i, computed, f) {
+            self.seen.encoder_waits += 1;
+            return false;
+        }
         self.take_seat(r, at, hits, tokens, f);
         f.budget -= tokens;
         true
