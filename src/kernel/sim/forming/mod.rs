@@ -69,14 +69,14 @@ impl Former {
 
     /// Steps of decode requests alone that may run before the scheduler must be asked, if nothing else happens.
     #[inline]
-    pub(super) fn quiet_steps(&self, _replica: &Replica) -> u64 {
+    pub(super) fn quiet_steps(&self, replica: &Replica) -> u64 {
         match self {
             Former::VllmV1(_) => u64::MAX,
             Former::VllmV0(_) => u64::MAX,
             Former::Sarathi(_) => u64::MAX,
             Former::Orca(_) => u64::MAX,
-            Former::FasterTransformer(_) => u64::MAX,
-            Former::Lightllm(_) => u64::MAX,
+            Former::FasterTransformer(state) => state.quiet_steps(replica),
+            Former::Lightllm(state) => state.quiet_steps(replica),
             Former::Sglang(state) => state.quiet_steps(),
             Former::Trtllm(_) => u64::MAX,
         }
@@ -91,7 +91,7 @@ impl Former {
             Former::Sarathi(_) => {}
             Former::Orca(_) => {}
             Former::FasterTransformer(_) => {}
-            Former::Lightllm(_) => {}
+            Former::Lightllm(state) => state.ran(steps),
             Former::Sglang(state) => state.ran(steps),
             Former::Trtllm(_) => {}
         }
@@ -105,7 +105,7 @@ impl Former {
             Former::VllmV0(_) => model.step(shape),
             Former::Sarathi(_) => model.step(shape),
             Former::Orca(_) => model.step(shape),
-            Former::FasterTransformer(_) => model.step(shape),
+            Former::FasterTransformer(state) => state.step(model, shape),
             Former::Lightllm(_) => model.step(shape),
             Former::Sglang(state) => state.step(model, shape),
             Former::Trtllm(_) => model.step(shape),

@@ -301,6 +301,10 @@ pub(super) struct Machine {
     /// What its steps vary by, where they do.
     pub noise: Option<Noise>,
     pub sglang: sglang::Memory,
+    /// FasterTransformer: the requests that the batch was formed of.
+    pub batch: Vec<usize>,
+    /// LightLLM: steps of tokens since it looked at the queue.
+    pub iterations: u32,
 }
 
 impl Machine {
@@ -324,6 +328,8 @@ impl Machine {
             room: VecDeque::new(),
             sglang: sglang::Memory::new(seed, number),
             noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),
+            batch: Vec::new(),
+            iterations: 0,
             pool,
         }
     }

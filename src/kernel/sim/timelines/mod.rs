@@ -14,6 +14,9 @@
 mod asynchronous;
 mod batches;
 mod conversations;
+mod faster_transformer;
+mod lightllm;
+mod orca;
 mod orders;
 mod pools;
 mod routers;

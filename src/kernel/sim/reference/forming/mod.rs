@@ -89,7 +89,7 @@ impl World<'_> {
             true => step_time(forming.more, pool.overhead, pool.tick)?,
             false => {
                 forming.more += self.encoder_time(&pool, &forming.inputs);
-                let said = self.said(&pool, &shape);
+                let said = self.said(r, &shape);
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
                 step_time(raw + forming.more, pool.overhead, pool.tick)?
             }
@@ -104,16 +104,17 @@ impl World<'_> {
     }
 
     /// How long a batch takes by the latency model, as the scheduler has it run.
-    fn said(&mut self, pool: &Pool, shape: &BatchShape) -> SimDuration {
+    fn said(&mut self, r: usize, shape: &BatchShape) -> SimDuration {
+        let pool = self.pool(r);
         match &pool.scheduler {
             Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => pool.model.step(shape),
             Scheduler::VllmV0(_)
             | Scheduler::Sarathi(_)
             | Scheduler::Orca(_)
-            | Scheduler::FasterTransformer(_)
             | Scheduler::Lightllm(_)
             | Scheduler::Trtllm(_) => pool.model.step(shape),
-            Scheduler::Sglang(rules) => self.said_by_sglang(pool, rules, shape),
+            Scheduler::Sglang(rules) => self.said_by_sglang(&pool, rules, shape),
+            Scheduler::FasterTransformer(rules) => pool.model.step(&self.padded(r, rules, shape)),
         }
     }
 
