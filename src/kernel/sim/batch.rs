@@ -61,10 +61,12 @@ impl Replica {
         self.blocked = false;
         self.retire_capped();
         self.shares.clear();
+        self.start_load(env);
         let mut f = Forming::default();
         let mut former = std::mem::take(&mut self.former);
         former.form(self, &mut f, env);
         self.former = former;
+        self.stay_awake_for_loads(env);
         self.launch(&f, env, out)
     }
 
@@ -178,7 +180,7 @@ impl Replica {
         let again = upto.min(live.peak).saturating_sub(computed);
         live.computed = upto;
         live.recomputed += again;
-        self.next.chunks.push(Chunk { slot, upto, completes: upto == live.target });
+        self.next.chunks.push(Chunk { slot, tokens, upto, completes: upto == live.target });
         f.budget = f.budget.saturating_sub(tokens);
         if tokens > 0 {
             let (n, context, input) = (u64::from(tokens), u64::from(context), u64::from(live.target));
@@ -339,6 +341,7 @@ impl Replica {
         if spare > 0 {
             self.take(u64::from(spare));
         }
+        self.adapter_runs(slot, f, env);
         let now = self.clock;
         let live = &mut self.live[slot as usize];
         if live.scheduled.is_none() {
@@ -482,6 +485,8 @@ impl Replica {
         live.target = live.input + live.emitted;
         self.totals.running_ns += i128::from((now - live.since).0);
         live.since = now;
+        self.adapter_runs_no_more(slot);
+        self.adapter_waits(slot, now, env);
         let key = self.key(slot, env);
         self.waiting.push_front(slot, key);
     }
@@ -525,10 +530,13 @@ impl Replica {
             return Ok(false);
         }
         let start = self.flights.back().map_or(self.clock, |flight| flight.end);
+        let mix = self.mix(f);
         let duration = match empty {
-            true => self.timing.empty(),
+            true if f.more == SimDuration::ZERO => self.timing.empty(),
+            true => self.timing.step(f.more).ok_or_else(not_sensible)?,
             false => {
                 let said = self.former.step(env.model, &f.shape);
+                let said = env.adapters.as_ref().map_or(said, |plan| plan.costs.step(said, mix));
                 let raw = self.jitter.as_mut().map_or(said, |jitter| jitter.take(said));
                 self.timing.step(raw + f.more).ok_or_else(not_sensible)?
             }
@@ -554,7 +562,7 @@ impl Replica {
         let mut flight = std::mem::replace(&mut self.next, buffer);
         (flight.number, flight.end, flight.duration) = (self.steps, end, duration);
         (flight.pause, flight.before) = (pause, before);
-        (flight.shape, flight.regular) = (f.shape, f.regular);
+        (flight.shape, flight.regular, flight.adapters) = (f.shape, f.regular, mix.adapters);
         self.advance_prompts(&flight);
         self.flights.push_back(flight);
         if self.log.is_long() {
@@ -607,9 +615,11 @@ impl Replica {
             false => self.finishes.push(entry),
         }
         self.enter_class(slot);
+        self.adapter_decodes(slot, true);
     }
 
     pub(super) fn leave_decode(&mut self, slot: u32) {
+        self.adapter_decodes(slot, false);
         self.leave_class(slot);
         if std::mem::take(&mut self.live[slot as usize].fresh) {
             self.fresh.retain(|other| *other != slot);

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use super::itl::Gaps;
 use super::latency::LatencyModel;
 use super::load::Demand;
+use super::lora::Plan;
 use super::replica::Replica;
 use super::router::Load;
 use super::scheduler::exclusive::Servers;
@@ -20,6 +21,8 @@ pub(super) struct Env<'a> {
     pub demand: &'a Demand<'a>,
     pub requests: &'a Requests,
     pub model: &'a dyn LatencyModel,
+    /// LoRA adapters, where there are some.
+    pub adapters: Option<Plan>,
     /// What the model says about the client's side, see [`LatencyModel`].
     pub after_token: SimDuration,
     pub after_request: SimDuration,

@@ -59,6 +59,7 @@ impl Summary {
         self.prefix_blocks_queried += replica.prefix_blocks_queried;
         self.prefix_blocks_hit += replica.prefix_blocks_hit;
         self.latency_extrapolated_steps += replica.latency_extrapolated_steps;
+        self.adapters.merge(&replica.adapters);
         self.work.merge(&replica.work);
     }
 }

@@ -122,7 +122,7 @@ impl Replica {
                 self.admit_loaded(slot, f, env);
                 continue;
             }
-            let Some(slot) = self.waiting.front() else { return };
+            let Some(slot) = self.next_waiting(env) else { return };
             let target = self.live[slot as usize].target;
             let (hits, idle) = self.prefix_of(slot, env);
             let computed = hits * self.block_size;
@@ -130,7 +130,7 @@ impl Replica {
             if tokens > 0 && new_blocks(computed, tokens, self.block_size) + idle > self.pool.free() {
                 return;
             }
-            self.waiting.pop_front();
+            self.dequeue(slot, env);
             self.seat(slot, &Seat { hits, tokens, spare: 0 }, f, env);
         }
     }

@@ -3,11 +3,12 @@
 //! The terms of inference-sim's planner (Apache-2.0), which follow what vLLM measures when it starts, but per GPU:
 //! every GPU holds its share of the weights, its own activations, and its share of every block. Data-parallel ranks are
 //! engines with a plan each; with `enable_expert_parallel` they share the experts, of which every one of the `tp * dp`
-//! GPUs holds as many, whole. Left out: CUDA graphs and adapters; the constant state of linear layers; and that a layer
+//! GPUs holds as many, whole. Slots for LoRA adapters come on top ([`super::super::lora`]). Left out: CUDA graphs; the constant state of linear layers; and that a layer
 //! with a sliding window needs no more than the window: a block holds its tokens in every layer whose cache grows, as in
 //! vLLM without the hybrid cache manager.
 
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
+use crate::sim::lora::{self, Lora};
 use crate::sim::{SimError, facts};
 
 /// Bytes of one GiB.
@@ -31,6 +32,8 @@ pub struct MemoryPlan {
     pub activations: f64,
     /// CUDA context and communication buffers.
     pub non_torch: f64,
+    /// Slots for LoRA adapters.
+    pub adapters: f64,
     /// What is left for the cache; negative where the model does not fit.
     pub kv_available: f64,
     /// One block of `block_size` tokens, this GPU's share.
@@ -49,13 +52,15 @@ pub fn plan(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> MemoryPlan {
     let weights = (facts::params(model) - experts + experts / ranks) * d.dtype.bytes() / gpus;
     let activations = GIB * if model.experts >= 2 { ACTIVATIONS_MOE_GIB } else { ACTIVATIONS_DENSE_GIB };
     let non_torch = GIB * if gpus * ranks > 1.0 { NON_TORCH_MULTI_GIB } else { NON_TORCH_SINGLE_GIB };
-    let kv_available = budget - weights - activations - non_torch;
+    let slots = |lora: &Lora| f64::from(lora.max_loras) * f64::from(lora.max_lora_rank);
+    let adapters = d.lora.as_ref().map_or(0.0, |lora| slots(lora) * lora::bytes_per_rank(lora, d, model));
+    let kv_available = budget - weights - activations - non_torch - adapters;
     // The GPU with the most layers limits all.
     let layers = f64::from(facts::cache_layers(model).div_ceil(d.pp.max(1)));
     let bytes_per_token = layers * facts::kv_numbers_per_gpu(d, model) * d.kv.kv_cache_dtype.bytes();
     let bytes_per_block = bytes_per_token * f64::from(d.kv.block_size);
     let blocks = if kv_available > 0.0 && bytes_per_block > 0.0 { (kv_available / bytes_per_block) as u64 } else { 0 };
-    MemoryPlan { budget, weights, activations, non_torch, kv_available, bytes_per_block, blocks }
+    MemoryPlan { budget, weights, activations, non_torch, adapters, kv_available, bytes_per_block, blocks }
 }
 
 /// Blocks of a replica: those that the deployment sets, or those that fit.
@@ -69,6 +74,11 @@ pub fn blocks(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Result<u64, S
     let p = plan(d, model, gpu);
     if p.blocks > 0 {
         return Ok(p.blocks);
+    }
+    if let Some(lora) = &d.lora
+        && p.kv_available + p.adapters >= p.bytes_per_block
+    {
+        return Err(no_room_for_slots(lora, &p));
     }
     let terms = format!(
         "no KV block fits: of {:.2} GiB per GPU ({} GiB x {}), weights take {:.2}, activations {:.2}, CUDA and \
@@ -96,6 +106,28 @@ pub fn blocks(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Result<u64, S
         ),
     };
     Err(SimError::Invalid { path: "deployment.tp".into(), message: format!("{terms}; {advice}") })
+}
+
+/// Without adapters, blocks would fit.
+fn no_room_for_slots(lora: &Lora, p: &MemoryPlan) -> SimError {
+    let slot = p.adapters / f64::from(lora.max_loras.max(1));
+    let left = p.kv_available + p.adapters;
+    let fit = ((left - p.bytes_per_block) / slot) as u64;
+    let advice = match fit {
+        0 => "not even one fits: a smaller max_lora_rank, fully_sharded_loras or more GPUs are needed".to_string(),
+        some => format!("at most {some} would leave room for a block"),
+    };
+    SimError::Invalid {
+        path: "deployment.lora.max_loras".into(),
+        message: format!(
+            "no KV block fits: {} slots for adapters of rank {} take {:.2} of the {:.2} GiB per GPU that weights and \
+             activations leave; {advice}",
+            lora.max_loras,
+            lora.max_lora_rank,
+            p.adapters / GIB,
+            left / GIB,
+        ),
+    }
 }
 
 /// The smallest tensor-parallel size, of those that divide the heads, with which one block fits.

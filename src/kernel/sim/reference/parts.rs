@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use super::adapters::Shelf;
 use super::pools::Pool;
 use super::steptime::Noise;
 use crate::sim::latency::BatchShape;
 use crate::sim::load::Demand;
+use crate::sim::lora::Mix;
 use crate::sim::{ItlStats, RequestRow, Status, StepRow};
 use crate::units::{SimDuration, SimTime};
 
@@ -241,6 +243,7 @@ pub(super) struct Part {
 pub(super) struct Step {
     pub batch: Vec<Part>,
     pub shape: BatchShape,
+    pub mix: Mix,
     pub row: StepRow,
 }
 
@@ -282,6 +285,7 @@ pub(super) struct Machine {
     pub room: VecDeque<usize>,
     /// What its steps vary by, where they do.
     pub noise: Option<Noise>,
+    pub shelf: Shelf,
 }
 
 impl Machine {
@@ -298,6 +302,7 @@ impl Machine {
             current: None,
             next: None,
             room: VecDeque::new(),
+            shelf: Shelf::default(),
             noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),
             pool,
         }

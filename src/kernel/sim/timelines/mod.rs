@@ -14,6 +14,7 @@
 mod asynchronous;
 mod batches;
 mod conversations;
+mod lora;
 mod pools;
 mod routers;
 mod times;
@@ -52,6 +53,7 @@ struct Ask {
     /// Requests that it waits for.
     waits: &'static [u32],
     encoder: Option<u32>,
+    adapter: Option<u32>,
 }
 
 fn ask(at: f64, input: u32, output: u32) -> Ask {
@@ -71,6 +73,7 @@ fn requests(asked: &[Ask]) -> Requests {
         max_tokens: asked.iter().map(|a| a.max_tokens).collect(),
         session: asked.iter().map(|a| a.session).collect(),
         think: asked.iter().map(|a| a.think.map(span)).collect(),
+        adapter: asked.iter().map(|a| a.adapter).collect(),
         encoder_tokens: asked.iter().map(|a| a.encoder).collect(),
         block_tokens: 4,
         block_hash_offsets: vec![0],

@@ -17,18 +17,19 @@ use super::pools::Pool;
 use super::steptime::{empty_step_time, step_time};
 use super::world::World;
 use crate::sim::latency::BatchShape;
+use crate::sim::lora::Gated;
 use crate::sim::scheduler::{QueueOrder, Scheduler};
 use crate::sim::{SimError, StepRow};
 use crate::units::{SimDuration, SimTime};
 
 /// A batch in the making.
-struct Forming {
+pub(super) struct Forming {
     now: SimTime,
     budget: usize,
     batch: Vec<Part>,
     preempted: u32,
     /// On top of what the latency model says.
-    more: SimDuration,
+    pub(super) more: SimDuration,
 }
 
 impl World<'_> {
@@ -40,6 +41,7 @@ impl World<'_> {
     /// where none runs and none can be formed: others hold the blocks.
     pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Option<Step>, SimError> {
         let pool = self.pool(r);
+        self.begin_load(r, now);
         let mut forming = Forming { now, budget: 0, batch: Vec::new(), preempted: 0, more: SimDuration::ZERO };
         match &pool.scheduler {
             Scheduler::VllmV1(rules) => self.form_v1(r, rules, &mut forming),
@@ -64,24 +66,26 @@ impl World<'_> {
             life.most = life.most.max(end);
         }
         self.count_stalls(r, &forming.batch);
+        self.note_held_up(r);
         self.note_peaks(r);
         let shape = self.shape(&forming.batch, pool.model.wants_spread());
         let empty = forming.batch.iter().all(|part| part.tokens == 0);
+        let mix = self.mix(r, &forming.batch);
         let duration = match empty {
-            true => empty_step_time(pool.tick),
+            true if forming.more == SimDuration::ZERO => empty_step_time(pool.tick),
+            true => step_time(forming.more, pool.overhead, pool.tick)?,
             false => {
-                let said = self.said(&pool, &shape);
+                let said = self.with_adapters(r, self.said(&pool, &shape), mix);
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
                 step_time(raw + forming.more, pool.overhead, pool.tick)?
             }
         };
         let row = self.step_row(r, duration, &shape, forming.preempted);
-        Ok(Some(Step { batch: forming.batch, shape, row }))
+        Ok(Some(Step { batch: forming.batch, shape, mix, row }))
     }
 
     /// A rule of a scheduler was applied.
-    #[expect(dead_code)]
-    fn fire(&mut self, rule: &'static str) {
+    pub(super) fn fire(&mut self, rule: &'static str) {
         *self.seen.fired.entry(rule).or_default() += 1;
     }
 
@@ -140,6 +144,7 @@ impl World<'_> {
         let blocks = std::mem::take(&mut self.lives[i].blocks);
         self.replicas[r].release(&blocks);
         self.replicas[r].running.retain(|running| *running != i);
+        self.note_end_of_use(r, i);
         let life = &mut self.lives[i];
         if self.quirks.restart_from_prompt {
             life.tokens.clear();
@@ -170,23 +175,38 @@ impl World<'_> {
         self.lives[part.life].computed = part.from;
     }
 
-    /// Where in the queue its head is: those that hold their blocks, because their KV cache has come, go before all others.
+    /// Where in the queue its head is: those that hold their blocks, because their KV cache has come, go before all others;
+    /// those that wait for their adapters may be passed over, or hold up all.
     fn head(&self, r: usize) -> Option<usize> {
         let waiting = &self.replicas[r].waiting;
         let any_ready = waiting.iter().any(|i| self.lives[*i].ready);
         let looked_at = |at: &usize| self.lives[waiting[*at]].ready == any_ready;
-        let first_by = |key: &dyn Fn(&Life) -> i64| {
-            (0..waiting.len()).filter(looked_at).min_by_key(|at| {
-                let life = &self.lives[waiting[*at]];
-                (key(life), life.arrival, life.request)
-            })
+        let passed = |at: &usize| self.gate(r, waiting[*at]) == Gated::Skip;
+        let first = self.in_order(r).into_iter().filter(looked_at).find(|at| !passed(at))?;
+        (self.gate(r, waiting[first]) == Gated::Go).then_some(first)
+    }
+
+    /// The places of the queue in the order in which they are looked at.
+    fn in_order(&self, r: usize) -> Vec<usize> {
+        let waiting = &self.replicas[r].waiting;
+        let mut places: Vec<usize> = (0..waiting.len()).collect();
+        let key = |life: &Life| match self.replicas[r].pool.common.policy {
+            QueueOrder::Fcfs => None,
+            QueueOrder::Priority => Some(i64::from(self.demand.priority(life.request))),
+            QueueOrder::Sjf => Some(life.prompt as i64),
+            QueueOrder::Edf => Some(self.demand.deadline(life.request).0),
         };
-        match self.replicas[r].pool.common.policy {
-            QueueOrder::Fcfs => (0..waiting.len()).find(looked_at),
-            QueueOrder::Priority => first_by(&|life| i64::from(self.demand.priority(life.request))),
-            QueueOrder::Sjf => first_by(&|life| life.prompt as i64),
-            QueueOrder::Edf => first_by(&|life| self.demand.deadline(life.request).0),
-        }
+        // Without a key, they are in the order of the queue.
+        places.sort_by_key(|at| {
+            let life = &self.lives[waiting[*at]];
+            key(life).map(|key| (key, life.arrival, life.request))
+        });
+        places
+    }
+
+    /// Requests in the queue in the order in which they are looked at.
+    pub(super) fn queue(&self, r: usize) -> Vec<usize> {
+        self.in_order(r).into_iter().map(|at| self.replicas[r].waiting[at]).collect()
     }
 
     /// Blocks that hold the start of a waiting request, all tokens of which are to be computed.
@@ -200,7 +220,9 @@ impl World<'_> {
     /// into the step, for which there are blocks.
     fn take_seat(&mut self, r: usize, at: usize, hits: Vec<usize>, tokens: usize, f: &mut Forming) {
         let pool = self.pool(r);
+        self.note_passed(r, at);
         let Some(i) = self.replicas[r].waiting.remove(at) else { unreachable!("nobody stands there") };
+        self.bring_adapter(r, i, f);
         self.replicas[r].running.push(i);
         self.note_admission(r, i, hits.len(), f.now);
         let computed = hits.len() * pool.block_size;

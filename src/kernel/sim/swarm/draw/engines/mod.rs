@@ -2,6 +2,7 @@
 
 mod faster_transformer;
 mod lightllm;
+mod lora;
 mod orca;
 mod sarathi;
 mod sglang;
@@ -30,6 +31,8 @@ pub const ENGINES: &[Engine] = &[
     Engine { name: "lightllm", rules: lightllm::RULES, draw: lightllm::draw },
     Engine { name: "sglang", rules: sglang::RULES, draw: sglang::draw },
     Engine { name: "trtllm", rules: trtllm::RULES, draw: trtllm::draw },
+    // vLLM's V1 with adapters.
+    Engine { name: "lora", rules: lora::RULES, draw: lora::draw },
 ];
 
 /// The scenario of a seed for one of them.
@@ -43,5 +46,8 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
         conversations::draw(dice, &sizes, &mut s.workload, &mut requests);
     }
     (engine_of.draw)(dice, &sizes, &mut s);
+    if s.deployment.lora.is_some() {
+        requests.adapter = lora::asked(dice, requests.len());
+    }
     (s, requests)
 }
