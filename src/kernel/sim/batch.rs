@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use super::SimError;
+use super::fair::OUTPUT_WEIGHT;
 use super::kv::hashes::Derivation;
 use super::latency::{BatchShape, CONTEXT_PAGE};
 use super::node::{Env, Out};
@@ -22,8 +23,12 @@ pub(super) struct Forming {
     pub preempted: u32,
     /// Prompts only: decode requests, if there are any, wait.
     pub pause: bool,
+    /// What the encoder computes before it.
+    pub encoder: BatchShape,
     /// On top of what the latency model says, such as for blocks that are copied.
     pub more: SimDuration,
+    /// The engine cannot go on.
+    pub failed: Option<SimError>,
     /// Decode requests that get nothing, but had something in the step before.
     stalling: Vec<u32>,
 }
@@ -56,16 +61,23 @@ impl Replica {
     /// where nothing else runs.
     ///
     /// # Errors
-    /// The latency model says nothing sensible.
+    /// The latency model says nothing sensible, or the engine cannot go on.
     pub(super) fn begin(&mut self, env: &Env<'_>, out: &mut Out) -> Result<bool, SimError> {
         self.blocked = false;
         self.retire_capped();
         self.shares.clear();
+        let steps = self.steps;
+        if let Some(fair) = self.waiting.fair() {
+            fair.steps = steps;
+        }
         self.start_load(env);
         let mut f = Forming::default();
         let mut former = std::mem::take(&mut self.former);
         former.form(self, &mut f, env);
         self.former = former;
+        if let Some(failed) = f.failed.take() {
+            return Err(failed);
+        }
         self.stay_awake_for_loads(env);
         self.launch(&f, env, out)
     }
@@ -264,6 +276,9 @@ impl Replica {
         self.spread.forget();
         let live = &mut self.live[slot as usize];
         live.base -= 1;
+        if let Some(fair) = self.waiting.fair() {
+            fair.charge(live.tenant, -OUTPUT_WEIGHT);
+        }
         if !live.stalled {
             self.stalled += 1;
             self.single_out(slot);
@@ -288,6 +303,9 @@ impl Replica {
             self.leave_class(slot);
             let live = &mut self.live[slot as usize];
             live.base += 1;
+            if let Some(fair) = self.waiting.fair() {
+                fair.charge(live.tenant, OUTPUT_WEIGHT);
+            }
             if live.finish > self.steps {
                 live.finish -= 1;
             }
@@ -321,6 +339,7 @@ impl Replica {
     /// A waiting request, already taken from the queue, runs from now on.
     pub(super) fn seat(&mut self, slot: u32, seat: &Seat, f: &mut Forming, env: &Env<'_>) {
         let Seat { hits, tokens, spare } = *seat;
+        self.charge_prompt(slot);
         let computed = hits * self.block_size;
         let live = &self.live[slot as usize];
         let (target, request, known) = (live.target, live.request as usize, live.known);
@@ -338,8 +357,9 @@ impl Replica {
             let units = self.derivation.units(env.requests, request, self.block_size);
             self.pool.share(&mut self.live[slot as usize].held, units, held);
         }
-        if spare > 0 {
-            self.take(u64::from(spare));
+        let fixed = self.fixed;
+        if spare + fixed > 0 {
+            self.take(u64::from(spare) + u64::from(fixed));
         }
         self.adapter_runs(slot, f, env);
         let now = self.clock;
@@ -351,7 +371,7 @@ impl Replica {
         self.totals.waiting_ns += i128::from((now - live.since).0);
         live.since = now;
         live.phase = Phase::Prefill;
-        live.spare = spare;
+        (live.spare, live.fixed) = (spare, fixed);
         // Blocks that do not start with the prompt cannot be told by their place.
         live.missing = hits - held;
         live.known = if live.missing == 0 { known } else { 0 };
@@ -359,6 +379,7 @@ impl Replica {
         self.next_seq += 1;
         self.running.push(slot);
         self.prefills.push(slot);
+        self.encode(slot, computed, f, env);
         let context = if env.quirks.hits_without_context { 0 } else { computed };
         self.book_chunk(slot, computed, tokens, context, f, env);
     }
@@ -367,6 +388,19 @@ impl Replica {
     pub(super) fn prefix_of(&self, slot: u32, env: &Env<'_>) -> (u32, u64) {
         let live = &self.live[slot as usize];
         self.find_prefix(live.request as usize, live.known, live.target, env)
+    }
+
+    /// Content of the first whole block of the tokens to be computed that the cache does not hold; `None` where it holds them
+    /// all, or the trace does not know.
+    pub(super) fn next_content(&self, slot: u32, env: &Env<'_>) -> Option<u64> {
+        if self.derivation == Derivation::None {
+            return None;
+        }
+        let live = &self.live[slot as usize];
+        let request = live.request as usize;
+        let whole = (live.target / self.block_size).min(live.known);
+        let (found, _) = self.pool.find(self.derivation.units(env.requests, request, self.block_size), whole);
+        (found < whole).then(|| self.derivation.hash(env.requests, request, found))
     }
 
     /// Takes a request out of the queue, wherever it stands.
@@ -446,6 +480,7 @@ impl Replica {
     /// A request, already taken from `running`, loses its cache and waits again. `given_back` are the blocks that it
     /// took for a share of this step.
     pub(super) fn preempt(&mut self, slot: u32, given_back: u64, env: &Env<'_>) {
+        self.forget_encoded(slot);
         let phase = self.live[slot as usize].phase;
         let computed = self.computed(&self.live[slot as usize]);
         self.sum_blocks();
@@ -487,6 +522,10 @@ impl Replica {
         live.since = now;
         self.adapter_runs_no_more(slot);
         self.adapter_waits(slot, now, env);
+        if let Some(place) = self.live[slot as usize].place {
+            self.fetched.insert(place, slot);
+            return;
+        }
         let key = self.key(slot, env);
         self.waiting.push_front(slot, key);
     }
@@ -496,6 +535,7 @@ impl Replica {
         let reserves = self.common.reserves;
         let live = &mut self.live[slot as usize];
         let spare = std::mem::take(&mut live.spare);
+        let more = more + u64::from(std::mem::take(&mut live.fixed));
         let blocks = match reserves {
             true => spare,
             false => computed.div_ceil(self.block_size) - live.missing - live.held.blocks() + spare,
@@ -535,10 +575,11 @@ impl Replica {
             true if f.more == SimDuration::ZERO => self.timing.empty(),
             true => self.timing.step(f.more).ok_or_else(not_sensible)?,
             false => {
+                let more = f.more + self.encoder_time(f, env);
                 let said = self.former.step(env.model, &f.shape);
                 let said = env.adapters.as_ref().map_or(said, |plan| plan.costs.step(said, mix));
                 let raw = self.jitter.as_mut().map_or(said, |jitter| jitter.take(said));
-                self.timing.step(raw + f.more).ok_or_else(not_sensible)?
+                self.timing.step(raw + more).ok_or_else(not_sensible)?
             }
         };
         let end = start + duration;
@@ -578,6 +619,9 @@ impl Replica {
             any = true;
             let steps = self.steps;
             let live = &mut self.live[chunk.slot as usize];
+            if let Some(fair) = self.waiting.fair() {
+                fair.charge(live.tenant, OUTPUT_WEIGHT);
+            }
             live.finish = steps + u64::from(live.output - live.emitted - 1);
             let last = live.finish == steps;
             if last && (live.capped || !self.common.async_scheduling) {
@@ -605,6 +649,10 @@ impl Replica {
 
     pub(super) fn enter_decode(&mut self, slot: u32) {
         self.decodes += 1;
+        self.promised += self.live[slot as usize].promise;
+        if let Some(fair) = self.waiting.fair() {
+            fair.decode(self.live[slot as usize].tenant, 1, self.steps);
+        }
         let computed = self.computed(&self.live[slot as usize]);
         let live = &self.live[slot as usize];
         self.context += u64::from(computed);
@@ -626,6 +674,10 @@ impl Replica {
         }
         self.spread.leave(self.live[slot as usize].base);
         self.decodes -= 1;
+        self.promised -= self.live[slot as usize].promise;
+        if let Some(fair) = self.waiting.fair() {
+            fair.decode(self.live[slot as usize].tenant, -1, self.steps);
+        }
         self.context -= u64::from(self.computed(&self.live[slot as usize]));
     }
 

@@ -14,6 +14,7 @@
 //! | [`scheduler`] | the rules: decisions about one request at a time; `exclusive` is a node of its own |
 //! | [`kv`] | memory plan, content hashes, the block pool |
 //! | [`latency`] | step times |
+//! | [`encoder`] | encoder inputs on the replicas themselves |
 //! | `queue`, `load`, `timing`, `jitter` | who is next; what arrives and what clients want; how long a step lasts |
 //! | `itl`, `log`, `work` | gaps of all requests, gaps of one, sums over steps |
 //! | [`reference`], `reference_exclusive`, [`swarm`], `timelines` | the oracles, random scenarios, cases by hand |
@@ -165,9 +166,11 @@ mod check;
 mod cluster;
 mod disagg;
 mod dispatch;
+pub mod encoder;
 mod ending;
 mod engine;
 pub mod facts;
+mod fair;
 mod flow;
 mod foresight;
 mod forming;
@@ -437,6 +440,9 @@ pub struct Summary {
     /// busy time, peaks, integrals, hits, work; and as `injected` the parts of requests that it was sent (a local prompt
     /// and its reply are one part). The rest is 0.
     pub pools: Vec<Summary>,
+    /// Tokens that encoders computed on the replicas of the prompts, and how long that took.
+    pub encoder_tokens: u64,
+    pub encoder_time: SimDuration,
     /// Steps that the latency model had to extrapolate, because nothing like them was measured.
     pub latency_extrapolated_steps: u64,
     /// What all steps together computed.

@@ -11,7 +11,7 @@ use super::kv::extents::Held;
 use super::lora::NO_ADAPTER;
 use super::node::{Env, Reply, Work};
 use super::replica::{Live, Phase, Replica};
-use crate::units::SimTime;
+use crate::units::{SimDuration, SimTime};
 
 impl Replica {
     /// A request whose prompt is done leaves the running ones, and keeps its blocks.
@@ -56,7 +56,7 @@ impl Replica {
         let spare = (reply.loaded + 1).div_ceil(self.block_size) - blocks;
         let comes = reply.loaded / self.block_size;
         let (found, idle) = self.find_prefix(request as usize, known.min(comes), input, env);
-        if u64::from(blocks - found + spare) + idle > self.pool.free() {
+        if u64::from(blocks - found + spare + self.fixed) + idle > self.pool.free() {
             return None;
         }
         let row = &reply.row;
@@ -67,8 +67,11 @@ impl Replica {
             work: Work::Reply,
             phase: Phase::Moving,
             loaded: false,
+            swapped: false,
             spare,
+            fixed: self.fixed,
             input,
+            encoded: 0,
             output: reply.output,
             capped: reply.capped,
             emitted,
@@ -77,7 +80,12 @@ impl Replica {
             computed: reply.loaded,
             base: 0,
             finish: 0,
+            work_time: SimDuration::ZERO,
+            tenant: env.demand.tenant(request),
+            charged: true,
             seq: 0,
+            place: None,
+            promise: 0,
             queued: SimTime::ZERO,
             scheduled: row.scheduled,
             first_token: None,
@@ -110,7 +118,7 @@ impl Replica {
             let units = self.derivation.units(env.requests, request as usize, self.block_size);
             self.pool.share(&mut self.live[slot as usize].held, units, found);
         }
-        self.pool.take(u64::from(blocks - found + spare));
+        self.pool.take(u64::from(blocks - found + spare + self.fixed));
         self.totals.kv_blocks_max = self.totals.kv_blocks_max.max(self.pool.used());
         self.moving.insert(request, slot);
         Some(blocks - found)

@@ -25,6 +25,7 @@ use std::sync::atomic::Ordering;
 
 use super::batch::Share;
 use super::engine::{HORIZON, too_long};
+use super::fair::INPUT_WEIGHT;
 use super::forming::Former;
 use super::jitter::{Jitter, Plain, Times, Varied};
 use super::kv::extents::{Extents, Held};
@@ -35,7 +36,7 @@ use super::lora::{Adapters, Mix, NO_ADAPTER};
 use super::node::{Env, Node, Out, Work};
 use super::queue::{Key, Queue};
 use super::router::Load;
-use super::scheduler::{Common, Scheduler};
+use super::scheduler::{Common, QueueOrder, Scheduler};
 use super::spread::Spread;
 use super::timing::{Timing, not_sensible};
 use super::work::Tally;
@@ -64,12 +65,17 @@ pub(super) struct Live {
     pub adapter: u32,
     pub work: Work,
     pub phase: Phase,
-    /// Waits with the blocks of what it has in the cache, from elsewhere.
+    /// Waits with the blocks of what it has in the cache, from elsewhere; or with copies of them on the host.
     pub loaded: bool,
+    pub swapped: bool,
     /// Blocks that it has beyond those of its tokens in the cache: where it is loaded, that of the next one; what was
     /// taken for more than was computed; where all that it may ever have is taken at admission, that.
     pub spare: u32,
+    /// Blocks that it has whatever its length, while it runs or moves here.
+    pub fixed: u32,
     pub input: u32,
+    /// Encoder tokens that are kept for it.
+    pub encoded: u32,
     /// Tokens it will generate here, and whether a cap says so.
     pub output: u32,
     pub capped: bool,
@@ -84,8 +90,17 @@ pub(super) struct Live {
     pub base: i64,
     /// Number of the step that yields the last token, while decoding.
     pub finish: u64,
+    /// How long its prompt is estimated to take, and whom it is for, where the order of the queue asks.
+    pub work_time: SimDuration,
+    pub tenant: i64,
+    /// Its prompt was charged to its tenant.
+    pub charged: bool,
     /// Order of admission.
     pub seq: u64,
+    /// Where the scheduler keeps a list of active requests that are yet to start: its place there, to its end.
+    pub place: Option<u64>,
+    /// Blocks that it may have in the end, where that is set aside.
+    pub promise: u64,
     pub queued: SimTime,
     pub scheduled: Option<SimTime>,
     pub first_token: Option<SimTime>,
@@ -189,6 +204,10 @@ pub(super) struct Replica {
     /// No step with tokens takes less.
     pub shortest: SimDuration,
     pub block_size: u32,
+    /// Blocks that a request holds whatever its length.
+    pub fixed: u32,
+    /// Encoder tokens that are kept.
+    pub encoded: u64,
     pub flights: VecDeque<Flight>,
     /// In order of admission, whatever their phase.
     pub running: Vec<u32>,
@@ -228,6 +247,10 @@ pub(super) struct Replica {
     pub waiting: Queue,
     /// Those that hold their blocks: they go before the others.
     pub loaded: Queue,
+    /// Those that wait and have a place in the list of active requests, by place.
+    pub fetched: BTreeMap<u64, u32>,
+    /// Sum of [`Live::promise`] over decode requests.
+    pub promised: u64,
     /// The same for requests whose end the scheduler knows, where it works ahead.
     pub caps: BinaryHeap<Reverse<(u64, u64, u32)>>,
     pub live: Vec<Live>,
@@ -263,6 +286,8 @@ impl Replica {
             jitter,
             adapters: env.adapters.as_ref().map(|plan| Box::new(Adapters::new(plan))),
             block_size: kv.block_size,
+            fixed: env.fixed_blocks,
+            encoded: 0,
             derivation,
             caching: kv.enable_prefix_caching && common.caches_prefixes,
             clock: SimTime::ZERO,
@@ -279,7 +304,12 @@ impl Replica {
             aborts: BinaryHeap::new(),
             moving: BTreeMap::new(),
             waiting: Queue::new(common.policy),
-            loaded: Queue::new(common.policy),
+            loaded: Queue::new(match common.policy {
+                QueueOrder::Fair => QueueOrder::Fcfs,
+                other => other,
+            }),
+            fetched: BTreeMap::new(),
+            promised: 0,
             running: Vec::new(),
             prefills: Vec::new(),
             decodes: 0,
@@ -411,8 +441,11 @@ impl Replica {
             work,
             phase: Phase::Waiting,
             loaded: false,
+            swapped: false,
             spare: 0,
+            fixed: 0,
             input,
+            encoded: 0,
             output,
             capped,
             emitted: 0,
@@ -421,7 +454,12 @@ impl Replica {
             computed: 0,
             base: 0,
             finish: 0,
+            work_time: SimDuration::ZERO,
+            tenant: env.demand.tenant(request),
+            charged: false,
             seq: 0,
+            place: None,
+            promise: 0,
             queued: at,
             scheduled: None,
             first_token: None,
@@ -469,9 +507,16 @@ impl Replica {
 
     /// A request enters the queue.
     pub(super) fn wait(&mut self, slot: u32, abort: Option<(SimTime, Status)>, env: &Env<'_>) {
+        if self.common.policy == QueueOrder::LeastSlack {
+            self.live[slot as usize].work_time = self.time_of_prompt(slot, env);
+        }
+        let steps = self.steps;
+        if let Some(fair) = self.waiting.fair() {
+            fair.steps = steps;
+        }
+        let key = self.key(slot, env);
         let live = &self.live[slot as usize];
         let (request, generation, loaded, since) = (live.request, live.generation, live.loaded, live.since);
-        let key = self.waiting.key(env.demand, request, live.input);
         if let Some((gone, _)) = abort {
             self.aborts.push(Reverse((gone, request, slot, generation)));
         }
@@ -481,17 +526,44 @@ impl Replica {
         if loaded { &mut self.loaded } else { &mut self.waiting }.push(slot, key);
     }
 
+    /// What the latency model says of a step of the prompt alone.
+    fn time_of_prompt(&mut self, slot: u32, env: &Env<'_>) -> SimDuration {
+        let tokens = u64::from(self.live[slot as usize].input);
+        let prompt = BatchShape {
+            prefill_requests: 1,
+            prefill_tokens: tokens,
+            prefill_tokens_squared: tokens * tokens,
+            prefill_tokens_x_input: tokens * tokens,
+            prefill_tokens_max: tokens,
+            ..BatchShape::default()
+        };
+        let before = env.model.extrapolated();
+        let time = env.model.step(&prompt);
+        self.totals.not_extrapolated += env.model.extrapolated() - before;
+        time
+    }
+
+    /// The tenant of a request that is admitted is charged for its prompt, once.
+    pub(super) fn charge_prompt(&mut self, slot: u32) {
+        let live = &mut self.live[slot as usize];
+        if let Some(fair) = self.waiting.fair()
+            && !std::mem::replace(&mut live.charged, true)
+        {
+            fair.charge(live.tenant, INPUT_WEIGHT * i64::from(live.input));
+        }
+    }
+
     pub(super) fn nobody_waits(&self) -> bool {
-        self.waiting.is_empty() && self.loaded.is_empty()
+        self.waiting.is_empty() && self.loaded.is_empty() && self.fetched.is_empty()
     }
 
     /// Requests in the queue.
     pub(super) fn waits(&self) -> u64 {
-        (self.waiting.len() + self.loaded.len()) as u64
+        (self.waiting.len() + self.loaded.len() + self.fetched.len()) as u64
     }
 
     pub(super) fn waiters(&self) -> impl Iterator<Item = u32> + '_ {
-        self.loaded.iter().chain(self.waiting.iter())
+        self.loaded.iter().chain(self.fetched.values().copied()).chain(self.waiting.iter())
     }
 
     /// Requests whose client was gone before they would have reached the queue, at the times at which they would have.
@@ -505,7 +577,7 @@ impl Replica {
 
     pub(super) fn key(&self, slot: u32, env: &Env<'_>) -> Key {
         let live = &self.live[slot as usize];
-        self.waiting.key(env.demand, live.request, live.input)
+        self.waiting.key(env.demand, live.request, live.input, live.work_time)
     }
 
     /// Runs pure decode steps that change nothing but sums, as many as end by `limit`; returns how many.
@@ -523,7 +595,11 @@ impl Replica {
         }
         // The step that completes a request goes the long way.
         let next_finish = self.finishes.peek().map_or(0, |Reverse((step, _, _))| *step);
-        let most = next_finish.saturating_sub(self.steps + 1).min(STEPS_PER_POLL).min(self.former.quiet_steps(self));
+        let most = next_finish
+            .saturating_sub(self.steps + 1)
+            .min(STEPS_PER_POLL)
+            .min(self.former.quiet_steps(self))
+            .min(self.waiting.steady(self.steps));
         if most == 0 {
             return Ok(0);
         }
@@ -657,6 +733,11 @@ impl Replica {
         }
         (self.clock, self.context) = (clock, context);
         Ok(asked)
+    }
+
+    /// Blocks that a request that is admitted may take for its tokens.
+    pub(super) fn room(&self) -> u64 {
+        self.pool.free().saturating_sub(u64::from(self.fixed))
     }
 
     /// Blocks for the step being formed, at the present time.

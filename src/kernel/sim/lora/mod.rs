@@ -54,6 +54,7 @@ pub(in crate::sim) use costs::{Costs, Mix, bytes_per_rank};
 
 use crate::pools::{Role, Site};
 use crate::request::Requests;
+use crate::sim::scheduler::QueueOrder;
 use crate::units::SimDuration;
 
 /// Ranks that vLLM lays slots out for (`vllm/config/lora.py`, `MaxLoRARanks`).
@@ -331,6 +332,9 @@ fn out_of_place(site: &Site) -> Option<Problem> {
         None => return refused("the exclusive scheduler has no batches, and knows no adapters"),
         Some(common) if !common.knows_adapters => {
             return refused("this scheduler knows no adapters; `vllm_v1` does");
+        }
+        Some(common) if common.policy == QueueOrder::Fair => {
+            return refused("adapters are not simulated with the queue order `fair`");
         }
         Some(_) => {}
     }

@@ -111,10 +111,9 @@ impl World<'_> {
         Some(time)
     }
 
-    /// The request at this place of the queue is about to be admitted.
-    pub(super) fn note_passed(&mut self, r: usize, at: usize) {
+    /// This request of the queue is about to be admitted.
+    pub(super) fn note_passed(&mut self, r: usize, admitted: usize) {
         let Some(Lora { gate: Gate::Skip, .. }) = self.lora(r) else { return };
-        let admitted = self.replicas[r].waiting[at];
         if self.queue(r).into_iter().take_while(|i| *i != admitted).any(|i| self.gate(r, i) == Gated::Skip) {
             self.fire("lora: one goes before another that waits for its adapter");
         }

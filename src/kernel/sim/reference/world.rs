@@ -43,6 +43,8 @@ pub(super) struct World<'a> {
     /// Decode replicas that look for room at this instant, or at a later one.
     pub looking: BTreeSet<usize>,
     looks: BTreeSet<(SimTime, usize)>,
+    /// Estimates that the latency model had to extrapolate for, by pool.
+    pub estimates: Vec<u64>,
     conversations: Conversations,
     gaps: BTreeMap<SimDuration, u64>,
     /// Up to when the integrals are.
@@ -96,6 +98,7 @@ impl<'a> World<'a> {
             roads: Roads::new(d.disaggregation.transfer, d.tick),
             summary: Summary { out_of_order: demand.out_of_order, ..Summary::default() },
             totals: (0..pools.all.len()).map(total).collect(),
+            estimates: vec![0; pools.all.len()],
             seen: Seen::default(),
             joining: Vec::new(),
             encoded: Vec::new(),
@@ -131,8 +134,10 @@ impl<'a> World<'a> {
         }
         self.close(horizon, sink);
         self.summary.itl = std::mem::take(&mut self.gaps).into_iter().collect();
-        for (total, pool) in self.totals.iter_mut().zip(&self.pools.all) {
-            total.latency_extrapolated_steps = pool.model.extrapolated();
+        for ((total, pool), estimates) in self.totals.iter_mut().zip(&self.pools.all).zip(&self.estimates) {
+            // What encoders and estimates asked for is no step.
+            let asked = total.latency_extrapolated_steps + estimates;
+            total.latency_extrapolated_steps = pool.model.extrapolated() - asked;
         }
         for pool in &self.totals {
             add(&mut self.summary, pool);
@@ -261,10 +266,9 @@ impl<'a> World<'a> {
     /// Requests whose time has come enter the queue; returns those whose client is gone already.
     fn fill_queue(&mut self, r: usize, now: SimTime) -> Vec<usize> {
         let mut gone = Vec::new();
-        let machine = &mut self.replicas[r];
-        machine.coming.sort_unstable();
-        while machine.coming.first().is_some_and(|c| c.at <= now) {
-            let i = machine.coming.remove(0).life;
+        self.replicas[r].coming.sort_unstable();
+        while self.replicas[r].coming.first().is_some_and(|c| c.at <= now) {
+            let i = self.replicas[r].coming.remove(0).life;
             let life = &mut self.lives[i];
             if life.is_left(now) {
                 self.seen.never_queued += 1;
@@ -275,7 +279,8 @@ impl<'a> World<'a> {
                 Stage::Encode | Stage::Reply => {}
                 Stage::Prefill | Stage::PrefillOnly | Stage::Whole => life.queued = Some(now),
             }
-            machine.waiting.push_back(i);
+            self.joins(r, i);
+            self.replicas[r].waiting.push_back(i);
         }
         gone
     }
@@ -349,9 +354,14 @@ impl<'a> World<'a> {
 
     /// The request has nothing on this engine any more.
     pub(super) fn leave_engine(&mut self, r: usize, i: usize) {
+        if self.replicas[r].waiting.contains(&i) {
+            self.leaves_queue(r, i);
+        }
         let blocks = std::mem::take(&mut self.lives[i].blocks);
         let machine = &mut self.replicas[r];
         let ran = machine.running.contains(&i);
+        machine.encoded.remove(&i);
+        machine.release_fixed(i);
         machine.release(&blocks);
         machine.running.retain(|running| *running != i);
         machine.waiting.retain(|waiting| *waiting != i);
@@ -438,6 +448,10 @@ impl<'a> World<'a> {
         }
         for sent in life.sent.iter_mut().filter(|sent| sent.engine == r) {
             sent.done = sent.done.max((part.from + part.tokens).min(sent.prompt));
+        }
+        let kept = &mut self.replicas[r].encoded;
+        if kept.get(&part.life).is_some_and(|tokens| part.from + part.tokens >= (*tokens).min(life.input)) {
+            kept.remove(&part.life);
         }
         if part.restores && life.preemptions == part.preemptions {
             life.end_loss(now);
@@ -545,6 +559,8 @@ fn add(s: &mut Summary, pool: &Summary) {
     s.prefix_tokens_hit += pool.prefix_tokens_hit;
     s.prefix_blocks_queried += pool.prefix_blocks_queried;
     s.prefix_blocks_hit += pool.prefix_blocks_hit;
+    s.encoder_tokens += pool.encoder_tokens;
+    s.encoder_time += pool.encoder_time;
     s.latency_extrapolated_steps += pool.latency_extrapolated_steps;
     s.adapters.merge(&pool.adapters);
     let (work, more) = (&mut s.work, &pool.work);

@@ -28,8 +28,12 @@ pub(super) struct Forming {
     budget: usize,
     batch: Vec<Part>,
     preempted: u32,
+    /// What the encoder computes before it.
+    inputs: Vec<usize>,
     /// On top of what the latency model says.
     pub(super) more: SimDuration,
+    /// The engine cannot go on.
+    failed: Option<SimError>,
 }
 
 impl World<'_> {
@@ -42,7 +46,15 @@ impl World<'_> {
     pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Option<Step>, SimError> {
         let pool = self.pool(r);
         self.begin_load(r, now);
-        let mut forming = Forming { now, budget: 0, batch: Vec::new(), preempted: 0, more: SimDuration::ZERO };
+        let mut forming = Forming {
+            now,
+            budget: 0,
+            batch: Vec::new(),
+            preempted: 0,
+            inputs: Vec::new(),
+            more: SimDuration::ZERO,
+            failed: None,
+        };
         match &pool.scheduler {
             Scheduler::VllmV1(rules) => self.form_v1(r, rules, &mut forming),
             Scheduler::VllmV0(rules) => self.form_vllm_v0(r, rules, &mut forming),
@@ -53,6 +65,9 @@ impl World<'_> {
             Scheduler::Sglang(rules) => self.form_sglang(r, rules, &mut forming),
             Scheduler::Trtllm(rules) => self.form_trtllm(r, rules, &mut forming),
             Scheduler::Exclusive(_) => unreachable!("the oracle of another scheduler"),
+        }
+        if let Some(failed) = forming.failed {
+            return Err(failed);
         }
         if forming.batch.is_empty() && forming.preempted == 0 && self.replicas[r].current.is_none() {
             return Ok(None);
@@ -65,6 +80,8 @@ impl World<'_> {
             part.preemptions = life.preemptions;
             life.most = life.most.max(end);
         }
+        let yielding: Vec<usize> = forming.batch.iter().filter(|part| part.yields).map(|part| part.life).collect();
+        yielding.into_iter().for_each(|i| self.charge_token(r, i));
         self.count_stalls(r, &forming.batch);
         self.note_held_up(r);
         self.note_peaks(r);
@@ -75,6 +92,7 @@ impl World<'_> {
             true if forming.more == SimDuration::ZERO => empty_step_time(pool.tick),
             true => step_time(forming.more, pool.overhead, pool.tick)?,
             false => {
+                forming.more += self.encoder_time(&pool, &forming.inputs);
                 let said = self.with_adapters(r, self.said(&pool, &shape), mix);
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
                 step_time(raw + forming.more, pool.overhead, pool.tick)?
@@ -85,7 +103,7 @@ impl World<'_> {
     }
 
     /// A rule of a scheduler was applied.
-    pub(super) fn fire(&mut self, rule: &'static str) {
+    pub(in crate::sim::reference) fn fire(&mut self, rule: &'static str) {
         *self.seen.fired.entry(rule).or_default() += 1;
     }
 
@@ -128,7 +146,9 @@ impl World<'_> {
             (self.demand.priority(life.request), life.arrival, life.request)
         };
         let victim = match self.replicas[r].pool.common.policy {
-            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf => running.last(),
+            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
+                running.last()
+            }
             QueueOrder::Priority => running.iter().max_by_key(priority),
         };
         victim.copied().unwrap_or_else(|| unreachable!("a request alone must get its blocks"))
@@ -142,6 +162,8 @@ impl World<'_> {
             self.undo(r, part);
         }
         let blocks = std::mem::take(&mut self.lives[i].blocks);
+        self.replicas[r].encoded.remove(&i);
+        self.replicas[r].release_fixed(i);
         self.replicas[r].release(&blocks);
         self.replicas[r].running.retain(|running| *running != i);
         self.note_end_of_use(r, i);
@@ -159,7 +181,9 @@ impl World<'_> {
         match self.replicas[r].pool.common.policy {
             QueueOrder::Fcfs => self.replicas[r].waiting.push_front(i),
             // The head of the queue is looked for.
-            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf => self.replicas[r].waiting.push_back(i),
+            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
+                self.replicas[r].waiting.push_back(i)
+            }
         }
     }
 
@@ -180,33 +204,54 @@ impl World<'_> {
     fn head(&self, r: usize) -> Option<usize> {
         let waiting = &self.replicas[r].waiting;
         let any_ready = waiting.iter().any(|i| self.lives[*i].ready);
-        let looked_at = |at: &usize| self.lives[waiting[*at]].ready == any_ready;
-        let passed = |at: &usize| self.gate(r, waiting[*at]) == Gated::Skip;
-        let first = self.in_order(r).into_iter().filter(looked_at).find(|at| !passed(at))?;
-        (self.gate(r, waiting[first]) == Gated::Go).then_some(first)
+        let looked_at = |at: &usize| {
+            self.lives[waiting[*at]].ready == any_ready
+                && self.lives[waiting[*at]].listed.is_none()
+                && self.gate(r, waiting[*at]) != Gated::Skip
+        };
+        let first_by = |key: &dyn Fn(&Life) -> i64| {
+            (0..waiting.len()).filter(looked_at).min_by_key(|at| {
+                let life = &self.lives[waiting[*at]];
+                (key(life), life.arrival, life.request)
+            })
+        };
+        let first = match self.replicas[r].pool.common.policy {
+            QueueOrder::Fcfs => (0..waiting.len()).find(looked_at),
+            QueueOrder::Priority => first_by(&|life| i64::from(self.demand.priority(life.request))),
+            QueueOrder::Sjf => first_by(&|life| life.prompt as i64),
+            QueueOrder::Edf => first_by(&|life| self.demand.deadline(life.request).0),
+            QueueOrder::LeastSlack => {
+                let places = (0..waiting.len()).filter(looked_at);
+                places.min_by_key(|at| {
+                    let life = &self.lives[waiting[*at]];
+                    (self.latest_start(waiting[*at]), life.arrival, life.request)
+                })
+            }
+            QueueOrder::Fair if any_ready => (0..waiting.len()).find(looked_at),
+            QueueOrder::Fair => {
+                let places = (0..waiting.len()).filter(looked_at);
+                places.min_by_key(|at| {
+                    let life = &self.lives[waiting[*at]];
+                    (self.counter(r, waiting[*at]), life.arrival, life.request)
+                })
+            }
+        };
+        first.filter(|at| self.gate(r, waiting[*at]) == Gated::Go)
     }
 
-    /// The places of the queue in the order in which they are looked at.
-    fn in_order(&self, r: usize) -> Vec<usize> {
-        let waiting = &self.replicas[r].waiting;
-        let mut places: Vec<usize> = (0..waiting.len()).collect();
-        let key = |life: &Life| match self.replicas[r].pool.common.policy {
-            QueueOrder::Fcfs => None,
-            QueueOrder::Priority => Some(i64::from(self.demand.priority(life.request))),
-            QueueOrder::Sjf => Some(life.prompt as i64),
-            QueueOrder::Edf => Some(self.demand.deadline(life.request).0),
+    /// Requests in the queue in the order in which they are looked at. With fair sharing there are no adapters.
+    pub(super) fn queue(&self, r: usize) -> Vec<usize> {
+        let mut queue: Vec<usize> = self.replicas[r].waiting.iter().copied().collect();
+        let key = |i: usize| match self.replicas[r].pool.common.policy {
+            QueueOrder::Fcfs | QueueOrder::Fair => None,
+            QueueOrder::Priority => Some(i64::from(self.demand.priority(self.lives[i].request))),
+            QueueOrder::Sjf => Some(self.lives[i].prompt as i64),
+            QueueOrder::Edf => Some(self.demand.deadline(self.lives[i].request).0),
+            QueueOrder::LeastSlack => Some(self.latest_start(i)),
         };
         // Without a key, they are in the order of the queue.
-        places.sort_by_key(|at| {
-            let life = &self.lives[waiting[*at]];
-            key(life).map(|key| (key, life.arrival, life.request))
-        });
-        places
-    }
-
-    /// Requests in the queue in the order in which they are looked at.
-    pub(super) fn queue(&self, r: usize) -> Vec<usize> {
-        self.in_order(r).into_iter().map(|at| self.replicas[r].waiting[at]).collect()
+        queue.sort_by_key(|i| key(*i).map(|key| (key, self.lives[*i].arrival, self.lives[*i].request)));
+        queue
     }
 
     /// Blocks that hold the start of a waiting request, all tokens of which are to be computed.
@@ -220,24 +265,73 @@ impl World<'_> {
     /// into the step, for which there are blocks.
     fn take_seat(&mut self, r: usize, at: usize, hits: Vec<usize>, tokens: usize, f: &mut Forming) {
         let pool = self.pool(r);
-        self.note_passed(r, at);
-        let Some(i) = self.replicas[r].waiting.remove(at) else { unreachable!("nobody stands there") };
+        let i = self.replicas[r].waiting[at];
+        if self.lives[i].listed.is_none() {
+            self.note_overtaking(r, i);
+        }
+        self.note_passed(r, i);
         self.bring_adapter(r, i, f);
+        self.leaves_queue(r, i);
+        self.charge_prompt(r, i);
+        self.replicas[r].waiting.remove(at);
         self.replicas[r].running.push(i);
         self.note_admission(r, i, hits.len(), f.now);
         let computed = hits.len() * pool.block_size;
         let (hits, missing) = if tokens > 0 { (hits, 0) } else { (Vec::new(), hits.len()) };
         hits.iter().for_each(|id| self.replicas[r].share(*id));
+        self.replicas[r].hold_fixed(i);
         let life = &mut self.lives[i];
         (life.blocks, life.missing, life.computed) = (hits, missing, computed);
         let fits = self.extend(r, i, tokens);
         assert!(fits, "an admitted request must get its blocks");
+        if let Some(tokens) = self.to_encode(r, i, computed) {
+            self.replicas[r].encoded.insert(i, tokens);
+            self.totals[pool.number].encoder_tokens += tokens as u64;
+            f.inputs.push(tokens);
+        }
         let context = if self.quirks.hits_without_context { 0 } else { computed };
         f.batch.push(self.part(i, false, computed, tokens, context));
     }
 
+    /// Encoder tokens that request `i` needs on this replica, if the first `computed` of its prompt are there.
+    fn to_encode(&self, r: usize, i: usize, computed: usize) -> Option<usize> {
+        let life = &self.lives[i];
+        let asked = self.requests.encoder_tokens.get(life.request as usize).copied().flatten()? as usize;
+        let here = self.replicas[r].pool.encoder.is_some() && life.stage != Stage::Encode;
+        (here && computed < asked.min(life.input)).then_some(asked)
+    }
+
+    /// Whether the encoder has room in the step, and its cache too.
+    fn can_encode(&self, r: usize, i: usize, computed: usize, f: &Forming) -> bool {
+        let (Some(tokens), Some(limits)) = (self.to_encode(r, i, computed), self.replicas[r].pool.encoder) else {
+            return true;
+        };
+        let in_step: usize = f.inputs.iter().sum();
+        let kept: usize = self.replicas[r].encoded.values().sum();
+        (in_step + tokens) as u64 <= limits.step && (kept + tokens) as u64 <= limits.cache
+    }
+
+    /// How long the encoder takes for these inputs.
+    fn encoder_time(&mut self, pool: &Pool, inputs: &[usize]) -> SimDuration {
+        let Some(limits) = pool.encoder.filter(|_| !inputs.is_empty()) else { return SimDuration::ZERO };
+        let mut shape = BatchShape::default();
+        for tokens in inputs.iter().map(|n| *n as u64) {
+            shape.prefill_requests += 1;
+            shape.prefill_tokens += tokens;
+            shape.prefill_tokens_squared += tokens * tokens;
+            shape.prefill_tokens_x_input += tokens * tokens;
+            shape.prefill_tokens_max = shape.prefill_tokens_max.max(tokens);
+        }
+        let before = pool.model.extrapolated();
+        let time = limits.time(pool.model.step(&shape));
+        let totals = &mut self.totals[pool.number];
+        // Taken off in the end: it is no step.
+        totals.latency_extrapolated_steps += pool.model.extrapolated() - before;
+        totals.encoder_time += time;
+        time
+    }
+
     /// A running request computes so many more tokens in the step; false where there are no blocks for them.
-    #[expect(dead_code)]
     fn go_on(&mut self, r: usize, i: usize, tokens: usize, f: &mut Forming) -> bool {
         let (decode, from) = (self.lives[i].decodes(), self.lives[i].computed);
         if !self.extend(r, i, tokens) {
@@ -248,7 +342,6 @@ impl World<'_> {
     }
 
     /// Takes blocks ahead of the tokens that will be in them, until the request holds so many.
-    #[expect(dead_code)]
     fn hold_blocks(&mut self, r: usize, i: usize, blocks: usize) {
         while self.lives[i].blocks.len() < blocks {
             let Some(id) = self.replicas[r].take() else { unreachable!("blocks were said to be free") };
@@ -274,7 +367,7 @@ impl World<'_> {
         let machine = &self.replicas[r];
         let blocks = tokens.div_ceil(machine.pool.block_size);
         let unused = hits.iter().filter(|id| machine.blocks[**id].users == 0).count();
-        blocks - hits.len() + unused <= machine.free.len()
+        blocks - hits.len() + unused + machine.pool.fixed <= machine.free.len()
     }
 
     fn note_admission(&mut self, r: usize, i: usize, hits: usize, now: SimTime) {

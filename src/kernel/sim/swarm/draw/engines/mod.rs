@@ -4,6 +4,7 @@ mod faster_transformer;
 mod lightllm;
 mod lora;
 mod orca;
+mod orders;
 mod sarathi;
 mod sglang;
 mod trtllm;
@@ -33,6 +34,7 @@ pub const ENGINES: &[Engine] = &[
     Engine { name: "trtllm", rules: trtllm::RULES, draw: trtllm::draw },
     // vLLM's V1 with adapters.
     Engine { name: "lora", rules: lora::RULES, draw: lora::draw },
+    Engine { name: "orders", rules: orders::RULES, draw: orders::draw },
 ];
 
 /// The scenario of a seed for one of them.
