@@ -37,6 +37,9 @@
 //! - vLLM counts the adapters of the requests scheduled in a step, here of those that run: with asynchronous scheduling,
 //!   one whose last request waits for its last token is in use for one step more. vLLM's order among adapters that
 //!   became idle in the same step is that of a Python set; here, that in which their requests left.
+//! - vLLM's version 0 counts adapters as version 1 does (`core/scheduler.py`, `_schedule_prefills`); with swapped requests it
+//!   is refused here. Other schedulers may follow: whether their projects have adapters is for their files to say.
+//! - The router's `lora-affinity` goes by what it has sent, with a `max_loras` of its own, not by what is on the GPU.
 //! - inference-sim orders by the last admission, here by the end of use; there, a preempted request keeps its adapter in
 //!   use, here not. Its nearest tier is here an interpolation, equal at the tiers.
 
@@ -331,7 +334,7 @@ fn out_of_place(site: &Site) -> Option<Problem> {
     match site.deployment.scheduler.common() {
         None => return refused("the exclusive scheduler has no batches, and knows no adapters"),
         Some(common) if !common.knows_adapters => {
-            return refused("this scheduler knows no adapters; `vllm_v1` does");
+            return refused("this scheduler knows no adapters; `vllm_v1` does, and `vllm_v0` without swapping");
         }
         Some(common) if common.policy == QueueOrder::Fair => {
             return refused("adapters are not simulated with the queue order `fair`");

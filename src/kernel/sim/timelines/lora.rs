@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::sim::lora::{Adapter, AdapterSums, Gate, Loading, Lora, RankFactor};
+use crate::sim::scheduler::VllmV0;
 
 /// A request that asks for an adapter.
 fn with(adapter: u32, ask: Ask) -> Ask {
@@ -299,4 +300,21 @@ fn a_prefix_is_found_under_its_own_adapter_only() {
         &[],
         |s| assert_eq!((s.prefix_blocks_queried, s.prefix_blocks_hit), (10, 4)),
     );
+}
+
+#[test]
+fn version_0_heeds_them_too() {
+    // A step of prompts alone has their adapters only; the reply that waits keeps its own in use.
+    let asked = [with(0, ask(0.0, 3, 3)), with(1, ask(0.5, 3, 1)), with(0, ask(2.5, 3, 1))];
+    let mut s = scenario(|s, _| slots(s, 1).gate = Gate::Skip);
+    s.deployment.scheduler = Scheduler::VllmV0(VllmV0::default());
+    for (name, engine) in ENGINES {
+        let mut got = Rows::default();
+        let summary = engine(&s, &requests(&asked), &mut got, &AtomicBool::new(false), Quirks::default()).unwrap();
+        got.requests.sort_by_key(|row| row.request);
+        let texts: Vec<String> = got.requests.iter().map(request_text).collect();
+        let rows = ["finished q0 s0 f2 d5 o3 i3/1.99/2", "finished q0.5 s5 f7 d7 o1", "finished q2.5 s3 f4 d4 o1"];
+        assert_eq!(texts, rows, "{name}");
+        sums(&summary, (2, 1, 4.5, &[0, 5]));
+    }
 }

@@ -16,6 +16,7 @@ use super::{Dice, Sizes, engine, latency};
 use crate::request::Requests;
 use crate::rng;
 use crate::scenario::Scenario;
+use crate::sim::scheduler::QueueOrder;
 
 /// A scheduler: its name, the rules that its scenarios must fire, and what gives a scenario its settings.
 pub struct Engine {
@@ -48,6 +49,11 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
         conversations::draw(dice, &sizes, &mut s.workload, &mut requests);
     }
     (engine_of.draw)(dice, &sizes, &mut s);
+    // Adapters, for whoever heeds them.
+    let common = s.deployment.scheduler.common();
+    if common.is_some_and(|c| c.knows_adapters && c.policy != QueueOrder::Fair) && dice.one_in(4) {
+        lora::draw(dice, &sizes, &mut s);
+    }
     if s.deployment.lora.is_some() {
         requests.adapter = lora::asked(dice, requests.len());
     }
