@@ -48,8 +48,9 @@ pub struct Requests {
     /// Model that the request asks for, an index into `model_names`.
     pub model: Vec<Option<u32>>,
     pub model_names: Vec<String>,
-    /// LoRA adapter that the request asks for, a number of its own.
+    /// LoRA adapter that the request asks for, a number of its own: an index into `adapter_names` where that is not empty.
     pub adapter: Vec<Option<u32>>,
+    pub adapter_names: Vec<String>,
     /// Tokens of the prompt that an encoder makes of images or sound.
     pub encoder_tokens: Vec<Option<u32>>,
 }

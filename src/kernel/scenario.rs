@@ -15,6 +15,7 @@ use crate::rng;
 use crate::sim::{
     encoder::Encoder,
     latency::{Latency, Overheads},
+    lora::Lora,
     router::Router,
     scheduler::Scheduler,
 };
@@ -84,6 +85,9 @@ pub struct Deployment {
     /// How old the router's knowledge is.
     #[serde(default)]
     pub signals: Signals,
+    /// LoRA adapters. Default: none are served, and what requests say of theirs only routers look at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
 }
 
 fn one() -> u32 {

@@ -308,7 +308,7 @@ fn kv_plan() -> [Field; 5] {
         field("kv_budget_bytes", "what the engine may use"),
         field("kv_weights_bytes", "its share of the weights"),
         field("kv_activation_bytes", "activations"),
-        field("kv_other_bytes", "CUDA and communication"),
+        field("kv_other_bytes", "CUDA, communication and slots for LoRA adapters"),
         field("kv_block_bytes", "its share of one KV block"),
     ]
 }

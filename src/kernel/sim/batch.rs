@@ -70,6 +70,7 @@ impl Replica {
         if let Some(fair) = self.waiting.fair() {
             fair.steps = steps;
         }
+        self.start_load(env);
         let mut f = Forming::default();
         let mut former = std::mem::take(&mut self.former);
         former.form(self, &mut f, env);
@@ -77,6 +78,7 @@ impl Replica {
         if let Some(failed) = f.failed.take() {
             return Err(failed);
         }
+        self.stay_awake_for_loads(env);
         self.launch(&f, env, out)
     }
 
@@ -190,7 +192,7 @@ impl Replica {
         let again = upto.min(live.peak).saturating_sub(computed);
         live.computed = upto;
         live.recomputed += again;
-        self.next.chunks.push(Chunk { slot, upto, completes: upto == live.target });
+        self.next.chunks.push(Chunk { slot, tokens, upto, completes: upto == live.target });
         f.budget = f.budget.saturating_sub(tokens);
         if tokens > 0 {
             let (n, context, input) = (u64::from(tokens), u64::from(context), u64::from(live.target));
@@ -367,6 +369,7 @@ impl Replica {
         if spare + fixed > 0 {
             self.take(u64::from(spare) + u64::from(fixed));
         }
+        self.adapter_runs(slot, f, env);
         let now = self.clock;
         let live = &mut self.live[slot as usize];
         if live.scheduled.is_none() {
@@ -546,7 +549,9 @@ impl Replica {
         live.target = live.input + live.emitted;
         self.totals.running_ns += i128::from((now - live.since).0);
         live.since = now;
-        if let Some(place) = live.place {
+        self.adapter_runs_no_more(slot);
+        self.adapter_waits(slot, now, env);
+        if let Some(place) = self.live[slot as usize].place {
             self.fetched.insert(place, slot);
             return;
         }
@@ -597,12 +602,14 @@ impl Replica {
             return Ok(false);
         }
         let start = self.flights.back().map_or(self.clock, |flight| flight.end);
+        let mix = self.mix(f);
         let duration = match empty {
             true if f.more == SimDuration::ZERO => self.timing.empty(),
             true => self.timing.step(f.more).ok_or_else(not_sensible)?,
             false => {
                 let more = f.more + self.encoder_time(f, env);
                 let said = self.former.step(env.model, &f.shape);
+                let said = env.adapters.as_ref().map_or(said, |plan| plan.costs.step(said, mix));
                 let raw = self.jitter.as_mut().map_or(said, |jitter| jitter.take(said));
                 self.timing.step(raw + more).ok_or_else(not_sensible)?
             }
@@ -628,7 +635,7 @@ impl Replica {
         let mut flight = std::mem::replace(&mut self.next, buffer);
         (flight.number, flight.end, flight.duration) = (self.steps, end, duration);
         (flight.pause, flight.before) = (pause, before);
-        (flight.shape, flight.regular) = (f.shape, f.regular);
+        (flight.shape, flight.regular, flight.adapters) = (f.shape, f.regular, mix.adapters);
         self.advance_prompts(&flight);
         self.flights.push_back(flight);
         if self.log.is_long() {
@@ -690,9 +697,11 @@ impl Replica {
             false => self.finishes.push(entry),
         }
         self.enter_class(slot);
+        self.adapter_decodes(slot, true);
     }
 
     pub(super) fn leave_decode(&mut self, slot: u32) {
+        self.adapter_decodes(slot, false);
         self.leave_class(slot);
         if std::mem::take(&mut self.live[slot as usize].fresh) {
             self.fresh.retain(|other| *other != slot);

@@ -22,8 +22,9 @@ impl Replica {
     pub(super) fn hand_out(&mut self, env: &Env<'_>, out: &mut Out) {
         let Some(mut flight) = self.flights.pop_front() else { return };
         assert!(flight.end > self.clock, "a step must take time");
-        if self.common.async_scheduling {
-            // It may complete requests that wait: those that came meanwhile have waited beside them.
+        if self.common.async_scheduling || self.next_adapter().is_some_and(|at| at < flight.end) {
+            // It may complete requests that wait: those that came meanwhile have waited beside them. And what is on its way
+            // is there for those that wait before it is for those that come.
             self.settle(SimTime(flight.end.0 - 1), false, env, out);
         }
         self.clock = flight.end;
@@ -36,6 +37,9 @@ impl Replica {
         assert!(self.handed == flight.number, "steps end in the order in which they were formed");
         self.totals.busy += flight.duration;
         self.totals.work.add(&flight.shape);
+        if let Some(adapters) = &mut self.adapters {
+            adapters.sums.count_steps(flight.adapters, 1);
+        }
         out.gaps.add((flight.duration + flight.before).0, flight.regular);
         self.tokens_one_by_one(&mut flight, env, out);
         self.find_finished();
@@ -206,6 +210,7 @@ impl Replica {
                     None => self.waiting.remove(slot, key),
                 };
                 assert!(there, "a waiting request must be in the queue");
+                self.adapter_waits_no_more(slot);
                 self.totals.waiting_ns += stay;
                 if loaded && !swapped {
                     self.sum_blocks();
@@ -213,6 +218,7 @@ impl Replica {
                 }
             }
             Phase::Prefill | Phase::Decode | Phase::Ending => {
+                self.adapter_runs_no_more(slot);
                 self.totals.running_ns += stay;
                 let at = self.position(slot);
                 self.running.remove(at);

@@ -20,7 +20,7 @@ use super::load::Demand;
 use super::node::{Engine, Env, Reports};
 use super::replica::Replica;
 use super::scheduler::{Scheduler, exclusive};
-use super::{Parts, SimError, Sink, Summary, latency};
+use super::{Parts, SimError, Sink, Summary, latency, lora};
 use crate::pools::{Role, Site};
 use crate::request::Requests;
 use crate::scenario::{Deployment, ModelSpec, Scenario};
@@ -93,6 +93,7 @@ pub(super) fn simulate(
             demand: &demand,
             requests,
             model,
+            adapters: lora::Plan::new(&sites[at], requests),
             after_token: bounded(model.after_token(), d.tick),
             after_request: bounded(model.after_request(), d.tick),
             seed: scenario.seed,
@@ -137,7 +138,7 @@ fn kind(site: &Site, requests: &Requests) -> Result<PoolKind, SimError> {
                 Role::Encode => Derivation::None,
                 Role::Mixed | Role::Prefill | Role::Decode => {
                     let caches = d.kv.enable_prefix_caching && common.caches_prefixes;
-                    hashes::derivation(requests, d.kv.block_size, caches)?
+                    hashes::derivation(requests, d.kv.block_size, caches)?.with(d.lora.is_some())
                 }
             },
             blocks: plan::blocks(d, &site.model, &site.gpu)?,

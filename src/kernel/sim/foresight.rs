@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 
+use super::lora::Mix;
 use super::node::{Env, Work};
 use super::replica::{Chunk, Flight, Phase, Replica};
 use crate::units::{SimDuration, SimTime};
@@ -80,6 +81,7 @@ impl Replica {
         let nothing_waits = self.nobody_waits() || (self.blocked && self.class_lists.is_empty());
         let quiet = nothing_waits
             && self.pending.is_empty()
+            && self.no_adapter_comes()
             && !self.common.async_scheduling
             && self.stalled == 0
             && self.decodes > 0
@@ -92,10 +94,12 @@ impl Replica {
             Some((decodes, form)) if decodes == self.decodes => form?,
             Some(_) | None => self.decode_form(env)?,
         };
+        let costs = env.adapters.as_ref().map(|plan| &plan.costs);
+        let mix = self.adapters.as_ref().map_or(Mix::default(), |adapters| adapters.decode_mix());
         // To evaluate them twice is cheaper than to come back in between.
         let (mut span, mut context) = (0, self.context);
         for _ in 0..steps.min(FORESEEN_MAX) {
-            let said = form.at(context);
+            let said = costs.map_or(form.at(context), |costs| costs.step(form.at(context), mix));
             let least = self.jitter.as_ref().map_or(said, |jitter| jitter.least(said));
             span += self.timing.step(least)?.0;
             context += self.decodes;

@@ -183,6 +183,7 @@ pub mod kv;
 pub mod latency;
 mod load;
 mod log;
+pub mod lora;
 mod moving;
 mod node;
 mod queue;
@@ -446,6 +447,8 @@ pub struct Summary {
     pub latency_extrapolated_steps: u64,
     /// What all steps together computed.
     pub work: WorkSums,
+    /// LoRA adapters, where the deployment has some.
+    pub adapters: lora::AdapterSums,
     /// Gaps between consecutive tokens of a request over all requests, as (gap, how often), sorted by gap. As the engine
     /// hands tokens out: what a latency model adds after every token shifts them all, and changes no gap.
     pub itl: Vec<(SimDuration, u64)>,

@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use super::Status;
 use super::batch::Forming;
 use super::kv::extents::Held;
+use super::lora::NO_ADAPTER;
 use super::node::{Env, Reply, Work};
 use super::replica::{Live, Phase, Replica};
 use crate::units::{SimDuration, SimTime};
@@ -62,6 +63,7 @@ impl Replica {
         let emitted = u32::from(reply.has_first);
         let slot = self.slot(Live {
             request,
+            adapter: NO_ADAPTER,
             work: Work::Reply,
             phase: Phase::Moving,
             loaded: false,

@@ -9,6 +9,7 @@ use super::encoder;
 use super::itl::Gaps;
 use super::latency::LatencyModel;
 use super::load::Demand;
+use super::lora::Plan;
 use super::replica::Replica;
 use super::router::Load;
 use super::scheduler::exclusive::Servers;
@@ -21,6 +22,8 @@ pub(super) struct Env<'a> {
     pub demand: &'a Demand<'a>,
     pub requests: &'a Requests,
     pub model: &'a dyn LatencyModel,
+    /// LoRA adapters, where there are some.
+    pub adapters: Option<Plan>,
     /// What the model says about the client's side, see [`LatencyModel`].
     pub after_token: SimDuration,
     pub after_request: SimDuration,

@@ -32,6 +32,7 @@ use super::kv::extents::{Extents, Held};
 use super::kv::hashes::Derivation;
 use super::latency::{BatchShape, DecodeForm};
 use super::log::StepLog;
+use super::lora::{Adapters, Mix, NO_ADAPTER};
 use super::node::{Env, Node, Out, Work};
 use super::queue::{Key, Queue};
 use super::router::Load;
@@ -60,6 +61,8 @@ pub(super) enum Phase {
 /// A request in the queue or running.
 pub(super) struct Live {
     pub request: u32,
+    /// Place of the adapter that it asks for.
+    pub adapter: u32,
     pub work: Work,
     pub phase: Phase,
     /// Waits with the blocks of what it has in the cache, from elsewhere; or with copies of them on the host.
@@ -145,6 +148,8 @@ pub(super) struct Flight {
     /// Pauses since the step with decode requests before it.
     pub before: SimDuration,
     pub shape: BatchShape,
+    /// Distinct adapters in the batch.
+    pub adapters: u32,
     /// Decode requests of the batch that had a token in the step before, too, and are to have this one.
     pub regular: u64,
     pub chunks: Vec<Chunk>,
@@ -160,6 +165,7 @@ pub(super) struct Flight {
 #[derive(Clone, Copy)]
 pub(super) struct Chunk {
     pub slot: u32,
+    pub tokens: u32,
     /// Tokens in the cache after it.
     pub upto: u32,
     /// It yields a token.
@@ -252,6 +258,7 @@ pub(super) struct Replica {
     generation: u32,
     pub next_seq: u64,
     pub jitter: Option<Box<Jitter>>,
+    pub adapters: Option<Box<Adapters>>,
     /// Scratch: (admission, slot) of requests that the ending step completes.
     pub done: Vec<(u64, u32)>,
 }
@@ -269,6 +276,7 @@ impl Replica {
         let (timing, jitter) = (Timing::new(&common, env.tick), Jitter::new(env.seed, id, env.jitter_cv));
         let former = Former::new(scheduler);
         let said = former.least(env.model.shortest_step());
+        let said = env.adapters.as_ref().map_or(said, |plan| plan.costs.least(said));
         let shortest = jitter.as_ref().map_or(said, |jitter| jitter.least(said));
         Replica {
             id,
@@ -277,6 +285,7 @@ impl Replica {
             timing,
             shortest: timing.step(shortest).unwrap_or(SimDuration(1)),
             jitter,
+            adapters: env.adapters.as_ref().map(|plan| Box::new(Adapters::new(plan))),
             block_size: kv.block_size,
             fixed: env.fixed_blocks,
             encoded: 0,
@@ -383,7 +392,8 @@ impl Replica {
     pub(super) fn next_change(&self) -> Option<SimTime> {
         let queued = self.pending.peek().map(|Reverse((at, ..))| *at);
         let gone = self.aborts.peek().map(|Reverse((at, ..))| *at).filter(|_| !self.nobody_waits());
-        queued.into_iter().chain(gone).min()
+        let comes = self.next_adapter().filter(|_| !self.nobody_waits());
+        queued.into_iter().chain(gone).chain(comes).min()
     }
 
     /// Everything between steps but their forming: who enters the queue, and, if `between` steps, whose client is gone.
@@ -392,6 +402,7 @@ impl Replica {
             if at > now {
                 break;
             }
+            self.adapter_comes(at);
             self.pending.pop();
             self.asleep = false;
             match work {
@@ -399,6 +410,7 @@ impl Replica {
                 Work::Whole | Work::Prompt | Work::HeldPrompt | Work::Encode => self.enqueue(place, at, work, env),
             }
         }
+        self.adapter_comes(now);
         self.totals.waiting_max = self.totals.waiting_max.max(self.waits());
         if !between || self.aborts.peek().is_none_or(|Reverse((at, ..))| *at > now) {
             return;
@@ -430,6 +442,7 @@ impl Replica {
         let known = self.derivation.known_blocks(env.requests, request as usize, self.block_size);
         let slot = self.slot(Live {
             request,
+            adapter: env.adapters.as_ref().map_or(NO_ADAPTER, |plan| plan.of(env.requests, request, work)),
             work,
             phase: Phase::Waiting,
             loaded: false,
@@ -508,12 +521,13 @@ impl Replica {
         }
         let key = self.key(slot, env);
         let live = &self.live[slot as usize];
-        let (request, generation, loaded) = (live.request, live.generation, live.loaded);
+        let (request, generation, loaded, since) = (live.request, live.generation, live.loaded, live.since);
         if let Some((gone, _)) = abort {
             self.aborts.push(Reverse((gone, request, slot, generation)));
         }
         // The head may be another now.
         self.blocked &= !self.waiting.is_ordered() && !loaded;
+        self.adapter_waits(slot, since, env);
         if loaded { &mut self.loaded } else { &mut self.waiting }.push(slot, key);
     }
 
@@ -600,7 +614,8 @@ impl Replica {
         }
         let next_queued = self.pending.peek().map_or(SimTime::MAX, |Reverse((at, ..))| *at);
         let next_gone = self.aborts.peek().map_or(SimTime::MAX, |Reverse((at, _, _, _))| *at);
-        let next = next_queued.min(next_gone);
+        let next_adapter = self.next_adapter().unwrap_or(SimTime::MAX);
+        let next = next_queued.min(next_gone).min(next_adapter);
         let form = match self.form {
             Some((decodes, form)) if decodes == self.decodes => form,
             Some(_) | None => self.decode_form(env),
@@ -623,11 +638,18 @@ impl Replica {
             };
             former.step(env.model, &shape)
         };
+        let mix = self.adapters.as_ref().map_or(Mix::default(), |adapters| adapters.decode_mix());
+        let costs = env.adapters.as_ref().map(|plan| &plan.costs).filter(|costs| !costs.are_free());
+        let said = |context| {
+            let said = form.map_or_else(|| step(context), |form| form.at(context));
+            costs.map_or(said, |costs| costs.step(said, mix))
+        };
         let ran = match (form, self.jitter.take()) {
-            (Some(form), None) => self.run_steps(most, limit, next, env, out, Plain(|context| form.at(context))),
-            (None, None) => self.run_steps(most, limit, next, env, out, Plain(step)),
-            (form, Some(mut jitter)) => {
-                let said = |context| form.map_or_else(|| step(context), |form| form.at(context));
+            (Some(form), None) if costs.is_none() => {
+                self.run_steps(most, limit, next, env, out, Plain(|context| form.at(context)))
+            }
+            (_, None) => self.run_steps(most, limit, next, env, out, Plain(said)),
+            (_, Some(mut jitter)) => {
                 let result = self.run_steps(most, limit, next, env, out, Varied(said, &mut jitter));
                 self.jitter = Some(jitter);
                 result
@@ -651,6 +673,9 @@ impl Replica {
             self.totals.busy += self.clock - clock;
             self.totals.kv_blocks_max = self.totals.kv_blocks_max.max(self.pool.used());
             self.totals.work.add_decodes(ran, self.decodes, context);
+            if let Some(adapters) = &mut self.adapters {
+                adapters.sums.count_steps(mix.adapters, ran);
+            }
         }
         Ok(ran)
     }
@@ -871,11 +896,15 @@ impl Node for Replica {
             }
         }
         self.clock = self.clock.max(horizon);
+        self.close_adapters(horizon);
         self.sum_blocks();
     }
 
     fn add_to(&self, summary: &mut Summary) {
         summary.steps += self.handed + self.pauses;
+        if let Some(adapters) = &self.adapters {
+            summary.adapters.merge(&adapters.sums);
+        }
         self.totals.add_to(summary);
     }
 }

@@ -65,6 +65,7 @@ impl Summary {
         self.encoder_tokens += replica.encoder_tokens;
         self.encoder_time += replica.encoder_time;
         self.latency_extrapolated_steps += replica.latency_extrapolated_steps;
+        self.adapters.merge(&replica.adapters);
         self.work.merge(&replica.work);
     }
 }

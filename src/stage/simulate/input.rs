@@ -254,7 +254,7 @@ impl<'a> Reader<'a> {
         let (block_hashes, block_hash_offsets, block_tokens) = self.hashes()?;
         let (class, class_names) = numbered(self.text("class")?.iter());
         let (session, _) = numbered(self.text("session_id")?.iter());
-        let (adapter, _) = numbered(self.text("adapter")?.iter());
+        let (adapter, adapter_names) = numbered(self.text("adapter")?.iter());
         let (model, model_names) = self.models()?;
         let (depends_on, depends_on_offsets) = self.dependencies()?;
         let requests = Requests {
@@ -281,6 +281,7 @@ impl<'a> Reader<'a> {
             model,
             model_names,
             adapter,
+            adapter_names,
             encoder_tokens: self.mapped("encoder_tokens", (0, tokens.1), count)?,
         };
         Ok((requests, timed))

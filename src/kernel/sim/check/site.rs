@@ -23,6 +23,9 @@ pub(super) fn check(site: &Site, p: &mut Problems) {
     cache(site, p);
     latency(&site.deployment.latency, p);
     p.extend(site.deployment.overheads.problems());
+    if let Some(lora) = &site.deployment.lora {
+        lora.problems(site).into_iter().for_each(|(path, message)| p.add(path, message));
+    }
     p.extend(site.deployment.encoder.map(|e| e.problems()).unwrap_or_default());
 }
 

@@ -49,7 +49,7 @@ impl State {
         let watermark = self.rules.watermark(replica.pool.total());
         let (mut tokens, mut longest, mut count) = (0_u64, 0_u64, 0_u64);
         while replica.running.len() < self.rules.max_num_seqs as usize {
-            let Some(slot) = replica.waiting.front() else { return };
+            let Some(slot) = replica.next_waiting(env) else { return };
             let target = replica.live[slot as usize].target;
             let blocks = target.div_ceil(replica.block_size);
             (tokens, longest, count) = (tokens + u64::from(target), longest.max(u64::from(target)), count + 1);
@@ -57,7 +57,7 @@ impl State {
             if u64::from(blocks) + watermark > replica.room() || counted > u64::from(self.rules.budget()) {
                 return;
             }
-            replica.waiting.pop_front();
+            replica.dequeue(slot, env);
             replica.seat(slot, &Seat { hits: 0, tokens: target, spare: 0 }, f, env);
         }
     }

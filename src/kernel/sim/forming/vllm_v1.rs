@@ -124,7 +124,7 @@ impl Replica {
                 self.admit_loaded(slot, f, env);
                 continue;
             }
-            let Some(slot) = self.waiting.front() else { return };
+            let Some(slot) = self.next_waiting(env) else { return };
             let target = self.live[slot as usize].target;
             let (hits, idle) = self.prefix_of(slot, env);
             let computed = hits * self.block_size;
@@ -136,7 +136,7 @@ impl Replica {
             if !self.can_encode(slot, computed, f, env) {
                 return;
             }
-            self.waiting.pop_front();
+            self.dequeue(slot, env);
             self.seat(slot, &Seat { hits, tokens, spare: 0 }, f, env);
         }
     }

@@ -3,7 +3,7 @@
 //! The terms of inference-sim's planner (Apache-2.0), which follow what vLLM measures when it starts, but per GPU:
 //! every GPU holds its share of the weights, its own activations, and its share of every block. Data-parallel ranks are
 //! engines with a plan each; with `enable_expert_parallel` they share the experts, of which every one of the `tp * dp`
-//! GPUs holds as many, whole. Left out: CUDA graphs.
+//! GPUs holds as many, whole. Slots for LoRA adapters come on top ([`lora`]). Left out: CUDA graphs.
 //!
 //! A block holds its tokens in the layers whose cache grows with every token. What else a request holds is the same
 //! whatever its length, and counted in whole blocks ([`blocks_per_request`]): the window of layers that look no further
@@ -12,6 +12,7 @@
 //! cache hold none.
 
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
+use crate::sim::lora::{self, Lora};
 use crate::sim::scheduler::Scheduler;
 use crate::sim::{SimError, facts};
 
@@ -36,6 +37,8 @@ pub struct MemoryPlan {
     pub activations: f64,
     /// CUDA context and communication buffers.
     pub non_torch: f64,
+    /// Slots for LoRA adapters.
+    pub adapters: f64,
     /// What is left for the cache, and the scheduler's share of it; negative where the model does not fit.
     pub kv_available: f64,
     /// One block of `block_size` tokens, this GPU's share.
@@ -63,7 +66,9 @@ pub fn plan(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> MemoryPlan {
         }
         _ => (budget, activations, non_torch),
     };
-    let rest = budget - weights - activations - taken;
+    let slots = |lora: &Lora| f64::from(lora.max_loras) * f64::from(lora.max_lora_rank);
+    let adapters = d.lora.as_ref().map_or(0.0, |lora| slots(lora) * lora::bytes_per_rank(lora, d, model));
+    let rest = budget - weights - activations - taken - adapters;
     let kv_available = if rest > 0.0 { rest * of_rest } else { rest };
     // The GPU with the most layers limits all.
     let (growing, _) = facts::kinds_of_layers(model, d);
@@ -71,7 +76,7 @@ pub fn plan(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> MemoryPlan {
     let bytes_per_token = layers * facts::kv_numbers_per_gpu(d, model) * d.kv.kv_cache_dtype.bytes();
     let bytes_per_block = bytes_per_token * f64::from(d.kv.block_size);
     let blocks = if kv_available > 0.0 && bytes_per_block > 0.0 { (kv_available / bytes_per_block) as u64 } else { 0 };
-    MemoryPlan { budget, weights, activations, non_torch, kv_available, bytes_per_block, blocks }
+    MemoryPlan { budget, weights, activations, non_torch, adapters, kv_available, bytes_per_block, blocks }
 }
 
 /// Blocks that every request that runs holds beside those of its tokens: the windows of layers with one, of `window` and a
@@ -98,6 +103,11 @@ pub fn blocks(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Result<u64, S
     let p = plan(d, model, gpu);
     if p.blocks > 0 {
         return Ok(p.blocks);
+    }
+    if let Some(lora) = &d.lora
+        && p.kv_available + p.adapters >= p.bytes_per_block
+    {
+        return Err(no_room_for_slots(lora, &p));
     }
     let (share, of_rest) = d.scheduler.memory_shares(d.kv.gpu_memory_utilization);
     let terms = format!(
@@ -136,6 +146,28 @@ pub fn blocks(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Result<u64, S
         ),
     };
     Err(SimError::Invalid { path: "deployment.tp".into(), message: format!("{terms}; {advice}") })
+}
+
+/// Without adapters, blocks would fit.
+fn no_room_for_slots(lora: &Lora, p: &MemoryPlan) -> SimError {
+    let slot = p.adapters / f64::from(lora.max_loras.max(1));
+    let left = p.kv_available + p.adapters;
+    let fit = ((left - p.bytes_per_block) / slot) as u64;
+    let advice = match fit {
+        0 => "not even one fits: a smaller max_lora_rank, fully_sharded_loras or more GPUs are needed".to_string(),
+        some => format!("at most {some} would leave room for a block"),
+    };
+    SimError::Invalid {
+        path: "deployment.lora.max_loras".into(),
+        message: format!(
+            "no KV block fits: {} slots for adapters of rank {} take {:.2} of the {:.2} GiB per GPU that weights and \
+             activations leave; {advice}",
+            lora.max_loras,
+            lora.max_lora_rank,
+            p.adapters / GIB,
+            left / GIB,
+        ),
+    }
 }
 
 /// The smallest tensor-parallel size, of those that divide the heads, with which one block fits.

@@ -15,6 +15,7 @@
 //!   comes before the step ends. What is preempted while an empty batch is dropped is in no step's row.
 //! - A batch is empty if it has no requests; one whose requests have no tokens (`recompute_full_hits`) is formed.
 
+mod adapters;
 mod caches;
 mod forming;
 mod journey;

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use super::adapters::Shelf;
 use super::forming::sglang;
 use super::pools::Pool;
 use super::steptime::Noise;
 use crate::sim::latency::BatchShape;
 use crate::sim::load::Demand;
+use crate::sim::lora::Mix;
 use crate::sim::{ItlStats, RequestRow, Status, StepRow};
 use crate::units::{SimDuration, SimTime};
 
@@ -250,6 +252,7 @@ pub(super) struct Part {
 pub(super) struct Step {
     pub batch: Vec<Part>,
     pub shape: BatchShape,
+    pub mix: Mix,
     pub row: StepRow,
 }
 
@@ -305,6 +308,7 @@ pub(super) struct Machine {
     pub batch: Vec<usize>,
     /// LightLLM: steps of tokens since it looked at the queue.
     pub iterations: u32,
+    pub shelf: Shelf,
 }
 
 impl Machine {
@@ -327,6 +331,7 @@ impl Machine {
             fixed: BTreeMap::new(),
             room: VecDeque::new(),
             sglang: sglang::Memory::new(seed, number),
+            shelf: Shelf::default(),
             noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),
             batch: Vec::new(),
             iterations: 0,

@@ -12,6 +12,7 @@ use crate::sim::engine::bounded;
 use crate::sim::kv::{hashes, hashes::Derivation, plan};
 use crate::sim::latency::LatencyModel;
 use crate::sim::load::Demand;
+use crate::sim::lora::{Costs, Lora};
 use crate::sim::scheduler::{Common, Scheduler};
 use crate::sim::{SimError, facts};
 use crate::units::{SimDuration, Tick};
@@ -27,6 +28,8 @@ pub(super) struct Pool {
     pub scheduler: Scheduler,
     pub common: Common,
     pub model: Box<dyn LatencyModel>,
+    /// LoRA adapters, and what they take in time.
+    pub adapters: Option<(Lora, Costs)>,
     pub derivation: Derivation,
     pub block_size: usize,
     pub caching: bool,
@@ -63,7 +66,9 @@ impl Pool {
         let caching = d.kv.enable_prefix_caching && common.caches_prefixes;
         let derivation = match site.role {
             Role::Encode => Derivation::None,
-            Role::Mixed | Role::Prefill | Role::Decode => hashes::derivation(requests, d.kv.block_size, caching)?,
+            Role::Mixed | Role::Prefill | Role::Decode => {
+                hashes::derivation(requests, d.kv.block_size, caching)?.with(d.lora.is_some())
+            }
         };
         let said = u64::from(d.max_model_len.unwrap_or(site.model.max_pos));
         let fixed = plan::blocks_per_request(d, &site.model);
@@ -76,6 +81,10 @@ impl Pool {
             scheduler: d.scheduler.clone(),
             common,
             model,
+            adapters: d.lora.as_ref().filter(|_| site.role != Role::Encode).map(|lora| {
+                let costs = Costs::new(lora, d, &site.model, &site.gpu);
+                (lora.clone(), costs)
+            }),
             derivation,
             block_size: d.kv.block_size as usize,
             caching,

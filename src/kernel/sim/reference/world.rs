@@ -158,7 +158,8 @@ impl<'a> World<'a> {
         let patient = still.flat_map(|m| m.waiting.iter().chain(&m.running));
         let goes = patient.filter_map(|i| self.lives[*i].abort.map(|(at, _)| at));
         let looks = self.looks.first().map(|(at, _)| *at);
-        ends.chain(queued).chain(arrivals).chain(goes).chain(looks).chain(self.roads.next()).min()
+        let adapters = self.replicas.iter().filter_map(|m| m.shelf.coming.map(|(at, _)| at));
+        ends.chain(queued).chain(arrivals).chain(goes).chain(looks).chain(adapters).chain(self.roads.next()).min()
     }
 
     fn instant(&mut self, now: SimTime, sink: &mut dyn Sink) -> Result<(), SimError> {
@@ -177,6 +178,7 @@ impl<'a> World<'a> {
             }
         }
         for r in 0..self.replicas.len() {
+            self.adapter_comes(r, now);
             let mut left = self.fill_queue(r, now);
             self.note_queue(r);
             left.extend(self.clients_gone(r, now));
@@ -248,11 +250,13 @@ impl<'a> World<'a> {
     /// Adds what was the case since the last instant.
     fn integrate(&mut self, now: SimTime) {
         let time = i128::from((now - self.integrated).0);
-        for machine in &self.replicas {
+        for (r, machine) in self.replicas.iter().enumerate() {
+            let without_adapter = self.without_adapter(r) as i128;
             let totals = &mut self.totals[machine.pool.number];
             totals.kv_block_ns += machine.used() as i128 * time;
             totals.running_ns += machine.running.len() as i128 * time;
             totals.waiting_ns += machine.waiting.len() as i128 * time;
+            totals.adapters.wait_ns += without_adapter * time;
             self.summary.room_wait_ns += machine.room.len() as i128 * time;
         }
         self.summary.transfer_ns += self.roads.caches() as i128 * time;
@@ -356,11 +360,15 @@ impl<'a> World<'a> {
         }
         let blocks = std::mem::take(&mut self.lives[i].blocks);
         let machine = &mut self.replicas[r];
+        let ran = machine.running.contains(&i);
         machine.encoded.remove(&i);
         machine.release_fixed(i);
         machine.release(&blocks);
         machine.running.retain(|running| *running != i);
         machine.waiting.retain(|waiting| *waiting != i);
+        if ran {
+            self.note_end_of_use(r, i);
+        }
     }
 
     fn row(&mut self, i: usize, status: Status) -> RequestRow {
@@ -417,6 +425,7 @@ impl<'a> World<'a> {
     }
 
     fn count_step(&mut self, r: usize, step: &Step) {
+        self.count_mix(r, step.mix);
         let s = &mut self.totals[self.replicas[r].pool.number];
         s.steps += 1;
         s.busy += step.row.duration;
@@ -558,6 +567,7 @@ fn add(s: &mut Summary, pool: &Summary) {
     s.encoder_tokens += pool.encoder_tokens;
     s.encoder_time += pool.encoder_time;
     s.latency_extrapolated_steps += pool.latency_extrapolated_steps;
+    s.adapters.merge(&pool.adapters);
     let (work, more) = (&mut s.work, &pool.work);
     work.decode_requests += more.decode_requests;
     work.decode_context += more.decode_context;

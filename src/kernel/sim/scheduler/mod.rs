@@ -190,6 +190,8 @@ pub(crate) struct Common {
     pub recompute_full_hits: bool,
     /// Finds the blocks of equal prefixes, where the deployment wants that.
     pub caches_prefixes: bool,
+    /// Heeds adapters: see [`super::lora`].
+    pub knows_adapters: bool,
     /// Blocks that must be free beyond those that are taken, for decode requests to go on unasked.
     pub slack: u64,
     /// All blocks that a request may ever have are taken when it is admitted.
@@ -218,6 +220,7 @@ impl Common {
             overhead_hidden: false,
             recompute_full_hits: true,
             caches_prefixes: false,
+            knows_adapters: false,
             slack: 0,
             reserves: false,
             longest_reply_first: false,

@@ -101,6 +101,8 @@ impl VllmV0 {
             seats: u64::from(self.max_num_seqs),
             overhead_us: self.scheduler_overhead_us,
             slack: 1,
+            // Who is swapped out waits outside of the queue, where nobody asks for adapters.
+            knows_adapters: self.preemption_mode == PreemptionMode::Recompute,
             ..Common::new(QueueOrder::Fcfs)
         }
     }

@@ -38,6 +38,7 @@ impl VllmV1 {
             overhead_hidden: self.async_scheduling,
             recompute_full_hits: self.recompute_full_hits,
             caches_prefixes: true,
+            knows_adapters: true,
             ..Common::new(self.scheduling_policy)
         }
     }

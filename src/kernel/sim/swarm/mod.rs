@@ -123,6 +123,7 @@ pub fn scenario_8b() -> Scenario {
             pools: BTreeMap::new(),
             disaggregation: Disaggregation::default(),
             signals: Signals::default(),
+            lora: None,
         },
         model: llama_8b(),
         gpu: h100(),

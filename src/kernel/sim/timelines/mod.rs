@@ -16,6 +16,7 @@ mod batches;
 mod conversations;
 mod faster_transformer;
 mod lightllm;
+mod lora;
 mod orca;
 mod orders;
 mod pools;
@@ -60,6 +61,7 @@ struct Ask {
     /// Requests that it waits for.
     waits: &'static [u32],
     encoder: Option<u32>,
+    adapter: Option<u32>,
     tenant: Option<u32>,
 }
 
@@ -80,6 +82,7 @@ fn requests(asked: &[Ask]) -> Requests {
         max_tokens: asked.iter().map(|a| a.max_tokens).collect(),
         session: asked.iter().map(|a| a.session).collect(),
         think: asked.iter().map(|a| a.think.map(span)).collect(),
+        adapter: asked.iter().map(|a| a.adapter).collect(),
         encoder_tokens: asked.iter().map(|a| a.encoder).collect(),
         tenant: asked.iter().map(|a| a.tenant).collect(),
         block_tokens: 4,

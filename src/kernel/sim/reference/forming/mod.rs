@@ -17,12 +17,13 @@ use super::pools::Pool;
 use super::steptime::{empty_step_time, step_time};
 use super::world::World;
 use crate::sim::latency::BatchShape;
+use crate::sim::lora::Gated;
 use crate::sim::scheduler::{QueueOrder, Scheduler};
 use crate::sim::{SimError, StepRow};
 use crate::units::{SimDuration, SimTime};
 
 /// A batch in the making.
-struct Forming {
+pub(super) struct Forming {
     now: SimTime,
     budget: usize,
     batch: Vec<Part>,
@@ -30,7 +31,7 @@ struct Forming {
     /// What the encoder computes before it.
     inputs: Vec<usize>,
     /// On top of what the latency model says.
-    more: SimDuration,
+    pub(super) more: SimDuration,
     /// The engine cannot go on.
     failed: Option<SimError>,
 }
@@ -44,6 +45,7 @@ impl World<'_> {
     /// where none runs and none can be formed: others hold the blocks.
     pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Option<Step>, SimError> {
         let pool = self.pool(r);
+        self.begin_load(r, now);
         let mut forming = Forming {
             now,
             budget: 0,
@@ -81,21 +83,24 @@ impl World<'_> {
         let yielding: Vec<usize> = forming.batch.iter().filter(|part| part.yields).map(|part| part.life).collect();
         yielding.into_iter().for_each(|i| self.charge_token(r, i));
         self.count_stalls(r, &forming.batch);
+        self.note_held_up(r);
         self.note_peaks(r);
         let shape = self.shape(&forming.batch, pool.model.wants_spread());
         let empty = forming.batch.iter().all(|part| part.tokens == 0);
+        let mix = self.mix(r, &forming.batch);
         let duration = match empty {
             true if forming.more == SimDuration::ZERO => empty_step_time(pool.tick),
             true => step_time(forming.more, pool.overhead, pool.tick)?,
             false => {
                 forming.more += self.encoder_time(&pool, &forming.inputs);
                 let said = self.said(r, &shape);
+                let said = self.with_adapters(r, said, mix);
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
                 step_time(raw + forming.more, pool.overhead, pool.tick)?
             }
         };
         let row = self.step_row(r, duration, &shape, forming.preempted);
-        Ok(Some(Step { batch: forming.batch, shape, row }))
+        Ok(Some(Step { batch: forming.batch, shape, mix, row }))
     }
 
     /// A rule of a scheduler was applied.
@@ -163,6 +168,7 @@ impl World<'_> {
         self.replicas[r].release_fixed(i);
         self.replicas[r].release(&blocks);
         self.replicas[r].running.retain(|running| *running != i);
+        self.note_end_of_use(r, i);
         let life = &mut self.lives[i];
         if self.quirks.restart_from_prompt {
             life.tokens.clear();
@@ -196,19 +202,23 @@ impl World<'_> {
         self.lives[part.life].computed = part.from;
     }
 
-    /// Where in the queue its head is: those that hold their blocks, because their KV cache has come, go before all others.
+    /// Where in the queue its head is: those that hold their blocks, because their KV cache has come, go before all others;
+    /// those that wait for their adapters may be passed over, or hold up all.
     fn head(&self, r: usize) -> Option<usize> {
         let waiting = &self.replicas[r].waiting;
         let any_ready = waiting.iter().any(|i| self.lives[*i].ready);
-        let looked_at =
-            |at: &usize| self.lives[waiting[*at]].ready == any_ready && self.lives[waiting[*at]].listed.is_none();
+        let looked_at = |at: &usize| {
+            self.lives[waiting[*at]].ready == any_ready
+                && self.lives[waiting[*at]].listed.is_none()
+                && self.gate(r, waiting[*at]) != Gated::Skip
+        };
         let first_by = |key: &dyn Fn(&Life) -> i64| {
             (0..waiting.len()).filter(looked_at).min_by_key(|at| {
                 let life = &self.lives[waiting[*at]];
                 (key(life), life.arrival, life.request)
             })
         };
-        match self.replicas[r].pool.common.policy {
+        let first = match self.replicas[r].pool.common.policy {
             QueueOrder::Fcfs => (0..waiting.len()).find(looked_at),
             QueueOrder::Priority => first_by(&|life| i64::from(self.demand.priority(life.request))),
             QueueOrder::Sjf => first_by(&|life| life.prompt as i64),
@@ -228,7 +238,23 @@ impl World<'_> {
                     (self.counter(r, waiting[*at]), life.arrival, life.request)
                 })
             }
-        }
+        };
+        first.filter(|at| self.gate(r, waiting[*at]) == Gated::Go)
+    }
+
+    /// Requests in the queue in the order in which they are looked at. With fair sharing there are no adapters.
+    pub(super) fn queue(&self, r: usize) -> Vec<usize> {
+        let mut queue: Vec<usize> = self.replicas[r].waiting.iter().copied().collect();
+        let key = |i: usize| match self.replicas[r].pool.common.policy {
+            QueueOrder::Fcfs | QueueOrder::Fair => None,
+            QueueOrder::Priority => Some(i64::from(self.demand.priority(self.lives[i].request))),
+            QueueOrder::Sjf => Some(self.lives[i].prompt as i64),
+            QueueOrder::Edf => Some(self.demand.deadline(self.lives[i].request).0),
+            QueueOrder::LeastSlack => Some(self.latest_start(i)),
+        };
+        // Without a key, they are in the order of the queue.
+        queue.sort_by_key(|i| key(*i).map(|key| (key, self.lives[*i].arrival, self.lives[*i].request)));
+        queue
     }
 
     /// Blocks that hold the start of a waiting request, all tokens of which are to be computed.
@@ -246,6 +272,8 @@ impl World<'_> {
         if self.lives[i].listed.is_none() {
             self.note_overtaking(r, i);
         }
+        self.note_passed(r, i);
+        self.bring_adapter(r, i, f);
         self.leaves_queue(r, i);
         self.charge_prompt(r, i);
         self.replicas[r].waiting.remove(at);

@@ -38,7 +38,8 @@ impl World<'_> {
 
     /// Admits the head of the queue; false where it does not fit.
     fn admit_next_vllm_v0(&mut self, r: usize, rules: &VllmV0, f: &mut Forming) -> bool {
-        let Some(i) = self.replicas[r].waiting.front().copied() else { return false };
+        let Some(at) = self.head(r) else { return false };
+        let i = self.replicas[r].waiting[at];
         if self.replicas[r].running.len() >= rules.max_num_seqs as usize {
             self.fire("vllm_v0: all seats are taken");
             return false;
@@ -65,7 +66,7 @@ impl World<'_> {
             self.fire("vllm_v0: the step holds no more padded prompts");
             return false;
         }
-        self.take_seat(r, 0, hits, target, f);
+        self.take_seat(r, at, hits, target, f);
         true
     }
 

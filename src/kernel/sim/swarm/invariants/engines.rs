@@ -2,6 +2,7 @@
 
 use super::{Checked, Place, ensure};
 use crate::pools::Role;
+use crate::sim::lora::Loading;
 use crate::sim::{RequestRow, StepRow, Summary, WorkSums};
 use crate::units::SimTime;
 
@@ -175,6 +176,10 @@ impl Checked<'_> {
 
     /// A step runs whenever a request is in the queue or runs.
     fn never_idle(&self, replica: u32, steps: &[&StepRow]) -> Result<(), String> {
+        // It may rest until an adapter comes.
+        if self.s.deployment.lora.as_ref().is_some_and(|lora| lora.loading == Loading::Background) {
+            return Ok(());
+        }
         for row in self.rows.requests.iter().filter(|row| row.replica == replica) {
             let Some(queued) = row.queued else { continue };
             // Of a request whose client went is only known that it was here for a moment.

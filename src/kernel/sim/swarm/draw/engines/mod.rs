@@ -2,6 +2,7 @@
 
 mod faster_transformer;
 mod lightllm;
+mod lora;
 mod orca;
 mod orders;
 mod sarathi;
@@ -15,6 +16,7 @@ use super::{Dice, Sizes, engine, latency};
 use crate::request::Requests;
 use crate::rng;
 use crate::scenario::Scenario;
+use crate::sim::scheduler::QueueOrder;
 
 /// A scheduler: its name, the rules that its scenarios must fire, and what gives a scenario its settings.
 pub struct Engine {
@@ -31,6 +33,8 @@ pub const ENGINES: &[Engine] = &[
     Engine { name: "lightllm", rules: lightllm::RULES, draw: lightllm::draw },
     Engine { name: "sglang", rules: sglang::RULES, draw: sglang::draw },
     Engine { name: "trtllm", rules: trtllm::RULES, draw: trtllm::draw },
+    // vLLM's V1 with adapters.
+    Engine { name: "lora", rules: lora::RULES, draw: lora::draw },
     Engine { name: "orders", rules: orders::RULES, draw: orders::draw },
 ];
 
@@ -45,5 +49,13 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
         conversations::draw(dice, &sizes, &mut s.workload, &mut requests);
     }
     (engine_of.draw)(dice, &sizes, &mut s);
+    // Adapters, for whoever heeds them.
+    let common = s.deployment.scheduler.common();
+    if common.is_some_and(|c| c.knows_adapters && c.policy != QueueOrder::Fair) && dice.one_in(4) {
+        lora::draw(dice, &sizes, &mut s);
+    }
+    if s.deployment.lora.is_some() {
+        requests.adapter = lora::asked(dice, requests.len());
+    }
     (s, requests)
 }
