@@ -100,8 +100,12 @@ impl Deployment {
             Scheduler::Exclusive(e) => u64::from(e.servers) + u64::from(e.decode_servers),
             _ => 1,
         };
-        let engines = u64::from(self.replicas) * u64::from(self.dp);
-        engines * servers * u64::from(self.tp) * u64::from(self.pp)
+        let (tp, pp, dp) = match &self.scheduler {
+            Scheduler::Sglang(rules) => rules.sizes((self.tp, self.pp, self.dp)),
+            _ => (self.tp, self.pp, self.dp),
+        };
+        let engines = u64::from(self.replicas) * u64::from(dp);
+        engines * servers * u64::from(tp) * u64::from(pp)
     }
 }
 

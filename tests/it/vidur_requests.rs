@@ -81,7 +81,7 @@ fn check(name: &str, scheduler: Scheduler) {
         }
     }
     println!("{name}: {} requests; largest error of delay, first token, end, token in ns {worst:.1?}", rows.len());
-    println!("{name}: relative {relative:.1e?}");
+    println!("{name}: relative {}", relative.map(|error| format!("{error:.1e}")).join(", "));
 }
 
 fn run(dir: &Path, scheduler: Scheduler, requests: &Requests) -> Vec<RequestRow> {

@@ -336,6 +336,14 @@ impl Replica {
 
     /// A waiting request, already taken from the queue, runs from now on.
     pub(super) fn seat(&mut self, slot: u32, seat: &Seat, f: &mut Forming, env: &Env<'_>) {
+        self.sit(slot, seat, f, env);
+        let computed = seat.hits * self.block_size;
+        let context = if env.quirks.hits_without_context { 0 } else { computed };
+        self.book_chunk(slot, computed, seat.tokens, context, f, env);
+    }
+
+    /// The same, but its tokens are booked later.
+    pub(super) fn sit(&mut self, slot: u32, seat: &Seat, f: &mut Forming, env: &Env<'_>) {
         let Seat { hits, tokens, spare } = *seat;
         self.charge_prompt(slot);
         let computed = hits * self.block_size;
@@ -372,13 +380,12 @@ impl Replica {
         // Blocks that do not start with the prompt cannot be told by their place.
         live.missing = hits - held;
         live.known = if live.missing == 0 { known } else { 0 };
+        live.computed = computed;
         live.seq = self.next_seq;
         self.next_seq += 1;
         self.running.push(slot);
         self.prefills.push(slot);
         self.encode(slot, computed, f, env);
-        let context = if env.quirks.hits_without_context { 0 } else { computed };
-        self.book_chunk(slot, computed, tokens, context, f, env);
     }
 
     /// The prefix of a waiting request that the cache holds.
@@ -437,11 +444,33 @@ impl Replica {
         }
         let live = &self.live[slot as usize];
         let (from, to) = (computed / self.block_size, ((computed + tokens) / self.block_size).min(live.known));
-        if from >= to {
+        if from >= to || self.common.fills_late {
             return 0;
         }
         self.fill(slot, from, to, env);
         to - from
+    }
+
+    /// Where contents are found late: those of the first `computed` tokens of a request are found from now on.
+    pub(super) fn fill_late(&mut self, slot: u32, computed: u32, env: &Env<'_>) {
+        if !self.common.fills_late {
+            return;
+        }
+        let live = &self.live[slot as usize];
+        let (mut block, to) = (live.held.blocks(), (computed / self.block_size).min(live.known));
+        if block >= to {
+            return;
+        }
+        self.sum_blocks();
+        let live = &mut self.live[slot as usize];
+        let request = live.request as usize;
+        while block < to {
+            let (unit, first) = self.derivation.unit_of(block);
+            let count = (self.derivation.unit_blocks() - first).min(to - block);
+            let hash = self.derivation.unit_hash(env.requests, request, unit);
+            self.pool.fill_once(&mut live.held, hash, first, count);
+            block += count;
+        }
     }
 
     /// Blocks `from..to` of a request are full, and their contents known.
@@ -522,7 +551,10 @@ impl Replica {
             return;
         }
         let key = self.key(slot, env);
-        self.waiting.push_front(slot, key);
+        match self.common.requeues_last {
+            true => self.waiting.push(slot, key),
+            false => self.waiting.push_front(slot, key),
+        }
     }
 
     /// Frees the blocks of a request with so many tokens in the cache, and some more.
@@ -623,7 +655,9 @@ impl Replica {
             }
             live.phase = Phase::Decode;
             live.base = i64::from(live.computed) - steps as i64;
+            let (emitted, seq) = (live.emitted + 1, live.seq);
             self.enter_decode(chunk.slot);
+            self.former.entered(chunk.slot, seq, emitted, steps);
         }
         if any {
             let live = &self.live;
@@ -698,7 +732,7 @@ impl Replica {
 
     /// The trace knows contents that decoding will fill: the same answer for as long as a request decodes.
     fn fills_later(&self, live: &Live) -> bool {
-        live.known > live.target / self.block_size
+        !self.common.fills_late && live.known > live.target / self.block_size
     }
 
     fn class_position(&self, class: usize, seq: u64) -> usize {

@@ -39,6 +39,7 @@ impl Replica {
         out.gaps.add((flight.duration + flight.before).0, flight.regular);
         self.tokens_one_by_one(&mut flight, env, out);
         self.find_finished();
+        self.former.ended(flight.end);
         if !self.done.is_empty() {
             self.blocked = false;
             self.complete(env, out);
@@ -60,6 +61,10 @@ impl Replica {
                 let since = live.lost_since.take();
                 live.preempted += since.map_or(SimDuration::ZERO, |since| flight.end - since);
             }
+            if live.phase != Phase::Waiting {
+                self.fill_late(chunk.slot, chunk.upto, env);
+            }
+            let live = &self.live[chunk.slot as usize];
             if live.encoded > 0 && chunk.upto >= live.encoded.min(live.input) {
                 self.forget_encoded(chunk.slot);
             }
@@ -212,6 +217,7 @@ impl Replica {
                 let at = self.position(slot);
                 self.running.remove(at);
                 self.sum_blocks();
+                self.fill_late(slot, computed, env);
                 self.release(slot, computed + more, 0);
             }
             Phase::Moving => unreachable!("what moves is freed"),
@@ -228,6 +234,7 @@ impl Replica {
                 }
                 self.stalled -= u64::from(live.stalled);
                 self.leave_decode(slot);
+                self.former.left(slot, self.steps);
             }
             Phase::Prefill => self.prefills.retain(|other| *other != slot),
             Phase::Waiting | Phase::Ending | Phase::Moving => {}

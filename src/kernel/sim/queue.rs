@@ -154,6 +154,16 @@ impl Queue {
         self.line.slots.is_empty() && self.sorted.is_empty()
     }
 
+    /// First come, first served: from now on in this order, which must be of those that are in it.
+    pub(super) fn arrange(&mut self, order: &[u32]) {
+        assert!(self.order == QueueOrder::Fcfs && order.len() == self.len(), "a queue is arranged as a whole");
+        self.line.slots = order.iter().copied().collect();
+        self.line.dead = 0;
+        for (number, slot) in (self.line.first..).zip(order) {
+            self.line.numbers[*slot as usize] = number;
+        }
+    }
+
     /// In order, as it is if nobody is served.
     pub(super) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         let mut tenants: Vec<(i64, SimTime, u32, i64)> = match self.order {

@@ -267,12 +267,13 @@ impl Replica {
     ) -> Replica {
         let classes = kv.block_size as usize;
         let (timing, jitter) = (Timing::new(&common, env.tick), Jitter::new(env.seed, id, env.jitter_cv));
-        let said = env.model.shortest_step();
+        let former = Former::new(scheduler);
+        let said = former.least(env.model.shortest_step());
         let shortest = jitter.as_ref().map_or(said, |jitter| jitter.least(said));
         Replica {
             id,
             common,
-            former: Former::new(scheduler),
+            former,
             timing,
             shortest: timing.step(shortest).unwrap_or(SimDuration(1)),
             jitter,
@@ -311,7 +312,11 @@ impl Replica {
             decoded_at: SimTime::ZERO,
             pauses: 0,
             class_counts: vec![0; classes],
-            class_lists: if derivation == Derivation::None { Vec::new() } else { vec![Vec::new(); classes] },
+            class_lists: if derivation == Derivation::None || common.fills_late {
+                Vec::new()
+            } else {
+                vec![Vec::new(); classes]
+            },
             finishes: BinaryHeap::new(),
             caps: BinaryHeap::new(),
             live: Vec::new(),
@@ -563,7 +568,11 @@ impl Replica {
 
     pub(super) fn key(&self, slot: u32, env: &Env<'_>) -> Key {
         let live = &self.live[slot as usize];
-        self.waiting.key(env.demand, live.request, live.input, live.work_time)
+        let first = match self.common.longest_reply_first {
+            true => u32::MAX - env.demand.cap(live.request, env.max_len),
+            false => live.input,
+        };
+        self.waiting.key(env.demand, live.request, first, live.work_time)
     }
 
     /// Runs pure decode steps that change nothing but sums, as many as end by `limit`; returns how many.
@@ -638,6 +647,7 @@ impl Replica {
         let ran = self.steps - steps;
         if ran > 0 {
             (self.handed, self.decoded_at) = (self.steps, self.clock);
+            self.former.ended(self.clock);
             self.totals.busy += self.clock - clock;
             self.totals.kv_blocks_max = self.totals.kv_blocks_max.max(self.pool.used());
             self.totals.work.add_decodes(ran, self.decodes, context);
@@ -647,7 +657,7 @@ impl Replica {
 
     /// How long steps of the decode requests alone take, where that follows from their context by a line.
     pub(super) fn decode_form(&self, env: &Env<'_>) -> Option<DecodeForm> {
-        env.model.decode_form(self.decodes).filter(|_| self.common.plain)
+        env.model.decode_form(self.former.shown(self.decodes)).filter(|_| self.common.plain)
     }
 
     /// Returns the context of a step whose time was asked for, but that did not run.

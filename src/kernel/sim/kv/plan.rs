@@ -12,6 +12,7 @@
 //! cache hold none.
 
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
+use crate::sim::scheduler::Scheduler;
 use crate::sim::{SimError, facts};
 
 /// Bytes of one GiB.
@@ -54,7 +55,15 @@ pub fn plan(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> MemoryPlan {
     let weights = (facts::params(model) - experts + experts / ranks) * d.dtype.bytes() / gpus;
     let activations = GIB * if model.experts >= 2 { ACTIVATIONS_MOE_GIB } else { ACTIVATIONS_DENSE_GIB };
     let non_torch = GIB * if gpus * ranks > 1.0 { NON_TORCH_MULTI_GIB } else { NON_TORCH_SINGLE_GIB };
-    let rest = budget - weights - activations - non_torch;
+    // SGLang gives weights and cache a share of what CUDA leaves; what a step needs is in the rest.
+    let (budget, activations, taken) = match &d.scheduler {
+        Scheduler::Sglang(rules) => {
+            let share = rules.mem_fraction_static.unwrap_or(d.kv.gpu_memory_utilization);
+            ((gpu.memory_gib * GIB - non_torch) * share, 0.0, 0.0)
+        }
+        _ => (budget, activations, non_torch),
+    };
+    let rest = budget - weights - activations - taken;
     let kv_available = if rest > 0.0 { rest * of_rest } else { rest };
     // The GPU with the most layers limits all.
     let (growing, _) = facts::kinds_of_layers(model, d);
@@ -100,6 +109,17 @@ pub fn blocks(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Result<u64, S
         p.activations / GIB,
         p.non_torch / GIB,
     );
+    if let Scheduler::Sglang(rules) = &d.scheduler
+        && p.weights + p.bytes_per_block < gpu.memory_gib * GIB - p.non_torch
+    {
+        let share = rules.mem_fraction_static.unwrap_or_default();
+        let message = format!(
+            "not enough memory: of {share} of {:.2} GiB per GPU, weights take {:.2}; try to increase mem_fraction_static",
+            (gpu.memory_gib * GIB - p.non_torch) / GIB,
+            p.weights / GIB,
+        );
+        return Err(SimError::Invalid { path: "deployment.scheduler.sglang.mem_fraction_static".into(), message });
+    }
     let utilization = (p.weights + p.activations + p.non_torch + p.bytes_per_block) / GIB / gpu.memory_gib;
     if utilization <= 0.98 && of_rest == 1.0 {
         let least = libm::ceil(utilization * 100.0) / 100.0;

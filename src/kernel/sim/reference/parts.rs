@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use super::forming::sglang;
 use super::pools::Pool;
 use super::steptime::Noise;
 use crate::sim::latency::BatchShape;
@@ -303,6 +304,7 @@ pub(super) struct Machine {
     pub batch: Vec<usize>,
     /// LightLLM: steps of tokens since it looked at the queue.
     pub iterations: u32,
+    pub sglang: sglang::Memory,
 }
 
 impl Machine {
@@ -324,6 +326,7 @@ impl Machine {
             encoded: BTreeMap::new(),
             fixed: BTreeMap::new(),
             room: VecDeque::new(),
+            sglang: sglang::Memory::new(seed, number),
             noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),
             batch: Vec::new(),
             iterations: 0,

@@ -350,6 +350,7 @@ impl<'a> World<'a> {
 
     /// The request has nothing on this engine any more.
     pub(super) fn leave_engine(&mut self, r: usize, i: usize) {
+        self.fill_late(r, i, self.lives[i].computed);
         if self.replicas[r].waiting.contains(&i) {
             self.leaves_queue(r, i);
         }
@@ -398,6 +399,10 @@ impl<'a> World<'a> {
         self.count_step(r, &step);
         if sink.wants_steps() {
             sink.step(step.row);
+        }
+        self.replicas[r].sglang.ended = now;
+        for part in step.batch.iter().filter(|part| !part.decode) {
+            self.fill_late(r, part.life, part.from + part.tokens);
         }
         let complete: Vec<usize> =
             step.batch.iter().filter(|part| self.hand_out(r, part, now)).map(|part| part.life).collect();

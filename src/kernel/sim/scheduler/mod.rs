@@ -22,7 +22,8 @@ pub use lightllm::Lightllm;
 pub(in crate::sim) use lightllm::{Forecast, Outlook};
 pub use orca::{Orca, Reserve};
 pub use sarathi::Sarathi;
-pub use sglang::Sglang;
+pub(crate) use sglang::LPM_MAX;
+pub use sglang::{AttentionBackend, KernelCost, MoeA2aBackend, SamplingBackend, SchedulePolicy, Sglang};
 pub use trtllm::{CapacitySchedulerPolicy, ContextChunkingPolicy, Trtllm};
 pub use vllm_v0::{PreemptionMode, VllmV0};
 
@@ -81,8 +82,8 @@ impl Scheduler {
             | Scheduler::Sarathi(_)
             | Scheduler::Orca(_)
             | Scheduler::FasterTransformer(_)
-            | Scheduler::Lightllm(_)
-            | Scheduler::Sglang(_) => u32::MAX,
+            | Scheduler::Lightllm(_) => u32::MAX,
+            Scheduler::Sglang(rules) => rules.settled.input_max,
             Scheduler::Trtllm(rules) => rules.longest_prompt(),
         }
     }
@@ -124,7 +125,7 @@ impl Scheduler {
     }
 
     /// What the engine makes of its settings of its own accord, in place; the path of each change, and what it is.
-    pub(crate) fn settle(d: &mut Deployment, model: &ModelSpec, _gpu: &GpuSpec) -> Vec<(&'static str, String)> {
+    pub(crate) fn settle(d: &mut Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Vec<(&'static str, String)> {
         let max_model_len = d.max_model_len.unwrap_or(model.max_pos);
         match &mut d.scheduler {
             Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => Vec::new(),
@@ -136,8 +137,8 @@ impl Scheduler {
             | Scheduler::Orca(_)
             | Scheduler::FasterTransformer(_)
             | Scheduler::Lightllm(_)
-            | Scheduler::Sglang(_)
             | Scheduler::Trtllm(_) => Vec::new(),
+            Scheduler::Sglang(_) => sglang::settle(d, model, gpu),
         }
     }
 
@@ -193,6 +194,13 @@ pub(crate) struct Common {
     pub slack: u64,
     /// All blocks that a request may ever have are taken when it is admitted.
     pub reserves: bool,
+    /// With [`QueueOrder::Sjf`]: the most tokens that a reply may have go first, not the shortest prompt.
+    pub longest_reply_first: bool,
+    /// Who is preempted goes to the end of the queue.
+    pub requeues_last: bool,
+    /// Contents are found, and kept once, from the end of the step that computes them: those of a prompt as its chunks end, those
+    /// of a reply when it ends.
+    pub fills_late: bool,
     /// The latency model is shown batches as they are, and what it says is what they take.
     pub plain: bool,
 }
@@ -212,6 +220,9 @@ impl Common {
             caches_prefixes: false,
             slack: 0,
             reserves: false,
+            longest_reply_first: false,
+            requeues_last: false,
+            fills_late: false,
             plain: true,
         }
     }

@@ -2,15 +2,15 @@
 //!
 //! | | rule | source | timeline |
 //! |---|---|---|---|
-//! | 1 | As long as no request is swapped out, the queue goes first, first come first served, until one does not fit: the blocks of its whole prompt and, beyond them, `watermark` of all are free, the tokens of all prompts of the step are within `max_num_batched_tokens`, and fewer than `max_num_seqs` run. Its blocks are taken at once | `_schedule_prefills`; `can_allocate` | `prompts_go_first_and_replies_wait`, `a_step_holds_so_many_tokens_of_prompts`, `a_prompt_leaves_the_watermark` |
+//! | 1 | As long as no request is swapped out, the queue goes first, first come first served, until one does not fit: the blocks of its whole prompt and, beyond them, `watermark` of all are free, the tokens of all prompts of the step are within `max_num_batched_tokens`, and fewer than `max_num_seqs` run. Its blocks are taken at once | `_schedule_prefills`; `can_allocate` | `prompts_go_first_and_replies_wait`, `a_step_holds_so_many_tokens_of_prompts`, `a_prompt_leaves_the_watermark`, `no_more_run_than_there_are_seats` |
 //! | 2 | A step with prompts has nothing else: replies wait | `_schedule_default` | `prompts_go_first_and_replies_wait` |
 //! | 3 | `pad_prompts`: prompts count as long as the longest of them | version 0.2, `_schedule`: `len(seq_lens) * max(seq_lens)`; Vidur | `padded_prompts_are_as_long_as_the_longest` |
 //! | 4 | Without prompts, every running request gets a token, in the order of admission, if a block is free, also where its last block has room | `_schedule_running`; `can_append_slots` | `a_request_goes_on_only_if_a_block_is_free` |
 //! | 5 | Else the last of the running goes; where none is left, the request itself | `_schedule_running` | `the_last_goes_and_comes_back_as_a_prompt` |
 //! | 6 | `recompute`: its blocks are lost, and it goes to the head of the queue, as a prompt of all its tokens | `_preempt_by_recompute` | `the_last_goes_and_comes_back_as_a_prompt` |
 //! | 7 | `swap`: its blocks are copied to the host. The host must have as many free, and one more where the last is full; else the engine ends with an error | `_preempt_by_swap`, `can_swap_out` | `what_is_swapped_out_comes_back_before_the_queue`, `without_room_on_the_host_the_engine_fails` |
-//! | 8 | In a step without prompts and preemptions, swapped requests come back in the order in which they went, until one does not fit: the blocks of its tokens and the next one and, beyond them, the watermark are free. Its next token is part of that step | `_schedule_swapped`; `can_swap_in` | `what_is_swapped_out_comes_back_before_the_queue` |
-//! | 9 | Copies take time before the batch: all blocks that go or come in a step, at `swap_gb_per_s` | `worker.execute_worker` | `what_is_swapped_out_comes_back_before_the_queue` |
+//! | 8 | In a step without prompts and preemptions, swapped requests come back in the order in which they went, until one does not fit: the blocks of its tokens and the next one and, beyond them, the watermark are free. Its next token is part of that step | `_schedule_swapped`; `can_swap_in` | `what_is_swapped_out_comes_back_before_the_queue`, `who_comes_back_leaves_the_watermark` |
+//! | 9 | Copies take time before the batch: all blocks that go or come in a step, at `swap_gb_per_s` | `worker.execute_worker` | `what_is_swapped_out_comes_back_before_the_queue`, `a_step_may_be_nothing_but_copies` |
 //! | 10 | A prompt whose blocks and the watermark are more than all is rejected | `can_allocate`: `NEVER`, the request is ignored | `what_can_never_be_admitted_is_rejected` |
 //!
 //! Sources: vLLM `vllm/core/scheduler.py` and `vllm/core/block_manager.py`, version 0.6 (rule 3: 0.2). Vidur's `vllm`

@@ -21,6 +21,7 @@ mod orders;
 mod pools;
 mod routers;
 mod sarathi;
+mod sglang;
 mod times;
 mod trtllm;
 mod vllm_v0;

@@ -5,7 +5,7 @@ mod faster_transformer;
 mod lightllm;
 mod orca;
 mod sarathi;
-mod sglang;
+pub(super) mod sglang;
 mod trtllm;
 mod vllm_v0;
 mod vllm_v1;
@@ -89,7 +89,7 @@ impl World<'_> {
             true => step_time(forming.more, pool.overhead, pool.tick)?,
             false => {
                 forming.more += self.encoder_time(&pool, &forming.inputs);
-                let said = self.said(r, &shape);
+                let said = self.said(r, &pool, &shape);
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
                 step_time(raw + forming.more, pool.overhead, pool.tick)?
             }
@@ -104,17 +104,16 @@ impl World<'_> {
     }
 
     /// How long a batch takes by the latency model, as the scheduler has it run.
-    fn said(&self, r: usize, shape: &BatchShape) -> SimDuration {
-        let pool = &self.replicas[r].pool;
+    fn said(&mut self, r: usize, pool: &Pool, shape: &BatchShape) -> SimDuration {
         match &pool.scheduler {
             Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => pool.model.step(shape),
             Scheduler::VllmV0(_)
             | Scheduler::Sarathi(_)
             | Scheduler::Orca(_)
             | Scheduler::Lightllm(_)
-            | Scheduler::Sglang(_)
             | Scheduler::Trtllm(_) => pool.model.step(shape),
             Scheduler::FasterTransformer(rules) => pool.model.step(&self.padded(r, rules, shape)),
+            Scheduler::Sglang(rules) => self.said_by_sglang(pool, rules, shape),
         }
     }
 
@@ -175,7 +174,8 @@ impl World<'_> {
         self.seen.reply_preemptions += u64::from(self.lives[i].stage == Stage::Reply);
         f.preempted += 1;
         match self.replicas[r].pool.common.policy {
-            QueueOrder::Fcfs => self.replicas[r].waiting.push_front(i),
+            QueueOrder::Fcfs if !self.replicas[r].pool.common.requeues_last => self.replicas[r].waiting.push_front(i),
+            QueueOrder::Fcfs => self.replicas[r].waiting.push_back(i),
             // The head of the queue is looked for.
             QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
                 self.replicas[r].waiting.push_back(i)
@@ -405,7 +405,9 @@ impl World<'_> {
                 self.lives[i].blocks.push(id);
             }
         }
-        self.note_contents(r, i, from, tokens);
+        if !self.replicas[r].pool.common.fills_late {
+            self.note_contents(r, i, from, tokens);
+        }
         true
     }
 
