@@ -88,19 +88,22 @@ impl Fair {
         self.waiting().map(|(tenant, counter)| (tenant, counter.at(self.steps)))
     }
 
-    /// Steps of decode requests alone, after so many steps, until `first` is not the first any more; `before` tells whether
-    /// a tenant goes before another with an equal counter.
+    /// Steps of decode requests alone, after so many steps, until `first` is not the first any more, 0 where it is not now;
+    /// `before` tells whether a tenant goes before another with an equal counter.
     pub(super) fn steady(&self, first: i64, steps: u64, before: impl Fn(i64, i64) -> bool) -> u64 {
         let Some(leader) = self.counters.get(&first) else { return u64::MAX };
         let overtakes = |(tenant, other): (i64, &Counter)| {
+            let lead = other.at(steps) - leader.at(steps);
+            if lead < 0 || lead == 0 && before(tenant, first) {
+                return 0;
+            }
             // By so much the leader comes nearer in every step.
             let nearer = OUTPUT_WEIGHT * (leader.decodes - other.decodes);
             if nearer <= 0 {
                 return u64::MAX;
             }
-            let lead = other.at(steps) - leader.at(steps);
             let even = lead % nearer == 0 && before(tenant, first);
-            (lead / nearer + i64::from(!even)).max(0) as u64
+            (lead / nearer + i64::from(!even)) as u64
         };
         self.waiting().filter(|(tenant, _)| *tenant != first).map(overtakes).min().unwrap_or(u64::MAX)
     }

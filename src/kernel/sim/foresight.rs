@@ -58,7 +58,7 @@ impl Replica {
         sure.max(quiet).min(gone)
     }
 
-    /// Before which time none of the requests on their way can be done, if the next step starts at `from` or later.
+    /// Before which time none of the requests on their way can be done or left, if the next step starts at `from` or later.
     fn pending_wake(&self, from: SimTime, env: &Env<'_>) -> SimTime {
         let done = |Reverse((at, place, work)): &Reverse<(SimTime, u32, Work)>| {
             let output = match work {
@@ -67,7 +67,10 @@ impl Replica {
                 Work::Reply => env.demand.output(env.demand.nth(*place as usize), env.max_len).0.max(2) - 1,
                 Work::Prompt | Work::HeldPrompt | Work::Encode => 1,
             };
-            after(later((*at).max(from), self.shortest, u64::from(output) - 1))
+            let from = (*at).max(from);
+            // Its client may go before, which is not noted until it is in the queue.
+            let gone = env.demand.abort(*place as usize).map_or(SimTime::MAX, |(gone, _)| after(gone.max(from)));
+            after(later(from, self.shortest, u64::from(output) - 1)).min(gone)
         };
         if self.pending.len() > OPEN_MAX {
             return self.pending.peek().map_or(SimTime::MAX, |Reverse((at, ..))| after((*at).max(from)));

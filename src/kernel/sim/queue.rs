@@ -179,7 +179,7 @@ impl Queue {
         self.line.iter().chain(sorted.into_iter().flatten()).chain(of_tenants)
     }
 
-    /// Steps of decode requests alone, after so many steps, for which the head is sure to stay the same.
+    /// Steps of decode requests alone, after so many steps, for which the head that was found last is sure to stay it.
     pub(super) fn steady(&self, steps: u64) -> u64 {
         if self.order != QueueOrder::Fair || self.sorted.is_empty() {
             return u64::MAX;
@@ -412,6 +412,8 @@ mod tests {
         assert_eq!(queue.steady(0), 3);
         queue.fair().unwrap().charge(3, -1);
         assert_eq!(queue.steady(0), 3);
+        // Who was the head when it was last looked for is not any more.
+        assert_eq!(queue.steady(4), 0);
         queue.fair().unwrap().steps = 3;
         assert_eq!(queue.front(), Some(2));
         assert!(queue.remove(4, key(-1, 4)) && !queue.remove(4, key(-1, 4)));

@@ -274,6 +274,7 @@ impl<'a> Reader<'a> {
             max_tokens: self.mapped("max_tokens", tokens, count)?,
             class,
             class_names,
+            tenant: Vec::new(),
             session,
             depends_on,
             depends_on_offsets,

@@ -7,8 +7,8 @@ use crate::sim::latency::{
     CrossModel, Latency, Linear, Overheads, Rates, Regression, Roofline, TimeUnit, TrainedPhysics,
 };
 use crate::sim::router::{Router, Scorers, Weighted};
-use crate::sim::scheduler::Exclusive;
 use crate::sim::scheduler::Scheduler;
+use crate::sim::scheduler::{Exclusive, QueueOrder};
 use crate::sim::swarm::{h100, llama_8b, scenario_8b};
 
 #[test]
@@ -55,6 +55,14 @@ fn every_problem_is_found_at_once() {
                 s.deployment.overheads.network_rtt_ms = 1.0;
             },
             &["deployment.overheads.network_rtt_ms"],
+        ),
+        (
+            |s| {
+                let scheduling_policy = QueueOrder::Fair;
+                s.deployment.scheduler = Scheduler::Exclusive(Exclusive { scheduling_policy, ..Exclusive::default() });
+                s.deployment.latency = Latency::Rates(Rates { prefill_tokens_per_s: 1e3, decode_tokens_per_s: 1e2 });
+            },
+            &["deployment.scheduler.exclusive.scheduling_policy"],
         ),
         (
             |s| {

@@ -48,6 +48,9 @@ impl State {
         };
         let (generating, contexts) = self.tokens(replica, &fitting);
         generate(replica, generating.as_deref(), f, env);
+        // Where some get no tokens of a step, who comes later may.
+        let prompts = |slot: &&u32| replica.live[**slot as usize].phase != Phase::Decode;
+        let short = self.rules.enable_chunked_context && contexts.len() < fitting.list.iter().filter(prompts).count();
         for (slot, tokens) in contexts {
             match replica.live[slot as usize].phase {
                 Phase::Waiting => self.start(replica, slot, tokens, f, env),
@@ -59,6 +62,7 @@ impl State {
         replica.blocked = f.preempted == 0
             && replica.waits() > 0
             && !fitting.passed
+            && !short
             && (in_order || !pauses)
             && replica.next.chunks.is_empty()
             && replica.stalled == 0

@@ -19,6 +19,7 @@ use super::scheduler::Scheduler;
 use super::{Quirks, RequestRow, RouteRow, Sink, StepRow, Summary, reference, simulate_with};
 use crate::pools::{Disaggregation, Signals};
 use crate::profile::Supplied;
+use crate::request::Requests;
 use crate::scenario::{Deployment, Dtype, GpuSpec, KvCache, Load, Measure, ModelSpec, Scenario};
 use crate::units::SimTime;
 
@@ -46,6 +47,32 @@ impl Sink for Rows {
     fn wants_routes(&self) -> bool {
         true
     }
+}
+
+/// The same of somebody who does not ask for routes: the engines may be left alone for longer.
+#[derive(Default)]
+struct Unasked(Rows);
+
+impl Sink for Unasked {
+    fn request(&mut self, row: RequestRow) {
+        self.0.requests.push(row);
+    }
+    fn step(&mut self, row: StepRow) {
+        self.0.steps.push(row);
+    }
+    fn wants_steps(&self) -> bool {
+        true
+    }
+}
+
+/// Whether the engine says the same to somebody who does not ask for routes.
+fn also_unasked(s: &Scenario, requests: &Requests, quirks: Quirks, fast: &Rows, known: &Summary) -> Result<(), String> {
+    let mut unasked = Unasked::default();
+    let summary = simulate_with(s, requests, &mut unasked, &AtomicBool::new(false), quirks)
+        .map_err(|e| format!("without routes the engine says {e}"))?;
+    let Unasked(rows) = unasked;
+    let asked = Rows { requests: fast.requests.clone(), steps: fast.steps.clone(), routes: Vec::new() };
+    difference(&rows, &asked, &summary, known).map_err(|e| format!("without routes (the first) and with them:\n{e}"))
 }
 
 /// Llama 3.1 8B, from its `config.json`.
@@ -168,6 +195,7 @@ pub fn run_engine(engine: &Engine, seed: u64) -> Result<Reach, String> {
     let summary =
         simulate_with(&s, &requests, &mut fast, &go_on, quirks).map_err(|e| told(format!("the engine says {e}")))?;
     difference(&fast, &slow, &summary, &oracle).map_err(told)?;
+    also_unasked(&s, &requests, quirks, &fast, &summary).map_err(told)?;
     Ok(Reach::of(&s, &requests, &slow, &oracle, seen))
 }
 

@@ -117,3 +117,25 @@ fn who_comes_back_has_saved_nothing_up() {
     ];
     check(one_by_one(QueueOrder::Fair), &asked, &rows, &[], whatever);
 }
+
+#[test]
+fn the_head_changes_while_nobody_is_admitted() {
+    // From 1 ms on the second request of the first tenant is in front, needs seven blocks of eight, and six are free. At
+    // 4 ms the first tenant stands at 4 + 4 * 2 = 12, the second at 9 + 2 = 11, and its request needs one block.
+    let eight = |s: &mut Scenario, r: &mut VllmV1| {
+        blocks(s, 8);
+        r.scheduling_policy = QueueOrder::Fair;
+    };
+    check(
+        eight,
+        &[of(1, 0.0, 4, 12), of(2, 0.0, 9, 1), of(1, 0.0, 25, 7), of(2, 0.0, 4, 10)],
+        &[
+            "finished q0 s0 f1 d12 o12",
+            "finished q0 s0 f1 d1 o1",
+            "finished q0 s14 f15 d21 o7",
+            "finished q0 s4 f5 d14 o10",
+        ],
+        &[],
+        whatever,
+    );
+}
