@@ -22,7 +22,7 @@ use super::{DESCRIPTION, column};
 
 /// Version of the rows that a simulation is remembered by. Raised by hand when [`memo_requests`], [`memo_steps`],
 /// [`memo_routes`] or the totals kept with them change, so that rows of an older shape are never reused.
-pub const MEMO_VERSION: u32 = 5;
+pub const MEMO_VERSION: u32 = 6;
 
 /// Latencies that a scenario has a distribution of, and what each is.
 pub const LATENCIES: [(&str, &str); 7] = [
@@ -355,6 +355,7 @@ pub fn totals() -> Vec<Field> {
     fields.extend(LATENCIES.into_iter().flat_map(|(name, what)| latency(name, what)));
     fields.extend(load());
     fields.extend(cache());
+    fields.extend(mechanisms());
     fields.extend(verdicts());
     fields
 }
@@ -448,6 +449,24 @@ fn cache() -> Vec<Field> {
     fields.extend(kv_plan().map(known));
     fields.extend(prefix_cache());
     fields
+}
+
+/// What encoders and adapters on the replicas of the prompts did; 0 where a deployment has none.
+fn mechanisms() -> [Field; 8] {
+    [
+        int("encoder_tokens", "tokens", "Encoder tokens computed by `deployment.encoder`, also again"),
+        ns("encoder_ns", false, "What that added to steps"),
+        int("adapter_loads", "", "LoRA adapters that were loaded onto a replica's GPUs"),
+        int("adapter_reads", "", "Adapters, of these, that had to be read from disk first"),
+        ns("adapter_load_ns", false, "What that took, summed over the loads"),
+        int("adapter_evictions", "", "Adapters that gave up their slot to another"),
+        float(
+            "adapter_waiting_mean",
+            "",
+            "Requests in queues at a time, over the duration, whose adapter is not on the GPUs",
+        ),
+        float("adapters_per_step_mean", "", "Distinct adapters in the batch of a step; null without adapters"),
+    ]
 }
 
 fn verdicts() -> Vec<Field> {

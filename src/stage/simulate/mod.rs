@@ -22,6 +22,7 @@ pub(crate) mod filter;
 mod histogram;
 pub(crate) mod input;
 mod measure;
+mod mechanisms;
 mod operator;
 mod pools;
 pub(crate) mod profiles;

@@ -26,7 +26,12 @@ pub(super) fn check(site: &Site, p: &mut Problems) {
     if let Some(lora) = &site.deployment.lora {
         lora.problems(site).into_iter().for_each(|(path, message)| p.add(path, message));
     }
-    p.extend(site.deployment.encoder.map(|e| e.problems()).unwrap_or_default());
+    if let Some(encoder) = &site.deployment.encoder {
+        p.extend(encoder.problems());
+        if !matches!(site.deployment.scheduler, Scheduler::VllmV1(_)) {
+            p.add("deployment.encoder", "only vllm_v1 encodes on its replicas; a pool with the role encode serves any");
+        }
+    }
 }
 
 fn facts(m: &ModelSpec, g: &GpuSpec, p: &mut Problems) {
