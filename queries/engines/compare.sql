@@ -1,8 +1,8 @@
--- Scenarios of the stage `sim` that differ in their scheduler and their load: a row each. `engine` is the scheduler's name,
--- without its settings; `kv_used` the mean share of the KV blocks in use.
+-- Scenarios of the stage `sim` that differ in their scheduler and their load: a row each. `engine` is the scheduler;
+-- `kv_used` the mean share of the KV blocks in use.
 SELECT
-    sim.workload_rate_rps AS rate_rps,
-    regexp_replace(sim.deployment_scheduler, '^[^a-z]*([a-z0-9_]+).*$', '\1') AS engine,
+    sim.rate_rps,
+    sim.deployment_scheduler AS engine,
     sim.ttft_ms_p50,
     sim.ttft_ms_p99,
     sim.tpot_ms_p50,
