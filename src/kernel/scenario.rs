@@ -16,6 +16,7 @@ use crate::sim::{
     latency::{Latency, Overheads},
     router::Router,
     scheduler::Scheduler,
+    speculative::Speculative,
 };
 use crate::units::Tick;
 
@@ -53,6 +54,9 @@ pub struct Deployment {
     /// How a replica forms its batches.
     #[serde(default)]
     pub scheduler: Scheduler,
+    /// Speculative decoding. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speculative: Option<Speculative>,
     /// How arriving requests are spread over the replicas.
     #[serde(default)]
     pub router: Router,

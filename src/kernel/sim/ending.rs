@@ -15,6 +15,8 @@ struct When {
     at: SimTime,
     step: u64,
     pause: bool,
+    /// Tokens that are drafted to follow it.
+    drafted: u32,
 }
 
 impl Replica {
@@ -36,8 +38,12 @@ impl Replica {
         assert!(self.handed == flight.number, "steps end in the order in which they were formed");
         self.totals.busy += flight.duration;
         self.totals.work.add(&flight.shape);
+        self.totals.speculation.draft_ns += std::mem::take(&mut flight.drafting).0;
         out.gaps.add((flight.duration + flight.before).0, flight.regular);
         self.tokens_one_by_one(&mut flight, env, out);
+        if !flight.pause {
+            self.end_verification(&flight, out);
+        }
         self.find_finished();
         if !self.done.is_empty() {
             self.blocked = false;
@@ -48,7 +54,8 @@ impl Replica {
 
     /// Prompts that are complete, requests that had no token in the step before, and those that were preempted since.
     fn tokens_one_by_one(&mut self, flight: &mut Flight, env: &Env<'_>, out: &mut Out) {
-        let when = When { at: flight.end, step: flight.number, pause: flight.pause };
+        let drafted = self.speculating.as_ref().map_or(0, |s| s.drafted(&flight.shape));
+        let when = When { at: flight.end, step: flight.number, pause: flight.pause, drafted };
         for chunk in flight.chunks.drain(..) {
             let live = &mut self.live[chunk.slot as usize];
             if env.reports.progress && live.first_token.is_none() {
@@ -74,9 +81,10 @@ impl Replica {
     }
 
     /// One token of one request.
-    fn token(&mut self, slot: u32, When { at, step, pause }: When, out: &mut Out) {
+    fn token(&mut self, slot: u32, When { at, step, pause, drafted }: When, out: &mut Out) {
         let live = &mut self.live[slot as usize];
         live.emitted += 1;
+        live.drafted = drafted;
         match live.first_token {
             None => {
                 live.first_token = Some(at);
@@ -229,6 +237,9 @@ impl Replica {
 
     /// The gaps of a request between tokens that came out up to the step `to`.
     fn itl(&mut self, slot: u32, to: u64) -> Option<ItlStats> {
+        if self.speculating.is_some() {
+            return self.itl_of_chunks(slot, to);
+        }
         let live = &mut self.live[slot as usize];
         let first = live.first_token?;
         if live.exact {
@@ -242,6 +253,19 @@ impl Replica {
         }
         live.gaps.extend_from_slice(self.log.between(live.from, to));
         stats_of(&mut live.gaps, sum)
+    }
+
+    /// The same where several tokens come out at once.
+    fn itl_of_chunks(&mut self, slot: u32, to: u64) -> Option<ItlStats> {
+        let live = &mut self.live[slot as usize];
+        let first = live.first_token?;
+        let last = if live.exact { live.last_token } else { self.decoded_at };
+        if !live.exact {
+            live.gaps.extend_from_slice(self.log.between(live.from, to));
+        }
+        // Between those of one step there are none.
+        live.gaps.resize(live.emitted as usize - 1, 0);
+        stats_of(&mut live.gaps, last - first)
     }
 
     /// At the horizon a request is still here. Of the replica only what its totals need is kept up.

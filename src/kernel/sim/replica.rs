@@ -37,9 +37,10 @@ use super::router::Load;
 use super::scheduler::{Common, Scheduler};
 use super::spread::Spread;
 use super::timing::{Timing, not_sensible};
+use super::verify::Speculating;
 use super::work::Tally;
 use super::{SimError, Status, StepRow, Summary};
-use crate::scenario::KvCache;
+use crate::scenario::Deployment;
 use crate::units::{SimDuration, SimTime};
 
 /// Most steps between two looks at the stop flag.
@@ -117,6 +118,64 @@ pub(super) struct Live {
     pub told: bool,
     /// Tokens of the prompt that somebody was told of.
     pub progressed: u32,
+    /// Where it decodes speculatively: tokens that were drafted and are not verified, tokens that it has in the step that
+    /// runs, tokens for which it has blocks (those it should hold but does not among them).
+    pub drafted: u32,
+    pub tokens: u32,
+    pub room: u32,
+    /// The same: the key of its luck, and the number below which that must be, if it has one of its own.
+    pub luck: u64,
+    pub own: u64,
+}
+
+impl Default for Live {
+    /// A request of which nothing is known, and that nobody is to be told of.
+    fn default() -> Live {
+        Live {
+            request: 0,
+            work: Work::Whole,
+            phase: Phase::Waiting,
+            loaded: false,
+            spare: 0,
+            input: 0,
+            output: 0,
+            capped: false,
+            emitted: 0,
+            exact: true,
+            target: 0,
+            computed: 0,
+            base: 0,
+            finish: 0,
+            seq: 0,
+            queued: SimTime::ZERO,
+            scheduled: None,
+            first_token: None,
+            last_token: SimTime::ZERO,
+            since: SimTime::ZERO,
+            stalled: false,
+            fresh: false,
+            cached: 0,
+            preemptions: 0,
+            recomputed: 0,
+            peak: 0,
+            lost_since: None,
+            preempted: SimDuration::ZERO,
+            gaps: Vec::new(),
+            from: 0,
+            known: 0,
+            missing: 0,
+            held: Held::default(),
+            goes: Status::Cancelled,
+            generation: 0,
+            told: true,
+            progressed: 0,
+            drafted: 0,
+            tokens: 0,
+            room: 0,
+            luck: 0,
+            own: 0,
+        }
+    }
 }
 
 /// A step that was formed and has not ended.
@@ -130,6 +189,8 @@ pub(super) struct Flight {
     /// Pauses since the step with decode requests before it.
     pub before: SimDuration,
     pub shape: BatchShape,
+    /// The part of it in which drafts are made.
+    pub drafting: SimDuration,
     /// Decode requests of the batch that had a token in the step before, too, and are to have this one.
     pub regular: u64,
     pub chunks: Vec<Chunk>,
@@ -229,6 +290,7 @@ pub(super) struct Replica {
     generation: u32,
     pub next_seq: u64,
     pub jitter: Option<Box<Jitter>>,
+    pub speculating: Option<Box<Speculating>>,
     /// Scratch: (admission, slot) of requests that the ending step completes.
     pub done: Vec<(u64, u32)>,
 }
@@ -238,10 +300,11 @@ impl Replica {
         id: u32,
         blocks: u64,
         (scheduler, common): (&Scheduler, Common),
-        kv: &KvCache,
+        d: &Deployment,
         derivation: Derivation,
         env: &Env<'_>,
     ) -> Replica {
+        let kv = &d.kv;
         let classes = kv.block_size as usize;
         let (timing, jitter) = (Timing::new(&common, env.tick), Jitter::new(env.seed, id, env.jitter_cv));
         let said = env.model.shortest_step();
@@ -253,6 +316,7 @@ impl Replica {
             timing,
             shortest: timing.step(shortest).unwrap_or(SimDuration(1)),
             jitter,
+            speculating: Speculating::new(d.speculative.as_ref(), scheduler, env),
             block_size: kv.block_size,
             derivation,
             caching: kv.enable_prefix_caching && common.caches_prefixes,
@@ -396,41 +460,16 @@ impl Replica {
         let slot = self.slot(Live {
             request,
             work,
-            phase: Phase::Waiting,
-            loaded: false,
-            spare: 0,
             input,
             output,
             capped,
-            emitted: 0,
-            exact: true,
             target: input,
-            computed: 0,
-            base: 0,
-            finish: 0,
-            seq: 0,
             queued: at,
-            scheduled: None,
-            first_token: None,
-            last_token: SimTime::ZERO,
             since: at,
-            stalled: false,
-            fresh: false,
-            cached: 0,
-            preemptions: 0,
-            recomputed: 0,
-            peak: 0,
-            lost_since: None,
-            preempted: SimDuration::ZERO,
-            gaps: Vec::new(),
-            from: 0,
             known,
-            missing: 0,
-            held: Held::default(),
             goes: abort.map_or(Status::Cancelled, |(_, status)| status),
-            generation: 0,
             told: !env.reports.prompts,
-            progressed: 0,
+            ..Live::default()
         });
         self.wait(slot, abort, env);
     }
@@ -687,7 +726,11 @@ impl Replica {
 
     /// Tokens handed out.
     pub(super) fn emitted(&self, live: &Live) -> u32 {
-        if live.exact { live.emitted } else { live.output - (live.finish - self.handed) as u32 }
+        if live.exact || self.speculating.is_some() {
+            live.emitted
+        } else {
+            live.output - (live.finish - self.handed) as u32
+        }
     }
 
     /// Where a request stands in `running`. That is short, and at hand; what is known of the requests in it is neither.

@@ -1,7 +1,7 @@
 //! Sums over the batches of steps, and over replicas.
 
 use super::latency::BatchShape;
-use super::{Summary, WorkSums};
+use super::{Speculation, Summary, WorkSums};
 use crate::units::SimDuration;
 
 /// What one replica counts, and nobody else.
@@ -20,6 +20,7 @@ pub(super) struct Tally {
     pub prefix_blocks_hit: u64,
     /// Counts of extrapolated steps that are no steps: what was asked for and did not run.
     pub not_extrapolated: u64,
+    pub speculation: Speculation,
     pub work: WorkSums,
 }
 
@@ -40,6 +41,7 @@ impl Tally {
         // The engine takes it off what the model counted.
         s.latency_extrapolated_steps += self.not_extrapolated;
         s.work.merge(&self.work);
+        s.speculation.merge(&self.speculation);
     }
 }
 
@@ -60,6 +62,7 @@ impl Summary {
         self.prefix_blocks_hit += replica.prefix_blocks_hit;
         self.latency_extrapolated_steps += replica.latency_extrapolated_steps;
         self.work.merge(&replica.work);
+        self.speculation.merge(&replica.speculation);
     }
 }
 

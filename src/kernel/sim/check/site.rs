@@ -26,6 +26,9 @@ pub(super) fn check(site: &Site, p: &mut Problems) {
     cache(site, p);
     latency(&site.deployment.latency, p);
     p.extend(site.deployment.overheads.problems());
+    if let Some(speculative) = &site.deployment.speculative {
+        p.extend(speculative.problems(site));
+    }
 }
 
 fn facts(m: &ModelSpec, g: &GpuSpec, p: &mut Problems) {

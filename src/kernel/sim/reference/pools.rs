@@ -12,6 +12,7 @@ use crate::sim::kv::{hashes, hashes::Derivation, plan};
 use crate::sim::latency::LatencyModel;
 use crate::sim::load::Demand;
 use crate::sim::scheduler::{Common, Scheduler};
+use crate::sim::speculative::Speculative;
 use crate::sim::{SimError, facts};
 use crate::units::{SimDuration, Tick};
 
@@ -24,6 +25,7 @@ pub(super) struct Pool {
     pub number: usize,
     pub role: Role,
     pub scheduler: Scheduler,
+    pub speculative: Option<Speculative>,
     pub common: Common,
     pub model: Box<dyn LatencyModel>,
     pub derivation: Derivation,
@@ -66,6 +68,7 @@ impl Pool {
             number,
             role: site.role,
             scheduler: d.scheduler.clone(),
+            speculative: d.speculative.clone(),
             common,
             model,
             derivation,

@@ -151,6 +151,8 @@ pub(crate) struct Common {
     pub slack: u64,
     /// All blocks that a request may ever have are taken when it is admitted.
     pub reserves: bool,
+    /// Speculative decoding is simulated with it.
+    pub speculates: bool,
     /// The latency model is shown batches as they are, and what it says is what they take.
     pub plain: bool,
 }
@@ -170,6 +172,7 @@ impl Common {
             caches_prefixes: false,
             slack: 0,
             reserves: false,
+            speculates: false,
             plain: true,
         }
     }

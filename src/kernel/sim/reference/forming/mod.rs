@@ -14,6 +14,7 @@ use std::rc::Rc;
 
 use super::parts::{Life, Part, Stage, Step};
 use super::pools::Pool;
+use super::speculating::{GIVEN_BACK, HIT_DROPPED, KEPT};
 use super::steptime::{empty_step_time, step_time};
 use super::world::World;
 use crate::sim::latency::BatchShape;
@@ -57,7 +58,7 @@ impl World<'_> {
         }
         for part in &mut forming.batch {
             let life = &mut self.lives[part.life];
-            let end = part.from + part.tokens;
+            let end = part.certain();
             life.recomputed += life.most.min(end).saturating_sub(part.from);
             part.restores = life.losing.is_some() && end >= life.most;
             part.preemptions = life.preemptions;
@@ -67,26 +68,28 @@ impl World<'_> {
         self.note_peaks(r);
         let shape = self.shape(&forming.batch, pool.model.wants_spread());
         let empty = forming.batch.iter().all(|part| part.tokens == 0);
+        let mut drafting = SimDuration::ZERO;
         let duration = match empty {
             true => empty_step_time(pool.tick),
             false => {
                 let said = self.said(&pool, &shape);
+                drafting = self.drafting(&pool, &forming.batch, said);
+                let said = SimDuration(said.0.saturating_add(drafting.0));
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
                 step_time(raw + forming.more, pool.overhead, pool.tick)?
             }
         };
         let row = self.step_row(r, duration, &shape, forming.preempted);
-        Ok(Some(Step { batch: forming.batch, shape, row }))
+        Ok(Some(Step { batch: forming.batch, shape, drafting, row }))
     }
 
     /// A rule of a scheduler was applied.
-    #[expect(dead_code)]
-    fn fire(&mut self, rule: &'static str) {
+    pub(super) fn fire(&mut self, rule: &'static str) {
         *self.seen.fired.entry(rule).or_default() += 1;
     }
 
     /// How long a batch takes by the latency model, as the scheduler has it run.
-    fn said(&self, pool: &Pool, shape: &BatchShape) -> SimDuration {
+    pub(super) fn said(&self, pool: &Pool, shape: &BatchShape) -> SimDuration {
         match &pool.scheduler {
             Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => pool.model.step(shape),
             Scheduler::VllmV0(_)
@@ -108,11 +111,20 @@ impl World<'_> {
         coming && (life.leaves_with_prompt() || life.cut && life.tokens.len() + 1 == life.output)
     }
 
-    fn part(&mut self, i: usize, decode: bool, from: usize, tokens: usize, context: usize) -> Part {
+    pub(super) fn part(
+        &mut self,
+        r: usize,
+        i: usize,
+        decode: bool,
+        from: usize,
+        tokens: usize,
+        context: usize,
+    ) -> Part {
         let life = &mut self.lives[i];
         life.computed = from + tokens;
         let yields = life.computed >= life.target;
-        Part { life: i, decode, from, tokens, context, yields, restores: false, preemptions: 0 }
+        let filled_from = from / self.replicas[r].pool.block_size;
+        Part { life: i, decode, from, tokens, context, filled_from, yields, restores: false, preemptions: 0 }
     }
 
     /// Who goes when blocks are short.
@@ -135,6 +147,9 @@ impl World<'_> {
             let part = f.batch.remove(at);
             f.budget += part.tokens;
             self.seen.give_backs += 1;
+            if part.decode && part.tokens > 1 {
+                self.fire(GIVEN_BACK);
+            }
             self.undo(r, part);
         }
         let blocks = std::mem::take(&mut self.lives[i].blocks);
@@ -145,7 +160,7 @@ impl World<'_> {
             life.tokens.clear();
             life.most = life.most.min(life.prompt);
         }
-        (life.computed, life.missing, life.loaded) = (0, 0, 0);
+        (life.computed, life.missing, life.loaded, life.drafts) = (0, 0, 0, 0);
         life.losing = life.losing.or(Some(f.now));
         life.preemptions += 1;
         self.summary.preemptions += 1;
@@ -160,7 +175,8 @@ impl World<'_> {
 
     /// The tokens of a part are not computed after all: blocks that they would have filled do not have their content.
     fn undo(&mut self, r: usize, part: Part) {
-        for block in self.known_blocks_filled(r, part.life, part.from, part.tokens) {
+        let (from, certain) = (part.filled_from * self.replicas[r].pool.block_size, part.certain());
+        for block in self.known_blocks_filled(r, part.life, from, certain.saturating_sub(from)) {
             if (block + 1) * self.replicas[r].pool.block_size <= self.lives[part.life].loaded {
                 continue;
             }
@@ -193,7 +209,11 @@ impl World<'_> {
     fn look_up(&mut self, r: usize, i: usize) -> Vec<usize> {
         let life = &mut self.lives[i];
         life.target = life.prompt + life.tokens.len();
-        self.prefix(r, i)
+        let mut hits = self.prefix(r, i);
+        if self.drops_hit(r) && hits.pop().is_some() {
+            self.fire(HIT_DROPPED);
+        }
+        hits
     }
 
     /// The request at this place of the queue runs from now on: these blocks hold its start, and so many tokens behind them go
@@ -211,17 +231,16 @@ impl World<'_> {
         let fits = self.extend(r, i, tokens);
         assert!(fits, "an admitted request must get its blocks");
         let context = if self.quirks.hits_without_context { 0 } else { computed };
-        f.batch.push(self.part(i, false, computed, tokens, context));
+        f.batch.push(self.part(r, i, false, computed, tokens, context));
     }
 
     /// A running request computes so many more tokens in the step; false where there are no blocks for them.
     #[expect(dead_code)]
     fn go_on(&mut self, r: usize, i: usize, tokens: usize, f: &mut Forming) -> bool {
-        let (decode, from) = (self.lives[i].decodes(), self.lives[i].computed);
-        if !self.extend(r, i, tokens) {
-            return false;
-        }
-        f.batch.push(self.part(i, decode, from, tokens, from));
+        let decode = self.lives[i].decodes();
+        let tokens = if decode { self.wanted(r, i) } else { tokens };
+        let Some(part) = self.run_on(r, i, decode, tokens) else { return false };
+        f.batch.push(part);
         true
     }
 
@@ -243,7 +262,7 @@ impl World<'_> {
         self.lives[i].ready = false;
         let fits = self.extend(r, i, 1);
         assert!(fits, "a request whose KV cache has come holds the block of its next token");
-        f.batch.push(self.part(i, decode, from, 1, from));
+        f.batch.push(self.part(r, i, decode, from, 1, from));
         f.budget -= 1;
     }
 
@@ -331,7 +350,7 @@ impl World<'_> {
 
     /// Blocks of known content that `tokens` tokens after the first `from` fill. Those of a request that does not hold
     /// the start of its prompt cannot be told by their place.
-    fn known_blocks_filled(&self, r: usize, i: usize, from: usize, tokens: usize) -> Vec<usize> {
+    pub(super) fn known_blocks_filled(&self, r: usize, i: usize, from: usize, tokens: usize) -> Vec<usize> {
         if self.lives[i].missing > 0 {
             return Vec::new();
         }
@@ -343,8 +362,8 @@ impl World<'_> {
         let mut s = BatchShape::default();
         for part in batch {
             let (n, context) = (part.tokens as u64, part.context as u64);
-            let input = self.lives[part.life].target as u64;
-            if part.decode {
+            let input = if part.decode { context + n } else { self.lives[part.life].target as u64 };
+            if part.decode && n == 1 {
                 s.decode_requests += 1;
                 s.decode_context += context;
             } else if n > 0 {
@@ -357,10 +376,11 @@ impl World<'_> {
                 s.prefill_context_pages += libm::ceil(context as f64 / 64.0) as u64;
             }
         }
-        let chunks = batch.iter().filter(|part| !part.decode).map(|part| part.tokens as u64);
+        let chunks = batch.iter().filter(|part| !part.decode || part.tokens > 1).map(|part| part.tokens as u64);
         s.prefill_tokens_max = chunks.max().unwrap_or(0);
         if spread {
-            let contexts = || batch.iter().filter(|part| part.decode).map(|part| part.context as u64);
+            let contexts =
+                || batch.iter().filter(|part| part.decode && part.tokens == 1).map(|part| part.context as u64);
             s.decode_context_min = contexts().min().unwrap_or(0);
             s.decode_context_max = contexts().max().unwrap_or(0);
         }
@@ -390,5 +410,8 @@ impl World<'_> {
         let stalled = |i: &&usize| self.lives[**i].decodes() && !self.is_about_to_be_cut(r, **i);
         let stalls = self.replicas[r].running.iter().filter(without).filter(stalled).count();
         self.seen.stalls += stalls as u64;
+        if self.replicas[r].running.iter().filter(without).any(|i| self.lives[*i].drafts > 0) {
+            self.fire(KEPT);
+        }
     }
 }
