@@ -93,17 +93,6 @@ impl Replica {
         f.budget = f.budget.saturating_sub(self.decodes as u32);
     }
 
-    /// Every decode request gets its token, and verifies its drafts.
-    fn verify_all(&mut self, f: &mut Forming, env: &Env<'_>) {
-        for at in 0..self.running.len() {
-            let slot = self.running[at];
-            let live = &self.live[slot as usize];
-            if live.phase == Phase::Decode {
-                self.run_decode(slot, self.computed(live), f, env);
-            }
-        }
-    }
-
     /// Blocks that a token for every decode request takes.
     #[inline]
     pub(super) fn decode_need(&self) -> u64 {
@@ -672,6 +661,9 @@ impl Replica {
     }
 
     pub(super) fn leave_decode(&mut self, slot: u32) {
+        if let Some(speculating) = &mut self.speculating {
+            speculating.forget();
+        }
         self.leave_class(slot);
         if std::mem::take(&mut self.live[slot as usize].fresh) {
             self.fresh.retain(|other| *other != slot);

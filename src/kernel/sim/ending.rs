@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 
-use super::log::stats_of;
+use super::log::{stats_of, stats_with_zeros};
 use super::node::{Env, Out, Work};
 use super::replica::{Flight, Live, Phase, Replica};
 use super::{ItlStats, RequestRow, Status};
@@ -42,7 +42,7 @@ impl Replica {
         out.gaps.add((flight.duration + flight.before).0, flight.regular);
         self.tokens_one_by_one(&mut flight, env, out);
         if !flight.pause {
-            self.end_verification(&flight, out);
+            self.end_verification(&flight);
         }
         self.find_finished();
         if !self.done.is_empty() {
@@ -263,9 +263,8 @@ impl Replica {
         if !live.exact {
             live.gaps.extend_from_slice(self.log.between(live.from, to));
         }
-        // Between those of one step there are none.
-        live.gaps.resize(live.emitted as usize - 1, 0);
-        stats_of(&mut live.gaps, last - first)
+        let together = live.emitted as usize - 1 - live.gaps.len();
+        stats_with_zeros(&mut live.gaps, together, last - first)
     }
 
     /// At the horizon a request is still here. Of the replica only what its totals need is kept up.

@@ -57,29 +57,40 @@ pub(super) enum Phase {
     Moving,
 }
 
-/// A request in the queue or running.
+/// A request in the queue or running. What every step looks at where drafts are verified comes first: a line of memory.
+#[repr(C, align(64))]
 pub(super) struct Live {
+    /// Tokens in the cache less the count of steps, while decoding.
+    pub base: i64,
+    /// The step up to which `gaps` has its gaps.
+    pub from: u64,
+    /// Where it decodes speculatively: the key of its luck, and the number below which that must be, if it has one of its own.
+    pub luck: u64,
+    pub own: u64,
+    /// The same: tokens that were drafted and are not verified, tokens that it has in the step that runs, tokens for which it
+    /// has blocks (those it should hold but does not among them).
+    pub drafted: u32,
+    pub tokens: u32,
+    pub room: u32,
+    /// Tokens handed out, if `exact`; else it decodes, has had a token in every step since, and `finish` tells.
+    pub emitted: u32,
+    /// Tokens it will generate here, and below whether a cap says so.
+    pub output: u32,
+    pub phase: Phase,
     pub request: u32,
     pub work: Work,
-    pub phase: Phase,
     /// Waits with the blocks of what it has in the cache, from elsewhere.
     pub loaded: bool,
     /// Blocks that it has beyond those of its tokens in the cache: where it is loaded, that of the next one; what was
     /// taken for more than was computed; where all that it may ever have is taken at admission, that.
     pub spare: u32,
     pub input: u32,
-    /// Tokens it will generate here, and whether a cap says so.
-    pub output: u32,
     pub capped: bool,
-    /// Tokens handed out, if `exact`; else it decodes, has had a token in every step since, and `finish` tells.
-    pub emitted: u32,
     pub exact: bool,
     /// Tokens that the prefill must compute: the prompt, and what was generated before a preemption.
     pub target: u32,
     /// Tokens in the cache, while prefilling.
     pub computed: u32,
-    /// Tokens in the cache less the count of steps, while decoding.
-    pub base: i64,
     /// Number of the step that yields the last token, while decoding.
     pub finish: u64,
     /// Order of admission.
@@ -104,7 +115,6 @@ pub(super) struct Live {
     pub preempted: SimDuration,
     /// Its gaps between tokens up to the step `from`; those of later steps are in the log.
     pub gaps: Vec<i64>,
-    pub from: u64,
     /// Blocks whose content hash the trace knows.
     pub known: u32,
     /// Blocks at its start that it should hold but does not: see [`Common::recompute_full_hits`].
@@ -118,14 +128,6 @@ pub(super) struct Live {
     pub told: bool,
     /// Tokens of the prompt that somebody was told of.
     pub progressed: u32,
-    /// Where it decodes speculatively: tokens that were drafted and are not verified, tokens that it has in the step that
-    /// runs, tokens for which it has blocks (those it should hold but does not among them).
-    pub drafted: u32,
-    pub tokens: u32,
-    pub room: u32,
-    /// The same: the key of its luck, and the number below which that must be, if it has one of its own.
-    pub luck: u64,
-    pub own: u64,
 }
 
 impl Default for Live {
@@ -802,6 +804,9 @@ impl Node for Replica {
     }
 
     fn close(&mut self, horizon: SimTime, env: &Env<'_>, out: &mut Out) {
+        if let Some(speculating) = &mut self.speculating {
+            out.gaps.add(0, std::mem::take(&mut speculating.together));
+        }
         if horizon == SimTime::MAX {
             self.assert_idle();
             return;
@@ -829,5 +834,8 @@ impl Node for Replica {
     fn add_to(&self, summary: &mut Summary) {
         summary.steps += self.handed + self.pauses;
         self.totals.add_to(summary);
+        if let Some(speculating) = &self.speculating {
+            summary.speculation.merge(&speculating.told());
+        }
     }
 }

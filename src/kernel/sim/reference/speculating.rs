@@ -79,10 +79,10 @@ impl World<'_> {
     pub(super) fn verify(&mut self, r: usize, part: &Part) -> usize {
         let pool = self.pool(r);
         let Some(rules) = &pool.speculative else { return 1 };
-        let drafts = part.tokens - 1;
-        if !part.decode || drafts == 0 {
+        if !part.decode || part.tokens == 1 {
             return 1;
         }
+        let drafts = part.tokens - 1;
         let life = &self.lives[part.life];
         let own = self.requests.acceptance.get(life.request as usize).copied().flatten();
         let mut accepted = 0;

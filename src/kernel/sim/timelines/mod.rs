@@ -16,6 +16,7 @@ mod batches;
 mod conversations;
 mod pools;
 mod routers;
+mod speculative;
 mod times;
 
 use std::sync::atomic::AtomicBool;
@@ -52,6 +53,7 @@ struct Ask {
     /// Requests that it waits for.
     waits: &'static [u32],
     encoder: Option<u32>,
+    acceptance: Option<f64>,
 }
 
 fn ask(at: f64, input: u32, output: u32) -> Ask {
@@ -72,6 +74,7 @@ fn requests(asked: &[Ask]) -> Requests {
         session: asked.iter().map(|a| a.session).collect(),
         think: asked.iter().map(|a| a.think.map(span)).collect(),
         encoder_tokens: asked.iter().map(|a| a.encoder).collect(),
+        acceptance: asked.iter().map(|a| a.acceptance).collect(),
         block_tokens: 4,
         block_hash_offsets: vec![0],
         depends_on_offsets: vec![0],
@@ -131,7 +134,7 @@ fn request_text(row: &RequestRow) -> String {
         text += &format!(" a{}", row.recomputed_tokens);
     }
     match row.itl {
-        Some(itl) if itl.max.0 > 1_000_000 => {
+        Some(itl) if itl.max.0 > 1_000_000 || itl.sum.0 < (i64::from(row.output_tokens) - 1) * 1_000_000 => {
             text += &format!(" i{}/{}/{}", ms(itl.sum.0), ms(itl.p99.0), ms(itl.max.0));
         }
         Some(itl) => assert_eq!(itl.sum.0, (i64::from(row.output_tokens) - 1) * 1_000_000),
