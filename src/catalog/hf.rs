@@ -232,6 +232,7 @@ pub fn model(config: &Value) -> Result<ModelSpec, String> {
     if *family != Family::Hybrid {
         windows(c, &kind, &mut m)?;
     }
+    m.kv_shared_layers = c.or(&["num_kv_shared_layers"], 0)?;
     let billions = |params: f64| (params / 1e6).round() / 1e3;
     (m.params_b, m.active_b) = (billions(facts::params(&m)), billions(facts::active_params(&m)));
     Ok(m)
@@ -296,6 +297,8 @@ fn dense(c: Config, kind: &str, tied: bool) -> Result<ModelSpec, String> {
         sliding_window: 0,
         window_layers: 0,
         linear_layers: 0,
+        state_bytes: 0,
+        kv_shared_layers: 0,
         other_params_b: 0.0,
         mla: None,
         params_b: 0.0,

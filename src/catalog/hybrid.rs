@@ -52,15 +52,23 @@ fn mamba2(d: f64, heads: u32, inner: u32, groups: u32, state: u32, conv: u32) ->
     d * (2.0 * inner + shared + heads) + (inner + shared) * f64::from(conv + 1) + 3.0 * heads + inner + inner * d
 }
 
-/// A Mamba-2 layer under the names that Bamba and Granite use.
-fn mamba2_named(c: Config, d: u32) -> Result<f64, String> {
+/// Billions of parameters of Mamba-2 layers under the names that Bamba and Granite use, and the bytes of a state.
+fn mamba2_named(c: Config, d: u32, layers: u32) -> Result<(f64, u32), String> {
     let (heads, expand) = (c.need(&["mamba_n_heads"])?, c.or(&["mamba_expand"], 2)?);
     let inner = match c.number(&["mamba_d_head"]) {
         Ok(Some(width)) => width * heads,
         Ok(None) | Err(_) => expand * d,
     };
     let (groups, state) = (c.or(&["mamba_n_groups"], 1)?, c.need(&["mamba_d_state"])?);
-    Ok(mamba2(f64::from(d), heads, inner, groups, state, c.or(&["mamba_d_conv"], 4)?))
+    let conv = c.or(&["mamba_d_conv"], 4)?;
+    let params = billions(layers, mamba2(f64::from(d), heads, inner, groups, state, conv));
+    Ok((params, state_bytes(inner, state, inner + 2 * groups * state, conv)))
+}
+
+/// Bytes that a linear layer holds of a request, in numbers of two bytes, which is vLLM's default for 16-bit models: a state
+/// of `size` for each of `width` channels, and the last inputs of `convolved` channels of its convolution.
+fn state_bytes(width: u32, size: u32, convolved: u32, conv: u32) -> u32 {
+    2 * (width * size + convolved * conv.saturating_sub(1))
 }
 
 fn billions(layers: u32, params: f64) -> f64 {
@@ -71,6 +79,8 @@ fn jamba(c: Config, m: &mut ModelSpec) -> Result<(), String> {
     let attention = periodic(m.layers, c.or(&["attn_layer_period"], 8)?, c.or(&["attn_layer_offset"], 4)?);
     m.linear_layers = m.layers - attention;
     m.other_params_b = billions(m.linear_layers, mamba(c, f64::from(m.hidden))?);
+    let inner = c.or(&["mamba_expand"], 2)? * m.hidden;
+    m.state_bytes = state_bytes(inner, c.or(&["mamba_d_state"], 16)?, inner, c.or(&["mamba_d_conv"], 4)?);
     m.experts = c.or(&["num_experts"], 16)?;
     if m.experts < 2 {
         m.experts = 0;
@@ -89,14 +99,14 @@ fn jamba(c: Config, m: &mut ModelSpec) -> Result<(), String> {
 fn bamba(c: Config, m: &mut ModelSpec) -> Result<(), String> {
     let attention = c.list("attn_layer_indices").map_or(0, |l| l.len() as u32);
     m.linear_layers = m.layers.saturating_sub(attention);
-    m.other_params_b = billions(m.linear_layers, mamba2_named(c, m.hidden)?);
+    (m.other_params_b, m.state_bytes) = mamba2_named(c, m.hidden, m.linear_layers)?;
     Ok(())
 }
 
 fn granite(c: Config, m: &mut ModelSpec) -> Result<(), String> {
     m.linear_layers = of_types(c, &["mamba"]).ok_or("has no `layer_types`")?;
     if m.linear_layers > 0 {
-        m.other_params_b = billions(m.linear_layers, mamba2_named(c, m.hidden)?);
+        (m.other_params_b, m.state_bytes) = mamba2_named(c, m.hidden, m.linear_layers)?;
     }
     let beside = c.or(&["shared_intermediate_size"], 0)?;
     m.experts = c.or(&["num_local_experts"], 0)?;
@@ -125,6 +135,8 @@ fn nemotron(c: Config, m: &mut ModelSpec) -> Result<(), String> {
     let (inner, groups) = (heads * c.need(&["mamba_head_dim"])?, c.need(&["n_groups"])?);
     let conv = c.or(&["conv_kernel"], 4)?;
     let state = mamba2(f64::from(m.hidden), heads, inner, groups, c.need(&["ssm_state_size"])?, conv);
+    let (groups, size) = (c.need(&["n_groups"])?, c.need(&["ssm_state_size"])?);
+    m.state_bytes = state_bytes(inner, size, inner + 2 * groups * size, conv);
     m.mlp_matrices = 2;
     let network = 2.0 * f64::from(m.hidden) * f64::from(m.intermediate);
     m.other_params_b = billions(states, state) + billions(networks, network);
@@ -155,6 +167,8 @@ fn qwen3_next(c: Config, m: &mut ModelSpec) -> Result<(), String> {
     let keys = f64::from(key_heads) * f64::from(c.need(&["linear_key_head_dim"])?);
     let values = f64::from(value_heads) * f64::from(c.need(&["linear_value_head_dim"])?);
     let conv = f64::from(c.or(&["linear_conv_kernel_dim"], 4)?);
+    m.state_bytes =
+        state_bytes(values as u32, c.need(&["linear_key_head_dim"])?, (2.0 * keys + values) as u32, conv as u32);
     let linear = d * (2.0 * keys + 2.0 * values + 2.0 * f64::from(value_heads))
         + (2.0 * keys + values) * conv
         + values * d
@@ -177,6 +191,7 @@ fn minimax(c: Config, m: &mut ModelSpec) -> Result<(), String> {
     };
     let width = f64::from(m.heads) * f64::from(m.head_dim);
     m.linear_layers = linear;
+    m.state_bytes = state_bytes(width as u32, m.head_dim, 0, 1);
     m.other_params_b = billions(linear, 5.0 * f64::from(m.hidden) * width);
     m.experts = c.need(&["num_local_experts"])?;
     m.top_k = c.need(&["num_experts_per_tok"])?;

@@ -251,7 +251,14 @@ fn model(catalog: &Catalog, name: &str, on: &OnArgs) -> Result<String> {
         out += &line("mixture", format!("{} of {} experts of {size}{shared}, in {layers} layers", m.top_k, m.experts));
     }
     if m.linear_layers > 0 {
-        out += &line("hybrid", format!("{} layers have no cache that grows", m.linear_layers));
+        out += &line(
+            "hybrid",
+            format!(
+                "{} layers have no cache that grows, but {} bytes of state a request",
+                m.linear_layers,
+                thousands(u64::from(m.state_bytes))
+            ),
+        );
     }
     let gib = |d: Dtype| all * d.bytes() / GIB;
     out += &line("weights", format!("{:.2} GiB in BF16, {:.2} in FP8", gib(Dtype::Bf16), gib(Dtype::Fp8)));
@@ -264,7 +271,7 @@ fn model(catalog: &Catalog, name: &str, on: &OnArgs) -> Result<String> {
             "window",
             format!(
                 "{} layers look back {} tokens: an engine that drops the rest needs {} for {} tokens, and {} bytes for every \
-                 further one. Plans count all layers in full",
+                 further one",
                 m.window_layers,
                 thousands(window),
                 bytes(facts::kv_bytes_at(&m, cache, window)),

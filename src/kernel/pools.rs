@@ -268,9 +268,13 @@ impl Scenario {
 
     /// [`Self::sites`], and what the engines of each have changed.
     pub(crate) fn settled_sites(&self) -> Vec<(Site, Vec<(&'static str, String)>)> {
+        let mut first = 0;
         let settled = |mut site: Site| {
             let mut changes = Scheduler::settle(&mut site.deployment, &site.model, &site.gpu);
             changes.extend(Speculative::settle(&mut site.deployment, site.role));
+            // An engine may have said how many ranks there are.
+            site.first = first;
+            first += site.engines();
             (site, changes)
         };
         self.written_sites().into_iter().map(settled).collect()

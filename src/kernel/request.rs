@@ -34,6 +34,8 @@ pub struct Requests {
     /// Class of service, an index into `class_names`.
     pub class: Vec<Option<u32>>,
     pub class_names: Vec<String>,
+    /// Whom the request is for, a number of its own: what engines share fairly between. Empty: the class tells.
+    pub tenant: Vec<Option<u32>>,
     /// Conversation that the request belongs to, a number of its own; its requests follow each other in the order of
     /// their arrivals (ties: of their numbers).
     pub session: Vec<Option<u32>>,

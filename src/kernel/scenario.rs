@@ -13,6 +13,7 @@ use crate::pools::{Disaggregation, Pool, PoolFacts, Signals};
 use crate::profile::Supplied;
 use crate::rng;
 use crate::sim::{
+    encoder::Encoder,
     latency::{Latency, Overheads},
     router::Router,
     scheduler::Scheduler,
@@ -69,6 +70,10 @@ pub struct Deployment {
     /// What the host and the network add.
     #[serde(default)]
     pub overheads: Overheads,
+    /// The encoder of images and sound on the replicas themselves. Default: encoder tokens cost nothing, but for those of a
+    /// pool with the role `encode`.
+    #[serde(default)]
+    pub encoder: Option<Encoder>,
     /// Quantum of time, such as `1us`: every step and every overhead is rounded down to whole quanta, a step to at
     /// least one. Default: nanoseconds. For comparison with simulators that count in whole microseconds.
     #[serde(default)]
@@ -99,8 +104,12 @@ impl Deployment {
             Scheduler::Exclusive(e) => u64::from(e.servers) + u64::from(e.decode_servers),
             _ => 1,
         };
-        let engines = u64::from(self.replicas) * u64::from(self.dp);
-        engines * servers * u64::from(self.tp) * u64::from(self.pp)
+        let (tp, pp, dp) = match &self.scheduler {
+            Scheduler::Sglang(rules) => rules.sizes((self.tp, self.pp, self.dp)),
+            _ => (self.tp, self.pp, self.dp),
+        };
+        let engines = u64::from(self.replicas) * u64::from(dp);
+        engines * servers * u64::from(tp) * u64::from(pp)
     }
 }
 
@@ -141,6 +150,9 @@ pub struct KvCache {
     /// Type of the cache's entries. Default: bf16.
     #[serde(default)]
     pub kv_cache_dtype: Dtype,
+    /// Give every layer with a sliding window as much as a layer without, as vLLM does without its hybrid cache manager.
+    #[serde(default)]
+    pub disable_hybrid_kv_cache_manager: bool,
 }
 
 fn sixteen() -> u32 {
@@ -161,6 +173,7 @@ impl Default for KvCache {
             gpu_memory_utilization: ninety_percent(),
             enable_prefix_caching: yes(),
             kv_cache_dtype: Dtype::default(),
+            disable_hybrid_kv_cache_manager: false,
         }
     }
 }
@@ -431,6 +444,12 @@ pub struct ModelSpec {
     /// Layers without a cache that grows with the context: linear attention, state spaces.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub linear_layers: u32,
+    /// Bytes of state that each of those holds for a request, whatever its context.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub state_bytes: u32,
+    /// Layers that read the cache of a layer before them, and hold none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub kv_shared_layers: u32,
     /// Parameters that the sizes do not give and every token passes, in billions: those of linear layers, above all.
     #[serde(default, skip_serializing_if = "is_nothing")]
     pub other_params_b: f64,

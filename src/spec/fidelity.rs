@@ -161,7 +161,8 @@ pub struct System {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Client {
-    /// Requests of every user, one after the other.
+    /// Requests of every user, one after the other. Fewer where they were more than 20,000 in all, but more than
+    /// `warmup_per_user`.
     pub requests_per_user: u32,
     /// Lengths are drawn evenly from this share of the stated one up to all of it.
     pub shortest: f64,

@@ -80,4 +80,11 @@ fn a_profile_that_does_not_fit_is_refused_with_its_place() {
         "{}",
         ran.err
     );
+    // Of several items of a list, the one that is wrong.
+    let head = PIPELINE.split_once("      sweep:").expect("a sweep").0;
+    let list = "        list:\n          - { deployment.latency: roofline }\n          - { deployment.latency: { operators: { profile: steps } } }\n";
+    project.write("pipelines/own.yaml", &format!("{head}      sweep:\n{list}"));
+    let ran = project.run(&["run", "pipelines/own.yaml"]);
+    let line = head.lines().count() + 4;
+    assert!(ran.code != Some(0) && ran.err.contains(&format!("own.yaml:{line}")), "{}", ran.err);
 }

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use super::SimError;
+use super::fair::OUTPUT_WEIGHT;
 use super::kv::hashes::Derivation;
 use super::latency::BatchShape;
 use super::node::{Env, Out};
@@ -22,10 +23,14 @@ pub(super) struct Forming {
     pub preempted: u32,
     /// Prompts only: decode requests, if there are any, wait.
     pub pause: bool,
+    /// What the encoder computes before it.
+    pub encoder: BatchShape,
     /// On top of what the latency model says, such as for blocks that are copied.
     pub more: SimDuration,
     /// Decode requests that verify drafts.
     pub verifying: u64,
+    /// The engine cannot go on.
+    pub failed: Option<SimError>,
     /// Decode requests that get nothing, but had something in the step before.
     stalling: Vec<u32>,
 }
@@ -58,15 +63,22 @@ impl Replica {
     /// where nothing else runs.
     ///
     /// # Errors
-    /// The latency model says nothing sensible.
+    /// The latency model says nothing sensible, or the engine cannot go on.
     pub(super) fn begin(&mut self, env: &Env<'_>, out: &mut Out) -> Result<bool, SimError> {
         self.blocked = false;
         self.retire_capped();
         self.shares.clear();
+        let steps = self.steps;
+        if let Some(fair) = self.waiting.fair() {
+            fair.steps = steps;
+        }
         let mut f = Forming::default();
         let mut former = std::mem::take(&mut self.former);
         former.form(self, &mut f, env);
         self.former = former;
+        if let Some(failed) = f.failed.take() {
+            return Err(failed);
+        }
         self.launch(&f, env, out)
     }
 
@@ -292,6 +304,9 @@ impl Replica {
         self.spread.forget();
         let live = &mut self.live[slot as usize];
         live.base -= 1;
+        if let Some(fair) = self.waiting.fair() {
+            fair.charge(live.tenant, -OUTPUT_WEIGHT);
+        }
         if !live.stalled {
             self.stalled += 1;
             self.single_out(slot);
@@ -316,6 +331,9 @@ impl Replica {
             self.leave_class(slot);
             let live = &mut self.live[slot as usize];
             live.base += 1;
+            if let Some(fair) = self.waiting.fair() {
+                fair.charge(live.tenant, OUTPUT_WEIGHT);
+            }
             if live.finish > self.steps {
                 live.finish -= 1;
             }
@@ -348,7 +366,16 @@ impl Replica {
 
     /// A waiting request, already taken from the queue, runs from now on.
     pub(super) fn seat(&mut self, slot: u32, seat: &Seat, f: &mut Forming, env: &Env<'_>) {
+        self.sit(slot, seat, f, env);
+        let computed = seat.hits * self.block_size;
+        let context = if env.quirks.hits_without_context { 0 } else { computed };
+        self.book_chunk(slot, computed, seat.tokens, context, f, env);
+    }
+
+    /// The same, but its tokens are booked later.
+    pub(super) fn sit(&mut self, slot: u32, seat: &Seat, f: &mut Forming, env: &Env<'_>) {
         let Seat { hits, tokens, spare } = *seat;
+        self.charge_prompt(slot);
         let computed = hits * self.block_size;
         let live = &self.live[slot as usize];
         let (target, request, known) = (live.target, live.request as usize, live.known);
@@ -366,8 +393,9 @@ impl Replica {
             let units = self.derivation.units(env.requests, request, self.block_size);
             self.pool.share(&mut self.live[slot as usize].held, units, held);
         }
-        if spare > 0 {
-            self.take(u64::from(spare));
+        let fixed = self.fixed;
+        if spare + fixed > 0 {
+            self.take(u64::from(spare) + u64::from(fixed));
         }
         let now = self.clock;
         let live = &mut self.live[slot as usize];
@@ -378,16 +406,16 @@ impl Replica {
         self.totals.waiting_ns += i128::from((now - live.since).0);
         live.since = now;
         live.phase = Phase::Prefill;
-        live.spare = spare;
+        (live.spare, live.fixed) = (spare, fixed);
         // Blocks that do not start with the prompt cannot be told by their place.
         live.missing = hits - held;
         live.known = if live.missing == 0 { known } else { 0 };
+        live.computed = computed;
         live.seq = self.next_seq;
         self.next_seq += 1;
         self.running.push(slot);
         self.prefills.push(slot);
-        let context = if env.quirks.hits_without_context { 0 } else { computed };
-        self.book_chunk(slot, computed, tokens, context, f, env);
+        self.encode(slot, computed, f, env);
     }
 
     /// The prefix of a waiting request that the cache holds.
@@ -401,6 +429,19 @@ impl Replica {
             }
             _ => found,
         }
+    }
+
+    /// Content of the first whole block of the tokens to be computed that the cache does not hold; `None` where it holds them
+    /// all, or the trace does not know.
+    pub(super) fn next_content(&self, slot: u32, env: &Env<'_>) -> Option<u64> {
+        if self.derivation == Derivation::None {
+            return None;
+        }
+        let live = &self.live[slot as usize];
+        let request = live.request as usize;
+        let whole = (live.target / self.block_size).min(live.known);
+        let (found, _) = self.pool.find(self.derivation.units(env.requests, request, self.block_size), whole);
+        (found < whole).then(|| self.derivation.hash(env.requests, request, found))
     }
 
     /// Takes a request out of the queue, wherever it stands.
@@ -440,11 +481,33 @@ impl Replica {
         }
         let live = &self.live[slot as usize];
         let (from, to) = (computed / self.block_size, ((computed + tokens) / self.block_size).min(live.known));
-        if from >= to {
+        if from >= to || self.common.fills_late {
             return 0;
         }
         self.fill(slot, from, to, env);
         to - from
+    }
+
+    /// Where contents are found late: those of the first `computed` tokens of a request are found from now on.
+    pub(super) fn fill_late(&mut self, slot: u32, computed: u32, env: &Env<'_>) {
+        if !self.common.fills_late {
+            return;
+        }
+        let live = &self.live[slot as usize];
+        let (mut block, to) = (live.held.blocks(), (computed / self.block_size).min(live.known));
+        if block >= to {
+            return;
+        }
+        self.sum_blocks();
+        let live = &mut self.live[slot as usize];
+        let request = live.request as usize;
+        while block < to {
+            let (unit, first) = self.derivation.unit_of(block);
+            let count = (self.derivation.unit_blocks() - first).min(to - block);
+            let hash = self.derivation.unit_hash(env.requests, request, unit);
+            self.pool.fill_once(&mut live.held, hash, first, count);
+            block += count;
+        }
     }
 
     /// Blocks `from..to` of a request are full, and their contents known.
@@ -480,6 +543,7 @@ impl Replica {
     /// A request, already taken from `running`, loses its cache and waits again. `given_back` are the blocks that it
     /// took for a share of this step.
     pub(super) fn preempt(&mut self, slot: u32, given_back: u64, env: &Env<'_>) {
+        self.forget_encoded(slot);
         let phase = self.live[slot as usize].phase;
         let computed = self.computed(&self.live[slot as usize]);
         self.sum_blocks();
@@ -520,8 +584,15 @@ impl Replica {
         live.target = live.input + live.emitted;
         self.totals.running_ns += i128::from((now - live.since).0);
         live.since = now;
+        if let Some(place) = live.place {
+            self.fetched.insert(place, slot);
+            return;
+        }
         let key = self.key(slot, env);
-        self.waiting.push_front(slot, key);
+        match self.common.requeues_last {
+            true => self.waiting.push(slot, key),
+            false => self.waiting.push_front(slot, key),
+        }
     }
 
     /// Frees the blocks of a request with so many tokens in the cache, and some more.
@@ -530,6 +601,7 @@ impl Replica {
         let verifies = self.speculating.is_some();
         let live = &mut self.live[slot as usize];
         let spare = std::mem::take(&mut live.spare);
+        let more = more + u64::from(std::mem::take(&mut live.fixed));
         let blocks = match reserves {
             true => spare,
             false if verifies && live.phase == Phase::Decode => {
@@ -568,8 +640,10 @@ impl Replica {
         }
         let start = self.flights.back().map_or(self.clock, |flight| flight.end);
         let duration = match empty {
-            true => self.timing.empty(),
+            true if f.more == SimDuration::ZERO => self.timing.empty(),
+            true => self.timing.step(f.more).ok_or_else(not_sensible)?,
             false => {
+                let more = f.more + self.encoder_time(f, env);
                 let mut said = self.former.step(env.model, &f.shape);
                 if let Some(speculating) = &self.speculating {
                     let drafting = speculating.drafting(said, &f.shape, env.model, &self.former);
@@ -577,7 +651,7 @@ impl Replica {
                     self.next.drafting = drafting;
                 }
                 let raw = self.jitter.as_mut().map_or(said, |jitter| jitter.take(said));
-                self.timing.step(raw + f.more).ok_or_else(not_sensible)?
+                self.timing.step(raw + more).ok_or_else(not_sensible)?
             }
         };
         let end = start + duration;
@@ -617,6 +691,9 @@ impl Replica {
             any = true;
             let steps = self.steps;
             let live = &mut self.live[chunk.slot as usize];
+            if let Some(fair) = self.waiting.fair() {
+                fair.charge(live.tenant, OUTPUT_WEIGHT);
+            }
             live.finish = steps + u64::from(live.output - live.emitted - 1);
             let last = live.finish == steps;
             if last && (live.capped || !self.common.async_scheduling) {
@@ -625,7 +702,9 @@ impl Replica {
             }
             live.phase = Phase::Decode;
             live.base = i64::from(live.computed) - steps as i64;
+            let (emitted, seq) = (live.emitted + 1, live.seq);
             self.enter_decode(chunk.slot, env);
+            self.former.entered(chunk.slot, seq, emitted, steps);
         }
         if any {
             let live = &self.live;
@@ -645,6 +724,10 @@ impl Replica {
     pub(super) fn enter_decode(&mut self, slot: u32, env: &Env<'_>) {
         self.decodes += 1;
         self.begin_to_verify(slot, env);
+        self.promised += self.live[slot as usize].promise;
+        if let Some(fair) = self.waiting.fair() {
+            fair.decode(self.live[slot as usize].tenant, 1, self.steps);
+        }
         let computed = self.computed(&self.live[slot as usize]);
         let live = &self.live[slot as usize];
         self.context += u64::from(computed);
@@ -670,6 +753,10 @@ impl Replica {
         }
         self.spread.leave(self.live[slot as usize].base);
         self.decodes -= 1;
+        self.promised -= self.live[slot as usize].promise;
+        if let Some(fair) = self.waiting.fair() {
+            fair.decode(self.live[slot as usize].tenant, -1, self.steps);
+        }
         self.context -= u64::from(self.computed(&self.live[slot as usize]));
     }
 
@@ -705,7 +792,7 @@ impl Replica {
 
     /// The trace knows contents that decoding will fill: the same answer for as long as a request decodes.
     fn fills_later(&self, live: &Live) -> bool {
-        live.known > live.target / self.block_size
+        !self.common.fills_late && live.known > live.target / self.block_size
     }
 
     fn class_position(&self, class: usize, seq: u64) -> usize {

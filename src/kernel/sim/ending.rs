@@ -45,6 +45,7 @@ impl Replica {
             self.end_verification(&flight);
         }
         self.find_finished();
+        self.former.ended(flight.end);
         if !self.done.is_empty() {
             self.blocked = false;
             self.complete(env, out);
@@ -67,12 +68,26 @@ impl Replica {
                 let since = live.lost_since.take();
                 live.preempted += since.map_or(SimDuration::ZERO, |since| flight.end - since);
             }
+            if live.phase != Phase::Waiting {
+                self.fill_late(chunk.slot, chunk.upto, env);
+            }
+            let live = &self.live[chunk.slot as usize];
+            if live.encoded > 0 && chunk.upto >= live.encoded.min(live.input) {
+                self.forget_encoded(chunk.slot);
+            }
+            let live = &self.live[chunk.slot as usize];
             // A prompt that is needed elsewhere is nothing without its blocks: it is computed again.
             if chunk.completes && (live.phase, live.work) != (Phase::Waiting, Work::HeldPrompt) {
                 self.token(chunk.slot, when, out);
             }
         }
         for slot in flight.resumed.drain(..).chain(flight.early.drain(..)) {
+            let live = &mut self.live[slot as usize];
+            if live.phase == Phase::Decode {
+                // It came back with all that it had.
+                let since = live.lost_since.take();
+                live.preempted += since.map_or(SimDuration::ZERO, |since| flight.end - since);
+            }
             self.token(slot, when, out);
         }
         for slot in flight.endings.drain(..) {
@@ -185,17 +200,22 @@ impl Replica {
 
     /// A request leaves the replica now, whatever its phase; with the places of `more` tokens beyond those it computed.
     fn leave(&mut self, slot: u32, more: u32, env: &Env<'_>) {
+        self.forget_encoded(slot);
         let live = &self.live[slot as usize];
         let (phase, computed) = (live.phase, self.computed(live));
         let stay = i128::from((self.clock - live.since).0);
         match phase {
             Phase::Waiting => {
                 let key = self.key(slot, env);
-                let loaded = self.live[slot as usize].loaded;
-                let there = if loaded { &mut self.loaded } else { &mut self.waiting }.remove(slot, key);
+                let Live { loaded, swapped, place, .. } = self.live[slot as usize];
+                let there = match place {
+                    Some(place) => self.fetched.remove(&place).is_some(),
+                    None if loaded => self.loaded.remove(slot, key),
+                    None => self.waiting.remove(slot, key),
+                };
                 assert!(there, "a waiting request must be in the queue");
                 self.totals.waiting_ns += stay;
-                if loaded {
+                if loaded && !swapped {
                     self.sum_blocks();
                     self.release(slot, computed, 0);
                 }
@@ -205,6 +225,7 @@ impl Replica {
                 let at = self.position(slot);
                 self.running.remove(at);
                 self.sum_blocks();
+                self.fill_late(slot, computed, env);
                 self.release(slot, computed + more, 0);
             }
             Phase::Moving => unreachable!("what moves is freed"),
@@ -221,6 +242,7 @@ impl Replica {
                 }
                 self.stalled -= u64::from(live.stalled);
                 self.leave_decode(slot);
+                self.former.left(slot, self.steps);
             }
             Phase::Prefill => self.prefills.retain(|other| *other != slot),
             Phase::Waiting | Phase::Ending | Phase::Moving => {}

@@ -11,6 +11,7 @@
 use std::sync::atomic::AtomicBool;
 
 use super::cluster::Cluster;
+use super::encoder::Encoder;
 use super::gateway::{Gateway, PoolKind};
 use super::kv::hashes::Derivation;
 use super::kv::{hashes, plan};
@@ -33,7 +34,8 @@ pub(super) const HORIZON: SimTime = SimTime(1 << 61);
 /// Longest prompt plus output that an engine takes: what the deployment says, the model allows, and the cache holds.
 pub(super) fn max_len(d: &Deployment, model: &ModelSpec, blocks: u64) -> u32 {
     let said = d.max_model_len.unwrap_or(model.max_pos);
-    let held = blocks.saturating_mul(u64::from(d.kv.block_size));
+    let fixed = plan::blocks_per_request(d, model);
+    let held = d.scheduler.most_tokens(blocks, fixed, d.kv.block_size);
     u64::from(said).min(held).min(u64::from(u32::MAX / 4)) as u32
 }
 
@@ -101,7 +103,10 @@ pub(super) fn simulate(
                 Some(_) => max_len(d, &sites[at].model, kinds[at].blocks),
                 None => d.max_model_len.unwrap_or(u32::MAX / 4),
             },
+            encoder: Encoder::of(&sites, at, requests),
+            fixed_blocks: plan::blocks_per_request(d, &sites[at].model) as u32,
             longest_prompt: d.scheduler.longest_prompt(kinds[at].blocks, d.kv.block_size),
+            bytes_per_block: plan::plan(d, &sites[at].model, &sites[at].gpu).bytes_per_block,
             wants_steps: sink.wants_steps(),
             reports,
             stop,

@@ -6,6 +6,11 @@
 
 use crate::scenario::{Deployment, Dtype, GpuSpec, ModelSpec};
 
+/// Hidden states are bf16, in memory and between GPUs.
+pub(crate) const ACTIVATION_BYTES: f64 = 2.0;
+/// A GPU of which no link is known has one of PCIe 4.0 x16, in GB/s in one direction.
+const PCIE_GB_PER_S: f64 = 32.0;
+
 /// Parameters of the attention of one layer: projections of queries, keys, values and output.
 pub fn attention_params(m: &ModelSpec) -> f64 {
     let (d, heads) = (f64::from(m.hidden), f64::from(m.heads));
@@ -33,6 +38,23 @@ pub fn moe_layers(m: &ModelSpec) -> f64 {
 /// Layers whose cache grows with the context.
 pub fn cache_layers(m: &ModelSpec) -> u32 {
     m.layers.saturating_sub(m.linear_layers)
+}
+
+/// Layers that hold a cache of their own that grows with the context; of those with a window, it is said apart whether they
+/// do.
+pub fn holding_layers(m: &ModelSpec) -> u32 {
+    cache_layers(m).saturating_sub(m.kv_shared_layers)
+}
+
+/// Layers by how their cache grows, in an engine that drops what is out of a layer's sight: with every token, and up to the
+/// window. All of them grow where none would.
+pub fn kinds_of_layers(m: &ModelSpec, d: &Deployment) -> (u32, u32) {
+    let holding = holding_layers(m);
+    let windowed = m.window_layers.min(holding);
+    if d.kv.disable_hybrid_kv_cache_manager || m.sliding_window == 0 || windowed == holding {
+        return (holding, 0);
+    }
+    (holding - windowed, windowed)
 }
 
 /// Layers with one dense feed-forward network.
@@ -100,13 +122,13 @@ pub(crate) fn kv_numbers_per_gpu(d: &Deployment, m: &ModelSpec) -> f64 {
 /// Bytes that the cache of the whole model holds per token: what a transfer between engines moves. Layers with a window
 /// count in full, as where one block holds a token's place in every layer.
 pub fn kv_bytes_per_token(m: &ModelSpec, dtype: Dtype) -> u64 {
-    u64::from(cache_layers(m)) * kv_bytes_per_layer(m, dtype)
+    u64::from(holding_layers(m)) * kv_bytes_per_layer(m, dtype)
 }
 
 /// Bytes that the cache of one request must hold at a context, if layers with a window keep no more than that.
 pub fn kv_bytes_at(m: &ModelSpec, dtype: Dtype, context: u64) -> u64 {
-    let windowed = u64::from(m.window_layers.min(cache_layers(m)));
-    let full = u64::from(cache_layers(m)) - windowed;
+    let windowed = u64::from(m.window_layers.min(holding_layers(m)));
+    let full = u64::from(holding_layers(m)) - windowed;
     let seen = if m.sliding_window == 0 { context } else { context.min(u64::from(m.sliding_window)) };
     (full * context + windowed * seen) * kv_bytes_per_layer(m, dtype)
 }
@@ -128,6 +150,11 @@ pub fn peak_flops(d: &Deployment, g: &GpuSpec) -> f64 {
         Dtype::Fp8 | Dtype::Bf16 => g.bf16_tflops,
     };
     tflops * 1e12
+}
+
+/// Bandwidth to the other GPUs of the node in GB/s, one direction.
+pub(crate) fn link_gb_per_s(g: &GpuSpec) -> f64 {
+    if g.nvlink_gb_per_s > 0.0 { g.nvlink_gb_per_s } else { PCIE_GB_PER_S }
 }
 
 #[cfg(test)]

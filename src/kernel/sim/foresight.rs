@@ -98,6 +98,7 @@ impl Replica {
             && self.decodes <= self.common.decodes_max;
         let finish = self.finishes.peek().map(|Reverse((step, ..))| *step).filter(|_| quiet)?;
         let steps = finish.saturating_sub(self.steps).min(self.steps_with_blocks()).min(self.former.quiet_steps(self));
+        let steps = steps.min(self.waiting.steady(self.steps));
         let form = match self.form {
             Some((decodes, form)) if decodes == self.decodes => form?,
             Some(_) | None => self.decode_form(env)?,
@@ -118,7 +119,7 @@ impl Replica {
         if self.common.reserves {
             return u64::MAX;
         }
-        let free = self.pool.free().saturating_sub(self.common.slack);
+        let Some(free) = self.pool.free().checked_sub(self.common.slack) else { return 0 };
         let size = u64::from(self.block_size);
         let sure = (free / self.decodes.max(1)).saturating_sub(1) * size;
         if sure > 0 {

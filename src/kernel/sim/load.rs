@@ -146,6 +146,12 @@ impl<'a> Demand<'a> {
         own(&self.requests.priority, request).unwrap_or_else(|| self.rules(request).priority)
     }
 
+    /// Whom the request is for; -1 where nobody says.
+    pub(crate) fn tenant(&self, request: u32) -> i64 {
+        let column = if self.requests.tenant.is_empty() { &self.requests.class } else { &self.requests.tenant };
+        own(column, request).map_or(-1, i64::from)
+    }
+
     /// When the request should be done; [`SimTime::MAX`] where nobody says.
     pub(crate) fn deadline(&self, request: u32) -> SimTime {
         let after = own(&self.requests.deadline, request).or_else(|| self.rules(request).deadline);

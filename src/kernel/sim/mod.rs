@@ -15,6 +15,7 @@
 //! | [`speculative`], `verify` | drafts: the rules; who verifies how many, and what comes of it |
 //! | [`kv`] | memory plan, content hashes, the block pool |
 //! | [`latency`] | step times |
+//! | [`encoder`] | encoder inputs on the replicas themselves |
 //! | `queue`, `load`, `timing`, `jitter` | who is next; what arrives and what clients want; how long a step lasts |
 //! | `itl`, `log`, `work` | gaps of all requests, gaps of one, sums over steps |
 //! | [`reference`], `reference_exclusive`, [`swarm`], `timelines` | the oracles, random scenarios, cases by hand |
@@ -166,9 +167,11 @@ mod check;
 mod cluster;
 mod disagg;
 mod dispatch;
+pub mod encoder;
 mod ending;
 mod engine;
 pub mod facts;
+mod fair;
 mod flow;
 mod foresight;
 mod forming;
@@ -442,6 +445,9 @@ pub struct Summary {
     /// busy time, peaks, integrals, hits, work; and as `injected` the parts of requests that it was sent (a local prompt
     /// and its reply are one part). The rest is 0.
     pub pools: Vec<Summary>,
+    /// Tokens that encoders computed on the replicas of the prompts, and how long that took.
+    pub encoder_tokens: u64,
+    pub encoder_time: SimDuration,
     /// Steps that the latency model had to extrapolate, because nothing like them was measured.
     pub latency_extrapolated_steps: u64,
     /// What all steps together computed.

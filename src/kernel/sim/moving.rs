@@ -54,7 +54,7 @@ impl Replica {
         let spare = (reply.loaded + 1).div_ceil(self.block_size) - blocks;
         let comes = reply.loaded / self.block_size;
         let (found, idle) = self.find_prefix(request as usize, known.min(comes), input, env);
-        if u64::from(blocks - found + spare) + idle > self.pool.free() {
+        if u64::from(blocks - found + spare + self.fixed) + idle > self.pool.free() {
             return None;
         }
         let row = &reply.row;
@@ -64,12 +64,15 @@ impl Replica {
             work: Work::Reply,
             phase: Phase::Moving,
             spare,
+            fixed: self.fixed,
             input,
             output: reply.output,
             capped: reply.capped,
             emitted,
             target: input,
             computed: reply.loaded,
+            tenant: env.demand.tenant(request),
+            charged: true,
             scheduled: row.scheduled,
             since: now,
             cached: row.cached_tokens,
@@ -89,7 +92,7 @@ impl Replica {
             let units = self.derivation.units(env.requests, request as usize, self.block_size);
             self.pool.share(&mut self.live[slot as usize].held, units, found);
         }
-        self.pool.take(u64::from(blocks - found + spare));
+        self.pool.take(u64::from(blocks - found + spare + self.fixed));
         self.totals.kv_blocks_max = self.totals.kv_blocks_max.max(self.pool.used());
         self.moving.insert(request, slot);
         Some(blocks - found)

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::AtomicBool;
 
+use super::encoder;
 use super::itl::Gaps;
 use super::latency::LatencyModel;
 use super::load::Demand;
@@ -32,6 +33,12 @@ pub(super) struct Env<'a> {
     pub max_len: u32,
     /// Longest prompt, where that is less.
     pub longest_prompt: u32,
+    /// Bytes of a block on one GPU.
+    pub bytes_per_block: f64,
+    /// Blocks that a request holds whatever its length.
+    pub fixed_blocks: u32,
+    /// What the encoder of a replica may do, where it has one.
+    pub encoder: Option<encoder::Limits>,
     pub wants_steps: bool,
     pub reports: Reports,
     pub stop: &'a AtomicBool,

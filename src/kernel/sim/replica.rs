@@ -25,6 +25,7 @@ use std::sync::atomic::Ordering;
 
 use super::batch::Share;
 use super::engine::{HORIZON, too_long};
+use super::fair::INPUT_WEIGHT;
 use super::forming::Former;
 use super::jitter::{Jitter, Plain, Times, Varied};
 use super::kv::extents::{Extents, Held};
@@ -34,7 +35,7 @@ use super::log::StepLog;
 use super::node::{Env, Node, Out, Work};
 use super::queue::{Key, Queue};
 use super::router::Load;
-use super::scheduler::{Common, Scheduler};
+use super::scheduler::{Common, QueueOrder, Scheduler};
 use super::spread::Spread;
 use super::timing::{Timing, not_sensible};
 use super::verify::Speculating;
@@ -79,12 +80,17 @@ pub(super) struct Live {
     pub phase: Phase,
     pub request: u32,
     pub work: Work,
-    /// Waits with the blocks of what it has in the cache, from elsewhere.
+    /// Waits with the blocks of what it has in the cache, from elsewhere; or with copies of them on the host.
     pub loaded: bool,
+    pub swapped: bool,
     /// Blocks that it has beyond those of its tokens in the cache: where it is loaded, that of the next one; what was
     /// taken for more than was computed; where all that it may ever have is taken at admission, that.
     pub spare: u32,
+    /// Blocks that it has whatever its length, while it runs or moves here.
+    pub fixed: u32,
     pub input: u32,
+    /// Encoder tokens that are kept for it.
+    pub encoded: u32,
     pub capped: bool,
     pub exact: bool,
     /// Tokens that the prefill must compute: the prompt, and what was generated before a preemption.
@@ -93,8 +99,17 @@ pub(super) struct Live {
     pub computed: u32,
     /// Number of the step that yields the last token, while decoding.
     pub finish: u64,
+    /// How long its prompt is estimated to take, and whom it is for, where the order of the queue asks.
+    pub work_time: SimDuration,
+    pub tenant: i64,
+    /// Its prompt was charged to its tenant.
+    pub charged: bool,
     /// Order of admission.
     pub seq: u64,
+    /// Where the scheduler keeps a list of active requests that are yet to start: its place there, to its end.
+    pub place: Option<u64>,
+    /// Blocks that it may have in the end, where that is set aside.
+    pub promise: u64,
     pub queued: SimTime,
     pub scheduled: Option<SimTime>,
     pub first_token: Option<SimTime>,
@@ -138,8 +153,11 @@ impl Default for Live {
             work: Work::Whole,
             phase: Phase::Waiting,
             loaded: false,
+            swapped: false,
             spare: 0,
+            fixed: 0,
             input: 0,
+            encoded: 0,
             output: 0,
             capped: false,
             emitted: 0,
@@ -148,7 +166,12 @@ impl Default for Live {
             computed: 0,
             base: 0,
             finish: 0,
+            work_time: SimDuration::ZERO,
+            tenant: 0,
+            charged: false,
             seq: 0,
+            place: None,
+            promise: 0,
             queued: SimTime::ZERO,
             scheduled: None,
             first_token: None,
@@ -246,6 +269,10 @@ pub(super) struct Replica {
     /// No step with tokens takes less.
     pub shortest: SimDuration,
     pub block_size: u32,
+    /// Blocks that a request holds whatever its length.
+    pub fixed: u32,
+    /// Encoder tokens that are kept.
+    pub encoded: u64,
     pub flights: VecDeque<Flight>,
     /// In order of admission, whatever their phase.
     pub running: Vec<u32>,
@@ -285,6 +312,10 @@ pub(super) struct Replica {
     pub waiting: Queue,
     /// Those that hold their blocks: they go before the others.
     pub loaded: Queue,
+    /// Those that wait and have a place in the list of active requests, by place.
+    pub fetched: BTreeMap<u64, u32>,
+    /// Sum of [`Live::promise`] over decode requests.
+    pub promised: u64,
     /// The same for requests whose end the scheduler knows, where it works ahead.
     pub caps: BinaryHeap<Reverse<(u64, u64, u32)>>,
     pub live: Vec<Live>,
@@ -309,17 +340,20 @@ impl Replica {
         let kv = &d.kv;
         let classes = kv.block_size as usize;
         let (timing, jitter) = (Timing::new(&common, env.tick), Jitter::new(env.seed, id, env.jitter_cv));
-        let said = env.model.shortest_step();
+        let former = Former::new(scheduler);
+        let said = former.least(env.model.shortest_step());
         let shortest = jitter.as_ref().map_or(said, |jitter| jitter.least(said));
         Replica {
             id,
             common,
-            former: Former::new(scheduler),
+            former,
             timing,
             shortest: timing.step(shortest).unwrap_or(SimDuration(1)),
             jitter,
             speculating: Speculating::new(d.speculative.as_ref(), scheduler, env),
             block_size: kv.block_size,
+            fixed: env.fixed_blocks,
+            encoded: 0,
             derivation,
             caching: kv.enable_prefix_caching && common.caches_prefixes,
             clock: SimTime::ZERO,
@@ -336,7 +370,12 @@ impl Replica {
             aborts: BinaryHeap::new(),
             moving: BTreeMap::new(),
             waiting: Queue::new(common.policy),
-            loaded: Queue::new(common.policy),
+            loaded: Queue::new(match common.policy {
+                QueueOrder::Fair => QueueOrder::Fcfs,
+                other => other,
+            }),
+            fetched: BTreeMap::new(),
+            promised: 0,
             running: Vec::new(),
             prefills: Vec::new(),
             decodes: 0,
@@ -347,7 +386,11 @@ impl Replica {
             decoded_at: SimTime::ZERO,
             pauses: 0,
             class_counts: vec![0; classes],
-            class_lists: if derivation == Derivation::None { Vec::new() } else { vec![Vec::new(); classes] },
+            class_lists: if derivation == Derivation::None || common.fills_late {
+                Vec::new()
+            } else {
+                vec![Vec::new(); classes]
+            },
             finishes: BinaryHeap::new(),
             caps: BinaryHeap::new(),
             live: Vec::new(),
@@ -466,6 +509,7 @@ impl Replica {
             output,
             capped,
             target: input,
+            tenant: env.demand.tenant(request),
             queued: at,
             since: at,
             known,
@@ -497,9 +541,16 @@ impl Replica {
 
     /// A request enters the queue.
     pub(super) fn wait(&mut self, slot: u32, abort: Option<(SimTime, Status)>, env: &Env<'_>) {
+        if self.common.policy == QueueOrder::LeastSlack {
+            self.live[slot as usize].work_time = self.time_of_prompt(slot, env);
+        }
+        let steps = self.steps;
+        if let Some(fair) = self.waiting.fair() {
+            fair.steps = steps;
+        }
+        let key = self.key(slot, env);
         let live = &self.live[slot as usize];
         let (request, generation, loaded) = (live.request, live.generation, live.loaded);
-        let key = self.waiting.key(env.demand, request, live.input);
         if let Some((gone, _)) = abort {
             self.aborts.push(Reverse((gone, request, slot, generation)));
         }
@@ -508,17 +559,44 @@ impl Replica {
         if loaded { &mut self.loaded } else { &mut self.waiting }.push(slot, key);
     }
 
+    /// What the latency model says of a step of the prompt alone.
+    fn time_of_prompt(&mut self, slot: u32, env: &Env<'_>) -> SimDuration {
+        let tokens = u64::from(self.live[slot as usize].input);
+        let prompt = BatchShape {
+            prefill_requests: 1,
+            prefill_tokens: tokens,
+            prefill_tokens_squared: tokens * tokens,
+            prefill_tokens_x_input: tokens * tokens,
+            prefill_tokens_max: tokens,
+            ..BatchShape::default()
+        };
+        let before = env.model.extrapolated();
+        let time = env.model.step(&prompt);
+        self.totals.not_extrapolated += env.model.extrapolated() - before;
+        time
+    }
+
+    /// The tenant of a request that is admitted is charged for its prompt, once.
+    pub(super) fn charge_prompt(&mut self, slot: u32) {
+        let live = &mut self.live[slot as usize];
+        if let Some(fair) = self.waiting.fair()
+            && !std::mem::replace(&mut live.charged, true)
+        {
+            fair.charge(live.tenant, INPUT_WEIGHT * i64::from(live.input));
+        }
+    }
+
     pub(super) fn nobody_waits(&self) -> bool {
-        self.waiting.is_empty() && self.loaded.is_empty()
+        self.waiting.is_empty() && self.loaded.is_empty() && self.fetched.is_empty()
     }
 
     /// Requests in the queue.
     pub(super) fn waits(&self) -> u64 {
-        (self.waiting.len() + self.loaded.len()) as u64
+        (self.waiting.len() + self.loaded.len() + self.fetched.len()) as u64
     }
 
     pub(super) fn waiters(&self) -> impl Iterator<Item = u32> + '_ {
-        self.loaded.iter().chain(self.waiting.iter())
+        self.loaded.iter().chain(self.fetched.values().copied()).chain(self.waiting.iter())
     }
 
     /// Requests whose client was gone before they would have reached the queue, at the times at which they would have.
@@ -532,7 +610,11 @@ impl Replica {
 
     pub(super) fn key(&self, slot: u32, env: &Env<'_>) -> Key {
         let live = &self.live[slot as usize];
-        self.waiting.key(env.demand, live.request, live.input)
+        let first = match self.common.longest_reply_first {
+            true => u32::MAX - env.demand.cap(live.request, env.max_len),
+            false => live.input,
+        };
+        self.waiting.key(env.demand, live.request, first, live.work_time)
     }
 
     /// Runs pure decode steps that change nothing but sums, as many as end by `limit`; returns how many.
@@ -550,7 +632,11 @@ impl Replica {
         }
         // The step that completes a request goes the long way.
         let next_finish = self.finishes.peek().map_or(0, |Reverse((step, _, _))| *step);
-        let most = next_finish.saturating_sub(self.steps + 1).min(STEPS_PER_POLL).min(self.former.quiet_steps(self));
+        let most = next_finish
+            .saturating_sub(self.steps + 1)
+            .min(STEPS_PER_POLL)
+            .min(self.former.quiet_steps(self))
+            .min(self.waiting.steady(self.steps));
         if most == 0 {
             return Ok(0);
         }
@@ -603,6 +689,7 @@ impl Replica {
         let ran = self.steps - steps;
         if ran > 0 {
             (self.handed, self.decoded_at) = (self.steps, self.clock);
+            self.former.ended(self.clock);
             self.totals.busy += self.clock - clock;
             self.totals.kv_blocks_max = self.totals.kv_blocks_max.max(self.pool.used());
             self.totals.work.add_decodes(ran, self.decodes, context);
@@ -612,7 +699,7 @@ impl Replica {
 
     /// How long steps of the decode requests alone take, where that follows from their context by a line.
     pub(super) fn decode_form(&self, env: &Env<'_>) -> Option<DecodeForm> {
-        env.model.decode_form(self.decodes).filter(|_| self.common.plain)
+        env.model.decode_form(self.former.shown(self.decodes)).filter(|_| self.common.plain)
     }
 
     /// Returns the context of a step whose time was asked for, but that did not run.
@@ -673,6 +760,11 @@ impl Replica {
         }
         (self.clock, self.context) = (clock, context);
         Ok(asked)
+    }
+
+    /// Blocks that a request that is admitted may take for its tokens.
+    pub(super) fn room(&self) -> u64 {
+        self.pool.free().saturating_sub(u64::from(self.fixed))
     }
 
     /// Blocks for the step being formed, at the present time.

@@ -45,7 +45,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::latency::BatchShape;
-use super::scheduler::Scheduler;
+use super::scheduler::{QueueOrder, Scheduler};
 use crate::pools::{Role, Site};
 use crate::rng;
 use crate::scenario::Deployment;
@@ -206,6 +206,11 @@ impl Speculative {
                     found.push(("deployment.scheduler", message.to_string()));
                 }
             }
+        }
+        if d.scheduler.common().is_some_and(|common| common.policy == QueueOrder::Fair) {
+            let message = "`fair` is not simulated with speculative decoding: tenants are charged when a step is formed, when \
+                           nobody knows how many tokens of a draft come out";
+            found.push(("deployment.scheduler", message.to_string()));
         }
         found
     }

@@ -269,9 +269,11 @@ fn study_recipe(study: &Study, more: &[(&str, Value)]) -> Value {
             "requests": c.requests.value,
             "measured": c.measured.as_ref().map(|m| &m.value),
             "run": c.run.as_ref().map(|r| &r.value),
+            // Whose log it is: the files of a recipe only say that they are read.
+            "log": c.log.as_ref().map(|l| &l.written),
             "targets": c.targets.iter().map(|(n, v)| (n.value.clone(), json!(v))).collect::<Map<_, _>>(),
             "base": scenario.as_ref().map(filter::config),
-            "facts": scenario.as_ref().map(|s| json!({ "model": s.model, "gpu": s.gpu, "pools": s.pools })),
+            "facts": scenario.as_ref().map(|s| json!({ "model": s.model, "gpu": s.gpu, "pools": s.pools, "supplied": s.supplied })),
         })
     };
     let parameter = |p: &study::Searched| json!({ "path": p.path, "name": p.name, "low": p.low, "high": p.high, "log": p.log, "scaling": p.scaling });

@@ -77,8 +77,8 @@ impl Kind for Compare {
 
     fn recipe(&self, cx: &CheckCx) -> Value {
         let Compare {
-            measured: _,
-            simulated: _,
+            measured,
+            simulated,
             metrics,
             pair,
             warmup,
@@ -91,7 +91,9 @@ impl Kind for Compare {
             seed,
             verdicts,
         } = self;
+        // Which side a table is on: the inputs of a recipe only say that it is read.
         json!({
+            "measured": measured.0.value, "simulated": simulated.0.value,
             "metrics": metrics, "pair": pair, "warmup": warmup, "cooldown": cooldown, "clock_offset": clock_offset,
             "network_rtt_ms": network_rtt_ms, "artefacts": artefacts, "bootstrap": bootstrap, "confidence": confidence,
             "seed": seed.unwrap_or(cx.seed), "verdicts": verdicts,

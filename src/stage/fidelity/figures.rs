@@ -51,12 +51,17 @@ struct Figure {
     p99: Option<f64>,
     pearson: Option<f64>,
     extrapolated: f64,
-    aims: Vec<Judged>,
 }
 
 /// An aim and whether it is met.
 struct Judged {
+    set: String,
+    model: String,
+    fitted: bool,
+    metric: &'static str,
     figure: &'static str,
+    /// What it is; `None` where there is no such figure.
+    error: Option<f64>,
     max_pct: f64,
     met: bool,
     why: String,
@@ -76,7 +81,7 @@ pub(super) struct Configuration {
     pub users: u32,
     /// TTFT and TPOT in ms.
     pub measured: (f64, f64),
-    pub simulated: Option<(f64, f64)>,
+    pub simulated: (Option<f64>, Option<f64>),
     pub left_out: String,
 }
 
@@ -96,12 +101,13 @@ pub(super) struct Published {
 #[derive(Default)]
 pub(super) struct Report {
     figures: Vec<Figure>,
+    judged: Vec<Judged>,
     parameters: Vec<(String, String, String, f64)>,
     pub configurations: Vec<Configuration>,
     pub published: Vec<Published>,
 }
 
-fn metric_name(metric: AimMetric) -> &'static str {
+pub(super) fn metric_name(metric: AimMetric) -> &'static str {
     match metric {
         AimMetric::Ttft => "ttft",
         AimMetric::Tpot => "tpot",
@@ -111,24 +117,11 @@ fn metric_name(metric: AimMetric) -> &'static str {
 }
 
 impl Report {
-    pub(super) fn add(&mut self, line: &Line<'_>, pairs: &[Pair], aims: &[Aim], seed: u64) {
+    pub(super) fn add(&mut self, line: &Line<'_>, pairs: &[Pair], seed: u64) {
         let label = format!("fidelity/{}/{}/{}", line.set, line.model, metric_name(line.metric));
         let bootstrap = Bootstrap { resamples: RESAMPLES, confidence: CONFIDENCE, seed, label: &label };
         let [interval] = bootstrap.intervals(pairs, [mape]);
         let (mean_error, error) = (error_of_mean(pairs), mape(pairs));
-        let judged = aims.iter().filter(|aim| {
-            // An aim is for the model as it is on everything, or as it is fitted on what was held out.
-            let part = if aim.fitted { Part::Test } else { Part::All };
-            aim.model.value == line.model && aim.metric == line.metric && aim.fitted == line.fitted && part == line.part
-        });
-        let judged = judged.map(|aim| {
-            let (figure, value) = match aim.figure {
-                AimFigure::Mean => ("mean", mean_error.map(f64::abs)),
-                AimFigure::Mape => ("mape", error),
-            };
-            let met = value.is_some_and(|v| v * 100.0 <= aim.max_pct);
-            Judged { figure, max_pct: aim.max_pct, met, why: aim.why.clone() }
-        });
         self.figures.push(Figure {
             set: line.set.to_string(),
             model: line.model.to_string(),
@@ -149,8 +142,35 @@ impl Report {
             p99: error_of_quantile(pairs, 0.99),
             pearson: pearson(pairs),
             extrapolated: line.extrapolated,
-            aims: judged.collect(),
         });
+    }
+
+    /// Judges the aims of a model by what was added of it. One of which there is no figure is missed.
+    pub(super) fn judge(&mut self, set: &str, model: &str, aims: &[Aim]) {
+        for aim in aims.iter().filter(|aim| aim.model.value == model) {
+            // An aim is for the model as it is on everything, or as it is fitted on what was held out.
+            let part = if aim.fitted { Part::Test } else { Part::All };
+            let metric = metric_name(aim.metric);
+            let found = self.figures.iter().find(|f| {
+                (f.set.as_str(), f.model.as_str(), f.metric) == (set, model, metric)
+                    && (f.fitted, f.part) == (aim.fitted, part)
+            });
+            let (figure, error) = match aim.figure {
+                AimFigure::Mean => ("mean", found.and_then(|f| f.mean_error).map(f64::abs)),
+                AimFigure::Mape => ("mape", found.and_then(|f| f.mape)),
+            };
+            self.judged.push(Judged {
+                set: set.to_string(),
+                model: model.to_string(),
+                fitted: aim.fitted,
+                metric,
+                figure,
+                error,
+                max_pct: aim.max_pct,
+                met: error.is_some_and(|e| e * 100.0 <= aim.max_pct),
+                why: aim.why.clone(),
+            });
+        }
     }
 
     pub(super) fn parameter(&mut self, set: &str, model: &str, path: &str, value: f64) {
@@ -201,25 +221,18 @@ impl Report {
         ]
     }
 
-    fn judged(&self) -> impl Iterator<Item = (&Figure, &Judged)> {
-        self.figures.iter().flat_map(|f| f.aims.iter().map(move |aim| (f, aim)))
-    }
-
     fn aim_columns(&self) -> Vec<ArrayRef> {
-        let value = |(f, aim): (&Figure, &Judged)| match aim.figure {
-            "mean" => f.mean_error.map(f64::abs),
-            _ => f.mape,
-        };
+        let j = &self.judged;
         vec![
-            texts(self.judged().map(|(f, _)| f.set.as_str())),
-            texts(self.judged().map(|(f, _)| f.model.as_str())),
-            bools(self.judged().map(|(f, _)| f.fitted)),
-            texts(self.judged().map(|(f, _)| f.metric)),
-            texts(self.judged().map(|(_, a)| a.figure)),
-            percents(self.judged().map(value)),
-            floats(self.judged().map(|(_, a)| Some(a.max_pct))),
-            bools(self.judged().map(|(_, a)| a.met)),
-            texts(self.judged().map(|(_, a)| if a.met { "" } else { a.why.as_str() })),
+            texts(j.iter().map(|j| j.set.as_str())),
+            texts(j.iter().map(|j| j.model.as_str())),
+            bools(j.iter().map(|j| j.fitted)),
+            texts(j.iter().map(|j| j.metric)),
+            texts(j.iter().map(|j| j.figure)),
+            percents(j.iter().map(|j| j.error)),
+            floats(j.iter().map(|j| Some(j.max_pct))),
+            bools(j.iter().map(|j| j.met)),
+            texts(j.iter().map(|j| if j.met { "" } else { j.why.as_str() })),
         ]
     }
 
@@ -247,9 +260,9 @@ impl Report {
             ints(c.iter().map(|c| i64::from(c.output_tokens))),
             ints(c.iter().map(|c| i64::from(c.users))),
             floats(c.iter().map(|c| Some(c.measured.0))),
-            floats(c.iter().map(|c| c.simulated.map(|s| s.0))),
+            floats(c.iter().map(|c| c.simulated.0)),
             floats(c.iter().map(|c| Some(c.measured.1))),
-            floats(c.iter().map(|c| c.simulated.map(|s| s.1))),
+            floats(c.iter().map(|c| c.simulated.1)),
             texts(c.iter().map(|c| c.left_out.as_str())),
         ]
     }
@@ -270,7 +283,7 @@ impl Report {
 
     /// A line per set and model: errors of the mean and of the requests; then the aims that are missed.
     pub(super) fn answer(&self, stage: &str) -> Vec<String> {
-        let (met, all) = (self.judged().filter(|(_, a)| a.met).count(), self.judged().count());
+        let (met, all) = (self.judged.iter().filter(|j| j.met).count(), self.judged.len());
         let mut lines = vec![format!("{stage}: {met} of {all} aims met; mean error / MAPE per metric")];
         let mut groups: Vec<(&str, &str, bool, Part)> = Vec::new();
         for f in &self.figures {
@@ -298,13 +311,12 @@ impl Report {
             let how = if *fitted { "fitted, held out" } else { "as it is" };
             lines.push(format!("  {set:<sets$}  {model:<models$}  {how:<16}  {}", cells.join("   ")));
         }
-        for (f, aim) in self.judged().filter(|(_, a)| !a.met) {
-            let how = if f.fitted { "fitted" } else { "as it is" };
-            let why = if aim.why.is_empty() { String::new() } else { format!(": {}", aim.why) };
-            lines.push(format!(
-                "  missed: {} {} {how}, {} of {} above {}%{why}",
-                f.set, f.model, aim.figure, f.metric, aim.max_pct
-            ));
+        for missed in self.judged.iter().filter(|j| !j.met) {
+            let Judged { set, model, fitted, metric, figure, error, max_pct, met: _, why } = missed;
+            let how = if *fitted { "fitted" } else { "as it is" };
+            let by = if error.is_some() { format!("above {max_pct}%") } else { "was never found".to_string() };
+            let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+            lines.push(format!("  missed: {set} {model} {how}, {figure} of {metric} {by}{why}"));
         }
         lines
     }
@@ -370,9 +382,9 @@ fn figures_schema() -> SchemaRef {
 fn aims_schema() -> SchemaRef {
     let mut fields = identity();
     fields.extend([
-        text("metric", "ttft, tpot or e2e"),
+        text("metric", "ttft, tpot or e2e; of steps `step`"),
         text("figure", "`mean` or `mape`"),
-        float("error_pct", "%", "What it is"),
+        float("error_pct", "%", "What it is; null where there is no such figure, and the aim is missed"),
         float("max_pct", "%", "What it should be at most"),
         column("met", DataType::Boolean, false, "", "It is not above"),
         text("why", "What is known about a miss"),
@@ -400,8 +412,8 @@ fn configurations_schema() -> SchemaRef {
         float("measured_ttft_ms", "ms", "Mean TTFT as measured"),
         float("simulated_ttft_ms", "ms", "Mean TTFT as simulated; null where it was not"),
         float("measured_tpot_ms", "ms", "Mean TPOT as measured"),
-        float("simulated_tpot_ms", "ms", "Mean TPOT as simulated; null where it was not"),
-        text("left_out", "Why it was not simulated; empty where it was"),
+        float("simulated_tpot_ms", "ms", "Mean TPOT as simulated, of replies that have one; null where it was not"),
+        text("left_out", "Why a figure is missing; empty where none is"),
     ]);
     Arc::new(Schema::new(fields))
 }

@@ -4,9 +4,11 @@ use pipe_kernel::tune::{self, CmaEs, Domain, Parameter, SamplerSpec, Space, Tria
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use serde_json::Value;
 
-use super::trial::Bench;
+use super::trial::{self, Bench};
+use crate::catalog::Catalog;
 use crate::diag::{Diagnostic, Failure, Result};
-use crate::spec::{Candidate, Tree};
+use crate::spec::{Candidate, Text, Tree};
+use crate::stage::simulate::settings;
 
 /// Trials asked for at once. Part of what a fit comes to, and so no matter of cores.
 const BATCH: usize = 8;
@@ -25,6 +27,22 @@ pub(super) fn space(candidate: &Candidate) -> std::result::Result<Space, Diagnos
     }
     let at = candidate.latency.at.clone();
     Space::new(parameters).map_err(|what| Diagnostic::new("fidelity::fit", what).at(at))
+}
+
+/// What is wrong with what is fitted: ranges, paths, and, of a server that is right without, that server at the upper ends,
+/// where a coefficient is seldom 0.
+pub(super) fn problems(candidate: &Candidate, right: Option<&Tree>, catalog: &Catalog) -> Vec<Diagnostic> {
+    let unknown = |path: &Text| settings::at(&path.value, path.at.as_ref()).err();
+    let mut found: Vec<Diagnostic> = candidate.fit.keys().filter_map(unknown).collect();
+    match (space(candidate), right) {
+        (Err(d), _) => found.push(d),
+        (Ok(space), Some(tree)) if found.is_empty() => {
+            let high = space.decode(&vec![1.0; space.dimensions()]);
+            found = trial::problems(&set(tree, &space, &high), catalog);
+        }
+        (Ok(_), _) => {}
+    }
+    found
 }
 
 /// Sets parameters in the settings of a server.

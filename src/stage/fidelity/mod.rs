@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! runs.rs            runs with times of every request      configurations.rs  tables with means per configuration
-//! steps.rs           steps of an engine
+//! steps.rs           steps of an engine                    table.rs           the rows of those tables
 //! trial.rs           a server with a model, simulated      fit.rs             parameters that make errors small
 //! figures.rs         errors, and the tables of the stage   published.rs       what others published
+//! recipe.rs          what decides a report                 aims.rs            what aims may ask for
 //! ```
 //!
 //! Every model is held against everything as it is, and, where there is something to hold out, fitted on one half of the
@@ -13,27 +14,28 @@
 //!
 //! Simulations are not remembered: a fit asks for many, each once.
 
+mod aims;
 mod configurations;
 mod figures;
 mod fit;
 mod published;
+mod recipe;
 mod runs;
 mod steps;
-#[cfg(test)]
-mod tests;
+mod table;
 mod trial;
 
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use self::figures::Report;
 use super::simulate::profiles::{self, Profiles};
 use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
 use crate::catalog;
 use crate::diag::{Diagnostic, Result};
-use crate::spec::{Candidate, Fidelity, FilePath, Text, Tree};
+use crate::spec::{Fidelity, FilePath, Text};
 
 /// Trials of a fit at most.
 const TRIALS_MAX: u32 = 100_000;
@@ -45,7 +47,7 @@ impl Kind for Fidelity {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn inputs(&self) -> Result<Vec<Text>> {
@@ -54,7 +56,6 @@ impl Kind for Fidelity {
             names.push(run.requests.0.clone());
             names.push(measured(&run.requests.0));
         }
-        names.extend(self.steps.values().map(|s| s.profile.0.clone()));
         names.extend(self.profiles());
         Ok(names)
     }
@@ -86,67 +87,14 @@ impl Kind for Fidelity {
         for (name, table) in &self.steps {
             found.extend(steps::check(name, table, self.seed.unwrap_or(cx.seed), &catalog));
         }
-        found.extend(profiles::check(&self.steps.values().map(|s| s.profile.0.clone()).collect::<Vec<_>>(), cx));
         for (name, table) in &self.configurations {
-            found.extend(configurations::check(name, table, &catalog));
+            found.extend(configurations::check(name, table, self.seed.unwrap_or(cx.seed), &catalog));
         }
         found
     }
 
     fn recipe(&self, cx: &CheckCx) -> Value {
-        let Fidelity { runs, steps, configurations, published: _, trials, seed } = self;
-        let model = |(name, c): (&Text, &Candidate)| {
-            let fit: Vec<Value> = c.fit.iter().map(|(path, bounds)| json!([path.value, bounds])).collect();
-            json!({
-                "name": name.value,
-                "latency": c.latency.to_json(),
-                "overheads": c.overheads.as_ref().map(Tree::to_json),
-                "fit": fit,
-            })
-        };
-        let models = |all: &indexmap::IndexMap<Text, Candidate>| all.iter().map(model).collect::<Vec<_>>();
-        let aims = |all: &[crate::spec::Aim]| -> Vec<Value> {
-            let aim = |a: &crate::spec::Aim| json!([a.model.value, a.metric, a.figure, a.fitted, a.max_pct, a.why]);
-            all.iter().map(aim).collect()
-        };
-        let run = |(name, r): (&Text, &crate::spec::MeasuredRun)| {
-            json!({
-                "name": name.value,
-                "requests": r.requests.0.value,
-                "deployment": r.deployment.to_json(),
-                "models": models(&r.models),
-                "idle_s": r.idle_s,
-                "aims": aims(&r.aims),
-            })
-        };
-        let table = |(name, t): (&Text, &crate::spec::MeasuredConfigurations)| {
-            let system = |(name, s): (&Text, &crate::spec::System)| json!({ "name": name.value, "gpu": s.gpu.value, "models": models(&s.models) });
-            json!({
-                "name": name.value,
-                "only": t.only,
-                "systems": t.systems.iter().map(system).collect::<Vec<_>>(),
-                "deployment": t.deployment.as_ref().map(Tree::to_json),
-                "client": t.client,
-                "aims": aims(&t.aims),
-            })
-        };
-        let of_steps = |(name, s): (&Text, &crate::spec::MeasuredSteps)| {
-            json!({
-                "name": name.value,
-                "profile": s.profile.0.value,
-                "deployment": s.deployment.to_json(),
-                "models": models(&s.models),
-                "aims": aims(&s.aims),
-            })
-        };
-        json!({
-            "steps": steps.iter().map(of_steps).collect::<Vec<_>>(),
-            "runs": runs.iter().map(run).collect::<Vec<_>>(),
-            "configurations": configurations.iter().map(table).collect::<Vec<_>>(),
-            "trials": trials,
-            "seed": seed.unwrap_or(cx.seed),
-            "sim_version": pipe_kernel::SIM_VERSION,
-        })
+        recipe::of(self, cx)
     }
 
     async fn run(&self, cx: RunCx) -> Result<Outcome> {
@@ -156,8 +104,6 @@ impl Kind for Fidelity {
         for (name, run) in &self.runs {
             loaded.push(runs::load(name, run, &catalog, &cx).await?);
         }
-        let of_steps: Vec<Text> = self.steps.values().map(|s| s.profile.0.clone()).collect();
-        let of_steps = Profiles::read(&of_steps, &cx).await?;
         let (spec, task) = (self.clone(), cx.clone());
         super::tokenize::blocking(move || {
             let seed = task.recipe.get("seed").and_then(Value::as_u64).unwrap_or(task.seed);
@@ -173,7 +119,7 @@ impl Kind for Fidelity {
                 runs::report(run, &bench, &mut report)?;
             }
             for (name, table) in &spec.steps {
-                steps::report(name, table, &of_steps, &bench, &mut report)?;
+                steps::report(name, table, &bench, &mut report)?;
             }
             for (name, table) in &spec.configurations {
                 configurations::report(name, table, &bench, &mut report)?;
@@ -194,16 +140,16 @@ fn measured(requests: &Text) -> Text {
 }
 
 impl Fidelity {
-    /// Every profile that a model reads, once.
+    /// Every profile that a model reads or that is held against one, once.
     fn profiles(&self) -> Vec<Text> {
         let of_systems = self.configurations.values().flat_map(|c| c.systems.values()).map(|s| &s.models);
         let of_steps = self.steps.values().map(|s| &s.models);
+        let models = self.runs.values().map(|r| &r.models).chain(of_systems).chain(of_steps);
         let mut found = Vec::new();
-        for candidate in
-            self.runs.values().map(|r| &r.models).chain(of_systems).chain(of_steps).flat_map(|models| models.values())
-        {
+        for candidate in models.flat_map(|models| models.values()) {
             profiles::collect("deployment.latency", &candidate.latency, &mut found);
         }
+        found.extend(self.steps.values().map(|s| s.profile.0.clone()));
         let mut seen = BTreeSet::new();
         found.retain(|name: &Text| seen.insert(name.value.clone()));
         found

@@ -10,13 +10,14 @@ use pipe_kernel::request::Requests;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use serde_json::Value;
 
+use super::aims::{self, Aimable};
 use super::figures::{Line, Report};
 use super::trial::{Bench, Outcome, Times, failed, problems, server};
 use super::{fit, measured};
 use crate::catalog::Catalog;
 use crate::diag::{Diagnostic, Failure, Result};
 use crate::query::session::{self, SessionOptions};
-use crate::spec::{Aim, AimMetric, Candidate, MeasuredRun, Text, Tree};
+use crate::spec::{AimMetric, Candidate, MeasuredRun, Text, Tree};
 use crate::stage::RunCx;
 use crate::stage::compare::stats::{Pair, mape};
 use crate::stage::simulate::input::Workload;
@@ -44,32 +45,24 @@ pub(super) fn check(name: &Text, run: &MeasuredRun, seed: u64, catalog: &Catalog
     }
     for (model, candidate) in &run.models {
         let tree = server(&run.deployment, candidate, seed);
-        found.extend(problems(&tree, catalog).into_iter().map(
-            |d| {
-                if d.at.is_some() { d } else { d.at(model.at.clone()) }
-            },
-        ));
-        if !candidate.fit.is_empty() {
-            found.extend(fit::space(candidate).err());
-            let known = crate::stage::simulate::settings::at;
-            found.extend(candidate.fit.keys().filter_map(|path| known(&path.value, path.at.as_ref()).err()));
+        let placed = |d: Diagnostic| if d.at.is_some() { d } else { d.at(model.at.clone()) };
+        let wrong = problems(&tree, catalog);
+        if run.idle_s.is_none() {
+            found.extend(aims::unfitted(candidate, "it needs `idle_s`, which says where a configuration ends"));
+        } else if !candidate.fit.is_empty() {
+            found.extend(fit::problems(candidate, wrong.is_empty().then_some(&tree), catalog).into_iter().map(placed));
         }
+        found.extend(wrong.into_iter().map(placed));
     }
-    found.extend(aims(&run.aims, run.models.keys()));
-    found
-}
-
-/// Aims name models that there are.
-pub(super) fn aims<'a>(aims: &[Aim], models: impl Iterator<Item = &'a Text> + Clone) -> Vec<Diagnostic> {
-    let unknown = aims.iter().filter(|aim| !models.clone().any(|m| m.value == aim.model.value));
-    let told = |aim: &Aim| {
-        let d = Diagnostic::new("fidelity::aim", format!("no model `{}`", aim.model.value)).at(aim.model.at.clone());
-        match crate::diag::nearest(&aim.model.value, models.clone().map(|m| m.value.as_str())) {
-            Some(near) => d.help(format!("did you mean `{near}`?")),
-            None => d,
-        }
+    let fitted = |candidate: &Candidate| run.idle_s.is_some() && !candidate.fit.is_empty();
+    let can = Aimable {
+        models: run.models.keys().map(|m| m.value.as_str()).collect(),
+        fitted: run.models.iter().filter(|(_, c)| fitted(c)).map(|(m, _)| m.value.as_str()).collect(),
+        help: "give the model a `fit`, and the run `idle_s`",
+        metrics: &METRICS,
     };
-    unknown.map(told).collect()
+    found.extend(aims::problems(&run.aims, &can));
+    found
 }
 
 /// Reads requests and what was measured of them.
@@ -155,16 +148,21 @@ impl Part {
             Part::Test => "test",
         }
     }
+
+    /// Whether a configuration that is for fitting, or is not, is in it.
+    pub(super) fn has(self, train: bool) -> bool {
+        match self {
+            Part::All => true,
+            Part::Train => train,
+            Part::Test => !train,
+        }
+    }
 }
 
 impl Loaded {
     /// Every second configuration is for fitting.
     fn is_in(&self, place: usize, part: Part) -> bool {
-        match part {
-            Part::All => true,
-            Part::Train => self.phase[place].is_multiple_of(2),
-            Part::Test => !self.phase[place].is_multiple_of(2),
-        }
+        part.has(self.phase[place].is_multiple_of(2))
     }
 
     fn pairs(&self, simulated: &[Option<Times>], metric: AimMetric, part: Part) -> Vec<Pair> {
@@ -194,6 +192,11 @@ const METRICS: [AimMetric; 3] = [AimMetric::Ttft, AimMetric::Tpot, AimMetric::E2
 /// A model whose profile does not fit; interrupted.
 pub(super) fn report(run: Loaded, bench: &Bench<'_>, report: &mut Report) -> Result<()> {
     let held_out = run.phase.iter().any(|p| *p > 0);
+    if let (Some(idle_s), false) = (run.spec.idle_s, held_out) {
+        let message =
+            format!("`{}` has no pause of {idle_s} s: it is one configuration, and nothing is fitted", run.name.value);
+        bench.cx.progress.0.warning(&message);
+    }
     let models: Vec<(&Text, &Candidate)> = run.spec.models.iter().collect();
     let one = |(name, candidate): &(&Text, &Candidate)| untuned(&run, name, candidate, bench);
     let as_they_are: Result<Vec<(Tree, Outcome)>> = bench.cx.pool.install(|| models.par_iter().map(one).collect());
@@ -203,6 +206,7 @@ pub(super) fn report(run: Loaded, bench: &Bench<'_>, report: &mut Report) -> Res
         if held_out && !candidate.fit.is_empty() {
             fitted(&run, model, candidate, &tree, bench, report)?;
         }
+        report.judge(&run.name.value, &model.value, &run.spec.aims);
         bench.cx.progress.0.advance(1);
     }
     Ok(())
@@ -262,7 +266,7 @@ fn lines(
                 not_simulated: lost as u64,
                 extrapolated: outcome.extrapolated as f64 / (outcome.steps.max(1)) as f64,
             };
-            report.add(&line, &pairs, &run.spec.aims, bench.seed);
+            report.add(&line, &pairs, bench.seed);
         }
     }
 }

@@ -3,14 +3,16 @@
 use pipe_kernel::profile::{Operator, Point};
 use pipe_kernel::sim::latency::{self, BatchShape};
 
+use super::aims::{self, Aimable};
 use super::figures::{Line, Report};
-use super::runs::{self, Part};
+use super::runs::Part;
 use super::trial::{Bench, failed, problems, server};
 use crate::catalog::Catalog;
 use crate::diag::{Diagnostic, Failure, Result};
 use crate::spec::{AimMetric, MeasuredSteps, Text};
 use crate::stage::compare::stats::Pair;
-use crate::stage::simulate::profiles::Profiles;
+
+const HELP: &str = "nothing is fitted to steps here: that is the business of `calibrate`";
 
 pub(super) fn check(name: &Text, steps: &MeasuredSteps, seed: u64, catalog: &Catalog) -> Vec<Diagnostic> {
     let mut found = Vec::new();
@@ -21,8 +23,11 @@ pub(super) fn check(name: &Text, steps: &MeasuredSteps, seed: u64, catalog: &Cat
         let tree = server(&steps.deployment, candidate, seed);
         let placed = |d: Diagnostic| if d.at.is_some() { d } else { d.at(model.at.clone()) };
         found.extend(problems(&tree, catalog).into_iter().map(placed));
+        found.extend(aims::unfitted(candidate, HELP));
     }
-    found.extend(runs::aims(&steps.aims, steps.models.keys()));
+    let models = steps.models.keys().map(|m| m.value.as_str()).collect();
+    let can = Aimable { models, fitted: Vec::new(), help: HELP, metrics: &[AimMetric::Step] };
+    found.extend(aims::problems(&steps.aims, &can));
     found
 }
 
@@ -30,14 +35,8 @@ pub(super) fn check(name: &Text, steps: &MeasuredSteps, seed: u64, catalog: &Cat
 ///
 /// # Errors
 /// The profile has no steps; a model whose own profile does not fit.
-pub(super) fn report(
-    name: &Text,
-    steps: &MeasuredSteps,
-    profiles: &Profiles,
-    bench: &Bench<'_>,
-    report: &mut Report,
-) -> Result<()> {
-    let profile = profiles.get(&steps.profile.0.value);
+pub(super) fn report(name: &Text, steps: &MeasuredSteps, bench: &Bench<'_>, report: &mut Report) -> Result<()> {
+    let profile = bench.profiles.get(&steps.profile.0.value);
     let points: &[Point] = profile.map_or(&[], |p| p.of(Operator::Step));
     if points.is_empty() {
         let message = format!("`{}` has no steps", steps.profile.0.value);
@@ -63,7 +62,8 @@ pub(super) fn report(
             not_simulated: 0,
             extrapolated: of.extrapolated() as f64 / pairs.len() as f64,
         };
-        report.add(&line, &pairs, &steps.aims, bench.seed);
+        report.add(&line, &pairs, bench.seed);
+        report.judge(&name.value, &model.value, &steps.aims);
         bench.cx.progress.0.advance(1);
     }
     Ok(())

@@ -53,7 +53,13 @@ pub(super) fn plan(settings: &VidurFiles) -> Planned {
         let help = "`mlp`, `attention`, `all_reduce`, `send_recv`, `cpu_overheads`: at least one";
         return Err(vec![Diagnostic::new("profile::vidur", "`vidur` names no file").help(help)]);
     }
-    plan.settings = json!({ "model": model.as_ref().map(|m| &m.value) });
+    // Which file is which: the files of a recipe only say that they are read.
+    let written = |file: &Option<FilePath>| file.as_ref().map(|f| f.written.clone());
+    plan.settings = json!({
+        "model": model.as_ref().map(|m| &m.value),
+        "mlp": written(layers), "attention": written(kernels), "all_reduce": written(all_reduce),
+        "send_recv": written(send_recv), "cpu_overheads": written(cpu_overheads),
+    });
     Ok(plan)
 }
 

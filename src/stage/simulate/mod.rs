@@ -41,7 +41,7 @@ pub(crate) mod tests;
 
 pub(crate) use totals::{Totals, totals_columns};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -51,6 +51,7 @@ use serde_json::{Map, Value, json};
 
 use pipe_kernel::SIM_VERSION;
 use pipe_kernel::scenario::{Deployment, Scenario};
+use pipe_kernel::sim;
 
 use self::evaluate::{Detail, Evaluator, Finished};
 use self::input::Workload;
@@ -148,7 +149,7 @@ impl Kind for Simulate {
         for scenario in &scenarios {
             workload.check(&scenario.workload, name)?;
         }
-        scenario::check_requests(spec, cx.seed, &scenarios, &workload.requests)
+        scenario::check_requests(spec, cx.seed, &catalog, &scenarios, &workload.requests)
             .map_err(|diagnostics| Failure { exit: Exit::Stage, diagnostics })?;
         cx.progress.0.total(scenarios.len() as u64, "scenarios");
         let detail = Detail { steps: self.steps, routes: self.routes };
@@ -201,6 +202,18 @@ fn warnings(requests: &Text, workload: &Workload, scenarios: &[Scenario], finish
             "`workload.classes` has rules for `{class}`, a class that no request of `{}` has (classes: {classes})",
             requests.value
         ));
+    }
+    let mut changed: BTreeMap<(&'static str, String), usize> = BTreeMap::new();
+    for change in scenarios.iter().flat_map(sim::changes) {
+        *changed.entry(change).or_default() += 1;
+    }
+    for ((path, change), count) in changed {
+        let of = if count == scenarios.len() {
+            String::new()
+        } else {
+            format!("in {count} of {} scenarios, ", scenarios.len())
+        };
+        found.push(format!("{of}`{path}` {change}, as the engine itself does"));
     }
     let outside: Vec<(i64, i64)> = finished.iter().map(|f| f.totals.extrapolated_and_all_steps()).collect();
     let beyond = outside.iter().filter(|(n, _)| *n > 0).count();
@@ -256,7 +269,7 @@ fn unforeseen_recipe(spec: &Simulate, cx: &CheckCx) -> Value {
         "sweep": spec.sweep.as_ref().map(sweep_recipe),
         "steps": spec.steps,
         "routes": spec.routes,
-        "facts": catalog::load(cx.project).map(|c| json!({ "models": c.models, "gpus": c.gpus })).unwrap_or_default(),
+        "facts": catalog::load(cx.project).map(|c| json!({ "models": c.models, "gpus": c.gpus, "fitted": c.fitted })).unwrap_or_default(),
         "sim_version": SIM_VERSION,
         "memo_version": simulation::MEMO_VERSION,
     })

@@ -61,8 +61,8 @@ impl KvPlan {
         let Site { deployment, model, gpu, .. } = site;
         match &deployment.scheduler {
             Scheduler::Exclusive(_) => return None,
-            Scheduler::VllmV1(_) if deployment.kv.num_gpu_blocks.is_some() => return None,
-            Scheduler::VllmV1(_) => {}
+            _ if deployment.kv.num_gpu_blocks.is_some() => return None,
+            _ => {}
         }
         let plan = plan::plan(deployment, model, gpu);
         let bytes = |x: f64| x.round() as i64;

@@ -52,38 +52,57 @@ pub(super) type Item<'a> = Vec<(&'a Text, &'a Tree)>;
 /// # Errors
 /// Every problem found, without repetitions, the first twenty.
 pub(crate) fn expand(spec: &Simulate, seed: u64, catalog: &Catalog) -> Result<Vec<Scenario>, Vec<Diagnostic>> {
-    let nothing = Sweep::default();
-    let sweep = spec.sweep.as_ref().unwrap_or(&nothing);
-    let (axes, mut problems) = axes(sweep, settings::at);
-    let base = base(spec, seed);
-    let (mut built, wrong) = build(&base, &axes, catalog);
-    problems.extend(wrong.done().err().unwrap_or_default());
-    if let (Some(condition), false) = (&sweep.filter, problems.is_empty()) {
-        // The scenarios are wrong, so which columns they have is not known; any setting will do.
-        let swept = axes.iter().flatten().flatten().map(|(path, _)| path.value.as_str());
-        problems.extend(Filter::new(condition, filter::leaves(&[base.to_json()], swept)).err());
-    }
-    if !problems.is_empty() {
-        return Err(problems);
-    }
-    if let Some(condition) = &sweep.filter {
-        built = keep(condition, built)?;
-    }
-    let mut problems = Problems::default();
-    for (scenario, picks) in &built {
-        let place = |path: &str| {
-            let swept = picked(&axes, picks).filter(|(p, _)| covers(&p.value, path)).last();
-            swept.and_then(|(p, v)| v.at.clone().or_else(|| p.at.clone())).or_else(|| nearest_place(&base, path))
-        };
-        for d in check(scenario, place) {
-            problems.add(if spec.sweep.is_some() { d.help(OR_LEAVE_OUT) } else { d });
+    let origins = Origins::of(spec, seed, catalog)?;
+    Ok(origins.built.into_iter().map(|(scenario, _)| scenario).collect())
+}
+
+/// Scenarios with the items of the sweep that each is made of.
+struct Origins<'a> {
+    base: Tree,
+    axes: Vec<Vec<Item<'a>>>,
+    built: Vec<(Scenario, Vec<usize>)>,
+}
+
+impl<'a> Origins<'a> {
+    /// Of every scenario of a stage, in order; errors as [`expand`].
+    fn of(spec: &'a Simulate, seed: u64, catalog: &Catalog) -> Result<Self, Vec<Diagnostic>> {
+        let (axes, mut problems) = spec.sweep.as_ref().map(|sweep| axes(sweep, settings::at)).unwrap_or_default();
+        let base = base(spec, seed);
+        let condition = spec.sweep.as_ref().and_then(|sweep| sweep.filter.as_ref());
+        let (mut built, wrong) = build(&base, &axes, catalog);
+        problems.extend(wrong.done().err().unwrap_or_default());
+        if let (Some(condition), false) = (condition, problems.is_empty()) {
+            // The scenarios are wrong, so which columns they have is not known; any setting will do.
+            let swept = axes.iter().flatten().flatten().map(|(path, _)| path.value.as_str());
+            problems.extend(Filter::new(condition, filter::leaves(&[base.to_json()], swept)).err());
         }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        if let Some(condition) = condition {
+            built = keep(condition, built)?;
+        }
+        let origins = Origins { base, axes, built };
+        let mut problems = Problems::default();
+        for (scenario, picks) in &origins.built {
+            for d in check(scenario, |path| origins.place(picks, path)) {
+                problems.add(if spec.sweep.is_some() { d.help(OR_LEAVE_OUT) } else { d });
+            }
+        }
+        if let Err(d) = one_column_each(&origins.built, origins.base.at.as_ref()) {
+            problems.add(d);
+        }
+        problems.done()?;
+        Ok(Origins { built: distinct(origins.built, |(scenario, _)| scenario), ..origins })
     }
-    if let Err(d) = one_column_each(&built, base.at.as_ref()) {
-        problems.add(d);
+
+    /// Where the value at `path` was written for the scenario of these items.
+    fn place(&self, picks: &[usize], path: &str) -> Option<Span> {
+        let swept = picked(&self.axes, picks).filter(|(set, _)| covers(&set.value, path)).last();
+        swept
+            .and_then(|(set, value)| value.at.clone().or_else(|| set.at.clone()))
+            .or_else(|| nearest_place(&self.base, path))
     }
-    problems.done()?;
-    Ok(distinct(built.into_iter().map(|(s, _)| s).collect()))
 }
 
 /// Two settings may not share a column: names that the user chose (classes, pools) may differ in no letter or digit.
@@ -210,19 +229,22 @@ pub(crate) fn impossible(checked: Result<(), Vec<SimError>>, place: impl Fn(&str
 pub(crate) fn check_requests(
     spec: &Simulate,
     seed: u64,
+    catalog: &Catalog,
     scenarios: &[Scenario],
     requests: &Requests,
 ) -> Result<(), Vec<Diagnostic>> {
-    let base = base(spec, seed);
-    let swept: Vec<&Text> = spec.sweep.iter().flat_map(super::swept_paths).collect();
-    let place = |path: &str| {
-        let set = swept.iter().find(|p| covers(&p.value, path)).and_then(|p| p.at.clone());
-        set.or_else(|| nearest_place(&base, path))
-    };
+    let checked = |s: &Scenario| [sim::check_profiles(s), sim::check_requests(s, requests)];
+    let wrong: Vec<_> =
+        scenarios.iter().map(checked).enumerate().filter(|(_, c)| c.iter().any(Result::is_err)).collect();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    // Only who is wrong asks where it was written.
+    let origins = Origins::of(spec, seed, catalog)?;
     let mut problems = Problems::default();
-    for scenario in scenarios {
-        impossible(sim::check_profiles(scenario), place).into_iter().for_each(|d| problems.add(d));
-        impossible(sim::check_requests(scenario, requests), place).into_iter().for_each(|d| problems.add(d));
+    for (i, checked) in wrong {
+        let place = |path: &str| origins.place(&origins.built[i].1, path);
+        checked.into_iter().flat_map(|c| impossible(c, place)).for_each(|d| problems.add(d));
     }
     problems.done()
 }
@@ -260,9 +282,10 @@ fn keep(condition: &Text, built: Vec<(Scenario, Vec<usize>)>) -> Result<Vec<(Sce
     Ok(kept)
 }
 
-pub(super) fn distinct<T: Serialize>(scenarios: Vec<T>) -> Vec<T> {
+/// Of items with the same scenario, the first.
+pub(super) fn distinct<T, S: Serialize>(items: Vec<T>, scenario: impl Fn(&T) -> &S) -> Vec<T> {
     let mut seen = HashSet::new();
-    scenarios.into_iter().filter(|s| seen.insert(serde_json::to_string(s).unwrap_or_default())).collect()
+    items.into_iter().filter(|i| seen.insert(serde_json::to_string(scenario(i)).unwrap_or_default())).collect()
 }
 
 /// The axes of the product, each a list of items, without what is wrong with them: paths that do not exist are left

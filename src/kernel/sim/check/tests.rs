@@ -543,6 +543,8 @@ fn layers_with_a_window_and_without_a_cache_are_some_of_all() {
     );
     expect(of(&|m| m.window_layers = 8), &["model.window_layers: needs sliding_window"]);
     expect(of(&|m| m.linear_layers = 32), &["model.linear_layers: is 32 of 32 layers"]);
+    expect(of(&|m| m.first_dense = 32), &[]);
+    expect(of(&|m| m.first_dense = 33), &["model.first_dense: is 33 of 32 layers"]);
     expect(of(&|m| m.moe_every = 0), &["model.moe_every: is 0"]);
     expect(of(&|m| m.other_params_b = -1.0), &["model.other_params_b: is -1"]);
 }

@@ -122,7 +122,9 @@ impl Replica {
     /// Place in `running` of the request that goes when blocks are missing.
     fn victim(&self, env: &Env<'_>) -> Option<usize> {
         match self.common.policy {
-            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf => self.running.len().checked_sub(1),
+            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
+                self.running.len().checked_sub(1)
+            }
             QueueOrder::Priority => (0..self.running.len()).max_by_key(|at| self.key(self.running[*at], env)),
         }
     }
@@ -139,7 +141,11 @@ impl Replica {
             let (hits, idle) = self.prefix_of(slot, env);
             let computed = hits * self.block_size;
             let Some(tokens) = rules.waiting_tokens(target - computed, f.budget) else { return };
-            if tokens > 0 && new_blocks(computed, tokens, self.block_size) + idle > self.pool.free() {
+            let need = if tokens > 0 { new_blocks(computed, tokens, self.block_size) + idle } else { 0 };
+            if need + u64::from(self.fixed) > self.pool.free() {
+                return;
+            }
+            if !self.can_encode(slot, computed, f, env) {
                 return;
             }
             self.waiting.pop_front();

@@ -3,11 +3,16 @@
 //! The terms of inference-sim's planner (Apache-2.0), which follow what vLLM measures when it starts, but per GPU:
 //! every GPU holds its share of the weights, its own activations, and its share of every block. Data-parallel ranks are
 //! engines with a plan each; with `enable_expert_parallel` they share the experts, of which every one of the `tp * dp`
-//! GPUs holds as many, whole. Left out: CUDA graphs and adapters; the constant state of linear layers; and that a layer
-//! with a sliding window needs no more than the window: a block holds its tokens in every layer whose cache grows, as in
-//! vLLM without the hybrid cache manager.
+//! GPUs holds as many, whole. Left out: CUDA graphs.
+//!
+//! A block holds its tokens in the layers whose cache grows with every token. What else a request holds is the same
+//! whatever its length, and counted in whole blocks ([`blocks_per_request`]): the window of layers that look no further
+//! back, and the state of layers without a cache. vLLM's hybrid cache manager gives a window out block by block, and
+//! groups of layers share one pool: a request shorter than the window holds less there than here. Layers that share another's
+//! cache hold none.
 
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
+use crate::sim::scheduler::Scheduler;
 use crate::sim::{SimError, facts};
 
 /// Bytes of one GiB.
@@ -24,14 +29,14 @@ const TP_MAX_TRIED: u32 = 64;
 /// The memory of one GPU of a replica, term by term. All in bytes but `blocks`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MemoryPlan {
-    /// Memory of the GPU times `gpu_memory_utilization`.
+    /// Memory of the GPU times `gpu_memory_utilization`; all of it where the scheduler takes a share of what is left.
     pub budget: f64,
     /// Its share of the weights.
     pub weights: f64,
     pub activations: f64,
     /// CUDA context and communication buffers.
     pub non_torch: f64,
-    /// What is left for the cache; negative where the model does not fit.
+    /// What is left for the cache, and the scheduler's share of it; negative where the model does not fit.
     pub kv_available: f64,
     /// One block of `block_size` tokens, this GPU's share.
     pub bytes_per_block: f64,
@@ -43,19 +48,43 @@ pub struct MemoryPlan {
 pub fn plan(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> MemoryPlan {
     let gpus = f64::from(d.tp.max(1)) * f64::from(d.pp.max(1));
     let ranks = facts::expert_ranks(d);
-    let budget = gpu.memory_gib * d.kv.gpu_memory_utilization * GIB;
+    let (utilization, of_rest) = d.scheduler.memory_shares(d.kv.gpu_memory_utilization);
+    let budget = gpu.memory_gib * utilization * GIB;
     // All but the routed experts are on every rank.
     let experts = facts::routed_params(model);
     let weights = (facts::params(model) - experts + experts / ranks) * d.dtype.bytes() / gpus;
     let activations = GIB * if model.experts >= 2 { ACTIVATIONS_MOE_GIB } else { ACTIVATIONS_DENSE_GIB };
     let non_torch = GIB * if gpus * ranks > 1.0 { NON_TORCH_MULTI_GIB } else { NON_TORCH_SINGLE_GIB };
-    let kv_available = budget - weights - activations - non_torch;
+    // SGLang gives weights and cache a share of what CUDA leaves; what a step needs is in the rest.
+    let (budget, activations, taken) = match &d.scheduler {
+        Scheduler::Sglang(rules) => {
+            let share = rules.mem_fraction_static.unwrap_or(d.kv.gpu_memory_utilization);
+            ((gpu.memory_gib * GIB - non_torch) * share, 0.0, 0.0)
+        }
+        _ => (budget, activations, non_torch),
+    };
+    let rest = budget - weights - activations - taken;
+    let kv_available = if rest > 0.0 { rest * of_rest } else { rest };
     // The GPU with the most layers limits all.
-    let layers = f64::from(facts::cache_layers(model).div_ceil(d.pp.max(1)));
+    let (growing, _) = facts::kinds_of_layers(model, d);
+    let layers = f64::from(growing.div_ceil(d.pp.max(1)));
     let bytes_per_token = layers * facts::kv_numbers_per_gpu(d, model) * d.kv.kv_cache_dtype.bytes();
     let bytes_per_block = bytes_per_token * f64::from(d.kv.block_size);
     let blocks = if kv_available > 0.0 && bytes_per_block > 0.0 { (kv_available / bytes_per_block) as u64 } else { 0 };
     MemoryPlan { budget, weights, activations, non_torch, kv_available, bytes_per_block, blocks }
+}
+
+/// Blocks that every request that runs holds beside those of its tokens: the windows of layers with one, of `window` and a
+/// block of tokens, and the states of layers without a cache, in blocks of the layers that grow, rounded up.
+pub fn blocks_per_request(d: &Deployment, model: &ModelSpec) -> u64 {
+    let (growing, windowed) = facts::kinds_of_layers(model, d);
+    let (block, tp) = (f64::from(d.kv.block_size), f64::from(d.tp.max(1)));
+    let per_layer = facts::kv_numbers_per_gpu(d, model) * d.kv.kv_cache_dtype.bytes();
+    let longest = d.max_model_len.unwrap_or(model.max_pos);
+    let seen = f64::from(model.sliding_window.saturating_add(d.kv.block_size).min(longest));
+    let windows = f64::from(windowed) * seen * per_layer;
+    let states = f64::from(model.linear_layers) * f64::from(model.state_bytes) / tp;
+    libm::ceil((windows + states) / (f64::from(growing) * per_layer * block)) as u64
 }
 
 /// Blocks of a replica: those that the deployment sets, or those that fit.
@@ -70,18 +99,29 @@ pub fn blocks(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Result<u64, S
     if p.blocks > 0 {
         return Ok(p.blocks);
     }
+    let (share, of_rest) = d.scheduler.memory_shares(d.kv.gpu_memory_utilization);
     let terms = format!(
-        "no KV block fits: of {:.2} GiB per GPU ({} GiB x {}), weights take {:.2}, activations {:.2}, CUDA and \
+        "no KV block fits: of {:.2} GiB per GPU ({} GiB x {share}), weights take {:.2}, activations {:.2}, CUDA and \
          communication {:.2}",
         p.budget / GIB,
         gpu.memory_gib,
-        d.kv.gpu_memory_utilization,
         p.weights / GIB,
         p.activations / GIB,
         p.non_torch / GIB,
     );
+    if let Scheduler::Sglang(rules) = &d.scheduler
+        && p.weights + p.bytes_per_block < gpu.memory_gib * GIB - p.non_torch
+    {
+        let share = rules.mem_fraction_static.unwrap_or_default();
+        let message = format!(
+            "not enough memory: of {share} of {:.2} GiB per GPU, weights take {:.2}; try to increase mem_fraction_static",
+            (gpu.memory_gib * GIB - p.non_torch) / GIB,
+            p.weights / GIB,
+        );
+        return Err(SimError::Invalid { path: "deployment.scheduler.sglang.mem_fraction_static".into(), message });
+    }
     let utilization = (p.weights + p.activations + p.non_torch + p.bytes_per_block) / GIB / gpu.memory_gib;
-    if utilization <= 0.98 {
+    if utilization <= 0.98 && of_rest == 1.0 {
         let least = libm::ceil(utilization * 100.0) / 100.0;
         return Err(SimError::Invalid {
             path: "deployment.kv.gpu_memory_utilization".into(),
@@ -149,6 +189,40 @@ mod tests {
             let copy = plan(&Deployment { tp, ..deployment() }, &mixture, &h100());
             assert_eq!(p.bytes_per_block, copy.bytes_per_block);
         }
+    }
+
+    #[test]
+    fn windows_and_states_are_held_once_per_request() {
+        let mut d = deployment();
+        assert_eq!(blocks_per_request(&d, &llama_8b()), 0);
+        // gpt-oss-20b: half of the layers look back 128 tokens. A block of sixteen tokens of twelve layers, and for every
+        // request 144 tokens of the other twelve: nine such blocks.
+        let windowed =
+            ModelSpec { layers: 24, kv_heads: 8, head_dim: 64, sliding_window: 128, window_layers: 12, ..llama_8b() };
+        assert_eq!((plan(&d, &windowed, &h100()).bytes_per_block, blocks_per_request(&d, &windowed)), (393_216.0, 9));
+        // A request is never longer than that.
+        d.max_model_len = Some(100);
+        assert_eq!(blocks_per_request(&d, &windowed), 7);
+        d.max_model_len = None;
+        // Qwen3-Next: 36 states of 1,097,728 bytes, and blocks of 16 tokens of twelve layers, 2048 bytes each.
+        let hybrid = ModelSpec {
+            layers: 48,
+            kv_heads: 2,
+            head_dim: 256,
+            linear_layers: 36,
+            state_bytes: 1_097_728,
+            ..llama_8b()
+        };
+        assert_eq!((plan(&d, &hybrid, &h100()).bytes_per_block, blocks_per_request(&d, &hybrid)), (393_216.0, 101));
+        // Half of the layers read what the other half holds.
+        let shared = ModelSpec { kv_shared_layers: 16, ..llama_8b() };
+        let bytes = |m: &ModelSpec| plan(&deployment(), m, &h100()).bytes_per_block;
+        assert_eq!((bytes(&shared) * 2.0, blocks_per_request(&d, &shared)), (bytes(&llama_8b()), 0));
+        // Without the manager, and where no layer sees more, windows are as large as the context.
+        d.kv.disable_hybrid_kv_cache_manager = true;
+        assert_eq!((plan(&d, &windowed, &h100()).bytes_per_block, blocks_per_request(&d, &windowed)), (786_432.0, 0));
+        let all = ModelSpec { window_layers: 24, ..windowed };
+        assert_eq!(blocks_per_request(&deployment(), &all), 0);
     }
 
     #[test]

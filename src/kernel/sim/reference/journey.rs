@@ -214,6 +214,7 @@ impl World<'_> {
             hits.iter().for_each(|id| machine.share(*id));
             let mut room = hits;
             room.extend((0..taken).filter_map(|_| machine.take()));
+            machine.hold_fixed(i);
             (self.lives[i].room, self.lives[i].loaded) = (room, loaded);
             self.note_blocks(r);
             self.begin_transfer(r, i, moved, now);

@@ -19,6 +19,7 @@ mod caches;
 mod forming;
 mod journey;
 mod moving;
+mod orders;
 mod parts;
 mod pools;
 mod routing;
@@ -76,6 +77,8 @@ pub struct Seen {
     pub stale: u64,
     /// Sessions that a sticky router moved.
     pub moved_sessions: u64,
+    /// Times that an encoder, or its cache, had no room for the head of the queue.
+    pub encoder_waits: u64,
     /// How often each rule of a scheduler was applied, by the scheduler's name for it.
     pub fired: BTreeMap<&'static str, u64>,
 }

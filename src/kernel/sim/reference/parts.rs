@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use super::forming::sglang;
 use super::pools::Pool;
 use super::steptime::Noise;
 use crate::sim::latency::BatchShape;
@@ -78,6 +79,11 @@ pub(super) struct Life {
     pub room: Vec<usize>,
     pub loaded: usize,
     pub bytes: u128,
+    /// How long its prompt is estimated to take, and the engine where its tenant was charged for it.
+    pub estimate: SimDuration,
+    pub charged: Option<usize>,
+    /// Where the scheduler keeps a list of active requests: its place there.
+    pub listed: Option<usize>,
     /// Its KV cache has come, and it waits for a seat.
     pub ready: bool,
     /// Blocks at the start of the prompt that it should hold but does not: `recompute_full_hits`.
@@ -127,6 +133,9 @@ impl Life {
             room: Vec::new(),
             loaded: 0,
             bytes: 0,
+            estimate: SimDuration::ZERO,
+            charged: None,
+            listed: None,
             ready: false,
             missing: 0,
             cached: 0,
@@ -233,7 +242,7 @@ pub(super) struct Part {
     pub tokens: usize,
     /// Tokens to which those of the step attend.
     pub context: usize,
-    /// Blocks from this one on had no content before the step.
+    /// Of blocks behind so many tokens nobody knew the content before the step.
     pub filled_from: usize,
     /// A token comes out at the end.
     pub yields: bool,
@@ -284,6 +293,11 @@ pub(super) struct Machine {
     pub waiting: VecDeque<usize>,
     /// In order of admission.
     pub running: Vec<usize>,
+    /// What tenants were given, and whose request left the queue last.
+    pub counters: BTreeMap<i64, i64>,
+    pub last_left: Option<i64>,
+    /// Requests that got a place in the list of active ones.
+    pub listed: usize,
     pub blocks: Vec<Block>,
     /// Blocks that nobody uses: the first is taken first.
     pub free: VecDeque<usize>,
@@ -292,10 +306,15 @@ pub(super) struct Machine {
     /// The step that runs, and with asynchronous scheduling the one after it.
     pub current: Option<Step>,
     pub next: Option<Step>,
+    /// Encoder tokens that are kept for requests.
+    pub encoded: BTreeMap<usize, usize>,
+    /// Blocks that requests hold whatever their length.
+    pub fixed: BTreeMap<usize, Vec<usize>>,
     /// Requests whose prompts are done elsewhere, and that wait for blocks here to put their KV caches into.
     pub room: VecDeque<usize>,
     /// What its steps vary by, where they do.
     pub noise: Option<Noise>,
+    pub sglang: sglang::Memory,
 }
 
 impl Machine {
@@ -306,12 +325,18 @@ impl Machine {
             coming: Vec::new(),
             waiting: VecDeque::new(),
             running: Vec::new(),
+            counters: BTreeMap::new(),
+            last_left: None,
+            listed: 0,
             blocks: vec![Block::default(); blocks],
             free: (0..blocks).collect(),
             by_hash: BTreeMap::new(),
             current: None,
             next: None,
+            encoded: BTreeMap::new(),
+            fixed: BTreeMap::new(),
             room: VecDeque::new(),
+            sglang: sglang::Memory::new(seed, number),
             noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),
             pool,
         }
@@ -351,6 +376,18 @@ impl Machine {
                 self.free.push_back(id);
             }
         }
+    }
+
+    /// A request takes the blocks that it holds whatever its length; or gives them up.
+    pub(super) fn hold_fixed(&mut self, life: usize) {
+        let taken: Vec<usize> = (0..self.pool.fixed).filter_map(|_| self.take()).collect();
+        assert!(taken.len() == self.pool.fixed, "an admitted request must get its blocks");
+        self.fixed.insert(life, taken);
+    }
+
+    pub(super) fn release_fixed(&mut self, life: usize) {
+        let held = self.fixed.remove(&life).unwrap_or_default();
+        self.release(&held);
     }
 
     /// The block is full, and this is its content from now on.

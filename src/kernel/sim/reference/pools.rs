@@ -7,6 +7,7 @@ use super::steptime::Overhead;
 use crate::pools::{Role, Site};
 use crate::request::Requests;
 use crate::scenario::{Deployment, Scenario};
+use crate::sim::encoder::{self, Encoder};
 use crate::sim::engine::bounded;
 use crate::sim::kv::{hashes, hashes::Derivation, plan};
 use crate::sim::latency::LatencyModel;
@@ -31,8 +32,11 @@ pub(super) struct Pool {
     pub derivation: Derivation,
     pub block_size: usize,
     pub caching: bool,
-    /// Blocks of an engine.
+    /// Blocks of an engine, and of them those that a request holds whatever its length.
     pub blocks: usize,
+    pub fixed: usize,
+    /// What the encoder of an engine may do, where it has one.
+    pub encoder: Option<encoder::Limits>,
     pub overhead: Overhead,
     /// Coefficient of variation of its steps.
     pub jitter_cv: f64,
@@ -41,6 +45,8 @@ pub(super) struct Pool {
     pub max_len: usize,
     /// Longest prompt, where that is less.
     pub longest_prompt: usize,
+    /// Bytes of a block on one GPU.
+    pub bytes_per_block: f64,
     /// Bytes of a block of the KV caches of all layers, and of a token as an embedding.
     pub block_bytes: u128,
     pub embedding_bytes: u128,
@@ -48,7 +54,8 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    fn new(number: usize, site: &Site, requests: &Requests, model: Box<dyn LatencyModel>) -> Result<Pool, SimError> {
+    fn new(number: usize, sites: &[Site], requests: &Requests, model: Box<dyn LatencyModel>) -> Result<Pool, SimError> {
+        let site = &sites[number];
         let d = &site.deployment;
         let Some(common) = d.scheduler.common() else {
             let message = format!("{}: the exclusive scheduler has no pools", site.name);
@@ -61,7 +68,8 @@ impl Pool {
             Role::Mixed | Role::Prefill | Role::Decode => hashes::derivation(requests, d.kv.block_size, caching)?,
         };
         let said = u64::from(d.max_model_len.unwrap_or(site.model.max_pos));
-        let held = blocks.saturating_mul(u64::from(d.kv.block_size));
+        let fixed = plan::blocks_per_request(d, &site.model);
+        let held = d.scheduler.most_tokens(blocks, fixed, d.kv.block_size);
         let whole = Deployment { tp: 1, ..d.clone() };
         let numbers = facts::kv_numbers_per_gpu(&whole, &site.model);
         Ok(Pool {
@@ -75,13 +83,16 @@ impl Pool {
             block_size: d.kv.block_size as usize,
             caching,
             blocks: blocks as usize,
+            fixed: fixed as usize,
+            encoder: Encoder::of(sites, number, requests),
             overhead: Overhead::new(common.overhead_us, common.overhead_hidden),
             jitter_cv: d.overheads.jitter_cv,
             tick: d.tick,
             max_len: said.min(held).min(u64::from(u32::MAX / 4)) as usize,
             longest_prompt: d.scheduler.longest_prompt(blocks, d.kv.block_size) as usize,
+            bytes_per_block: plan::plan(d, &site.model, &site.gpu).bytes_per_block,
             block_bytes: u128::from(d.kv.block_size)
-                * (f64::from(facts::cache_layers(&site.model)) * numbers * d.kv.kv_cache_dtype.bytes()) as u128,
+                * (f64::from(facts::holding_layers(&site.model)) * numbers * d.kv.kv_cache_dtype.bytes()) as u128,
             embedding_bytes: u128::from(site.model.hidden) * EMBEDDING_BYTES,
             layers: u128::from(site.model.layers),
         })
@@ -139,7 +150,7 @@ impl Pools {
         let mut all = Vec::new();
         let mut engines = Vec::new();
         for (number, site) in sites.iter().enumerate() {
-            let pool = Rc::new(Pool::new(number, site, demand.requests, model(site)?)?);
+            let pool = Rc::new(Pool::new(number, &sites, demand.requests, model(site)?)?);
             engines.extend((0..site.engines()).map(|_| Rc::clone(&pool)));
             all.push(pool);
         }

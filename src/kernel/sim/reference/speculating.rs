@@ -48,7 +48,7 @@ impl World<'_> {
         let pool = self.pool(r);
         let from = self.lives[i].computed;
         let Some(rules) = &pool.speculative else {
-            return self.extend(r, i, tokens).then(|| self.part(r, i, decode, from, tokens, from));
+            return self.extend(r, i, tokens).then(|| self.part(i, decode, from, tokens, from));
         };
         let ahead = rules.lookahead(&pool.scheduler) as usize;
         let mut slots = from + tokens;
@@ -68,8 +68,8 @@ impl World<'_> {
             let id = self.replicas[r].take()?;
             self.lives[i].blocks.push(id);
         }
-        let mut part = self.part(r, i, decode, from, tokens, from);
-        part.filled_from = filled_from;
+        let mut part = self.part(i, decode, from, tokens, from);
+        part.filled_from = filled_from * pool.block_size;
         // Of tokens that are certain, also those of the last step.
         self.note_contents(r, i, 0, part.certain());
         Some(part)
@@ -143,7 +143,7 @@ impl World<'_> {
     }
 
     /// How long drafting takes at the end of a step for which the latency model says `said`.
-    pub(super) fn drafting(&self, pool: &Pool, batch: &[Part], said: SimDuration) -> SimDuration {
+    pub(super) fn drafting(&mut self, pool: &Pool, batch: &[Part], said: SimDuration) -> SimDuration {
         let Some(rules) = &pool.speculative else { return SimDuration::ZERO };
         let parts: Vec<&Part> = batch.iter().filter(|part| part.tokens > 0).collect();
         let passes = rules.drafted(parts.len() as u64);

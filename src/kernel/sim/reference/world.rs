@@ -44,6 +44,8 @@ pub(super) struct World<'a> {
     /// Decode replicas that look for room at this instant, or at a later one.
     pub looking: BTreeSet<usize>,
     looks: BTreeSet<(SimTime, usize)>,
+    /// Estimates that the latency model had to extrapolate for, by pool.
+    pub estimates: Vec<u64>,
     conversations: Conversations,
     gaps: BTreeMap<SimDuration, u64>,
     /// Up to when the integrals are.
@@ -98,6 +100,7 @@ impl<'a> World<'a> {
             roads: Roads::new(d.disaggregation.transfer, d.tick),
             summary: Summary { out_of_order: demand.out_of_order, ..Summary::default() },
             totals: (0..pools.all.len()).map(total).collect(),
+            estimates: vec![0; pools.all.len()],
             seen: Seen::default(),
             joining: Vec::new(),
             encoded: Vec::new(),
@@ -133,8 +136,10 @@ impl<'a> World<'a> {
         }
         self.close(horizon, sink);
         self.summary.itl = std::mem::take(&mut self.gaps).into_iter().collect();
-        for (total, pool) in self.totals.iter_mut().zip(&self.pools.all) {
-            total.latency_extrapolated_steps = pool.model.extrapolated();
+        for ((total, pool), estimates) in self.totals.iter_mut().zip(&self.pools.all).zip(&self.estimates) {
+            // What encoders and estimates asked for is no step.
+            let asked = total.latency_extrapolated_steps + estimates;
+            total.latency_extrapolated_steps = pool.model.extrapolated() - asked;
         }
         for pool in &self.totals {
             add(&mut self.summary, pool);
@@ -259,10 +264,9 @@ impl<'a> World<'a> {
     /// Requests whose time has come enter the queue; returns those whose client is gone already.
     fn fill_queue(&mut self, r: usize, now: SimTime) -> Vec<usize> {
         let mut gone = Vec::new();
-        let machine = &mut self.replicas[r];
-        machine.coming.sort_unstable();
-        while machine.coming.first().is_some_and(|c| c.at <= now) {
-            let i = machine.coming.remove(0).life;
+        self.replicas[r].coming.sort_unstable();
+        while self.replicas[r].coming.first().is_some_and(|c| c.at <= now) {
+            let i = self.replicas[r].coming.remove(0).life;
             let life = &mut self.lives[i];
             if life.is_left(now) {
                 self.seen.never_queued += 1;
@@ -273,7 +277,8 @@ impl<'a> World<'a> {
                 Stage::Encode | Stage::Reply => {}
                 Stage::Prefill | Stage::PrefillOnly | Stage::Whole => life.queued = Some(now),
             }
-            machine.waiting.push_back(i);
+            self.joins(r, i);
+            self.replicas[r].waiting.push_back(i);
         }
         gone
     }
@@ -347,8 +352,14 @@ impl<'a> World<'a> {
 
     /// The request has nothing on this engine any more.
     pub(super) fn leave_engine(&mut self, r: usize, i: usize) {
+        self.fill_late(r, i, self.lives[i].computed);
+        if self.replicas[r].waiting.contains(&i) {
+            self.leaves_queue(r, i);
+        }
         let blocks = std::mem::take(&mut self.lives[i].blocks);
         let machine = &mut self.replicas[r];
+        machine.encoded.remove(&i);
+        machine.release_fixed(i);
         machine.release(&blocks);
         machine.running.retain(|running| *running != i);
         machine.waiting.retain(|waiting| *waiting != i);
@@ -390,6 +401,10 @@ impl<'a> World<'a> {
         self.count_step(r, &step);
         if sink.wants_steps() {
             sink.step(step.row);
+        }
+        self.replicas[r].sglang.ended = now;
+        for part in step.batch.iter().filter(|part| !part.decode) {
+            self.fill_late(r, part.life, part.from + part.tokens);
         }
         let complete: Vec<usize> =
             step.batch.iter().filter(|part| self.hand_out(r, part, now)).map(|part| part.life).collect();
@@ -433,6 +448,10 @@ impl<'a> World<'a> {
         }
         for sent in life.sent.iter_mut().filter(|sent| sent.engine == r) {
             sent.done = sent.done.max((part.from + part.tokens).min(sent.prompt));
+        }
+        let kept = &mut self.replicas[r].encoded;
+        if kept.get(&part.life).is_some_and(|tokens| part.from + part.tokens >= (*tokens).min(life.input)) {
+            kept.remove(&part.life);
         }
         if part.restores && life.preemptions == part.preemptions {
             life.end_loss(now);
@@ -548,6 +567,8 @@ fn add(s: &mut Summary, pool: &Summary) {
     s.prefix_tokens_hit += pool.prefix_tokens_hit;
     s.prefix_blocks_queried += pool.prefix_blocks_queried;
     s.prefix_blocks_hit += pool.prefix_blocks_hit;
+    s.encoder_tokens += pool.encoder_tokens;
+    s.encoder_time += pool.encoder_time;
     s.latency_extrapolated_steps += pool.latency_extrapolated_steps;
     let (drafts, more) = (&mut s.speculation, &pool.speculation);
     drafts.drafts += more.drafts;

@@ -16,6 +16,8 @@ use crate::request::Requests;
 use crate::rng;
 use crate::scenario::{Arrivals, Cancel, ClassRules, Deployment, Gamma, Load, Scenario, Sessions};
 use crate::sim::Quirks;
+use crate::sim::encoder::Encoder;
+use crate::sim::kv::plan;
 use crate::sim::latency::{Latency, Linear, Rates, TrainedPhysics};
 use crate::sim::router::Router;
 use crate::sim::scheduler::{QueueOrder, Scheduler, VllmV1};
@@ -66,14 +68,36 @@ pub fn scenario(seed: u64) -> (Scenario, Requests, Quirks) {
     latency::draw(seed, &sizes, &mut s);
     let dice = &mut Dice(rng::stream(seed, "swarm/cluster"));
     match dice.range(0, 19) {
-        0..=6 => return (s, requests, quirks),
+        0..=6 => {
+            encoder(seed, &mut s, &mut requests);
+            kinds_of_layers(seed, &mut s);
+            return (s, requests, quirks);
+        }
         7..=9 => cluster::one_pool(dice, &mut s, &mut requests),
         10.. => cluster::pools(dice, &sizes, &mut s, &mut requests),
     }
     conversations::draw(dice, &sizes, &mut s.workload, &mut requests);
+    encoder(seed, &mut s, &mut requests);
+    kinds_of_layers(seed, &mut s);
+    orders(seed, &mut s);
     // They are deviations of one engine; where parts of a request are elsewhere, they have no meaning.
     let quirks = if s.deployment.pools.is_empty() { quirks } else { Quirks::default() };
     (s, requests, quirks)
+}
+
+/// In some clusters of pools: orders of the queue by tenants, and by slack.
+fn orders(seed: u64, s: &mut Scenario) {
+    let dice = &mut Dice(rng::stream(seed, "swarm/orders"));
+    if s.deployment.pools.is_empty() || !dice.one_in(4) {
+        return;
+    }
+    let order = dice.pick(&[QueueOrder::LeastSlack, QueueOrder::Fair]);
+    let own = s.deployment.pools.values_mut().filter_map(|pool| pool.scheduler.as_mut());
+    for scheduler in own.chain([&mut s.deployment.scheduler]) {
+        if let Scheduler::VllmV1(rules) = scheduler {
+            rules.scheduling_policy = order;
+        }
+    }
 }
 
 /// Engines of one kind, and requests that do not know each other.
@@ -94,6 +118,53 @@ fn engine(seed: u64) -> (Scenario, Requests, Quirks, Sizes) {
     s.workload = load(dice);
     let requests = requests(dice, &sizes);
     (s, requests, quirks, sizes)
+}
+
+/// In some, replicas encode images themselves.
+fn encoder(seed: u64, s: &mut Scenario, r: &mut Requests) {
+    let dice = &mut Dice(rng::stream(seed, "swarm/encoder"));
+    if !dice.one_in(8) {
+        return;
+    }
+    let limit = |dice: &mut Dice| dice.one_in(2).then(|| dice.range(1, 40));
+    s.deployment.encoder = Some(Encoder {
+        max_num_encoder_input_tokens: limit(dice),
+        encoder_cache_size: limit(dice),
+        relative_cost: dice.pick(&[0.0, 0.3, 2.0]),
+    });
+    if r.encoder_tokens.is_empty() {
+        r.encoder_tokens =
+            r.input_tokens.iter().map(|input| dice.one_in(2).then(|| dice.range(0, input + 2))).collect();
+    }
+}
+
+/// In some, requests hold blocks whatever their length.
+fn kinds_of_layers(seed: u64, s: &mut Scenario) {
+    let dice = &mut Dice(rng::stream(seed, "swarm/kinds"));
+    if !dice.one_in(8) {
+        return;
+    }
+    let (kind, window, state) = (dice.range(0, 2), dice.range(1, 40), dice.range(1, 100_000));
+    for m in s.pools.iter_mut().map(|facts| &mut facts.model).chain([&mut s.model]) {
+        match kind {
+            0 => (m.sliding_window, m.window_layers) = (window, m.layers / 4),
+            1 => (m.linear_layers, m.state_bytes) = (m.layers / 2, state),
+            _ => m.kv_shared_layers = m.layers / 2,
+        }
+    }
+    let fixed = s.sites().iter().map(|site| plan::blocks_per_request(&site.deployment, &site.model)).max();
+    let room = fixed.unwrap_or(0) * u64::from(dice.range(1, 4));
+    // Prompts that cannot be cut must still fit into a step.
+    let schedulers = s.deployment.pools.values_mut().filter_map(|pool| pool.scheduler.as_mut());
+    for scheduler in schedulers.chain([&mut s.deployment.scheduler]) {
+        if let Scheduler::VllmV1(rules) = scheduler {
+            rules.max_num_batched_tokens += if rules.enable_chunked_prefill { 0 } else { room as u32 * 32 };
+        }
+    }
+    let pools = s.deployment.pools.values_mut().filter_map(|pool| pool.kv.as_mut());
+    for kv in pools.chain([&mut s.deployment.kv]) {
+        kv.num_gpu_blocks = kv.num_gpu_blocks.map(|blocks| blocks + room);
+    }
 }
 
 /// Longest prompt plus output that an engine takes.

@@ -71,6 +71,8 @@ pub fn llama_8b() -> ModelSpec {
         sliding_window: 0,
         window_layers: 0,
         linear_layers: 0,
+        state_bytes: 0,
+        kv_shared_layers: 0,
         other_params_b: 0.0,
         mla: None,
         params_b: 8.03,
@@ -118,6 +120,7 @@ pub fn scenario_8b() -> Scenario {
             kv: KvCache::default(),
             latency: Latency::SimpleRoofline,
             overheads: Overheads::default(),
+            encoder: None,
             tick: None,
             pools: BTreeMap::new(),
             disaggregation: Disaggregation::default(),
@@ -250,6 +253,7 @@ pub fn run_all(seeds: std::ops::Range<u64>) -> Result<Reach, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::Requests;
     use crate::rng;
     use crate::sim::latency::{BatchShape, LatencyModel};
     use crate::sim::{Parts, simulate_of};
@@ -307,25 +311,39 @@ mod tests {
         }
     }
 
+    /// Both simulators with steps like that; what differs.
+    fn hashed(s: &Scenario, requests: &Requests, quirks: Quirks) -> Result<(), String> {
+        let (mut fast, mut slow, go_on) = (Rows::default(), Rows::default(), AtomicBool::new(false));
+        let models = s.sites().iter().map(|_| Box::new(Hashed) as Box<dyn LatencyModel>).collect();
+        let parts = Parts { quirks, models, ..Parts::default() };
+        let engine = simulate_of(s, requests, &mut fast, &go_on, parts).unwrap();
+        let oracle = reference::observe_of(s, requests, &mut slow, &go_on, quirks, |_| Ok(Box::new(Hashed))).unwrap().0;
+        difference(&fast, &slow, &engine, &oracle)
+    }
+
     #[test]
     fn every_number_of_a_batch_is_the_same() {
         let mut compared = 0;
         for seed in 0..600 {
             let (s, requests, quirks) = scenario(seed);
-            let sites = s.sites();
-            if sites.iter().any(|site| matches!(site.deployment.scheduler, Scheduler::Exclusive(_))) {
+            if s.sites().iter().any(|site| matches!(site.deployment.scheduler, Scheduler::Exclusive(_))) {
                 continue;
             }
-            let (mut fast, mut slow, go_on) = (Rows::default(), Rows::default(), AtomicBool::new(false));
-            let models = sites.iter().map(|_| Box::new(Hashed) as Box<dyn LatencyModel>).collect();
-            let parts = Parts { quirks, models, ..Parts::default() };
-            let engine = simulate_of(&s, &requests, &mut fast, &go_on, parts).unwrap();
-            let oracle =
-                reference::observe_of(&s, &requests, &mut slow, &go_on, quirks, |_| Ok(Box::new(Hashed))).unwrap().0;
-            difference(&fast, &slow, &engine, &oracle).unwrap_or_else(|e| panic!("{}\n{e}", told(seed)));
+            hashed(&s, &requests, quirks).unwrap_or_else(|e| panic!("{}\n{e}", told(seed)));
             compared += 1;
         }
         assert!(compared > 400, "{compared}");
+    }
+
+    #[test]
+    fn every_number_of_a_batch_of_the_other_engines_is_the_same() {
+        for engine in ENGINES.iter().filter(|engine| !engine.rules.is_empty()) {
+            for seed in 0..100 {
+                let (s, requests) = scenario_of(engine, seed);
+                hashed(&s, &requests, Quirks::default())
+                    .unwrap_or_else(|e| panic!("{} seed {seed}: {:?}\n{e}", engine.name, s.deployment));
+            }
+        }
     }
 
     /// Every scheduler, and every rule of it in some scenario.

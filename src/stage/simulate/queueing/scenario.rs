@@ -107,7 +107,7 @@ pub(super) fn expand(spec: &Simulate) -> Result<Vec<Queueing>, Vec<Diagnostic>> 
         }
     }
     problems.done()?;
-    Ok(distinct(built.into_iter().map(|(s, _)| s).collect()))
+    Ok(distinct(built.into_iter().map(|(s, _)| s).collect(), |s| s))
 }
 
 /// The scenarios for which the condition is true.

@@ -5,7 +5,7 @@ mod faster_transformer;
 mod lightllm;
 mod orca;
 mod sarathi;
-mod sglang;
+pub(super) mod sglang;
 mod trtllm;
 mod vllm_v0;
 mod vllm_v1;
@@ -28,8 +28,12 @@ struct Forming {
     budget: usize,
     batch: Vec<Part>,
     preempted: u32,
+    /// What the encoder computes before it.
+    inputs: Vec<usize>,
     /// On top of what the latency model says.
     more: SimDuration,
+    /// The engine cannot go on.
+    failed: Option<SimError>,
 }
 
 impl World<'_> {
@@ -41,7 +45,15 @@ impl World<'_> {
     /// where none runs and none can be formed: others hold the blocks.
     pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Option<Step>, SimError> {
         let pool = self.pool(r);
-        let mut forming = Forming { now, budget: 0, batch: Vec::new(), preempted: 0, more: SimDuration::ZERO };
+        let mut forming = Forming {
+            now,
+            budget: 0,
+            batch: Vec::new(),
+            preempted: 0,
+            inputs: Vec::new(),
+            more: SimDuration::ZERO,
+            failed: None,
+        };
         match &pool.scheduler {
             Scheduler::VllmV1(rules) => self.form_v1(r, rules, &mut forming),
             Scheduler::VllmV0(rules) => self.form_vllm_v0(r, rules, &mut forming),
@@ -52,6 +64,9 @@ impl World<'_> {
             Scheduler::Sglang(rules) => self.form_sglang(r, rules, &mut forming),
             Scheduler::Trtllm(rules) => self.form_trtllm(r, rules, &mut forming),
             Scheduler::Exclusive(_) => unreachable!("the oracle of another scheduler"),
+        }
+        if let Some(failed) = forming.failed {
+            return Err(failed);
         }
         if forming.batch.is_empty() && forming.preempted == 0 && self.replicas[r].current.is_none() {
             return Ok(None);
@@ -64,14 +79,18 @@ impl World<'_> {
             part.preemptions = life.preemptions;
             life.most = life.most.max(end);
         }
+        let yielding: Vec<usize> = forming.batch.iter().filter(|part| part.yields).map(|part| part.life).collect();
+        yielding.into_iter().for_each(|i| self.charge_token(r, i));
         self.count_stalls(r, &forming.batch);
         self.note_peaks(r);
         let shape = self.shape(&forming.batch, pool.model.wants_spread());
         let empty = forming.batch.iter().all(|part| part.tokens == 0);
         let mut drafting = SimDuration::ZERO;
         let duration = match empty {
-            true => empty_step_time(pool.tick),
+            true if forming.more == SimDuration::ZERO => empty_step_time(pool.tick),
+            true => step_time(forming.more, pool.overhead, pool.tick)?,
             false => {
+                forming.more += self.encoder_time(&pool, &forming.inputs);
                 let said = self.said(&pool, &shape);
                 drafting = self.drafting(&pool, &forming.batch, said);
                 let said = SimDuration(said.0.saturating_add(drafting.0));
@@ -84,12 +103,12 @@ impl World<'_> {
     }
 
     /// A rule of a scheduler was applied.
-    pub(super) fn fire(&mut self, rule: &'static str) {
+    pub(in crate::sim::reference) fn fire(&mut self, rule: &'static str) {
         *self.seen.fired.entry(rule).or_default() += 1;
     }
 
     /// How long a batch takes by the latency model, as the scheduler has it run.
-    pub(super) fn said(&self, pool: &Pool, shape: &BatchShape) -> SimDuration {
+    pub(in crate::sim::reference) fn said(&mut self, pool: &Pool, shape: &BatchShape) -> SimDuration {
         match &pool.scheduler {
             Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => pool.model.step(shape),
             Scheduler::VllmV0(_)
@@ -97,8 +116,8 @@ impl World<'_> {
             | Scheduler::Orca(_)
             | Scheduler::FasterTransformer(_)
             | Scheduler::Lightllm(_)
-            | Scheduler::Sglang(_)
             | Scheduler::Trtllm(_) => pool.model.step(shape),
+            Scheduler::Sglang(rules) => self.said_by_sglang(pool, rules, shape),
         }
     }
 
@@ -111,20 +130,11 @@ impl World<'_> {
         coming && (life.leaves_with_prompt() || life.cut && life.tokens.len() + 1 == life.output)
     }
 
-    pub(super) fn part(
-        &mut self,
-        r: usize,
-        i: usize,
-        decode: bool,
-        from: usize,
-        tokens: usize,
-        context: usize,
-    ) -> Part {
+    pub(super) fn part(&mut self, i: usize, decode: bool, from: usize, tokens: usize, context: usize) -> Part {
         let life = &mut self.lives[i];
         life.computed = from + tokens;
         let yields = life.computed >= life.target;
-        let filled_from = from / self.replicas[r].pool.block_size;
-        Part { life: i, decode, from, tokens, context, filled_from, yields, restores: false, preemptions: 0 }
+        Part { life: i, decode, from, tokens, context, filled_from: from, yields, restores: false, preemptions: 0 }
     }
 
     /// Who goes when blocks are short.
@@ -136,7 +146,9 @@ impl World<'_> {
             (self.demand.priority(life.request), life.arrival, life.request)
         };
         let victim = match self.replicas[r].pool.common.policy {
-            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf => running.last(),
+            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
+                running.last()
+            }
             QueueOrder::Priority => running.iter().max_by_key(priority),
         };
         victim.copied().unwrap_or_else(|| unreachable!("a request alone must get its blocks"))
@@ -153,6 +165,8 @@ impl World<'_> {
             self.undo(r, part);
         }
         let blocks = std::mem::take(&mut self.lives[i].blocks);
+        self.replicas[r].encoded.remove(&i);
+        self.replicas[r].release_fixed(i);
         self.replicas[r].release(&blocks);
         self.replicas[r].running.retain(|running| *running != i);
         let life = &mut self.lives[i];
@@ -167,15 +181,18 @@ impl World<'_> {
         self.seen.reply_preemptions += u64::from(self.lives[i].stage == Stage::Reply);
         f.preempted += 1;
         match self.replicas[r].pool.common.policy {
-            QueueOrder::Fcfs => self.replicas[r].waiting.push_front(i),
+            QueueOrder::Fcfs if !self.replicas[r].pool.common.requeues_last => self.replicas[r].waiting.push_front(i),
+            QueueOrder::Fcfs => self.replicas[r].waiting.push_back(i),
             // The head of the queue is looked for.
-            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf => self.replicas[r].waiting.push_back(i),
+            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
+                self.replicas[r].waiting.push_back(i)
+            }
         }
     }
 
     /// The tokens of a part are not computed after all: blocks that they would have filled do not have their content.
     fn undo(&mut self, r: usize, part: Part) {
-        let (from, certain) = (part.filled_from * self.replicas[r].pool.block_size, part.certain());
+        let (from, certain) = (part.filled_from, part.certain());
         for block in self.known_blocks_filled(r, part.life, from, certain.saturating_sub(from)) {
             if (block + 1) * self.replicas[r].pool.block_size <= self.lives[part.life].loaded {
                 continue;
@@ -190,7 +207,8 @@ impl World<'_> {
     fn head(&self, r: usize) -> Option<usize> {
         let waiting = &self.replicas[r].waiting;
         let any_ready = waiting.iter().any(|i| self.lives[*i].ready);
-        let looked_at = |at: &usize| self.lives[waiting[*at]].ready == any_ready;
+        let looked_at =
+            |at: &usize| self.lives[waiting[*at]].ready == any_ready && self.lives[waiting[*at]].listed.is_none();
         let first_by = |key: &dyn Fn(&Life) -> i64| {
             (0..waiting.len()).filter(looked_at).min_by_key(|at| {
                 let life = &self.lives[waiting[*at]];
@@ -202,6 +220,21 @@ impl World<'_> {
             QueueOrder::Priority => first_by(&|life| i64::from(self.demand.priority(life.request))),
             QueueOrder::Sjf => first_by(&|life| life.prompt as i64),
             QueueOrder::Edf => first_by(&|life| self.demand.deadline(life.request).0),
+            QueueOrder::LeastSlack => {
+                let places = (0..waiting.len()).filter(looked_at);
+                places.min_by_key(|at| {
+                    let life = &self.lives[waiting[*at]];
+                    (self.latest_start(waiting[*at]), life.arrival, life.request)
+                })
+            }
+            QueueOrder::Fair if any_ready => (0..waiting.len()).find(looked_at),
+            QueueOrder::Fair => {
+                let places = (0..waiting.len()).filter(looked_at);
+                places.min_by_key(|at| {
+                    let life = &self.lives[waiting[*at]];
+                    (self.counter(r, waiting[*at]), life.arrival, life.request)
+                })
+            }
         }
     }
 
@@ -220,22 +253,71 @@ impl World<'_> {
     /// into the step, for which there are blocks.
     fn take_seat(&mut self, r: usize, at: usize, hits: Vec<usize>, tokens: usize, f: &mut Forming) {
         let pool = self.pool(r);
-        let Some(i) = self.replicas[r].waiting.remove(at) else { unreachable!("nobody stands there") };
+        let i = self.replicas[r].waiting[at];
+        if self.lives[i].listed.is_none() {
+            self.note_overtaking(r, i);
+        }
+        self.leaves_queue(r, i);
+        self.charge_prompt(r, i);
+        self.replicas[r].waiting.remove(at);
         self.replicas[r].running.push(i);
         self.note_admission(r, i, hits.len(), f.now);
         let computed = hits.len() * pool.block_size;
         let (hits, missing) = if tokens > 0 { (hits, 0) } else { (Vec::new(), hits.len()) };
         hits.iter().for_each(|id| self.replicas[r].share(*id));
+        self.replicas[r].hold_fixed(i);
         let life = &mut self.lives[i];
         (life.blocks, life.missing, life.computed) = (hits, missing, computed);
         let fits = self.extend(r, i, tokens);
         assert!(fits, "an admitted request must get its blocks");
+        if let Some(tokens) = self.to_encode(r, i, computed) {
+            self.replicas[r].encoded.insert(i, tokens);
+            self.totals[pool.number].encoder_tokens += tokens as u64;
+            f.inputs.push(tokens);
+        }
         let context = if self.quirks.hits_without_context { 0 } else { computed };
-        f.batch.push(self.part(r, i, false, computed, tokens, context));
+        f.batch.push(self.part(i, false, computed, tokens, context));
+    }
+
+    /// Encoder tokens that request `i` needs on this replica, if the first `computed` of its prompt are there.
+    fn to_encode(&self, r: usize, i: usize, computed: usize) -> Option<usize> {
+        let life = &self.lives[i];
+        let asked = self.requests.encoder_tokens.get(life.request as usize).copied().flatten()? as usize;
+        let here = self.replicas[r].pool.encoder.is_some() && life.stage != Stage::Encode;
+        (here && computed < asked.min(life.input)).then_some(asked)
+    }
+
+    /// Whether the encoder has room in the step, and its cache too.
+    fn can_encode(&self, r: usize, i: usize, computed: usize, f: &Forming) -> bool {
+        let (Some(tokens), Some(limits)) = (self.to_encode(r, i, computed), self.replicas[r].pool.encoder) else {
+            return true;
+        };
+        let in_step: usize = f.inputs.iter().sum();
+        let kept: usize = self.replicas[r].encoded.values().sum();
+        (in_step + tokens) as u64 <= limits.step && (kept + tokens) as u64 <= limits.cache
+    }
+
+    /// How long the encoder takes for these inputs.
+    fn encoder_time(&mut self, pool: &Pool, inputs: &[usize]) -> SimDuration {
+        let Some(limits) = pool.encoder.filter(|_| !inputs.is_empty()) else { return SimDuration::ZERO };
+        let mut shape = BatchShape::default();
+        for tokens in inputs.iter().map(|n| *n as u64) {
+            shape.prefill_requests += 1;
+            shape.prefill_tokens += tokens;
+            shape.prefill_tokens_squared += tokens * tokens;
+            shape.prefill_tokens_x_input += tokens * tokens;
+            shape.prefill_tokens_max = shape.prefill_tokens_max.max(tokens);
+        }
+        let before = pool.model.extrapolated();
+        let time = limits.time(pool.model.step(&shape));
+        let totals = &mut self.totals[pool.number];
+        // Taken off in the end: it is no step.
+        totals.latency_extrapolated_steps += pool.model.extrapolated() - before;
+        totals.encoder_time += time;
+        time
     }
 
     /// A running request computes so many more tokens in the step; false where there are no blocks for them.
-    #[expect(dead_code)]
     fn go_on(&mut self, r: usize, i: usize, tokens: usize, f: &mut Forming) -> bool {
         let decode = self.lives[i].decodes();
         let tokens = if decode { self.wanted(r, i) } else { tokens };
@@ -245,7 +327,6 @@ impl World<'_> {
     }
 
     /// Takes blocks ahead of the tokens that will be in them, until the request holds so many.
-    #[expect(dead_code)]
     fn hold_blocks(&mut self, r: usize, i: usize, blocks: usize) {
         while self.lives[i].blocks.len() < blocks {
             let Some(id) = self.replicas[r].take() else { unreachable!("blocks were said to be free") };
@@ -262,7 +343,7 @@ impl World<'_> {
         self.lives[i].ready = false;
         let fits = self.extend(r, i, 1);
         assert!(fits, "a request whose KV cache has come holds the block of its next token");
-        f.batch.push(self.part(r, i, decode, from, 1, from));
+        f.batch.push(self.part(i, decode, from, 1, from));
         f.budget -= 1;
     }
 
@@ -271,7 +352,7 @@ impl World<'_> {
         let machine = &self.replicas[r];
         let blocks = tokens.div_ceil(machine.pool.block_size);
         let unused = hits.iter().filter(|id| machine.blocks[**id].users == 0).count();
-        blocks - hits.len() + unused <= machine.free.len()
+        blocks - hits.len() + unused + machine.pool.fixed <= machine.free.len()
     }
 
     fn note_admission(&mut self, r: usize, i: usize, hits: usize, now: SimTime) {
@@ -335,7 +416,9 @@ impl World<'_> {
                 self.lives[i].blocks.push(id);
             }
         }
-        self.note_contents(r, i, from, tokens);
+        if !self.replicas[r].pool.common.fills_late {
+            self.note_contents(r, i, from, tokens);
+        }
         true
     }
 

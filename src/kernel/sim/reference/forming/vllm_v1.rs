@@ -69,7 +69,15 @@ impl World<'_> {
             return false;
         }
         let tokens = wanted.min(f.budget);
-        if tokens > 0 && !self.has_room(r, &hits, computed + tokens) {
+        let fits = match tokens {
+            0 => self.has_room(r, &[], 0),
+            1.. => self.has_room(r, &hits, computed + tokens),
+        };
+        if !fits {
+            return false;
+        }
+        if !self.can_encode(r, i, computed, f) {
+            self.seen.encoder_waits += 1;
             return false;
         }
         self.take_seat(r, at, hits, tokens, f);

@@ -4,7 +4,7 @@ use super::{Dice, Sizes, cluster, conversations, engine, latency};
 use crate::request::Requests;
 use crate::rng;
 use crate::scenario::Scenario;
-use crate::sim::scheduler::Scheduler;
+use crate::sim::scheduler::{QueueOrder, Scheduler};
 use crate::sim::speculative::{Acceptance, DraftMethod, Speculative};
 
 /// What they must fire, by the names that the oracle counts under.
@@ -40,10 +40,13 @@ pub fn scenario_speculative(seed: u64) -> (Scenario, Requests) {
     (s, requests)
 }
 
-/// Steps are formed when the one before has ended.
+/// Steps are formed when the one before has ended, in an order that goes with drafts.
 fn in_time(scheduler: &mut Scheduler) {
     if let Scheduler::VllmV1(rules) = scheduler {
         rules.async_scheduling = false;
+        if rules.scheduling_policy == QueueOrder::Fair {
+            rules.scheduling_policy = QueueOrder::Priority;
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod faster_transformer;
 mod lightllm;
 mod orca;
+mod orders;
 mod sarathi;
 mod sglang;
 mod trtllm;
@@ -30,6 +31,7 @@ pub const ENGINES: &[Engine] = &[
     Engine { name: "lightllm", rules: lightllm::RULES, draw: lightllm::draw },
     Engine { name: "sglang", rules: sglang::RULES, draw: sglang::draw },
     Engine { name: "trtllm", rules: trtllm::RULES, draw: trtllm::draw },
+    Engine { name: "orders", rules: orders::RULES, draw: orders::draw },
 ];
 
 /// The scenario of a seed for one of them.
