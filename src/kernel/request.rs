@@ -53,6 +53,8 @@ pub struct Requests {
     pub adapter_names: Vec<String>,
     /// Tokens of the prompt that an encoder makes of images or sound.
     pub encoder_tokens: Vec<Option<u32>>,
+    /// Probability that a drafted token of the reply is accepted if those before it were, 0 to 1.
+    pub acceptance: Vec<Option<f64>>,
 }
 
 impl Requests {

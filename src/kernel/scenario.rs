@@ -18,6 +18,7 @@ use crate::sim::{
     lora::Lora,
     router::Router,
     scheduler::Scheduler,
+    speculative::Speculative,
 };
 use crate::units::Tick;
 
@@ -55,6 +56,9 @@ pub struct Deployment {
     /// How a replica forms its batches.
     #[serde(default)]
     pub scheduler: Scheduler,
+    /// Speculative decoding. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speculative: Option<Speculative>,
     /// How arriving requests are spread over the replicas.
     #[serde(default)]
     pub router: Router,

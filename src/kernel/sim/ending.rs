@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 
-use super::log::stats_of;
+use super::log::{stats_of, stats_with_zeros};
 use super::node::{Env, Out, Work};
 use super::replica::{Flight, Live, Phase, Replica};
 use super::{ItlStats, RequestRow, Status};
@@ -15,6 +15,8 @@ struct When {
     at: SimTime,
     step: u64,
     pause: bool,
+    /// Tokens that are drafted to follow it.
+    drafted: u32,
 }
 
 impl Replica {
@@ -40,8 +42,12 @@ impl Replica {
         if let Some(adapters) = &mut self.adapters {
             adapters.sums.count_steps(flight.adapters, 1);
         }
+        self.totals.speculation.draft_ns += std::mem::take(&mut flight.drafting).0;
         out.gaps.add((flight.duration + flight.before).0, flight.regular);
         self.tokens_one_by_one(&mut flight, env, out);
+        if !flight.pause {
+            self.end_verification(&flight);
+        }
         self.find_finished();
         self.former.ended(flight.end);
         if !self.done.is_empty() {
@@ -53,7 +59,8 @@ impl Replica {
 
     /// Prompts that are complete, requests that had no token in the step before, and those that were preempted since.
     fn tokens_one_by_one(&mut self, flight: &mut Flight, env: &Env<'_>, out: &mut Out) {
-        let when = When { at: flight.end, step: flight.number, pause: flight.pause };
+        let drafted = self.speculating.as_ref().map_or(0, |s| s.drafted(&flight.shape));
+        let when = When { at: flight.end, step: flight.number, pause: flight.pause, drafted };
         for chunk in flight.chunks.drain(..) {
             let live = &mut self.live[chunk.slot as usize];
             if env.reports.progress && live.first_token.is_none() {
@@ -93,9 +100,10 @@ impl Replica {
     }
 
     /// One token of one request.
-    fn token(&mut self, slot: u32, When { at, step, pause }: When, out: &mut Out) {
+    fn token(&mut self, slot: u32, When { at, step, pause, drafted }: When, out: &mut Out) {
         let live = &mut self.live[slot as usize];
         live.emitted += 1;
+        live.drafted = drafted;
         match live.first_token {
             None => {
                 live.first_token = Some(at);
@@ -257,6 +265,9 @@ impl Replica {
 
     /// The gaps of a request between tokens that came out up to the step `to`.
     fn itl(&mut self, slot: u32, to: u64) -> Option<ItlStats> {
+        if self.speculating.is_some() {
+            return self.itl_of_chunks(slot, to);
+        }
         let live = &mut self.live[slot as usize];
         let first = live.first_token?;
         if live.exact {
@@ -270,6 +281,18 @@ impl Replica {
         }
         live.gaps.extend_from_slice(self.log.between(live.from, to));
         stats_of(&mut live.gaps, sum)
+    }
+
+    /// The same where several tokens come out at once.
+    fn itl_of_chunks(&mut self, slot: u32, to: u64) -> Option<ItlStats> {
+        let live = &mut self.live[slot as usize];
+        let first = live.first_token?;
+        let last = if live.exact { live.last_token } else { self.decoded_at };
+        if !live.exact {
+            live.gaps.extend_from_slice(self.log.between(live.from, to));
+        }
+        let together = live.emitted as usize - 1 - live.gaps.len();
+        stats_with_zeros(&mut live.gaps, together, last - first)
     }
 
     /// At the horizon a request is still here. Of the replica only what its totals need is kept up.

@@ -154,7 +154,7 @@ fn engine(id: u32, site: &Site, kind: &PoolKind, watched: bool, env: &Env<'_>) -
         Scheduler::Exclusive(rules) => Engine::Exclusive(Box::new(exclusive::servers(id, d, rules))),
         batching => {
             let common = batching.common().unwrap_or_else(|| unreachable!("it forms batches"));
-            let mut replica = Replica::new(id, kind.blocks, (batching, common), &d.kv, kind.derivation, env);
+            let mut replica = Replica::new(id, kind.blocks, (batching, common), d, kind.derivation, env);
             if watched {
                 replica.pool.watch();
             }

@@ -38,7 +38,7 @@ impl Replica {
         let ends = |f: &Flight| !f.endings.is_empty() || singled(f) || f.chunks.iter().any(ending);
         let prompts = env.reports.prompts || env.reports.progress;
         let next = [&self.finishes, &self.caps].into_iter().filter_map(|heap| heap.peek());
-        let next = next.map(|Reverse((step, ..))| *step).min().unwrap_or(u64::MAX);
+        let next = next.map(|Reverse((step, ..))| *step).min().unwrap_or(u64::MAX).min(self.first_verified());
         if next <= flight.number || self.flights.iter().any(ends) || (prompts && !flight.chunks.is_empty()) {
             return flight.end;
         }
@@ -50,12 +50,23 @@ impl Replica {
         let known = later(flight.end, self.shortest, next - flight.number);
         let begun = self.prefills.iter().copied().chain(self.waiters()).map(|slot| {
             let live = &self.live[slot as usize];
-            later(flight.end, self.shortest, u64::from(live.output - self.emitted(live)) - 1)
+            later(flight.end, self.shortest, self.steps_of(live.output - self.emitted(live) - 1))
         });
         let gone = self.aborts.peek().map_or(SimTime::MAX, |Reverse((at, ..))| after((*at).max(flight.end)));
         let sure = begun.min().unwrap_or(SimTime::MAX).min(known).min(self.pending_wake(flight.end, env));
         let quiet = self.quiet_span(env).map_or(SimTime::ZERO, |span| flight.end + span);
         sure.max(quiet).min(gone)
+    }
+
+    /// The first step, at the earliest, that completes a request which decodes speculatively.
+    fn first_verified(&self) -> u64 {
+        let Some(speculating) = self.speculating.as_ref().filter(|_| self.decodes > 0) else { return u64::MAX };
+        self.handed.saturating_add(speculating.steps(speculating.least_left))
+    }
+
+    /// Steps, at least, in which so many tokens come out.
+    fn steps_of(&self, tokens: u32) -> u64 {
+        self.speculating.as_ref().map_or(u64::from(tokens), |speculating| speculating.steps(tokens))
     }
 
     /// Before which time none of the requests on their way can be done or left, if the next step starts at `from` or later.
@@ -70,7 +81,7 @@ impl Replica {
             let from = (*at).max(from);
             // Its client may go before, which is not noted until it is in the queue.
             let gone = env.demand.abort(*place as usize).map_or(SimTime::MAX, |(gone, _)| after(gone.max(from)));
-            after(later(from, self.shortest, u64::from(output) - 1)).min(gone)
+            after(later(from, self.shortest, self.steps_of(output - 1))).min(gone)
         };
         if self.pending.len() > OPEN_MAX {
             return self.pending.peek().map_or(SimTime::MAX, |Reverse((at, ..))| after((*at).max(from)));

@@ -290,6 +290,11 @@ fn check_requests(requests: &Requests) -> Result<(), SimError> {
             ));
         }
     }
+    let wrong = |rate: &Option<f64>| rate.is_some_and(|rate| !(0.0..=1.0).contains(&rate));
+    if let Some(i) = requests.acceptance.iter().position(wrong) {
+        let rate = requests.acceptance[i].unwrap_or_default();
+        return invalid(format!("request {i} has an acceptance of {rate}; must be 0 to 1"));
+    }
     Ok(())
 }
 

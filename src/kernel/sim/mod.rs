@@ -12,6 +12,7 @@
 //! | `disagg`, `transfer`, `moving` | requests of several parts; bytes on their way; KV caches that leave an engine or come |
 //! | `node`, `replica`, `batch`, `ending` | what the cluster wants of an engine; one engine: time passing, forming a step, ending one |
 //! | [`scheduler`] | the rules: decisions about one request at a time; `exclusive` is a node of its own |
+//! | [`speculative`], `verify` | drafts: the rules; who verifies how many, and what comes of it |
 //! | [`kv`] | memory plan, content hashes, the block pool |
 //! | [`latency`] | step times |
 //! | [`encoder`] | encoder inputs on the replicas themselves |
@@ -192,6 +193,7 @@ mod reference_exclusive;
 mod replica;
 pub mod router;
 pub mod scheduler;
+pub mod speculative;
 mod spread;
 #[doc(hidden)]
 pub mod swarm;
@@ -199,6 +201,7 @@ pub mod swarm;
 mod timelines;
 mod timing;
 mod transfer;
+mod verify;
 mod work;
 
 use std::borrow::Cow;
@@ -210,6 +213,7 @@ use crate::pools::Role;
 use crate::request::Requests;
 use crate::scenario::Scenario;
 use crate::units::{SimDuration, SimTime};
+pub use speculative::Speculation;
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -333,6 +337,8 @@ impl RequestRow {
 }
 
 /// One iteration of one replica.
+///
+/// A request that verifies drafts ([`speculative`]) is a chunk here, as a part of a prompt is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepRow {
     pub replica: u32,
@@ -449,6 +455,8 @@ pub struct Summary {
     pub work: WorkSums,
     /// LoRA adapters, where the deployment has some.
     pub adapters: lora::AdapterSums,
+    /// What became of drafts, where replies are decoded speculatively.
+    pub speculation: Speculation,
     /// Gaps between consecutive tokens of a request over all requests, as (gap, how often), sorted by gap. As the engine
     /// hands tokens out: what a latency model adds after every token shifts them all, and changes no gap.
     pub itl: Vec<(SimDuration, u64)>,

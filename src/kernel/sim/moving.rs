@@ -7,11 +7,10 @@ use std::cmp::Reverse;
 
 use super::Status;
 use super::batch::Forming;
-use super::kv::extents::Held;
 use super::lora::NO_ADAPTER;
 use super::node::{Env, Reply, Work};
 use super::replica::{Live, Phase, Replica};
-use crate::units::{SimDuration, SimTime};
+use crate::units::SimTime;
 
 impl Replica {
     /// A request whose prompt is done leaves the running ones, and keeps its blocks.
@@ -66,49 +65,26 @@ impl Replica {
             adapter: NO_ADAPTER,
             work: Work::Reply,
             phase: Phase::Moving,
-            loaded: false,
-            swapped: false,
             spare,
             fixed: self.fixed,
             input,
-            encoded: 0,
             output: reply.output,
             capped: reply.capped,
             emitted,
-            exact: true,
             target: input,
             computed: reply.loaded,
-            base: 0,
-            finish: 0,
-            work_time: SimDuration::ZERO,
             tenant: env.demand.tenant(request),
             charged: true,
-            seq: 0,
-            place: None,
-            promise: 0,
-            queued: SimTime::ZERO,
             scheduled: row.scheduled,
-            first_token: None,
-            last_token: SimTime::ZERO,
             since: now,
-            stalled: false,
-            fresh: false,
             cached: row.cached_tokens,
             preemptions: row.preemptions,
             recomputed: row.recomputed_tokens,
             // Without a first token, the last of the prompt is computed again.
             peak: input,
-            lost_since: None,
             preempted: row.preempted,
-            gaps: Vec::new(),
-            from: 0,
             known,
-            missing: 0,
-            held: Held::default(),
-            goes: Status::Cancelled,
-            generation: 0,
-            told: true,
-            progressed: 0,
+            ..Live::default()
         });
         if let Some(queued) = row.queued {
             self.live[slot as usize].queued = queued;
@@ -178,7 +154,8 @@ impl Replica {
         // Its next token does not follow from one of the step before.
         live.stalled = true;
         self.stalled += 1;
-        self.enter_decode(slot);
-        self.run_decode(slot, computed, f, env);
+        self.enter_decode(slot, env);
+        // It has nothing drafted, and the block of its token.
+        self.run_with(slot, (computed, 1), 0, f, env);
     }
 }

@@ -39,9 +39,10 @@ use super::router::Load;
 use super::scheduler::{Common, QueueOrder, Scheduler};
 use super::spread::Spread;
 use super::timing::{Timing, not_sensible};
+use super::verify::Speculating;
 use super::work::Tally;
 use super::{SimError, Status, StepRow, Summary};
-use crate::scenario::KvCache;
+use crate::scenario::Deployment;
 use crate::units::{SimDuration, SimTime};
 
 /// Most steps between two looks at the stop flag.
@@ -58,13 +59,30 @@ pub(super) enum Phase {
     Moving,
 }
 
-/// A request in the queue or running.
+/// A request in the queue or running. What every step looks at where drafts are verified comes first: a line of memory.
+#[repr(C, align(64))]
 pub(super) struct Live {
+    /// Tokens in the cache less the count of steps, while decoding.
+    pub base: i64,
+    /// The step up to which `gaps` has its gaps.
+    pub from: u64,
+    /// Where it decodes speculatively: the key of its luck, and the number below which that must be, if it has one of its own.
+    pub luck: u64,
+    pub own: u64,
+    /// The same: tokens that were drafted and are not verified, tokens that it has in the step that runs, tokens for which it
+    /// has blocks (those it should hold but does not among them).
+    pub drafted: u32,
+    pub tokens: u32,
+    pub room: u32,
+    /// Tokens handed out, if `exact`; else it decodes, has had a token in every step since, and `finish` tells.
+    pub emitted: u32,
+    /// Tokens it will generate here, and below whether a cap says so.
+    pub output: u32,
+    pub phase: Phase,
     pub request: u32,
     /// Place of the adapter that it asks for.
     pub adapter: u32,
     pub work: Work,
-    pub phase: Phase,
     /// Waits with the blocks of what it has in the cache, from elsewhere; or with copies of them on the host.
     pub loaded: bool,
     pub swapped: bool,
@@ -76,18 +94,12 @@ pub(super) struct Live {
     pub input: u32,
     /// Encoder tokens that are kept for it.
     pub encoded: u32,
-    /// Tokens it will generate here, and whether a cap says so.
-    pub output: u32,
     pub capped: bool,
-    /// Tokens handed out, if `exact`; else it decodes, has had a token in every step since, and `finish` tells.
-    pub emitted: u32,
     pub exact: bool,
     /// Tokens that the prefill must compute: the prompt, and what was generated before a preemption.
     pub target: u32,
     /// Tokens in the cache, while prefilling.
     pub computed: u32,
-    /// Tokens in the cache less the count of steps, while decoding.
-    pub base: i64,
     /// Number of the step that yields the last token, while decoding.
     pub finish: u64,
     /// How long its prompt is estimated to take, and whom it is for, where the order of the queue asks.
@@ -121,7 +133,6 @@ pub(super) struct Live {
     pub preempted: SimDuration,
     /// Its gaps between tokens up to the step `from`; those of later steps are in the log.
     pub gaps: Vec<i64>,
-    pub from: u64,
     /// Blocks whose content hash the trace knows.
     pub known: u32,
     /// Blocks at its start that it should hold but does not: see [`Common::recompute_full_hits`].
@@ -137,6 +148,65 @@ pub(super) struct Live {
     pub progressed: u32,
 }
 
+impl Default for Live {
+    /// A request of which nothing is known, and that nobody is to be told of.
+    fn default() -> Live {
+        Live {
+            adapter: NO_ADAPTER,
+            request: 0,
+            work: Work::Whole,
+            phase: Phase::Waiting,
+            loaded: false,
+            swapped: false,
+            spare: 0,
+            fixed: 0,
+            input: 0,
+            encoded: 0,
+            output: 0,
+            capped: false,
+            emitted: 0,
+            exact: true,
+            target: 0,
+            computed: 0,
+            base: 0,
+            finish: 0,
+            work_time: SimDuration::ZERO,
+            tenant: 0,
+            charged: false,
+            seq: 0,
+            place: None,
+            promise: 0,
+            queued: SimTime::ZERO,
+            scheduled: None,
+            first_token: None,
+            last_token: SimTime::ZERO,
+            since: SimTime::ZERO,
+            stalled: false,
+            fresh: false,
+            cached: 0,
+            preemptions: 0,
+            recomputed: 0,
+            peak: 0,
+            lost_since: None,
+            preempted: SimDuration::ZERO,
+            gaps: Vec::new(),
+            from: 0,
+            known: 0,
+            missing: 0,
+            held: Held::default(),
+            goes: Status::Cancelled,
+            generation: 0,
+            told: true,
+            progressed: 0,
+            drafted: 0,
+            tokens: 0,
+            room: 0,
+            luck: 0,
+            own: 0,
+        }
+    }
+}
+
 /// A step that was formed and has not ended.
 #[derive(Default)]
 pub(super) struct Flight {
@@ -150,6 +220,8 @@ pub(super) struct Flight {
     pub shape: BatchShape,
     /// Distinct adapters in the batch.
     pub adapters: u32,
+    /// The part of it in which drafts are made.
+    pub drafting: SimDuration,
     /// Decode requests of the batch that had a token in the step before, too, and are to have this one.
     pub regular: u64,
     pub chunks: Vec<Chunk>,
@@ -259,6 +331,7 @@ pub(super) struct Replica {
     pub next_seq: u64,
     pub jitter: Option<Box<Jitter>>,
     pub adapters: Option<Box<Adapters>>,
+    pub speculating: Option<Box<Speculating>>,
     /// Scratch: (admission, slot) of requests that the ending step completes.
     pub done: Vec<(u64, u32)>,
 }
@@ -268,10 +341,11 @@ impl Replica {
         id: u32,
         blocks: u64,
         (scheduler, common): (&Scheduler, Common),
-        kv: &KvCache,
+        d: &Deployment,
         derivation: Derivation,
         env: &Env<'_>,
     ) -> Replica {
+        let kv = &d.kv;
         let classes = kv.block_size as usize;
         let (timing, jitter) = (Timing::new(&common, env.tick), Jitter::new(env.seed, id, env.jitter_cv));
         let former = Former::new(scheduler);
@@ -286,6 +360,7 @@ impl Replica {
             shortest: timing.step(shortest).unwrap_or(SimDuration(1)),
             jitter,
             adapters: env.adapters.as_ref().map(|plan| Box::new(Adapters::new(plan))),
+            speculating: Speculating::new(d.speculative.as_ref(), scheduler, env),
             block_size: kv.block_size,
             fixed: env.fixed_blocks,
             encoded: 0,
@@ -444,49 +519,17 @@ impl Replica {
             request,
             adapter: env.adapters.as_ref().map_or(NO_ADAPTER, |plan| plan.of(env.requests, request, work)),
             work,
-            phase: Phase::Waiting,
-            loaded: false,
-            swapped: false,
-            spare: 0,
-            fixed: 0,
             input,
-            encoded: 0,
             output,
             capped,
-            emitted: 0,
-            exact: true,
             target: input,
-            computed: 0,
-            base: 0,
-            finish: 0,
-            work_time: SimDuration::ZERO,
             tenant: env.demand.tenant(request),
-            charged: false,
-            seq: 0,
-            place: None,
-            promise: 0,
             queued: at,
-            scheduled: None,
-            first_token: None,
-            last_token: SimTime::ZERO,
             since: at,
-            stalled: false,
-            fresh: false,
-            cached: 0,
-            preemptions: 0,
-            recomputed: 0,
-            peak: 0,
-            lost_since: None,
-            preempted: SimDuration::ZERO,
-            gaps: Vec::new(),
-            from: 0,
             known,
-            missing: 0,
-            held: Held::default(),
             goes: abort.map_or(Status::Cancelled, |(_, status)| status),
-            generation: 0,
             told: !env.reports.prompts,
-            progressed: 0,
+            ..Live::default()
         });
         self.wait(slot, abort, env);
     }
@@ -803,7 +846,11 @@ impl Replica {
 
     /// Tokens handed out.
     pub(super) fn emitted(&self, live: &Live) -> u32 {
-        if live.exact { live.emitted } else { live.output - (live.finish - self.handed) as u32 }
+        if live.exact || self.speculating.is_some() {
+            live.emitted
+        } else {
+            live.output - (live.finish - self.handed) as u32
+        }
     }
 
     /// Where a request stands in `running`. That is short, and at hand; what is known of the requests in it is neither.
@@ -875,6 +922,9 @@ impl Node for Replica {
     }
 
     fn close(&mut self, horizon: SimTime, env: &Env<'_>, out: &mut Out) {
+        if let Some(speculating) = &mut self.speculating {
+            out.gaps.add(0, std::mem::take(&mut speculating.together));
+        }
         if horizon == SimTime::MAX {
             self.assert_idle();
             return;
@@ -906,5 +956,8 @@ impl Node for Replica {
             summary.adapters.merge(&adapters.sums);
         }
         self.totals.add_to(summary);
+        if let Some(speculating) = &self.speculating {
+            summary.speculation.merge(&speculating.told());
+        }
     }
 }

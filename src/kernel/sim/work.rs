@@ -1,7 +1,7 @@
 //! Sums over the batches of steps, and over replicas.
 
 use super::latency::BatchShape;
-use super::{Summary, WorkSums};
+use super::{Speculation, Summary, WorkSums};
 use crate::units::SimDuration;
 
 /// What one replica counts, and nobody else.
@@ -22,6 +22,7 @@ pub(super) struct Tally {
     pub encoder_time: SimDuration,
     /// Counts of extrapolated steps that are no steps: what was asked for and did not run.
     pub not_extrapolated: u64,
+    pub speculation: Speculation,
     pub work: WorkSums,
 }
 
@@ -44,6 +45,7 @@ impl Tally {
         // The engine takes it off what the model counted.
         s.latency_extrapolated_steps += self.not_extrapolated;
         s.work.merge(&self.work);
+        s.speculation.merge(&self.speculation);
     }
 }
 
@@ -67,6 +69,7 @@ impl Summary {
         self.latency_extrapolated_steps += replica.latency_extrapolated_steps;
         self.adapters.merge(&replica.adapters);
         self.work.merge(&replica.work);
+        self.speculation.merge(&replica.speculation);
     }
 }
 

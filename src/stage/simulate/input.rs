@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt64Array, new_null_array};
 use arrow::compute::{CastOptions, cast, cast_with_options, concat_batches};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
+use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, UInt64Type};
 use datafusion::prelude::{SessionContext, col};
 
 use pipe_kernel::request::Requests;
@@ -30,11 +30,13 @@ enum Holds {
     Text,
     /// Lists of integers.
     Ints,
+    /// Numbers of any type.
+    Real,
 }
 
 /// The columns that are read, what they hold, and whether a table must have them. Times but `arrival_ns` are spans from
 /// the arrival of the request, or (`think_ns`) from the end of those that it waits for.
-const COLUMNS: [(&str, Holds, bool); 18] = [
+const COLUMNS: [(&str, Holds, bool); 19] = [
     ("request_id", Holds::Int, true),
     ("arrival_ns", Holds::Int, true),
     ("input_tokens", Holds::Int, true),
@@ -53,6 +55,7 @@ const COLUMNS: [(&str, Holds, bool); 18] = [
     ("model", Holds::Text, false),
     ("adapter", Holds::Text, false),
     ("encoder_tokens", Holds::Int, false),
+    ("acceptance", Holds::Real, false),
 ];
 
 impl Holds {
@@ -63,6 +66,7 @@ impl Holds {
             (Holds::Text, DataType::Dictionary(_, values)) => self.fits(values),
             (Holds::Text, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) => true,
             (Holds::Ints, DataType::List(item) | DataType::LargeList(item)) => item.data_type().is_integer(),
+            (Holds::Real, kind) => kind.is_integer() || kind.is_floating(),
             (Holds::Text | Holds::Ints, _) => false,
         }
     }
@@ -72,6 +76,7 @@ impl Holds {
             Holds::Int => "an integer",
             Holds::Text => "text",
             Holds::Ints => "a list of integers",
+            Holds::Real => "a number",
         }
     }
 }
@@ -284,6 +289,7 @@ impl<'a> Reader<'a> {
             adapter,
             adapter_names,
             encoder_tokens: self.mapped("encoder_tokens", (0, tokens.1), count)?,
+            acceptance: self.shares("acceptance")?,
         };
         Ok((requests, timed))
     }
@@ -335,6 +341,23 @@ impl<'a> Reader<'a> {
 
     fn mapped<T>(&mut self, name: &str, bounds: (i64, i64), f: impl Fn(i64) -> T) -> Result<Vec<Option<T>>> {
         Ok(self.optional(name, bounds)?.into_iter().map(|v| v.map(&f)).collect())
+    }
+
+    /// The numbers of a column, from 0 to 1; empty where no request has one.
+    fn shares(&mut self, name: &str) -> Result<Vec<Option<f64>>> {
+        let rows = self.rows;
+        let Some(column) = rows.column_by_name(name) else { return Ok(Vec::new()) };
+        let values = cast(column, &DataType::Float64).map_err(|e| wrong_type(name, &e))?;
+        let mut found: Vec<Option<f64>> = values.as_primitive::<Float64Type>().iter().collect();
+        for (place, value) in found.iter().enumerate() {
+            if let Some(value) = value.filter(|value| !(0.0..=1.0).contains(value)) {
+                self.problem(name, place, &format!("{value}; must be 0 to 1"));
+            }
+        }
+        if found.iter().all(Option::is_none) {
+            found.clear();
+        }
+        Ok(found)
     }
 
     /// The values of a column that every request has.

@@ -32,6 +32,12 @@ pub(super) fn check(site: &Site, p: &mut Problems) {
             p.add("deployment.encoder", "only vllm_v1 encodes on its replicas; a pool with the role encode serves any");
         }
     }
+    if let Some(speculative) = &site.deployment.speculative {
+        p.extend(speculative.problems(site));
+        if site.deployment.lora.is_some() {
+            p.add("deployment.speculative", "drafts for requests with adapters are not simulated: leave out one of the two");
+        }
+    }
 }
 
 fn facts(m: &ModelSpec, g: &GpuSpec, p: &mut Problems) {

@@ -80,6 +80,29 @@ pub struct BatchShape {
 }
 
 impl BatchShape {
+    /// A chunk of `n` tokens, at least one, after `context`, of a prompt of `input` tokens.
+    pub(crate) fn add_chunk(&mut self, n: u64, context: u64, input: u64) {
+        self.prefill_requests += 1;
+        self.prefill_tokens += n;
+        self.prefill_context += context;
+        self.prefill_tokens_x_context += n * context;
+        self.prefill_tokens_squared += n * n;
+        self.prefill_tokens_x_input += n * input;
+        self.prefill_tokens_max = self.prefill_tokens_max.max(n);
+        self.prefill_context_pages += context.div_ceil(CONTEXT_PAGE);
+    }
+
+    /// Takes a chunk out again; not out of the largest.
+    pub(crate) fn remove_chunk(&mut self, n: u64, context: u64, input: u64) {
+        self.prefill_requests -= 1;
+        self.prefill_tokens -= n;
+        self.prefill_context -= context;
+        self.prefill_tokens_x_context -= n * context;
+        self.prefill_tokens_squared -= n * n;
+        self.prefill_tokens_x_input -= n * input;
+        self.prefill_context_pages -= context.div_ceil(CONTEXT_PAGE);
+    }
+
     /// The batch of a point of [`Operator::Step`](crate::profile::Operator::Step): prompts of equal length, and requests that
     /// decode of equal contexts.
     pub fn of_step(shape: &[u32; crate::profile::DIMS]) -> BatchShape {

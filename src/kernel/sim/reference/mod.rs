@@ -25,6 +25,7 @@ mod parts;
 mod pools;
 mod routing;
 mod sessions;
+mod speculating;
 mod steptime;
 #[cfg(test)]
 mod tests;

@@ -91,6 +91,8 @@ pub(super) struct Life {
     /// Blocks at the start of the prompt that it should hold but does not: `recompute_full_hits`.
     pub missing: usize,
     pub cached: usize,
+    /// Tokens that were drafted and are not verified.
+    pub drafts: usize,
     /// Most tokens that it ever had in the cache of this replica.
     pub most: usize,
     pub recomputed: usize,
@@ -139,6 +141,7 @@ impl Life {
             ready: false,
             missing: 0,
             cached: 0,
+            drafts: 0,
             most: 0,
             recomputed: 0,
             preemptions: 0,
@@ -241,6 +244,8 @@ pub(super) struct Part {
     pub tokens: usize,
     /// Tokens to which those of the step attend.
     pub context: usize,
+    /// Of blocks behind so many tokens nobody knew the content before the step.
+    pub filled_from: usize,
     /// A token comes out at the end.
     pub yields: bool,
     /// Has computed again, at the end, what preemptions lost; unless it was preempted more often than this by then.
@@ -248,11 +253,20 @@ pub(super) struct Part {
     pub preemptions: u32,
 }
 
+impl Part {
+    /// Tokens that are in the cache after the step whatever is accepted.
+    pub(super) fn certain(&self) -> usize {
+        self.from + if self.decode { 1 } else { self.tokens }
+    }
+}
+
 /// A step that was formed; the times of its row are known when it starts.
 pub(super) struct Step {
     pub batch: Vec<Part>,
     pub shape: BatchShape,
     pub mix: Mix,
+    /// The part of its time in which drafts are made.
+    pub drafting: SimDuration,
     pub row: StepRow,
 }
 

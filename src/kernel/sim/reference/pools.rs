@@ -14,6 +14,7 @@ use crate::sim::latency::LatencyModel;
 use crate::sim::load::Demand;
 use crate::sim::lora::{Costs, Lora};
 use crate::sim::scheduler::{Common, Scheduler};
+use crate::sim::speculative::Speculative;
 use crate::sim::{SimError, facts};
 use crate::units::{SimDuration, Tick};
 
@@ -26,6 +27,7 @@ pub(super) struct Pool {
     pub number: usize,
     pub role: Role,
     pub scheduler: Scheduler,
+    pub speculative: Option<Speculative>,
     pub common: Common,
     pub model: Box<dyn LatencyModel>,
     /// LoRA adapters, and what they take in time.
@@ -79,6 +81,7 @@ impl Pool {
             number,
             role: site.role,
             scheduler: d.scheduler.clone(),
+            speculative: d.speculative.clone(),
             common,
             model,
             adapters: d.lora.as_ref().filter(|_| site.role != Role::Encode).map(|lora| {

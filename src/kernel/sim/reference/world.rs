@@ -24,6 +24,7 @@ pub(super) struct World<'a> {
     pub demand: &'a Demand<'a>,
     pub requests: &'a Requests,
     pub quirks: Quirks,
+    pub seed: u64,
     pub rules: &'a Disaggregation,
     /// By place.
     pub lives: Vec<Life>,
@@ -91,6 +92,7 @@ impl<'a> World<'a> {
             demand,
             requests: demand.requests,
             quirks,
+            seed: scenario.seed,
             rules: &d.disaggregation,
             lives,
             choosers,
@@ -414,6 +416,7 @@ impl<'a> World<'a> {
         }
         let complete: Vec<usize> =
             step.batch.iter().filter(|part| self.hand_out(r, part, now)).map(|part| part.life).collect();
+        self.draft(r, &step);
         for i in complete {
             match self.lives[i].stage {
                 Stage::Encode => self.encoder_done(r, i, now),
@@ -429,6 +432,7 @@ impl<'a> World<'a> {
         let s = &mut self.totals[self.replicas[r].pool.number];
         s.steps += 1;
         s.busy += step.row.duration;
+        s.speculation.draft_ns += step.drafting.0;
         let (work, shape) = (&mut s.work, &step.shape);
         work.decode_requests += shape.decode_requests;
         work.decode_context += u128::from(shape.decode_context);
@@ -475,10 +479,18 @@ impl<'a> World<'a> {
             Stage::PrefillOnly => life.prefilled = Some(now),
             Stage::Whole | Stage::Reply => {}
         }
-        if let Some(last) = life.tokens.last() {
-            *self.gaps.entry(now - *last).or_insert(0) += 1;
+        let count = self.verify(r, part);
+        let life = &mut self.lives[part.life];
+        for _ in 0..count {
+            if let Some(last) = life.tokens.last() {
+                *self.gaps.entry(now - *last).or_insert(0) += 1;
+            }
+            life.hand_out(now, after_token);
         }
-        life.hand_out(now, after_token);
+        if part.decode && part.tokens > 1 {
+            life.computed = part.from + count;
+            life.most = life.most.max(life.computed);
+        }
         life.dealt_with(r, false);
         life.tokens.len() == life.output
     }
@@ -568,6 +580,15 @@ fn add(s: &mut Summary, pool: &Summary) {
     s.encoder_time += pool.encoder_time;
     s.latency_extrapolated_steps += pool.latency_extrapolated_steps;
     s.adapters.merge(&pool.adapters);
+    let (drafts, more) = (&mut s.speculation, &pool.speculation);
+    drafts.drafts += more.drafts;
+    drafts.draft_tokens += more.draft_tokens;
+    drafts.accepted_tokens += more.accepted_tokens;
+    drafts.emitted_tokens += more.emitted_tokens;
+    drafts.draft_ns += more.draft_ns;
+    let longest = drafts.accepted_by_position.len().max(more.accepted_by_position.len());
+    drafts.accepted_by_position.resize(longest, 0);
+    drafts.accepted_by_position.iter_mut().zip(&more.accepted_by_position).for_each(|(sum, count)| *sum += count);
     let (work, more) = (&mut s.work, &pool.work);
     work.decode_requests += more.decode_requests;
     work.decode_context += more.decode_context;

@@ -196,6 +196,8 @@ pub(crate) struct Common {
     pub slack: u64,
     /// All blocks that a request may ever have are taken when it is admitted.
     pub reserves: bool,
+    /// Speculative decoding is simulated with it.
+    pub speculates: bool,
     /// With [`QueueOrder::Sjf`]: the most tokens that a reply may have go first, not the shortest prompt.
     pub longest_reply_first: bool,
     /// Who is preempted goes to the end of the queue.
@@ -223,6 +225,7 @@ impl Common {
             knows_adapters: false,
             slack: 0,
             reserves: false,
+            speculates: false,
             longest_reply_first: false,
             requeues_last: false,
             fills_late: false,

@@ -23,7 +23,7 @@
 //!    by the tenant that was served least (`fair`, not in vLLM: [`crate::sim`]'s `fair.rs`), then the same.
 //!
 //! A preempted request that is admitted again computes its prompt and the tokens it had generated, as one prompt.
-//! Left out: speculative tokens, encoder budgets, partial-prefill limits, and vLLM's `max_model_len - 1` bound on the
+//! Drafts are in [`speculative`](crate::sim::speculative). Left out: encoder budgets, partial-prefill limits, and vLLM's `max_model_len - 1` bound on the
 //! tokens of a step, which only shortens the last chunk of prompts that are rejected here.
 
 use super::{Common, VllmV1};
@@ -40,6 +40,7 @@ impl VllmV1 {
             recompute_full_hits: self.recompute_full_hits,
             caches_prefixes: true,
             knows_adapters: true,
+            speculates: true,
             ..Common::new(self.scheduling_policy)
         }
     }

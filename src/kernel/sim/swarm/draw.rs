@@ -4,10 +4,12 @@ mod cluster;
 mod conversations;
 mod engines;
 mod latency;
+mod speculative;
 
 pub use engines::{ENGINES, Engine, scenario_of};
 use rand::Rng;
 use rand_pcg::Pcg64;
+pub use speculative::{SPECULATIVE, scenario_speculative};
 
 use super::scenario_8b;
 use crate::request::Requests;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::atomic::AtomicBool;
 
-pub use draw::{ENGINES, Engine, scenario, scenario_of};
+pub use draw::{ENGINES, Engine, SPECULATIVE, scenario, scenario_of, scenario_speculative};
 pub use reach::Reach;
 
 use super::latency::{Latency, Overheads};
@@ -141,6 +141,7 @@ pub fn scenario_8b() -> Scenario {
             dtype: Dtype::Bf16,
             max_model_len: None,
             scheduler: Scheduler::default(),
+            speculative: None,
             router: Router::RoundRobin,
             kv: KvCache::default(),
             latency: Latency::SimpleRoofline,
@@ -186,17 +187,30 @@ pub fn run(seed: u64) -> Result<Reach, String> {
 /// What differs, or which invariant does not hold.
 pub fn run_engine(engine: &Engine, seed: u64) -> Result<Reach, String> {
     let (s, requests) = scenario_of(engine, seed);
-    let told = |e: String| format!("{} seed {seed}: {:?} {:?}\n{e}", engine.name, s.deployment, s.workload);
+    run_both(engine.name, seed, &s, &requests)
+}
+
+/// The same for the scenario of a seed with speculative decoding.
+///
+/// # Errors
+/// What differs, or which invariant does not hold.
+pub fn run_speculative(seed: u64) -> Result<Reach, String> {
+    let (s, requests) = scenario_speculative(seed);
+    run_both("speculative", seed, &s, &requests)
+}
+
+fn run_both(name: &str, seed: u64, s: &Scenario, requests: &Requests) -> Result<Reach, String> {
+    let told = |e: String| format!("{name} seed {seed}: {:?} {:?}\n{e}", s.deployment, s.workload);
     let (mut fast, mut slow, go_on, quirks) =
         (Rows::default(), Rows::default(), AtomicBool::new(false), Quirks::default());
-    let (oracle, seen) = reference::observe(&s, &requests, &mut slow, &go_on, quirks)
-        .map_err(|e| told(format!("the oracle says {e}")))?;
-    invariants::check(&s, &requests, quirks, &slow, &oracle).map_err(told)?;
+    let (oracle, seen) =
+        reference::observe(s, requests, &mut slow, &go_on, quirks).map_err(|e| told(format!("the oracle says {e}")))?;
+    invariants::check(s, requests, quirks, &slow, &oracle).map_err(told)?;
     let summary =
-        simulate_with(&s, &requests, &mut fast, &go_on, quirks).map_err(|e| told(format!("the engine says {e}")))?;
+        simulate_with(s, requests, &mut fast, &go_on, quirks).map_err(|e| told(format!("the engine says {e}")))?;
     difference(&fast, &slow, &summary, &oracle).map_err(told)?;
-    also_unasked(&s, &requests, quirks, &fast, &summary).map_err(told)?;
-    Ok(Reach::of(&s, &requests, &slow, &oracle, seen))
+    also_unasked(s, requests, quirks, &fast, &summary).map_err(told)?;
+    Ok(Reach::of(s, requests, &slow, &oracle, seen))
 }
 
 /// Runs the scenario of a seed with the oracle alone.
@@ -376,6 +390,23 @@ mod tests {
                 let count = reach.fired.get(rule).copied().unwrap_or(0);
                 assert!(count >= 2, "{}: only {count} of {} scenarios reached: {rule}", engine.name, reach.scenarios);
             }
+        }
+    }
+
+    /// Drafts, and every rule about them in some scenario.
+    #[test]
+    fn speculation_equals_its_oracle() {
+        let mut reach = Reach::default();
+        for seed in 0..400 {
+            match run_speculative(seed) {
+                Ok(one) => reach.add(&one),
+                Err(e) => panic!("{e}"),
+            }
+        }
+        println!("{reach}");
+        for rule in SPECULATIVE {
+            let count = reach.fired.get(rule).copied().unwrap_or(0);
+            assert!(count >= 4, "only {count} of {} scenarios reached: {rule}", reach.scenarios);
         }
     }
 

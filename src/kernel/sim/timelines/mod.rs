@@ -23,6 +23,7 @@ mod pools;
 mod routers;
 mod sarathi;
 mod sglang;
+mod speculative;
 mod times;
 mod trtllm;
 mod vllm_v0;
@@ -62,6 +63,7 @@ struct Ask {
     waits: &'static [u32],
     encoder: Option<u32>,
     adapter: Option<u32>,
+    acceptance: Option<f64>,
     tenant: Option<u32>,
 }
 
@@ -84,6 +86,7 @@ fn requests(asked: &[Ask]) -> Requests {
         think: asked.iter().map(|a| a.think.map(span)).collect(),
         adapter: asked.iter().map(|a| a.adapter).collect(),
         encoder_tokens: asked.iter().map(|a| a.encoder).collect(),
+        acceptance: asked.iter().map(|a| a.acceptance).collect(),
         tenant: asked.iter().map(|a| a.tenant).collect(),
         block_tokens: 4,
         block_hash_offsets: vec![0],
@@ -144,7 +147,7 @@ fn request_text(row: &RequestRow) -> String {
         text += &format!(" a{}", row.recomputed_tokens);
     }
     match row.itl {
-        Some(itl) if itl.max.0 > 1_000_000 => {
+        Some(itl) if itl.max.0 > 1_000_000 || itl.sum.0 < (i64::from(row.output_tokens) - 1) * 1_000_000 => {
             text += &format!(" i{}/{}/{}", ms(itl.sum.0), ms(itl.p99.0), ms(itl.max.0));
         }
         Some(itl) => assert_eq!(itl.sum.0, (i64::from(row.output_tokens) - 1) * 1_000_000),

@@ -14,6 +14,7 @@ use std::rc::Rc;
 
 use super::parts::{Life, Part, Stage, Step};
 use super::pools::Pool;
+use super::speculating::{GIVEN_BACK, HIT_DROPPED, KEPT};
 use super::steptime::{empty_step_time, step_time};
 use super::world::World;
 use crate::sim::latency::BatchShape;
@@ -74,7 +75,7 @@ impl World<'_> {
         }
         for part in &mut forming.batch {
             let life = &mut self.lives[part.life];
-            let end = part.from + part.tokens;
+            let end = part.certain();
             life.recomputed += life.most.min(end).saturating_sub(part.from);
             part.restores = life.losing.is_some() && end >= life.most;
             part.preemptions = life.preemptions;
@@ -88,6 +89,7 @@ impl World<'_> {
         let shape = self.shape(&forming.batch, pool.model.wants_spread());
         let empty = forming.batch.iter().all(|part| part.tokens == 0);
         let mix = self.mix(r, &forming.batch);
+        let mut drafting = SimDuration::ZERO;
         let duration = match empty {
             true if forming.more == SimDuration::ZERO => empty_step_time(pool.tick),
             true => step_time(forming.more, pool.overhead, pool.tick)?,
@@ -95,12 +97,14 @@ impl World<'_> {
                 forming.more += self.encoder_time(&pool, &forming.inputs);
                 let said = self.said(r, &shape);
                 let said = self.with_adapters(r, said, mix);
+                drafting = self.drafting(r, &pool, &forming.batch, said);
+                let said = SimDuration(said.0.saturating_add(drafting.0));
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
                 step_time(raw + forming.more, pool.overhead, pool.tick)?
             }
         };
         let row = self.step_row(r, duration, &shape, forming.preempted);
-        Ok(Some(Step { batch: forming.batch, shape, mix, row }))
+        Ok(Some(Step { batch: forming.batch, shape, mix, drafting, row }))
     }
 
     /// A rule of a scheduler was applied.
@@ -109,7 +113,7 @@ impl World<'_> {
     }
 
     /// How long a batch takes by the latency model, as the scheduler has it run.
-    fn said(&mut self, r: usize, shape: &BatchShape) -> SimDuration {
+    pub(in crate::sim::reference) fn said(&mut self, r: usize, shape: &BatchShape) -> SimDuration {
         let pool = self.pool(r);
         match &pool.scheduler {
             Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => pool.model.step(shape),
@@ -132,11 +136,11 @@ impl World<'_> {
         coming && (life.leaves_with_prompt() || life.cut && life.tokens.len() + 1 == life.output)
     }
 
-    fn part(&mut self, i: usize, decode: bool, from: usize, tokens: usize, context: usize) -> Part {
+    pub(super) fn part(&mut self, i: usize, decode: bool, from: usize, tokens: usize, context: usize) -> Part {
         let life = &mut self.lives[i];
         life.computed = from + tokens;
         let yields = life.computed >= life.target;
-        Part { life: i, decode, from, tokens, context, yields, restores: false, preemptions: 0 }
+        Part { life: i, decode, from, tokens, context, filled_from: from, yields, restores: false, preemptions: 0 }
     }
 
     /// Who goes when blocks are short.
@@ -161,6 +165,9 @@ impl World<'_> {
             let part = f.batch.remove(at);
             f.budget += part.tokens;
             self.seen.give_backs += 1;
+            if part.decode && part.tokens > 1 {
+                self.fire(GIVEN_BACK);
+            }
             self.undo(r, part);
         }
         let blocks = std::mem::take(&mut self.lives[i].blocks);
@@ -174,7 +181,7 @@ impl World<'_> {
             life.tokens.clear();
             life.most = life.most.min(life.prompt);
         }
-        (life.computed, life.missing, life.loaded) = (0, 0, 0);
+        (life.computed, life.missing, life.loaded, life.drafts) = (0, 0, 0, 0);
         life.losing = life.losing.or(Some(f.now));
         life.preemptions += 1;
         self.summary.preemptions += 1;
@@ -192,7 +199,8 @@ impl World<'_> {
 
     /// The tokens of a part are not computed after all: blocks that they would have filled do not have their content.
     fn undo(&mut self, r: usize, part: Part) {
-        for block in self.known_blocks_filled(r, part.life, part.from, part.tokens) {
+        let (from, certain) = (part.filled_from, part.certain());
+        for block in self.known_blocks_filled(r, part.life, from, certain.saturating_sub(from)) {
             if (block + 1) * self.replicas[r].pool.block_size <= self.lives[part.life].loaded {
                 continue;
             }
@@ -261,7 +269,11 @@ impl World<'_> {
     fn look_up(&mut self, r: usize, i: usize) -> Vec<usize> {
         let life = &mut self.lives[i];
         life.target = life.prompt + life.tokens.len();
-        self.prefix(r, i)
+        let mut hits = self.prefix(r, i);
+        if self.drops_hit(r) && hits.pop().is_some() {
+            self.fire(HIT_DROPPED);
+        }
+        hits
     }
 
     /// The request at this place of the queue runs from now on: these blocks hold its start, and so many tokens behind them go
@@ -336,11 +348,10 @@ impl World<'_> {
 
     /// A running request computes so many more tokens in the step; false where there are no blocks for them.
     fn go_on(&mut self, r: usize, i: usize, tokens: usize, f: &mut Forming) -> bool {
-        let (decode, from) = (self.lives[i].decodes(), self.lives[i].computed);
-        if !self.extend(r, i, tokens) {
-            return false;
-        }
-        f.batch.push(self.part(i, decode, from, tokens, from));
+        let decode = self.lives[i].decodes();
+        let tokens = if decode { self.wanted(r, i) } else { tokens };
+        let Some(part) = self.run_on(r, i, decode, tokens) else { return false };
+        f.batch.push(part);
         true
     }
 
@@ -451,7 +462,7 @@ impl World<'_> {
 
     /// Blocks of known content that `tokens` tokens after the first `from` fill. Those of a request that does not hold
     /// the start of its prompt cannot be told by their place.
-    fn known_blocks_filled(&self, r: usize, i: usize, from: usize, tokens: usize) -> Vec<usize> {
+    pub(super) fn known_blocks_filled(&self, r: usize, i: usize, from: usize, tokens: usize) -> Vec<usize> {
         if self.lives[i].missing > 0 {
             return Vec::new();
         }
@@ -463,8 +474,8 @@ impl World<'_> {
         let mut s = BatchShape::default();
         for part in batch {
             let (n, context) = (part.tokens as u64, part.context as u64);
-            let input = self.lives[part.life].target as u64;
-            if part.decode {
+            let input = if part.decode { context + n } else { self.lives[part.life].target as u64 };
+            if part.decode && n == 1 {
                 s.decode_requests += 1;
                 s.decode_context += context;
             } else if n > 0 {
@@ -477,10 +488,11 @@ impl World<'_> {
                 s.prefill_context_pages += libm::ceil(context as f64 / 64.0) as u64;
             }
         }
-        let chunks = batch.iter().filter(|part| !part.decode).map(|part| part.tokens as u64);
+        let chunks = batch.iter().filter(|part| !part.decode || part.tokens > 1).map(|part| part.tokens as u64);
         s.prefill_tokens_max = chunks.max().unwrap_or(0);
         if spread {
-            let contexts = || batch.iter().filter(|part| part.decode).map(|part| part.context as u64);
+            let contexts =
+                || batch.iter().filter(|part| part.decode && part.tokens == 1).map(|part| part.context as u64);
             s.decode_context_min = contexts().min().unwrap_or(0);
             s.decode_context_max = contexts().max().unwrap_or(0);
         }
@@ -510,5 +522,8 @@ impl World<'_> {
         let stalled = |i: &&usize| self.lives[**i].decodes() && !self.is_about_to_be_cut(r, **i);
         let stalls = self.replicas[r].running.iter().filter(without).filter(stalled).count();
         self.seen.stalls += stalls as u64;
+        if self.replicas[r].running.iter().filter(without).any(|i| self.lives[*i].drafts > 0) {
+            self.fire(KEPT);
+        }
     }
 }

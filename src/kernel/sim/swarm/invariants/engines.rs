@@ -123,7 +123,10 @@ impl Checked<'_> {
         let again = |row: &RequestRow| if row.status.served() { 0 } else { row.recomputed_tokens };
         let encoded = rows.iter().filter(|row| row.encoded.is_some());
         let encoded: u64 = encoded.map(|row| u64::from(tokens(row).unwrap_or(0) + again(row))).sum();
-        let (computed, expect) = (s.work.decode_requests + s.work.prefill_tokens, served + encoded);
+        // Of what was drafted, tokens that did not come out are computed in vain.
+        let drafts = &s.speculation;
+        let in_vain = drafts.draft_tokens + drafts.drafts - drafts.emitted_tokens;
+        let (computed, expect) = (s.work.decode_requests + s.work.prefill_tokens - in_vain, served + encoded);
         // What was lost may be found again, and more than that if another request went on with it.
         let exact = s.preemptions == 0 || self.requests.block_tokens == 0;
         ensure(computed == expect || (!exact && computed <= expect) || self.full_hits(), || {
