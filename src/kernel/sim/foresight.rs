@@ -74,8 +74,11 @@ impl Replica {
         let done = |Reverse((at, place, work)): &Reverse<(SimTime, u32, Work)>| {
             let output = match work {
                 Work::Whole => env.demand.output(env.demand.nth(*place as usize), env.max_len).0,
-                // Its first token may be out.
-                Work::Reply => env.demand.output(env.demand.nth(*place as usize), env.max_len).0.max(2) - 1,
+                // Its first token may be out; and it may be cut shorter than this engine would, by that of its prompt.
+                Work::Reply => {
+                    let slot = self.moving[&env.demand.nth(*place as usize)];
+                    self.live[slot as usize].output.max(2) - 1
+                }
                 Work::Prompt | Work::HeldPrompt | Work::Encode => 1,
             };
             let from = (*at).max(from);

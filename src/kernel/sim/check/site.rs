@@ -35,7 +35,10 @@ pub(super) fn check(site: &Site, p: &mut Problems) {
     if let Some(speculative) = &site.deployment.speculative {
         p.extend(speculative.problems(site));
         if site.deployment.lora.is_some() {
-            p.add("deployment.speculative", "drafts for requests with adapters are not simulated: leave out one of the two");
+            p.add(
+                "deployment.speculative",
+                "drafts for requests with adapters are not simulated: leave out one of the two",
+            );
         }
     }
 }

@@ -32,7 +32,8 @@ impl State {
         if replica.running.is_empty() {
             replica.admit_reserving(self.rules.batch_size_cap, self.rules.reserve, f, env);
             self.batch = Padding { rows: replica.running.len() as u64, longest: f.shape.prefill_tokens_max };
-            self.first = replica.steps + 1;
+            // Another batch, which may be as large as what was left of the one before.
+            (self.first, self.left) = (replica.steps + 1, 0);
             return;
         }
         replica.decode_all(f, env);

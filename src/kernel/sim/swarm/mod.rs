@@ -173,7 +173,8 @@ pub fn run(seed: u64) -> Result<Reach, String> {
     let mut fast = Rows::default();
     let result = simulate_with(&s, &requests, &mut fast, &AtomicBool::new(false), quirks);
     let compared = match result {
-        Ok(engine) => difference(&fast, &slow, &engine, &summary),
+        Ok(engine) => difference(&fast, &slow, &engine, &summary)
+            .and_then(|()| also_unasked(&s, &requests, quirks, &fast, &engine)),
         Err(e) => Err(format!("the engine says {e}")),
     };
     compared.map_err(|e| format!("{}\n{e}", told(seed)))?;
