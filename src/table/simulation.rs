@@ -451,8 +451,8 @@ fn cache() -> Vec<Field> {
     fields
 }
 
-/// What encoders and adapters on the replicas of the prompts did; 0 where a deployment has none.
-fn mechanisms() -> [Field; 8] {
+/// What encoders and adapters on the replicas of the prompts did, and drafts of replies; 0 where a deployment has none.
+fn mechanisms() -> [Field; 14] {
     [
         int("encoder_tokens", "tokens", "Encoder tokens computed by `deployment.encoder`, also again"),
         ns("encoder_ns", false, "What that added to steps"),
@@ -466,6 +466,16 @@ fn mechanisms() -> [Field; 8] {
             "Requests in queues at a time, over the duration, whose adapter is not on the GPUs",
         ),
         float("adapters_per_step_mean", "", "Distinct adapters in the batch of a step; null without adapters"),
+        int("spec_drafts", "", "Drafts of speculative decoding that were verified: requests in steps"),
+        int("spec_draft_tokens", "tokens", "Tokens of these drafts"),
+        int("spec_accepted_tokens", "tokens", "Tokens of them that were accepted"),
+        float("spec_acceptance_rate", "", "Tokens accepted, as a share of those drafted"),
+        float(
+            "spec_tokens_per_step",
+            "tokens",
+            "Tokens that came out for a request in a step that verified a draft of it",
+        ),
+        ns("spec_draft_ns", false, "Time of drafting, a part of the steps' time"),
     ]
 }
 
