@@ -36,13 +36,14 @@ enum Holds {
 
 /// The columns that are read, what they hold, and whether a table must have them. Times but `arrival_ns` are spans from
 /// the arrival of the request, or (`think_ns`) from the end of those that it waits for.
-const COLUMNS: [(&str, Holds, bool); 19] = [
+const COLUMNS: [(&str, Holds, bool); 20] = [
     ("request_id", Holds::Int, true),
     ("arrival_ns", Holds::Int, true),
     ("input_tokens", Holds::Int, true),
     ("output_tokens", Holds::Int, true),
     ("session_id", Holds::Text, false),
     ("class", Holds::Text, false),
+    ("tenant", Holds::Text, false),
     ("block_hashes", Holds::Ints, false),
     ("block_tokens", Holds::Int, false),
     ("priority", Holds::Int, false),
@@ -258,6 +259,7 @@ impl<'a> Reader<'a> {
         let count = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
         let (block_hashes, block_hash_offsets, block_tokens) = self.hashes()?;
         let (class, class_names) = numbered(self.text("class")?.iter());
+        let (tenant, _) = numbered(self.text("tenant")?.iter());
         let (session, _) = numbered(self.text("session_id")?.iter());
         let (adapter, adapter_names) = numbered(self.text("adapter")?.iter());
         let (model, model_names) = self.models()?;
@@ -279,7 +281,7 @@ impl<'a> Reader<'a> {
             max_tokens: self.mapped("max_tokens", tokens, count)?,
             class,
             class_names,
-            tenant: Vec::new(),
+            tenant,
             session,
             depends_on,
             depends_on_offsets,
