@@ -105,7 +105,9 @@ fn line(rows: &RecordBatch, i: usize) -> Option<(String, String)> {
         budget: budget as f64,
         weights: weights * GIB,
         activations: activations * GIB,
+        // With what adapters take.
         non_torch: other * GIB,
+        adapters: 0.0,
         kv_available: 0.0,
         bytes_per_block: int("kv_block_bytes")? as f64,
         blocks: u64::try_from(blocks).unwrap_or(0),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::profile::Supplied;
 use crate::scenario::{Deployment, Dtype, GpuSpec, KvCache, ModelSpec, Scenario};
-use crate::sim::{latency::Latency, router::Router, scheduler::Scheduler};
+use crate::sim::{latency::Latency, router::Router, scheduler::Scheduler, speculative::Speculative};
 
 /// What the replicas of a pool do for a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -268,8 +268,13 @@ impl Scenario {
 
     /// [`Self::sites`], and what the engines of each have changed.
     pub(crate) fn settled_sites(&self) -> Vec<(Site, Vec<(&'static str, String)>)> {
+        let mut first = 0;
         let settled = |mut site: Site| {
-            let changes = Scheduler::settle(&mut site.deployment, &site.model, &site.gpu);
+            let mut changes = Scheduler::settle(&mut site.deployment, &site.model, &site.gpu);
+            changes.extend(Speculative::settle(&mut site.deployment, site.role));
+            // An engine may have said how many ranks there are.
+            site.first = first;
+            first += site.engines();
             (site, changes)
         };
         self.written_sites().into_iter().map(settled).collect()

@@ -34,6 +34,8 @@ pub struct Requests {
     /// Class of service, an index into `class_names`.
     pub class: Vec<Option<u32>>,
     pub class_names: Vec<String>,
+    /// Whom the request is for, a number of its own: what engines share fairly between. Empty: the class tells.
+    pub tenant: Vec<Option<u32>>,
     /// Conversation that the request belongs to, a number of its own; its requests follow each other in the order of
     /// their arrivals (ties: of their numbers).
     pub session: Vec<Option<u32>>,
@@ -46,10 +48,13 @@ pub struct Requests {
     /// Model that the request asks for, an index into `model_names`.
     pub model: Vec<Option<u32>>,
     pub model_names: Vec<String>,
-    /// LoRA adapter that the request asks for, a number of its own.
+    /// LoRA adapter that the request asks for, a number of its own: an index into `adapter_names` where that is not empty.
     pub adapter: Vec<Option<u32>>,
+    pub adapter_names: Vec<String>,
     /// Tokens of the prompt that an encoder makes of images or sound.
     pub encoder_tokens: Vec<Option<u32>>,
+    /// Probability that a drafted token of the reply is accepted if those before it were, 0 to 1.
+    pub acceptance: Vec<Option<f64>>,
 }
 
 impl Requests {

@@ -13,9 +13,12 @@ use crate::pools::{Disaggregation, Pool, PoolFacts, Signals};
 use crate::profile::Supplied;
 use crate::rng;
 use crate::sim::{
+    encoder::Encoder,
     latency::{Latency, Overheads},
+    lora::Lora,
     router::Router,
     scheduler::Scheduler,
+    speculative::Speculative,
     tiers::Tier,
 };
 use crate::units::Tick;
@@ -54,6 +57,9 @@ pub struct Deployment {
     /// How a replica forms its batches.
     #[serde(default)]
     pub scheduler: Scheduler,
+    /// Speculative decoding. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speculative: Option<Speculative>,
     /// How arriving requests are spread over the replicas.
     #[serde(default)]
     pub router: Router,
@@ -66,6 +72,10 @@ pub struct Deployment {
     /// What the host and the network add.
     #[serde(default)]
     pub overheads: Overheads,
+    /// The encoder of images and sound on the replicas themselves. Default: encoder tokens cost nothing, but for those of a
+    /// pool with the role `encode`.
+    #[serde(default)]
+    pub encoder: Option<Encoder>,
     /// Quantum of time, such as `1us`: every step and every overhead is rounded down to whole quanta, a step to at
     /// least one. Default: nanoseconds. For comparison with simulators that count in whole microseconds.
     #[serde(default)]
@@ -80,6 +90,9 @@ pub struct Deployment {
     /// How old the router's knowledge is.
     #[serde(default)]
     pub signals: Signals,
+    /// LoRA adapters. Default: none are served, and what requests say of theirs only routers look at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
 }
 
 fn one() -> u32 {
@@ -96,8 +109,12 @@ impl Deployment {
             Scheduler::Exclusive(e) => u64::from(e.servers) + u64::from(e.decode_servers),
             _ => 1,
         };
-        let engines = u64::from(self.replicas) * u64::from(self.dp);
-        engines * servers * u64::from(self.tp) * u64::from(self.pp)
+        let (tp, pp, dp) = match &self.scheduler {
+            Scheduler::Sglang(rules) => rules.sizes((self.tp, self.pp, self.dp)),
+            _ => (self.tp, self.pp, self.dp),
+        };
+        let engines = u64::from(self.replicas) * u64::from(dp);
+        engines * servers * u64::from(tp) * u64::from(pp)
     }
 }
 

@@ -306,8 +306,8 @@ pub struct HuggingFace {
 #[serde(deny_unknown_fields)]
 pub struct Simulate {
     /// A table of requests with token counts: of `ingest`, `synthesize`, `tokenize`, or of `sql` with columns
-    /// `request_id`, `arrival_ns`, `input_tokens`, `output_tokens`. Read where they are there: `class`, `session_id`,
-    /// `block_hashes` and `block_tokens`; `priority`, `max_tokens`; and, in ns after the arrival of the request,
+    /// `request_id`, `arrival_ns`, `input_tokens`, `output_tokens`. Read where they are there: `class`, `tenant`, `session_id`,
+    /// `block_hashes` and `block_tokens`; `priority`, `max_tokens`, `acceptance` (share of draft tokens, 0 to 1); and, in ns after the arrival of the request,
     /// `deadline_ns`, `timeout_ns`, `cancel_ns`. Needed unless the deployment is `queueing`, which draws its own.
     #[serde(default)]
     pub requests: Option<Ref>,

@@ -22,7 +22,7 @@ use super::{DESCRIPTION, column};
 
 /// Version of the rows that a simulation is remembered by. Raised by hand when [`memo_requests`], [`memo_steps`],
 /// [`memo_routes`] or the totals kept with them change, so that rows of an older shape are never reused.
-pub const MEMO_VERSION: u32 = 5;
+pub const MEMO_VERSION: u32 = 6;
 
 /// Latencies that a scenario has a distribution of, and what each is.
 pub const LATENCIES: [(&str, &str); 7] = [
@@ -308,7 +308,7 @@ fn kv_plan() -> [Field; 5] {
         field("kv_budget_bytes", "what the engine may use"),
         field("kv_weights_bytes", "its share of the weights"),
         field("kv_activation_bytes", "activations"),
-        field("kv_other_bytes", "CUDA and communication"),
+        field("kv_other_bytes", "CUDA, communication and slots for LoRA adapters"),
         field("kv_block_bytes", "its share of one KV block"),
     ]
 }
@@ -355,6 +355,7 @@ pub fn totals() -> Vec<Field> {
     fields.extend(LATENCIES.into_iter().flat_map(|(name, what)| latency(name, what)));
     fields.extend(load());
     fields.extend(cache());
+    fields.extend(mechanisms());
     fields.extend(verdicts());
     fields
 }
@@ -448,6 +449,34 @@ fn cache() -> Vec<Field> {
     fields.extend(kv_plan().map(known));
     fields.extend(prefix_cache());
     fields
+}
+
+/// What encoders and adapters on the replicas of the prompts did, and drafts of replies; 0 where a deployment has none.
+fn mechanisms() -> [Field; 14] {
+    [
+        int("encoder_tokens", "tokens", "Encoder tokens computed by `deployment.encoder`, also again"),
+        ns("encoder_ns", false, "What that added to steps"),
+        int("adapter_loads", "", "LoRA adapters that were loaded onto a replica's GPUs"),
+        int("adapter_reads", "", "Adapters, of these, that had to be read from disk first"),
+        ns("adapter_load_ns", false, "What that took, summed over the loads"),
+        int("adapter_evictions", "", "Adapters that gave up their slot to another"),
+        float(
+            "adapter_waiting_mean",
+            "",
+            "Requests in queues at a time, over the duration, whose adapter is not on the GPUs",
+        ),
+        float("adapters_per_step_mean", "", "Distinct adapters in the batch of a step; null without adapters"),
+        int("spec_drafts", "", "Drafts of speculative decoding that were verified: requests in steps"),
+        int("spec_draft_tokens", "tokens", "Tokens of these drafts"),
+        int("spec_accepted_tokens", "tokens", "Tokens of them that were accepted"),
+        float("spec_acceptance_rate", "", "Tokens accepted, as a share of those drafted"),
+        float(
+            "spec_tokens_per_step",
+            "tokens",
+            "Tokens that came out for a request in a step that verified a draft of it",
+        ),
+        ns("spec_draft_ns", false, "Time of drafting, a part of the steps' time"),
+    ]
 }
 
 fn verdicts() -> Vec<Field> {

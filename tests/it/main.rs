@@ -22,4 +22,5 @@ mod real_traces;
 mod sql;
 mod tidy;
 mod vidur;
+mod vidur_requests;
 mod vidur_steps;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::profile::{DIMS, Layout, Operator, Point, Profile, Supplied};
 use crate::scenario::Scenario;
-use crate::sim::latency::{BatchShape, Latency, Operators, Steps};
+use crate::sim::latency::{BatchShape, CONTEXT_PAGE, Latency, Operators, Steps};
 use crate::sim::swarm::scenario_8b;
 
 /// Batches of changing sizes: up to 200 requests that decode, and `mixed` with them a prompt of up to 2,000 tokens.
@@ -34,7 +34,7 @@ pub fn shape(i: u64, mixed: bool) -> BatchShape {
         prefill_tokens_squared: n * n,
         prefill_tokens_x_input: n * (n + context),
         prefill_tokens_max: n,
-        prefill_context_pages: context.div_ceil(64),
+        prefill_context_pages: context.div_ceil(CONTEXT_PAGE),
         ..decode
     }
 }

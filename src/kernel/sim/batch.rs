@@ -3,8 +3,9 @@
 use std::cmp::Reverse;
 
 use super::SimError;
+use super::fair::OUTPUT_WEIGHT;
 use super::kv::hashes::Derivation;
-use super::latency::{BatchShape, CONTEXT_PAGE};
+use super::latency::BatchShape;
 use super::node::{Env, Out};
 use super::replica::{Chunk, Flight, Live, Phase, Replica, Written};
 use super::scheduler::QueueOrder;
@@ -22,10 +23,16 @@ pub(super) struct Forming {
     pub preempted: u32,
     /// Prompts only: decode requests, if there are any, wait.
     pub pause: bool,
+    /// What the encoder computes before it.
+    pub encoder: BatchShape,
     /// On top of what the latency model says, such as for blocks that are copied.
     pub more: SimDuration,
     /// Of that, what it waits for tiers.
     pub loads: SimDuration,
+    /// Decode requests that verify drafts.
+    pub verifying: u64,
+    /// The engine cannot go on.
+    pub failed: Option<SimError>,
     /// Decode requests that get nothing, but had something in the step before.
     stalling: Vec<u32>,
 }
@@ -58,22 +65,35 @@ impl Replica {
     /// where nothing else runs.
     ///
     /// # Errors
-    /// The latency model says nothing sensible.
+    /// The latency model says nothing sensible, or the engine cannot go on.
     pub(super) fn begin(&mut self, env: &Env<'_>, out: &mut Out) -> Result<bool, SimError> {
         self.blocked = false;
         self.retire_capped();
         self.shares.clear();
+        let steps = self.steps;
+        if let Some(fair) = self.waiting.fair() {
+            fair.steps = steps;
+        }
+        self.start_load(env);
         let mut f = Forming::default();
         let mut former = std::mem::take(&mut self.former);
         former.form(self, &mut f, env);
         self.former = former;
         self.store_evicted(self.clock);
+        if let Some(failed) = f.failed.take() {
+            return Err(failed);
+        }
+        self.stay_awake_for_loads(env);
         self.launch(&f, env, out)
     }
 
     /// Every decode request gets its token, for which there are blocks.
     pub(super) fn decode_all(&mut self, f: &mut Forming, env: &Env<'_>) {
         debug_assert!(self.stalled == 0, "who had no token in the last step is served by itself");
+        if self.speculating.is_some() {
+            self.verify_all(f, env);
+            return;
+        }
         let need = self.decode_need();
         if need > 0 {
             self.take(need);
@@ -93,6 +113,9 @@ impl Replica {
     /// Blocks that a token for every decode request takes.
     #[inline]
     pub(super) fn decode_need(&self) -> u64 {
+        if self.speculating.is_some() {
+            return self.verify_sums().1;
+        }
         if self.common.reserves { 0 } else { self.class_counts[self.class(self.steps)] }
     }
 
@@ -131,13 +154,37 @@ impl Replica {
     }
 
     pub(super) fn run_decode(&mut self, slot: u32, computed: u32, f: &mut Forming, env: &Env<'_>) {
-        let filled = self.grow(slot, computed, 1, env);
-        f.shape.decode_requests += 1;
-        f.shape.decode_context += u64::from(computed);
-        if self.spread.asked {
-            widen(&mut f.shape, u64::from(computed));
+        let tokens = self.wanted(&self.live[slot as usize], computed);
+        self.run_tokens(slot, computed, tokens, f, env);
+    }
+
+    /// One decode request gets so many tokens: one, or as many more as it verifies drafts.
+    pub(super) fn run_tokens(&mut self, slot: u32, computed: u32, tokens: u32, f: &mut Forming, env: &Env<'_>) {
+        let need = self.verify_need(&self.live[slot as usize], computed, tokens);
+        self.run_with(slot, (computed, tokens), need, f, env);
+    }
+
+    /// The same, where it is known how many blocks it takes for its drafts.
+    pub(super) fn run_with(
+        &mut self,
+        slot: u32,
+        (computed, tokens): (u32, u32),
+        need: u64,
+        f: &mut Forming,
+        env: &Env<'_>,
+    ) {
+        let filled = match self.speculating {
+            Some(_) => self.verify(slot, (computed, tokens), need, f, env),
+            None => self.grow(slot, computed, 1, env),
+        };
+        if tokens == 1 {
+            f.shape.decode_requests += 1;
+            f.shape.decode_context += u64::from(computed);
+            if self.spread.asked {
+                widen(&mut f.shape, u64::from(computed));
+            }
         }
-        f.budget = f.budget.saturating_sub(1);
+        f.budget = f.budget.saturating_sub(tokens);
         let live = &mut self.live[slot as usize];
         let resumed = std::mem::take(&mut live.stalled);
         let fresh = std::mem::take(&mut live.fresh);
@@ -152,13 +199,14 @@ impl Replica {
         }
         self.note_written(slot, computed / self.block_size, filled);
         if self.common.policy == QueueOrder::Priority {
-            self.shares.push(Share { slot, tokens: 1, before: computed, again: 0, filled, resumed });
+            self.shares.push(Share { slot, tokens, before: computed, again: 0, filled, resumed });
         }
     }
 
     /// One chunk of a running prefill.
     pub(super) fn run_prefill(&mut self, slot: u32, tokens: u32, f: &mut Forming, env: &Env<'_>) {
         let computed = self.live[slot as usize].computed;
+        self.look_ahead(slot, tokens);
         let (again, filled) = self.book_chunk(slot, computed, tokens, computed, f, env);
         if self.common.policy == QueueOrder::Priority {
             self.shares.push(Share { slot, tokens, before: computed, again, filled, resumed: false });
@@ -183,19 +231,10 @@ impl Replica {
         let again = upto.min(live.peak).saturating_sub(computed);
         live.computed = upto;
         live.recomputed += again;
-        self.next.chunks.push(Chunk { slot, upto, completes: upto == live.target });
+        self.next.chunks.push(Chunk { slot, tokens, upto, completes: upto == live.target });
         f.budget = f.budget.saturating_sub(tokens);
         if tokens > 0 {
-            let (n, context, input) = (u64::from(tokens), u64::from(context), u64::from(live.target));
-            let shape = &mut f.shape;
-            shape.prefill_requests += 1;
-            shape.prefill_tokens += n;
-            shape.prefill_context += context;
-            shape.prefill_tokens_x_context += n * context;
-            shape.prefill_tokens_squared += n * n;
-            shape.prefill_tokens_x_input += n * input;
-            shape.prefill_tokens_max = shape.prefill_tokens_max.max(n);
-            shape.prefill_context_pages += context.div_ceil(CONTEXT_PAGE);
+            f.shape.add_chunk(u64::from(tokens), u64::from(context), u64::from(live.target));
         }
         (again, filled)
     }
@@ -208,9 +247,16 @@ impl Replica {
         let input = u64::from(live.target);
         f.budget += share.tokens;
         let (n, context) = (u64::from(share.tokens), u64::from(share.before));
-        if live.phase == Phase::Decode {
-            f.shape.decode_requests -= 1;
-            f.shape.decode_context -= context;
+        let decode = live.phase == Phase::Decode;
+        if decode {
+            live.tokens = 0;
+            if share.tokens == 1 {
+                f.shape.decode_requests -= 1;
+                f.shape.decode_context -= context;
+            } else {
+                f.verifying -= 1;
+                f.shape.remove_chunk(n, context, context + n);
+            }
             if share.resumed {
                 live.stalled = true;
                 self.stalled += 1;
@@ -222,13 +268,7 @@ impl Replica {
             live.computed = share.before;
             live.recomputed -= share.again;
             self.next.chunks.retain(|chunk| chunk.slot != slot);
-            f.shape.prefill_requests -= 1;
-            f.shape.prefill_tokens -= n;
-            f.shape.prefill_context -= context;
-            f.shape.prefill_tokens_x_context -= n * context;
-            f.shape.prefill_tokens_squared -= n * n;
-            f.shape.prefill_tokens_x_input -= n * input;
-            f.shape.prefill_context_pages -= context.div_ceil(CONTEXT_PAGE);
+            f.shape.remove_chunk(n, context, input);
         }
         if share.filled > 0 {
             self.next.written.retain(|written| written.slot != slot);
@@ -238,7 +278,9 @@ impl Replica {
         if n == f.shape.prefill_tokens_max {
             f.shape.prefill_tokens_max = self.largest_share();
         }
-        new_blocks(share.before, share.tokens, self.block_size)
+        // What speculation took is in the request's room.
+        let in_room = decode && self.speculating.is_some();
+        if in_room { 0 } else { new_blocks(share.before, share.tokens, self.block_size) }
     }
 
     /// The spread of the contexts that were given out so far.
@@ -246,7 +288,8 @@ impl Replica {
         if !self.spread.asked {
             return;
         }
-        let decodes = self.shares.iter().filter(|share| self.live[share.slot as usize].phase == Phase::Decode);
+        let decodes = |share: &&Share| self.live[share.slot as usize].phase == Phase::Decode && share.tokens == 1;
+        let decodes = self.shares.iter().filter(decodes);
         (f.shape.decode_context_min, f.shape.decode_context_max) = (0, 0);
         let mut shape = BatchShape { decode_requests: 0, ..f.shape };
         for share in decodes {
@@ -256,9 +299,10 @@ impl Replica {
         f.shape = BatchShape { decode_requests: f.shape.decode_requests, ..shape };
     }
 
-    /// The largest chunk of a prompt among what was given out so far.
+    /// The largest chunk among what was given out so far.
     fn largest_share(&self) -> u64 {
-        let prefills = self.shares.iter().filter(|share| self.live[share.slot as usize].phase == Phase::Prefill);
+        let chunks = |share: &&Share| self.live[share.slot as usize].phase == Phase::Prefill || share.tokens > 1;
+        let prefills = self.shares.iter().filter(chunks);
         prefills.map(|share| u64::from(share.tokens)).max().unwrap_or(0)
     }
 
@@ -268,6 +312,9 @@ impl Replica {
         self.spread.forget();
         let live = &mut self.live[slot as usize];
         live.base -= 1;
+        if let Some(fair) = self.waiting.fair() {
+            fair.charge(live.tenant, -OUTPUT_WEIGHT);
+        }
         if !live.stalled {
             self.stalled += 1;
             self.single_out(slot);
@@ -292,6 +339,9 @@ impl Replica {
             self.leave_class(slot);
             let live = &mut self.live[slot as usize];
             live.base += 1;
+            if let Some(fair) = self.waiting.fair() {
+                fair.charge(live.tenant, OUTPUT_WEIGHT);
+            }
             if live.finish > self.steps {
                 live.finish -= 1;
             }
@@ -324,7 +374,16 @@ impl Replica {
 
     /// A waiting request, already taken from the queue, runs from now on.
     pub(super) fn seat(&mut self, slot: u32, seat: &Seat, f: &mut Forming, env: &Env<'_>) {
+        self.sit(slot, seat, f, env);
+        let computed = self.live[slot as usize].computed;
+        let context = if env.quirks.hits_without_context { 0 } else { computed };
+        self.book_chunk(slot, computed, seat.tokens, context, f, env);
+    }
+
+    /// The same, but its tokens are booked later.
+    pub(super) fn sit(&mut self, slot: u32, seat: &Seat, f: &mut Forming, env: &Env<'_>) {
         let Seat { hits, tokens, spare } = *seat;
+        self.charge_prompt(slot);
         let live = &self.live[slot as usize];
         let (request, known) = (live.request as usize, live.known);
         self.first_admission(slot, hits);
@@ -340,6 +399,7 @@ impl Replica {
         if spare + fixed > 0 {
             self.take(u64::from(spare) + u64::from(fixed));
         }
+        self.adapter_runs(slot, f, env);
         let now = self.clock;
         let live = &mut self.live[slot as usize];
         self.totals.waiting_ns += i128::from((now - live.since).0);
@@ -349,12 +409,12 @@ impl Replica {
         // Blocks that do not start with the prompt cannot be told by their place.
         live.missing = hits - held;
         live.known = if live.missing == 0 { known } else { 0 };
+        live.computed = computed;
         live.seq = self.next_seq;
         self.next_seq += 1;
         self.running.push(slot);
         self.prefills.push(slot);
-        let context = if env.quirks.hits_without_context { 0 } else { computed };
-        self.book_chunk(slot, computed, tokens, context, f, env);
+        self.encode(slot, computed, f, env);
     }
 
     /// What counts once for a request: when it first runs, and what the prefix cache has for it then.
@@ -376,7 +436,27 @@ impl Replica {
     /// The prefix of a waiting request that the cache holds.
     pub(super) fn prefix_of(&self, slot: u32, env: &Env<'_>) -> (u32, u64) {
         let live = &self.live[slot as usize];
-        self.find_prefix(live.request as usize, live.known, live.target, env)
+        let found = self.find_prefix(live.request as usize, live.known, live.target, env);
+        match found.0 {
+            1.. if self.speculating.as_ref().is_some_and(|s| s.drops_hit) => {
+                let units = self.derivation.units(env.requests, live.request as usize, self.block_size);
+                self.pool.find(units, found.0 - 1)
+            }
+            _ => found,
+        }
+    }
+
+    /// Content of the first whole block of the tokens to be computed that the cache does not hold; `None` where it holds them
+    /// all, or the trace does not know.
+    pub(super) fn next_content(&self, slot: u32, env: &Env<'_>) -> Option<u64> {
+        if self.derivation == Derivation::None {
+            return None;
+        }
+        let live = &self.live[slot as usize];
+        let request = live.request as usize;
+        let whole = (live.target / self.block_size).min(live.known);
+        let (found, _) = self.pool.find(self.derivation.units(env.requests, request, self.block_size), whole);
+        (found < whole).then(|| self.derivation.hash(env.requests, request, found))
     }
 
     /// Takes a request out of the queue, wherever it stands.
@@ -416,11 +496,33 @@ impl Replica {
         }
         let live = &self.live[slot as usize];
         let (from, to) = (computed / self.block_size, ((computed + tokens) / self.block_size).min(live.known));
-        if from >= to {
+        if from >= to || self.common.fills_late {
             return 0;
         }
         self.fill(slot, from, to, env);
         to - from
+    }
+
+    /// Where contents are found late: those of the first `computed` tokens of a request are found from now on.
+    pub(super) fn fill_late(&mut self, slot: u32, computed: u32, env: &Env<'_>) {
+        if !self.common.fills_late {
+            return;
+        }
+        let live = &self.live[slot as usize];
+        let (mut block, to) = (live.held.blocks(), (computed / self.block_size).min(live.known));
+        if block >= to {
+            return;
+        }
+        self.sum_blocks();
+        let live = &mut self.live[slot as usize];
+        let request = live.request as usize;
+        while block < to {
+            let (unit, first) = self.derivation.unit_of(block);
+            let count = (self.derivation.unit_blocks() - first).min(to - block);
+            let hash = self.derivation.unit_hash(env.requests, request, unit);
+            self.pool.fill_once(&mut live.held, hash, first, count);
+            block += count;
+        }
     }
 
     /// Blocks `from..to` of a request are full, and their contents known.
@@ -466,6 +568,7 @@ impl Replica {
     /// A request, already taken from `running`, loses its cache and waits again. `given_back` are the blocks that it
     /// took for a share of this step.
     pub(super) fn preempt(&mut self, slot: u32, given_back: u64, env: &Env<'_>) {
+        self.forget_encoded(slot);
         let phase = self.live[slot as usize].phase;
         let computed = self.computed(&self.live[slot as usize]);
         self.sum_blocks();
@@ -501,22 +604,36 @@ impl Replica {
         live.preemptions += 1;
         live.lost_since = live.lost_since.or(Some(now));
         live.missing = 0;
+        live.drafted = 0;
         live.computed = 0;
         live.target = live.input + live.emitted;
         self.totals.running_ns += i128::from((now - live.since).0);
         live.since = now;
+        self.adapter_runs_no_more(slot);
+        self.adapter_waits(slot, now, env);
+        if let Some(place) = self.live[slot as usize].place {
+            self.fetched.insert(place, slot);
+            return;
+        }
         let key = self.key(slot, env);
-        self.waiting.push_front(slot, key);
+        match self.common.requeues_last {
+            true => self.waiting.push(slot, key),
+            false => self.waiting.push_front(slot, key),
+        }
     }
 
     /// Frees the blocks of a request with so many tokens in the cache, and some more.
     pub(super) fn release(&mut self, slot: u32, computed: u32, more: u64) {
         let reserves = self.common.reserves;
+        let verifies = self.speculating.is_some();
         let live = &mut self.live[slot as usize];
         let spare = std::mem::take(&mut live.spare);
         let more = more + u64::from(std::mem::take(&mut live.fixed));
         let blocks = match reserves {
             true => spare,
+            false if verifies && live.phase == Phase::Decode => {
+                live.room / self.block_size - live.missing - live.held.blocks()
+            }
             false => computed.div_ceil(self.block_size) - live.missing - live.held.blocks() + spare,
         };
         self.pool.release(&mut live.held, u64::from(blocks) + more);
@@ -525,7 +642,7 @@ impl Replica {
     /// A completed request takes the place of its last token too, before it frees all, if there is one; returns how many.
     pub(super) fn one_more(&mut self, slot: u32, env: &Env<'_>) -> u32 {
         let computed = self.computed(&self.live[slot as usize]);
-        if new_blocks(computed, 1, self.block_size) > self.pool.free() {
+        if self.speculating.is_some() || new_blocks(computed, 1, self.block_size) > self.pool.free() {
             return 0;
         }
         self.grow(slot, computed, 1, env);
@@ -549,12 +666,22 @@ impl Replica {
             return Ok(false);
         }
         let start = self.flights.back().map_or(self.clock, |flight| flight.end);
+        let mix = self.mix(f);
         let duration = match empty {
-            true => self.timing.empty(),
+            true if f.more == SimDuration::ZERO => self.timing.empty(),
+            true => self.timing.step(f.more).ok_or_else(not_sensible)?,
             false => {
+                let more = f.more + self.encoder_time(f, env);
                 let said = self.former.step(env.model, &f.shape);
+                let said = env.adapters.as_ref().map_or(said, |plan| plan.costs.step(said, mix));
+                let mut said = said;
+                if let Some(speculating) = &self.speculating {
+                    let drafting = speculating.drafting(said, &f.shape, env.model, &self.former);
+                    said = SimDuration(said.0.saturating_add(drafting.0));
+                    self.next.drafting = drafting;
+                }
                 let raw = self.jitter.as_mut().map_or(said, |jitter| jitter.take(said));
-                let more = f.more + self.slowdown(start, raw);
+                let more = more + self.slowdown(start, raw);
                 self.timing.step(raw + more).ok_or_else(not_sensible)?
             }
         };
@@ -572,15 +699,15 @@ impl Replica {
         };
         if !pause {
             self.steps += 1;
-            self.context += f.shape.decode_requests;
+            self.context += f.shape.decode_requests + f.verifying;
             self.log.push((before + duration).0);
         }
         let buffer = self.spare.pop().unwrap_or_default();
         let mut flight = std::mem::replace(&mut self.next, buffer);
         (flight.number, flight.end, flight.duration) = (self.steps, end, duration);
         (flight.pause, flight.before) = (pause, before);
-        (flight.shape, flight.regular) = (f.shape, f.regular);
-        self.advance_prompts(&flight);
+        (flight.shape, flight.regular, flight.adapters) = (f.shape, f.regular, mix.adapters);
+        self.advance_prompts(&flight, env);
         self.flights.push_back(flight);
         if self.log.is_long() {
             self.trim_log();
@@ -589,12 +716,15 @@ impl Replica {
     }
 
     /// Requests whose prompt the step completes: from the next step on they decode.
-    fn advance_prompts(&mut self, flight: &Flight) {
+    fn advance_prompts(&mut self, flight: &Flight, env: &Env<'_>) {
         let mut any = false;
         for chunk in flight.chunks.iter().filter(|chunk| chunk.completes) {
             any = true;
             let steps = self.steps;
             let live = &mut self.live[chunk.slot as usize];
+            if let Some(fair) = self.waiting.fair() {
+                fair.charge(live.tenant, OUTPUT_WEIGHT);
+            }
             live.finish = steps + u64::from(live.output - live.emitted - 1);
             let last = live.finish == steps;
             if last && (live.capped || !self.common.async_scheduling) {
@@ -603,7 +733,9 @@ impl Replica {
             }
             live.phase = Phase::Decode;
             live.base = i64::from(live.computed) - steps as i64;
-            self.enter_decode(chunk.slot);
+            let (emitted, seq) = (live.emitted + 1, live.seq);
+            self.enter_decode(chunk.slot, env);
+            self.former.entered(chunk.slot, seq, emitted, steps);
         }
         if any {
             let live = &self.live;
@@ -620,31 +752,51 @@ impl Replica {
         self.log.trim(oldest.unwrap_or(self.handed));
     }
 
-    pub(super) fn enter_decode(&mut self, slot: u32) {
+    pub(super) fn enter_decode(&mut self, slot: u32, env: &Env<'_>) {
         self.decodes += 1;
+        self.begin_to_verify(slot, env);
+        self.promised += self.live[slot as usize].promise;
+        if let Some(fair) = self.waiting.fair() {
+            fair.decode(self.live[slot as usize].tenant, 1, self.steps);
+        }
         let computed = self.computed(&self.live[slot as usize]);
         let live = &self.live[slot as usize];
         self.context += u64::from(computed);
         self.spread.enter(live.base, self.decodes == 1);
         let entry = Reverse((live.finish, live.seq, slot));
+        if self.speculating.is_some() {
+            return;
+        }
         match live.capped && self.common.async_scheduling {
             true => self.caps.push(entry),
             false => self.finishes.push(entry),
         }
         self.enter_class(slot);
+        self.adapter_decodes(slot, true);
     }
 
     pub(super) fn leave_decode(&mut self, slot: u32) {
+        self.adapter_decodes(slot, false);
+        if let Some(speculating) = &mut self.speculating {
+            speculating.forget();
+        }
         self.leave_class(slot);
         if std::mem::take(&mut self.live[slot as usize].fresh) {
             self.fresh.retain(|other| *other != slot);
         }
         self.spread.leave(self.live[slot as usize].base);
         self.decodes -= 1;
+        self.promised -= self.live[slot as usize].promise;
+        if let Some(fair) = self.waiting.fair() {
+            fair.decode(self.live[slot as usize].tenant, -1, self.steps);
+        }
         self.context -= u64::from(self.computed(&self.live[slot as usize]));
     }
 
     fn enter_class(&mut self, slot: u32) {
+        if self.speculating.is_some() {
+            return;
+        }
         let live = &self.live[slot as usize];
         let class = self.class_of(live);
         self.class_counts[class] += 1;
@@ -655,6 +807,9 @@ impl Replica {
     }
 
     fn leave_class(&mut self, slot: u32) {
+        if self.speculating.is_some() {
+            return;
+        }
         let live = &self.live[slot as usize];
         let class = self.class_of(live);
         self.class_counts[class] -= 1;
@@ -670,7 +825,7 @@ impl Replica {
 
     /// The trace knows contents that decoding will fill: the same answer for as long as a request decodes.
     fn fills_later(&self, live: &Live) -> bool {
-        live.known > live.target / self.block_size
+        !self.common.fills_late && live.known > live.target / self.block_size
     }
 
     fn class_position(&self, class: usize, seq: u64) -> usize {

@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 
-use super::log::stats_of;
+use super::log::{stats_of, stats_with_zeros};
 use super::node::{Env, Out, Work};
 use super::replica::{Flight, Live, Phase, Replica};
 use super::{ItlStats, RequestRow, Status};
@@ -15,6 +15,8 @@ struct When {
     at: SimTime,
     step: u64,
     pause: bool,
+    /// Tokens that are drafted to follow it.
+    drafted: u32,
 }
 
 impl Replica {
@@ -22,8 +24,10 @@ impl Replica {
     pub(super) fn hand_out(&mut self, env: &Env<'_>, out: &mut Out) {
         let Some(mut flight) = self.flights.pop_front() else { return };
         assert!(flight.end > self.clock, "a step must take time");
-        if self.common.async_scheduling || self.tiers.is_some() {
-            // It may complete requests that wait: those that came meanwhile have waited beside them.
+        if self.common.async_scheduling || self.tiers.is_some() || self.next_adapter().is_some_and(|at| at < flight.end)
+        {
+            // It may complete requests that wait: those that came meanwhile have waited beside them. And what is on its way
+            // is there for those that wait before it is for those that come.
             self.settle(SimTime(flight.end.0 - 1), false, env, out);
         }
         self.clock = flight.end;
@@ -36,13 +40,21 @@ impl Replica {
         assert!(self.handed == flight.number, "steps end in the order in which they were formed");
         self.totals.busy += flight.duration;
         self.totals.work.add(&flight.shape);
+        if let Some(adapters) = &mut self.adapters {
+            adapters.sums.count_steps(flight.adapters, 1);
+        }
+        self.totals.speculation.draft_ns += std::mem::take(&mut flight.drafting).0;
         out.gaps.add((flight.duration + flight.before).0, flight.regular);
         if !flight.written.is_empty() {
             self.store_written(&flight.written, env);
             flight.written.clear();
         }
         self.tokens_one_by_one(&mut flight, env, out);
+        if !flight.pause {
+            self.end_verification(&flight);
+        }
         self.find_finished();
+        self.former.ended(flight.end);
         if !self.done.is_empty() {
             self.blocked = false;
             self.complete(env, out);
@@ -52,7 +64,8 @@ impl Replica {
 
     /// Prompts that are complete, requests that had no token in the step before, and those that were preempted since.
     fn tokens_one_by_one(&mut self, flight: &mut Flight, env: &Env<'_>, out: &mut Out) {
-        let when = When { at: flight.end, step: flight.number, pause: flight.pause };
+        let drafted = self.speculating.as_ref().map_or(0, |s| s.drafted(&flight.shape));
+        let when = When { at: flight.end, step: flight.number, pause: flight.pause, drafted };
         for chunk in flight.chunks.drain(..) {
             let live = &mut self.live[chunk.slot as usize];
             if env.reports.progress && live.first_token.is_none() {
@@ -64,12 +77,26 @@ impl Replica {
                 let since = live.lost_since.take();
                 live.preempted += since.map_or(SimDuration::ZERO, |since| flight.end - since);
             }
+            if live.phase != Phase::Waiting {
+                self.fill_late(chunk.slot, chunk.upto, env);
+            }
+            let live = &self.live[chunk.slot as usize];
+            if live.encoded > 0 && chunk.upto >= live.encoded.min(live.input) {
+                self.forget_encoded(chunk.slot);
+            }
+            let live = &self.live[chunk.slot as usize];
             // A prompt that is needed elsewhere is nothing without its blocks: it is computed again.
             if chunk.completes && (live.phase, live.work) != (Phase::Waiting, Work::HeldPrompt) {
                 self.token(chunk.slot, when, out);
             }
         }
         for slot in flight.resumed.drain(..).chain(flight.early.drain(..)) {
+            let live = &mut self.live[slot as usize];
+            if live.phase == Phase::Decode {
+                // It came back with all that it had.
+                let since = live.lost_since.take();
+                live.preempted += since.map_or(SimDuration::ZERO, |since| flight.end - since);
+            }
             self.token(slot, when, out);
         }
         for slot in flight.endings.drain(..) {
@@ -78,9 +105,10 @@ impl Replica {
     }
 
     /// One token of one request.
-    fn token(&mut self, slot: u32, When { at, step, pause }: When, out: &mut Out) {
+    fn token(&mut self, slot: u32, When { at, step, pause, drafted }: When, out: &mut Out) {
         let live = &mut self.live[slot as usize];
         live.emitted += 1;
+        live.drafted = drafted;
         match live.first_token {
             None => {
                 live.first_token = Some(at);
@@ -181,26 +209,34 @@ impl Replica {
 
     /// A request leaves the replica now, whatever its phase; with the places of `more` tokens beyond those it computed.
     fn leave(&mut self, slot: u32, more: u32, env: &Env<'_>) {
+        self.forget_encoded(slot);
         let live = &self.live[slot as usize];
         let (phase, computed) = (live.phase, self.computed(live));
         let stay = i128::from((self.clock - live.since).0);
         match phase {
             Phase::Waiting => {
                 let key = self.key(slot, env);
-                let loaded = self.live[slot as usize].loaded;
-                let there = if loaded { &mut self.loaded } else { &mut self.waiting }.remove(slot, key);
+                let Live { loaded, swapped, place, .. } = self.live[slot as usize];
+                let there = match place {
+                    Some(place) => self.fetched.remove(&place).is_some(),
+                    None if loaded => self.loaded.remove(slot, key),
+                    None => self.waiting.remove(slot, key),
+                };
                 assert!(there, "a waiting request must be in the queue");
+                self.adapter_waits_no_more(slot);
                 self.totals.waiting_ns += stay;
-                if loaded {
+                if loaded && !swapped {
                     self.sum_blocks();
                     self.release(slot, computed, 0);
                 }
             }
             Phase::Prefill | Phase::Decode | Phase::Ending => {
+                self.adapter_runs_no_more(slot);
                 self.totals.running_ns += stay;
                 let at = self.position(slot);
                 self.running.remove(at);
                 self.sum_blocks();
+                self.fill_late(slot, computed, env);
                 self.release(slot, computed + more, 0);
             }
             Phase::Moving | Phase::Fetching => unreachable!("what moves is freed"),
@@ -217,6 +253,7 @@ impl Replica {
                 }
                 self.stalled -= u64::from(live.stalled);
                 self.leave_decode(slot);
+                self.former.left(slot, self.steps);
             }
             Phase::Prefill => self.prefills.retain(|other| *other != slot),
             Phase::Waiting | Phase::Ending | Phase::Moving | Phase::Fetching => {}
@@ -233,6 +270,9 @@ impl Replica {
 
     /// The gaps of a request between tokens that came out up to the step `to`.
     fn itl(&mut self, slot: u32, to: u64) -> Option<ItlStats> {
+        if self.speculating.is_some() {
+            return self.itl_of_chunks(slot, to);
+        }
         let live = &mut self.live[slot as usize];
         let first = live.first_token?;
         if live.exact {
@@ -246,6 +286,18 @@ impl Replica {
         }
         live.gaps.extend_from_slice(self.log.between(live.from, to));
         stats_of(&mut live.gaps, sum)
+    }
+
+    /// The same where several tokens come out at once.
+    fn itl_of_chunks(&mut self, slot: u32, to: u64) -> Option<ItlStats> {
+        let live = &mut self.live[slot as usize];
+        let first = live.first_token?;
+        let last = if live.exact { live.last_token } else { self.decoded_at };
+        if !live.exact {
+            live.gaps.extend_from_slice(self.log.between(live.from, to));
+        }
+        let together = live.emitted as usize - 1 - live.gaps.len();
+        stats_with_zeros(&mut live.gaps, together, last - first)
     }
 
     /// At the horizon a request is still here. Of the replica only what its totals need is kept up.

@@ -11,6 +11,7 @@
 use std::sync::atomic::AtomicBool;
 
 use super::cluster::Cluster;
+use super::encoder::Encoder;
 use super::gateway::{Gateway, PoolKind};
 use super::kv::hashes::Derivation;
 use super::kv::{hashes, plan};
@@ -20,7 +21,7 @@ use super::node::{Engine, Env, Reports};
 use super::replica::Replica;
 use super::scheduler::{Scheduler, exclusive};
 use super::tiers::{self, Shared, TierFacts};
-use super::{Parts, SimError, Sink, Summary, latency};
+use super::{Parts, SimError, Sink, Summary, latency, lora};
 use crate::pools::{Role, Site};
 use crate::request::Requests;
 use crate::scenario::{Deployment, ModelSpec, Scenario};
@@ -34,8 +35,8 @@ pub(super) const HORIZON: SimTime = SimTime(1 << 61);
 /// Longest prompt plus output that an engine takes: what the deployment says, the model allows, and the cache holds.
 pub(super) fn max_len(d: &Deployment, model: &ModelSpec, blocks: u64) -> u32 {
     let said = d.max_model_len.unwrap_or(model.max_pos);
-    let growing = blocks.saturating_sub(plan::blocks_per_request(d, model));
-    let held = growing.saturating_mul(u64::from(d.kv.block_size));
+    let fixed = plan::blocks_per_request(d, model);
+    let held = d.scheduler.most_tokens(blocks, fixed, d.kv.block_size);
     u64::from(said).min(held).min(u64::from(u32::MAX / 4)) as u32
 }
 
@@ -93,6 +94,7 @@ pub(super) fn simulate(
             demand: &demand,
             requests,
             model,
+            adapters: lora::Plan::new(&sites[at], requests),
             after_token: bounded(model.after_token(), d.tick),
             after_request: bounded(model.after_request(), d.tick),
             seed: scenario.seed,
@@ -103,8 +105,10 @@ pub(super) fn simulate(
                 Some(_) => max_len(d, &sites[at].model, kinds[at].blocks),
                 None => d.max_model_len.unwrap_or(u32::MAX / 4),
             },
+            encoder: Encoder::of(&sites, at, requests),
             fixed_blocks: plan::blocks_per_request(d, &sites[at].model) as u32,
             longest_prompt: d.scheduler.longest_prompt(kinds[at].blocks, d.kv.block_size),
+            bytes_per_block: plan::plan(d, &sites[at].model, &sites[at].gpu).bytes_per_block,
             wants_steps: sink.wants_steps(),
             reports,
             stop,
@@ -138,7 +142,7 @@ fn kind(site: &Site, requests: &Requests) -> Result<PoolKind, SimError> {
                 Role::Encode => Derivation::None,
                 Role::Mixed | Role::Prefill | Role::Decode => {
                     let caches = d.kv.enable_prefix_caching && common.caches_prefixes;
-                    hashes::derivation(requests, d.kv.block_size, caches)?
+                    hashes::derivation(requests, d.kv.block_size, caches)?.with(d.lora.is_some())
                 }
             },
             blocks: plan::blocks(d, &site.model, &site.gpu)?,
@@ -154,7 +158,7 @@ fn engine(id: u32, site: &Site, (kind, tiers): (&PoolKind, &[TierFacts]), watche
         Scheduler::Exclusive(rules) => Engine::Exclusive(Box::new(exclusive::servers(id, d, rules))),
         batching => {
             let common = batching.common().unwrap_or_else(|| unreachable!("it forms batches"));
-            let mut replica = Replica::new(id, kind.blocks, (batching, common), &d.kv, kind.derivation, env);
+            let mut replica = Replica::new(id, kind.blocks, (batching, common), d, kind.derivation, env);
             if watched {
                 replica.pool.watch();
             }

@@ -6,6 +6,11 @@
 
 use crate::scenario::{Deployment, Dtype, GpuSpec, ModelSpec};
 
+/// Hidden states are bf16, in memory and between GPUs.
+pub(crate) const ACTIVATION_BYTES: f64 = 2.0;
+/// A GPU of which no link is known has one of PCIe 4.0 x16, in GB/s in one direction.
+const PCIE_GB_PER_S: f64 = 32.0;
+
 /// Parameters of the attention of one layer: projections of queries, keys, values and output.
 pub fn attention_params(m: &ModelSpec) -> f64 {
     let (d, heads) = (f64::from(m.hidden), f64::from(m.heads));
@@ -145,6 +150,11 @@ pub fn peak_flops(d: &Deployment, g: &GpuSpec) -> f64 {
         Dtype::Fp8 | Dtype::Bf16 => g.bf16_tflops,
     };
     tflops * 1e12
+}
+
+/// Bandwidth to the other GPUs of the node in GB/s, one direction.
+pub(crate) fn link_gb_per_s(g: &GpuSpec) -> f64 {
+    if g.nvlink_gb_per_s > 0.0 { g.nvlink_gb_per_s } else { PCIE_GB_PER_S }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 
+use super::lora::Mix;
 use super::node::{Env, Work};
 use super::replica::{Chunk, Flight, Phase, Replica};
 use crate::units::{SimDuration, SimTime};
@@ -68,7 +69,7 @@ impl Replica {
         let ends = |f: &Flight| !f.endings.is_empty() || singled(f) || f.chunks.iter().any(ending);
         let prompts = env.reports.prompts || env.reports.progress;
         let next = [&self.finishes, &self.caps].into_iter().filter_map(|heap| heap.peek());
-        let next = next.map(|Reverse((step, ..))| *step).min().unwrap_or(u64::MAX);
+        let next = next.map(|Reverse((step, ..))| *step).min().unwrap_or(u64::MAX).min(self.first_verified());
         if next <= flight.number || self.flights.iter().any(ends) || (prompts && !flight.chunks.is_empty()) {
             return flight.end;
         }
@@ -80,7 +81,7 @@ impl Replica {
         let known = later(flight.end, self.shortest, next - flight.number);
         let begun = self.prefills.iter().copied().chain(self.waiters()).map(|slot| {
             let live = &self.live[slot as usize];
-            later(flight.end, self.shortest, u64::from(live.output - self.emitted(live)) - 1)
+            later(flight.end, self.shortest, self.steps_of(live.output - self.emitted(live) - 1))
         });
         let gone = self.aborts.peek().map_or(SimTime::MAX, |Reverse((at, ..))| after((*at).max(flight.end)));
         let sure = begun.min().unwrap_or(SimTime::MAX).min(known).min(self.pending_wake(flight.end, env));
@@ -88,16 +89,33 @@ impl Replica {
         sure.max(quiet).min(gone)
     }
 
-    /// Before which time none of the requests on their way can be done, if the next step starts at `from` or later.
+    /// The first step, at the earliest, that completes a request which decodes speculatively.
+    fn first_verified(&self) -> u64 {
+        let Some(speculating) = self.speculating.as_ref().filter(|_| self.decodes > 0) else { return u64::MAX };
+        self.handed.saturating_add(speculating.steps(speculating.least_left))
+    }
+
+    /// Steps, at least, in which so many tokens come out.
+    fn steps_of(&self, tokens: u32) -> u64 {
+        self.speculating.as_ref().map_or(u64::from(tokens), |speculating| speculating.steps(tokens))
+    }
+
+    /// Before which time none of the requests on their way can be done or left, if the next step starts at `from` or later.
     fn pending_wake(&self, from: SimTime, env: &Env<'_>) -> SimTime {
         let done = |Reverse((at, place, work)): &Reverse<(SimTime, u32, Work)>| {
             let output = match work {
                 Work::Whole => env.demand.output(env.demand.nth(*place as usize), env.max_len).0,
-                // Its first token may be out.
-                Work::Reply => env.demand.output(env.demand.nth(*place as usize), env.max_len).0.max(2) - 1,
+                // Its first token may be out; and it may be cut shorter than this engine would, by that of its prompt.
+                Work::Reply => {
+                    let slot = self.moving[&env.demand.nth(*place as usize)];
+                    self.live[slot as usize].output.max(2) - 1
+                }
                 Work::Prompt | Work::HeldPrompt | Work::Encode => 1,
             };
-            after(later((*at).max(from), self.shortest, u64::from(output) - 1))
+            let from = (*at).max(from);
+            // Its client may go before, which is not noted until it is in the queue.
+            let gone = env.demand.abort(*place as usize).map_or(SimTime::MAX, |(gone, _)| after(gone.max(from)));
+            after(later(from, self.shortest, self.steps_of(output - 1))).min(gone)
         };
         if self.pending.len() > OPEN_MAX {
             return self.pending.peek().map_or(SimTime::MAX, |Reverse((at, ..))| after((*at).max(from)));
@@ -111,6 +129,7 @@ impl Replica {
         let nothing_waits = self.nobody_waits() || (self.blocked && self.class_lists.is_empty());
         let quiet = nothing_waits
             && self.pending.is_empty()
+            && self.no_adapter_comes()
             && !self.common.async_scheduling
             && self.stalled == 0
             && self.decodes > 0
@@ -118,14 +137,17 @@ impl Replica {
             && self.decodes <= self.common.decodes_max;
         let finish = self.finishes.peek().map(|Reverse((step, ..))| *step).filter(|_| quiet)?;
         let steps = finish.saturating_sub(self.steps).min(self.steps_with_blocks()).min(self.former.quiet_steps(self));
+        let steps = steps.min(self.waiting.steady(self.steps));
         let form = match self.form {
             Some((decodes, form)) if decodes == self.decodes => form?,
             Some(_) | None => self.decode_form(env)?,
         };
+        let costs = env.adapters.as_ref().map(|plan| &plan.costs);
+        let mix = self.adapters.as_ref().map_or(Mix::default(), |adapters| adapters.decode_mix());
         // To evaluate them twice is cheaper than to come back in between.
         let (mut span, mut context) = (0, self.context);
         for _ in 0..steps.min(FORESEEN_MAX) {
-            let said = form.at(context);
+            let said = costs.map_or(form.at(context), |costs| costs.step(form.at(context), mix));
             let least = self.jitter.as_ref().map_or(said, |jitter| jitter.least(said));
             span += self.timing.step(least)?.0;
             context += self.decodes;
@@ -138,7 +160,7 @@ impl Replica {
         if self.common.reserves {
             return u64::MAX;
         }
-        let free = self.pool.free().saturating_sub(self.common.slack);
+        let Some(free) = self.pool.free().checked_sub(self.common.slack) else { return 0 };
         let size = u64::from(self.block_size);
         let sure = (free / self.decodes.max(1)).saturating_sub(1) * size;
         if sure > 0 {

@@ -146,6 +146,12 @@ impl<'a> Demand<'a> {
         own(&self.requests.priority, request).unwrap_or_else(|| self.rules(request).priority)
     }
 
+    /// Whom the request is for; -1 where nobody says.
+    pub(crate) fn tenant(&self, request: u32) -> i64 {
+        let column = if self.requests.tenant.is_empty() { &self.requests.class } else { &self.requests.tenant };
+        own(column, request).map_or(-1, i64::from)
+    }
+
     /// When the request should be done; [`SimTime::MAX`] where nobody says.
     pub(crate) fn deadline(&self, request: u32) -> SimTime {
         let after = own(&self.requests.deadline, request).or_else(|| self.rules(request).deadline);
@@ -283,6 +289,11 @@ fn check_requests(requests: &Requests) -> Result<(), SimError> {
                 requests.input_tokens[i], requests.output_tokens[i]
             ));
         }
+    }
+    let wrong = |rate: &Option<f64>| rate.is_some_and(|rate| !(0.0..=1.0).contains(&rate));
+    if let Some(i) = requests.acceptance.iter().position(wrong) {
+        let rate = requests.acceptance[i].unwrap_or_default();
+        return invalid(format!("request {i} has an acceptance of {rate}; must be 0 to 1"));
     }
     Ok(())
 }

@@ -148,6 +148,23 @@ pub(super) fn stats_of(gaps: &mut [i64], sum: SimDuration) -> Option<ItlStats> {
     Some(interpolate(low, next, hundredths, max, sum))
 }
 
+/// The same where there are so many gaps of 0 beside those listed, which are all above 0.
+pub(super) fn stats_with_zeros(gaps: &mut [i64], zeros: usize, sum: SimDuration) -> Option<ItlStats> {
+    let (n, (at, _, hundredths)) = (gaps.len() + zeros, rank((gaps.len() + zeros).max(1)));
+    if n == 0 {
+        return None;
+    }
+    if at < zeros {
+        let max = gaps.iter().copied().max().unwrap_or(0);
+        let next = if at + 1 < zeros { 0 } else { gaps.iter().copied().min().unwrap_or(0) };
+        return Some(interpolate(0, next, hundredths, max, sum));
+    }
+    let (_, &mut low, above) = gaps.select_nth_unstable(at - zeros);
+    let next = above.iter().copied().min().unwrap_or(low);
+    let max = above.iter().copied().max().unwrap_or(low);
+    Some(interpolate(low, next, hundredths, max, sum))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,6 +213,19 @@ mod tests {
                     log.trim(step - 1_000);
                     assert!(log.durations.len() < 1_100 + 70);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_need_not_be_listed() {
+        let gaps: Vec<i64> = (1..=7).map(|g| g * g * 100).collect();
+        for count in 0..=7 {
+            for zeros in [0, 1, 2, 98, 99, 100, 101, 600, 700, 2_000] {
+                let mut listed = gaps[..count].to_vec();
+                let known = stats_with_zeros(&mut listed.clone(), zeros, SimDuration(5));
+                listed.resize(count + zeros, 0);
+                assert_eq!(known, stats_of(&mut listed, SimDuration(5)), "{count} gaps, {zeros} zeros");
             }
         }
     }

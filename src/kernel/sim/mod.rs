@@ -12,8 +12,10 @@
 //! | `disagg`, `transfer`, `moving` | requests of several parts; bytes on their way; KV caches that leave an engine or come |
 //! | `node`, `replica`, `batch`, `ending` | what the cluster wants of an engine; one engine: time passing, forming a step, ending one |
 //! | [`scheduler`] | the rules: decisions about one request at a time; `exclusive` is a node of its own |
+//! | [`speculative`], `verify` | drafts: the rules; who verifies how many, and what comes of it |
 //! | [`kv`], [`tiers`] | memory plan, content hashes, the block pool; stores behind it |
 //! | [`latency`] | step times |
+//! | [`encoder`] | encoder inputs on the replicas themselves |
 //! | `queue`, `load`, `timing`, `jitter` | who is next; what arrives and what clients want; how long a step lasts |
 //! | `itl`, `log`, `work` | gaps of all requests, gaps of one, sums over steps |
 //! | [`reference`], `reference_exclusive`, [`swarm`], `timelines` | the oracles, random scenarios, cases by hand |
@@ -165,9 +167,11 @@ mod check;
 mod cluster;
 mod disagg;
 mod dispatch;
+pub mod encoder;
 mod ending;
 mod engine;
 pub mod facts;
+mod fair;
 mod flow;
 mod foresight;
 mod forming;
@@ -180,6 +184,7 @@ pub mod kv;
 pub mod latency;
 mod load;
 mod log;
+pub mod lora;
 mod moving;
 mod node;
 mod queue;
@@ -188,6 +193,7 @@ mod reference_exclusive;
 mod replica;
 pub mod router;
 pub mod scheduler;
+pub mod speculative;
 mod spread;
 #[doc(hidden)]
 pub mod swarm;
@@ -196,6 +202,7 @@ pub mod tiers;
 mod timelines;
 mod timing;
 mod transfer;
+mod verify;
 mod work;
 
 use std::borrow::Cow;
@@ -207,6 +214,7 @@ use crate::pools::Role;
 use crate::request::Requests;
 use crate::scenario::Scenario;
 use crate::units::{SimDuration, SimTime};
+pub use speculative::Speculation;
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -333,6 +341,8 @@ impl RequestRow {
 }
 
 /// One iteration of one replica.
+///
+/// A request that verifies drafts ([`speculative`]) is a chunk here, as a part of a prompt is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepRow {
     pub replica: u32,
@@ -442,10 +452,17 @@ pub struct Summary {
     /// busy time, peaks, integrals, hits, work; and as `injected` the parts of requests that it was sent (a local prompt
     /// and its reply are one part). The rest is 0.
     pub pools: Vec<Summary>,
+    /// Tokens that encoders computed on the replicas of the prompts, and how long that took.
+    pub encoder_tokens: u64,
+    pub encoder_time: SimDuration,
     /// Steps that the latency model had to extrapolate, because nothing like them was measured.
     pub latency_extrapolated_steps: u64,
     /// What all steps together computed.
     pub work: WorkSums,
+    /// LoRA adapters, where the deployment has some.
+    pub adapters: lora::AdapterSums,
+    /// What became of drafts, where replies are decoded speculatively.
+    pub speculation: Speculation,
     /// Gaps between consecutive tokens of a request over all requests, as (gap, how often), sorted by gap. As the engine
     /// hands tokens out: what a latency model adds after every token shifts them all, and changes no gap.
     pub itl: Vec<(SimDuration, u64)>,

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 
 use super::Status;
 use super::batch::Forming;
-use super::kv::extents::Held;
+use super::lora::NO_ADAPTER;
 use super::node::{Env, Reply, Work};
 use super::replica::{Live, Phase, Replica};
 use crate::units::SimTime;
@@ -62,28 +62,21 @@ impl Replica {
         let emitted = u32::from(reply.has_first);
         let slot = self.slot(Live {
             request,
+            adapter: NO_ADAPTER,
             work: Work::Reply,
             phase: Phase::Moving,
-            loaded: false,
             spare,
             fixed: self.fixed,
             input,
             output: reply.output,
             capped: reply.capped,
             emitted,
-            exact: true,
             target: input,
             computed: reply.loaded,
-            base: 0,
-            finish: 0,
-            seq: 0,
-            queued: SimTime::ZERO,
+            tenant: env.demand.tenant(request),
+            charged: true,
             scheduled: row.scheduled,
-            first_token: None,
-            last_token: SimTime::ZERO,
             since: now,
-            stalled: false,
-            fresh: false,
             cached: row.cached_tokens,
             fetched: 0,
             fetched_tokens: row.fetched_tokens,
@@ -91,17 +84,9 @@ impl Replica {
             recomputed: row.recomputed_tokens,
             // Without a first token, the last of the prompt is computed again.
             peak: input,
-            lost_since: None,
             preempted: row.preempted,
-            gaps: Vec::new(),
-            from: 0,
             known,
-            missing: 0,
-            held: Held::default(),
-            goes: Status::Cancelled,
-            generation: 0,
-            told: true,
-            progressed: 0,
+            ..Live::default()
         });
         if let Some(queued) = row.queued {
             self.live[slot as usize].queued = queued;
@@ -171,7 +156,8 @@ impl Replica {
         // Its next token does not follow from one of the step before.
         live.stalled = true;
         self.stalled += 1;
-        self.enter_decode(slot);
-        self.run_decode(slot, computed, f, env);
+        self.enter_decode(slot, env);
+        // It has nothing drafted, and the block of its token.
+        self.run_with(slot, (computed, 1), 0, f, env);
     }
 }

@@ -5,9 +5,11 @@
 
 use std::sync::atomic::AtomicBool;
 
+use super::encoder;
 use super::itl::Gaps;
 use super::latency::LatencyModel;
 use super::load::Demand;
+use super::lora::Plan;
 use super::replica::Replica;
 use super::router::Load;
 use super::scheduler::exclusive::Servers;
@@ -21,6 +23,8 @@ pub(super) struct Env<'a> {
     pub demand: &'a Demand<'a>,
     pub requests: &'a Requests,
     pub model: &'a dyn LatencyModel,
+    /// LoRA adapters, where there are some.
+    pub adapters: Option<Plan>,
     /// What the model says about the client's side, see [`LatencyModel`].
     pub after_token: SimDuration,
     pub after_request: SimDuration,
@@ -33,8 +37,12 @@ pub(super) struct Env<'a> {
     pub max_len: u32,
     /// Longest prompt, where that is less.
     pub longest_prompt: u32,
+    /// Bytes of a block on one GPU.
+    pub bytes_per_block: f64,
     /// Blocks that a request holds whatever its length.
     pub fixed_blocks: u32,
+    /// What the encoder of a replica may do, where it has one.
+    pub encoder: Option<encoder::Limits>,
     pub wants_steps: bool,
     pub reports: Reports,
     pub stop: &'a AtomicBool,

@@ -3,13 +3,15 @@
 //! Holds slots (places in its owner's table of live requests), not requests: a slot may belong to another request as
 //! soon as it has left the queue. First come, first served is a ring buffer: what leaves from its middle stays behind
 //! as an entry that its slot no longer knows, and is skipped when it comes to the front. The other orders are a map by
-//! key. Neither is ever searched.
+//! key. Neither is ever searched. With fair sharing the key begins with the tenant, and counters say whose part of the map
+//! the head is in: as many are looked at as tenants wait.
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::fair::Fair;
 use super::load::Demand;
 use super::scheduler::QueueOrder;
-use crate::units::SimTime;
+use crate::units::{SimDuration, SimTime};
 
 /// Dead entries of a line are kept until there are so many of them, and as many as live ones.
 const DEAD_MAX: usize = 64;
@@ -19,7 +21,7 @@ const NOWHERE: i64 = i64::MIN;
 /// What a request is ordered by: rank, then arrival, then number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
-    /// Priority value, prompt length, or deadline in nanoseconds; 0 for first come, first served.
+    /// Priority value, prompt length, deadline or latest start in nanoseconds, tenant; 0 for first come, first served.
     pub rank: i64,
     pub arrival: SimTime,
     pub request: u32,
@@ -32,11 +34,13 @@ pub(super) struct Queue {
     line: Line,
     /// Empty for first come, first served.
     sorted: BTreeMap<Key, u32>,
+    /// Counts nothing in the other orders.
+    fair: Fair,
 }
 
 impl Queue {
     pub(super) fn new(order: QueueOrder) -> Queue {
-        Queue { order, line: Line::default(), sorted: BTreeMap::new() }
+        Queue { order, line: Line::default(), sorted: BTreeMap::new(), fair: Fair::default() }
     }
 
     /// Whether a request that enters may become the first.
@@ -44,13 +48,25 @@ impl Queue {
         self.order != QueueOrder::Fcfs
     }
 
-    /// The key of a request with so many tokens of prompt here, the same for as long as it lives.
-    pub(super) fn key(&self, demand: &Demand<'_>, request: u32, prompt: u32) -> Key {
+    /// The counters of the tenants, where they say who is first.
+    #[inline]
+    pub(super) fn fair(&mut self) -> Option<&mut Fair> {
+        (self.order == QueueOrder::Fair).then_some(&mut self.fair)
+    }
+
+    /// The key of a request with so many tokens of prompt here, which are estimated to take so long: the same for as long as
+    /// it lives.
+    pub(super) fn key(&self, demand: &Demand<'_>, request: u32, prompt: u32, work: SimDuration) -> Key {
         let rank = match self.order {
             QueueOrder::Fcfs => 0,
             QueueOrder::Priority => i64::from(demand.priority(request)),
             QueueOrder::Sjf => i64::from(prompt),
             QueueOrder::Edf => demand.deadline(request).0,
+            QueueOrder::LeastSlack => match demand.deadline(request) {
+                SimTime::MAX => i64::MAX,
+                deadline => deadline.0.saturating_sub(work.0),
+            },
+            QueueOrder::Fair => demand.tenant(request),
         };
         Key { rank, arrival: demand.arrival(request), request }
     }
@@ -59,7 +75,11 @@ impl Queue {
     pub(super) fn push(&mut self, slot: u32, key: Key) {
         match self.order {
             QueueOrder::Fcfs => self.line.push_back(slot),
-            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf => self.insert(slot, key),
+            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack => self.insert(slot, key),
+            QueueOrder::Fair => {
+                self.fair.enter(key.rank);
+                self.insert(slot, key);
+            }
         }
     }
 
@@ -67,7 +87,11 @@ impl Queue {
     pub(super) fn push_front(&mut self, slot: u32, key: Key) {
         match self.order {
             QueueOrder::Fcfs => self.line.push_front(slot),
-            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf => self.insert(slot, key),
+            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack => self.insert(slot, key),
+            QueueOrder::Fair => {
+                self.fair.enter_again(key.rank);
+                self.insert(slot, key);
+            }
         }
     }
 
@@ -80,7 +104,10 @@ impl Queue {
     pub(super) fn front(&self) -> Option<u32> {
         match self.order {
             QueueOrder::Fcfs => self.line.slots.front().copied(),
-            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf => self.sorted.first_key_value().map(|(_, s)| *s),
+            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack => {
+                self.sorted.first_key_value().map(|(_, s)| *s)
+            }
+            QueueOrder::Fair => self.fairest().map(|(_, slot)| slot),
         }
     }
 
@@ -88,7 +115,14 @@ impl Queue {
     pub(super) fn pop_front(&mut self) -> Option<u32> {
         match self.order {
             QueueOrder::Fcfs => self.line.pop_front(),
-            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf => self.sorted.pop_first().map(|(_, slot)| slot),
+            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack => {
+                self.sorted.pop_first().map(|(_, slot)| slot)
+            }
+            QueueOrder::Fair => {
+                let (key, slot) = self.fairest()?;
+                self.remove(slot, key);
+                Some(slot)
+            }
         }
     }
 
@@ -96,27 +130,83 @@ impl Queue {
     pub(super) fn remove(&mut self, slot: u32, key: Key) -> bool {
         match self.order {
             QueueOrder::Fcfs => self.line.remove(slot),
-            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf => self.sorted.remove(&key).is_some(),
+            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack => {
+                self.sorted.remove(&key).is_some()
+            }
+            QueueOrder::Fair => {
+                let there = self.sorted.remove(&key).is_some();
+                if there {
+                    self.fair.leave(key.rank);
+                }
+                there
+            }
         }
     }
 
     #[inline]
     pub(super) fn len(&self) -> usize {
-        match self.order {
-            QueueOrder::Fcfs => self.line.slots.len() - self.line.dead,
-            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf => self.sorted.len(),
-        }
+        self.line.slots.len() - self.line.dead + self.sorted.len()
     }
 
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.front().is_none()
+        // The first entry of a line is alive.
+        self.line.slots.is_empty() && self.sorted.is_empty()
     }
 
-    /// In order.
+    /// First come, first served: from now on in this order, which must be of those that are in it.
+    pub(super) fn arrange(&mut self, order: &[u32]) {
+        assert!(self.order == QueueOrder::Fcfs && order.len() == self.len(), "a queue is arranged as a whole");
+        self.line.slots = order.iter().copied().collect();
+        self.line.dead = 0;
+        for (number, slot) in (self.line.first..).zip(order) {
+            self.line.numbers[*slot as usize] = number;
+        }
+    }
+
+    /// In order, as it is if nobody is served.
     pub(super) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        // One of the two is empty.
-        self.line.iter().chain(self.sorted.values().copied())
+        let mut tenants: Vec<(i64, SimTime, u32, i64)> = match self.order {
+            QueueOrder::Fair => self.fair.levels().filter_map(|(tenant, level)| self.placed(tenant, level)).collect(),
+            QueueOrder::Fcfs | QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack => {
+                Vec::new()
+            }
+        };
+        tenants.sort_unstable();
+        let sorted = if tenants.is_empty() { Some(self.sorted.values().copied()) } else { None };
+        let of_tenants = tenants.into_iter().flat_map(|(.., tenant)| self.of(tenant).map(|(_, slot)| *slot));
+        // Only one of the three has any.
+        self.line.iter().chain(sorted.into_iter().flatten()).chain(of_tenants)
+    }
+
+    /// Steps of decode requests alone, after so many steps, for which the head that was found last is sure to stay it.
+    pub(super) fn steady(&self, steps: u64) -> u64 {
+        if self.order != QueueOrder::Fair || self.sorted.is_empty() {
+            return u64::MAX;
+        }
+        let Some((head, _)) = self.fairest() else { return u64::MAX };
+        self.fair.steady(head.rank, steps, |a, b| {
+            let first = |tenant| self.of(tenant).next().map(|(key, _)| (key.arrival, key.request));
+            first(a) < first(b)
+        })
+    }
+
+    /// The requests of a tenant in the queue.
+    fn of(&self, tenant: i64) -> impl Iterator<Item = (&Key, &u32)> {
+        let low = Key { rank: tenant, arrival: SimTime(i64::MIN), request: 0 };
+        let high = Key { rank: tenant, arrival: SimTime::MAX, request: u32::MAX };
+        self.sorted.range(low..=high)
+    }
+
+    /// What a tenant with this counter is ordered by, and itself.
+    fn placed(&self, tenant: i64, level: i64) -> Option<(i64, SimTime, u32, i64)> {
+        self.of(tenant).next().map(|(key, _)| (level, key.arrival, key.request, tenant))
+    }
+
+    /// The first request of the tenant that goes first.
+    fn fairest(&self) -> Option<(Key, u32)> {
+        let first = self.fair.levels().filter_map(|(tenant, level)| self.placed(tenant, level)).min();
+        first.and_then(|(.., tenant)| self.of(tenant).next().map(|(key, slot)| (*key, *slot)))
     }
 }
 
@@ -209,7 +299,9 @@ mod tests {
     use crate::rng;
     use crate::scenario::Load;
 
-    const ORDERS: [QueueOrder; 4] = [QueueOrder::Fcfs, QueueOrder::Priority, QueueOrder::Sjf, QueueOrder::Edf];
+    /// Those that are told by their keys.
+    const ORDERS: [QueueOrder; 5] =
+        [QueueOrder::Fcfs, QueueOrder::Priority, QueueOrder::Sjf, QueueOrder::Edf, QueueOrder::LeastSlack];
 
     /// What `operations` random operations do to a queue and to a plain list of (key, slot). `leave` in ten go away,
     /// and a slot is used again at once.
@@ -286,11 +378,44 @@ mod tests {
             ..Requests::default()
         };
         let load = Load { deadline_ms: Some(1.0), ..Load::default() };
-        for (load, expect) in [(load, [0, -4, 30, 1_000_007]), (Load::default(), [0, -4, 30, i64::MAX])] {
+        let late = [(load, [0, -4, 30, 1_000_007, 1_000_002]), (Load::default(), [0, -4, 30, i64::MAX, i64::MAX])];
+        for (load, expect) in late {
             let demand = Demand::new(&load, &requests, 1).unwrap();
-            let keys = ORDERS.map(|order| Queue::new(order).key(&demand, 0, 30));
+            let keys = ORDERS.map(|order| Queue::new(order).key(&demand, 0, 30, SimDuration(5)));
             assert_eq!(keys.map(|key| key.rank), expect);
             assert!(keys.iter().all(|key| (key.arrival, key.request) == (SimTime(7), 0)));
         }
+    }
+
+    #[test]
+    fn tenants_go_by_their_counters() {
+        let mut queue = Queue::new(QueueOrder::Fair);
+        let key = |tenant, request| Key { rank: tenant, arrival: SimTime(0), request };
+        for (slot, tenant) in [7, 7, 3, 3, -1].into_iter().enumerate() {
+            queue.push(slot as u32, key(tenant, slot as u32));
+        }
+        let fair = queue.fair().unwrap();
+        [(7, 5), (3, 4), (-1, 6)].into_iter().for_each(|(tenant, tokens)| fair.charge(tenant, tokens));
+        assert_eq!(queue.iter().collect::<Vec<_>>(), [2, 3, 0, 1, 4]);
+        // Equal counters: the lower number.
+        queue.fair().unwrap().charge(3, 1);
+        assert_eq!((queue.front(), queue.len()), (Some(0), 5));
+        assert_eq!(queue.pop_front(), Some(0));
+        // Two requests of the first tenant decode: by 4 a step it loses its lead of 6, and is even with the other after 1.5
+        // steps; one of the other slows that down to 2 a step.
+        queue.fair().unwrap().charge(7, -5);
+        queue.fair().unwrap().decode(7, 2, 0);
+        assert_eq!((queue.front(), queue.steady(0)), (Some(1), 2));
+        queue.fair().unwrap().decode(3, 1, 0);
+        queue.fair().unwrap().decode(-1, 1, 0);
+        // After 2.5 steps; and where it comes out even, who has the lower number goes first: that is the leader.
+        assert_eq!(queue.steady(0), 3);
+        queue.fair().unwrap().charge(3, -1);
+        assert_eq!(queue.steady(0), 3);
+        // Who was the head when it was last looked for is not any more.
+        assert_eq!(queue.steady(4), 0);
+        queue.fair().unwrap().steps = 3;
+        assert_eq!(queue.front(), Some(2));
+        assert!(queue.remove(4, key(-1, 4)) && !queue.remove(4, key(-1, 4)));
     }
 }

@@ -356,6 +356,7 @@ impl World<'_> {
                 (i64::from(input), life.arrival, life.request)
             }
             QueueOrder::Edf => (self.demand.deadline(life.request).0, life.arrival, life.request),
+            QueueOrder::LeastSlack | QueueOrder::Fair => unreachable!("refused by the check"),
         }
     }
 

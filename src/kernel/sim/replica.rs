@@ -25,22 +25,25 @@ use std::sync::atomic::Ordering;
 
 use super::batch::Share;
 use super::engine::{HORIZON, too_long};
+use super::fair::INPUT_WEIGHT;
 use super::forming::Former;
 use super::jitter::{Jitter, Plain, Times, Varied};
 use super::kv::extents::{Extents, Held};
 use super::kv::hashes::Derivation;
 use super::latency::{BatchShape, DecodeForm};
 use super::log::StepLog;
+use super::lora::{Adapters, Mix, NO_ADAPTER};
 use super::node::{Env, Node, Out, Work};
 use super::queue::{Key, Queue};
 use super::router::Load;
-use super::scheduler::{Common, Scheduler};
+use super::scheduler::{Common, QueueOrder, Scheduler};
 use super::spread::Spread;
 use super::tiers::{TierFacts, Tiers};
 use super::timing::{Timing, not_sensible};
+use super::verify::Speculating;
 use super::work::Tally;
 use super::{SimError, Status, StepRow, Summary};
-use crate::scenario::KvCache;
+use crate::scenario::Deployment;
 use crate::units::{SimDuration, SimTime};
 
 /// Most steps between two looks at the stop flag.
@@ -59,35 +62,60 @@ pub(super) enum Phase {
     Fetching,
 }
 
-/// A request in the queue or running.
+/// A request in the queue or running. What every step looks at where drafts are verified comes first: a line of memory.
+#[repr(C, align(64))]
 pub(super) struct Live {
-    pub request: u32,
-    pub work: Work,
+    /// Tokens in the cache less the count of steps, while decoding.
+    pub base: i64,
+    /// The step up to which `gaps` has its gaps.
+    pub from: u64,
+    /// Where it decodes speculatively: the key of its luck, and the number below which that must be, if it has one of its own.
+    pub luck: u64,
+    pub own: u64,
+    /// The same: tokens that were drafted and are not verified, tokens that it has in the step that runs, tokens for which it
+    /// has blocks (those it should hold but does not among them).
+    pub drafted: u32,
+    pub tokens: u32,
+    pub room: u32,
+    /// Tokens handed out, if `exact`; else it decodes, has had a token in every step since, and `finish` tells.
+    pub emitted: u32,
+    /// Tokens it will generate here, and below whether a cap says so.
+    pub output: u32,
     pub phase: Phase,
-    /// Waits with the blocks of what it has in the cache, from elsewhere.
+    pub request: u32,
+    /// Place of the adapter that it asks for.
+    pub adapter: u32,
+    pub work: Work,
+    /// Waits with the blocks of what it has in the cache, from elsewhere; or with copies of them on the host.
     pub loaded: bool,
+    pub swapped: bool,
     /// Blocks that it has beyond those of its tokens in the cache: where it is loaded, that of the next one; what was
     /// taken for more than was computed; where all that it may ever have is taken at admission, that.
     pub spare: u32,
     /// Blocks that it has whatever its length, while it runs or moves here.
     pub fixed: u32,
     pub input: u32,
-    /// Tokens it will generate here, and whether a cap says so.
-    pub output: u32,
+    /// Encoder tokens that are kept for it.
+    pub encoded: u32,
     pub capped: bool,
-    /// Tokens handed out, if `exact`; else it decodes, has had a token in every step since, and `finish` tells.
-    pub emitted: u32,
     pub exact: bool,
     /// Tokens that the prefill must compute: the prompt, and what was generated before a preemption.
     pub target: u32,
     /// Tokens in the cache, while prefilling.
     pub computed: u32,
-    /// Tokens in the cache less the count of steps, while decoding.
-    pub base: i64,
     /// Number of the step that yields the last token, while decoding.
     pub finish: u64,
+    /// How long its prompt is estimated to take, and whom it is for, where the order of the queue asks.
+    pub work_time: SimDuration,
+    pub tenant: i64,
+    /// Its prompt was charged to its tenant.
+    pub charged: bool,
     /// Order of admission.
     pub seq: u64,
+    /// Where the scheduler keeps a list of active requests that are yet to start: its place there, to its end.
+    pub place: Option<u64>,
+    /// Blocks that it may have in the end, where that is set aside.
+    pub promise: u64,
     pub queued: SimTime,
     pub scheduled: Option<SimTime>,
     pub first_token: Option<SimTime>,
@@ -111,7 +139,6 @@ pub(super) struct Live {
     pub preempted: SimDuration,
     /// Its gaps between tokens up to the step `from`; those of later steps are in the log.
     pub gaps: Vec<i64>,
-    pub from: u64,
     /// Blocks whose content hash the trace knows.
     pub known: u32,
     /// Blocks at its start that it should hold but does not: see [`Common::recompute_full_hits`].
@@ -127,6 +154,67 @@ pub(super) struct Live {
     pub progressed: u32,
 }
 
+impl Default for Live {
+    /// A request of which nothing is known, and that nobody is to be told of.
+    fn default() -> Live {
+        Live {
+            adapter: NO_ADAPTER,
+            request: 0,
+            work: Work::Whole,
+            phase: Phase::Waiting,
+            loaded: false,
+            swapped: false,
+            spare: 0,
+            fixed: 0,
+            input: 0,
+            encoded: 0,
+            output: 0,
+            capped: false,
+            emitted: 0,
+            exact: true,
+            target: 0,
+            computed: 0,
+            base: 0,
+            finish: 0,
+            work_time: SimDuration::ZERO,
+            tenant: 0,
+            charged: false,
+            seq: 0,
+            place: None,
+            promise: 0,
+            queued: SimTime::ZERO,
+            scheduled: None,
+            first_token: None,
+            last_token: SimTime::ZERO,
+            since: SimTime::ZERO,
+            stalled: false,
+            fresh: false,
+            cached: 0,
+            fetched: 0,
+            fetched_tokens: 0,
+            preemptions: 0,
+            recomputed: 0,
+            peak: 0,
+            lost_since: None,
+            preempted: SimDuration::ZERO,
+            gaps: Vec::new(),
+            from: 0,
+            known: 0,
+            missing: 0,
+            held: Held::default(),
+            goes: Status::Cancelled,
+            generation: 0,
+            told: true,
+            progressed: 0,
+            drafted: 0,
+            tokens: 0,
+            room: 0,
+            luck: 0,
+            own: 0,
+        }
+    }
+}
+
 /// A step that was formed and has not ended.
 #[derive(Default)]
 pub(super) struct Flight {
@@ -138,6 +226,10 @@ pub(super) struct Flight {
     /// Pauses since the step with decode requests before it.
     pub before: SimDuration,
     pub shape: BatchShape,
+    /// Distinct adapters in the batch.
+    pub adapters: u32,
+    /// The part of it in which drafts are made.
+    pub drafting: SimDuration,
     /// Decode requests of the batch that had a token in the step before, too, and are to have this one.
     pub regular: u64,
     pub chunks: Vec<Chunk>,
@@ -164,6 +256,7 @@ pub(super) struct Written {
 #[derive(Clone, Copy)]
 pub(super) struct Chunk {
     pub slot: u32,
+    pub tokens: u32,
     /// Tokens in the cache after it.
     pub upto: u32,
     /// It yields a token.
@@ -204,6 +297,8 @@ pub(super) struct Replica {
     pub block_size: u32,
     /// Blocks that a request holds whatever its length.
     pub fixed: u32,
+    /// Encoder tokens that are kept.
+    pub encoded: u64,
     pub flights: VecDeque<Flight>,
     /// In order of admission, whatever their phase.
     pub running: Vec<u32>,
@@ -243,6 +338,10 @@ pub(super) struct Replica {
     pub waiting: Queue,
     /// Those that hold their blocks: they go before the others.
     pub loaded: Queue,
+    /// Those that wait and have a place in the list of active requests, by place.
+    pub fetched: BTreeMap<u64, u32>,
+    /// Sum of [`Live::promise`] over decode requests.
+    pub promised: u64,
     /// The same for requests whose end the scheduler knows, where it works ahead.
     pub caps: BinaryHeap<Reverse<(u64, u64, u32)>>,
     pub live: Vec<Live>,
@@ -252,6 +351,8 @@ pub(super) struct Replica {
     pub jitter: Option<Box<Jitter>>,
     /// Behind the prefix cache.
     pub tiers: Option<Box<Tiers>>,
+    pub adapters: Option<Box<Adapters>>,
+    pub speculating: Option<Box<Speculating>>,
     /// Scratch: (admission, slot) of requests that the ending step completes.
     pub done: Vec<(u64, u32)>,
 }
@@ -261,23 +362,29 @@ impl Replica {
         id: u32,
         blocks: u64,
         (scheduler, common): (&Scheduler, Common),
-        kv: &KvCache,
+        d: &Deployment,
         derivation: Derivation,
         env: &Env<'_>,
     ) -> Replica {
+        let kv = &d.kv;
         let classes = kv.block_size as usize;
         let (timing, jitter) = (Timing::new(&common, env.tick), Jitter::new(env.seed, id, env.jitter_cv));
-        let said = env.model.shortest_step();
+        let former = Former::new(scheduler);
+        let said = former.least(env.model.shortest_step());
+        let said = env.adapters.as_ref().map_or(said, |plan| plan.costs.least(said));
         let shortest = jitter.as_ref().map_or(said, |jitter| jitter.least(said));
         Replica {
             id,
             common,
-            former: Former::new(scheduler),
+            former,
             timing,
             shortest: timing.step(shortest).unwrap_or(SimDuration(1)),
             jitter,
+            adapters: env.adapters.as_ref().map(|plan| Box::new(Adapters::new(plan))),
+            speculating: Speculating::new(d.speculative.as_ref(), scheduler, env),
             block_size: kv.block_size,
             fixed: env.fixed_blocks,
+            encoded: 0,
             derivation,
             caching: kv.enable_prefix_caching && common.caches_prefixes,
             clock: SimTime::ZERO,
@@ -294,7 +401,12 @@ impl Replica {
             aborts: BinaryHeap::new(),
             moving: BTreeMap::new(),
             waiting: Queue::new(common.policy),
-            loaded: Queue::new(common.policy),
+            loaded: Queue::new(match common.policy {
+                QueueOrder::Fair => QueueOrder::Fcfs,
+                other => other,
+            }),
+            fetched: BTreeMap::new(),
+            promised: 0,
             running: Vec::new(),
             prefills: Vec::new(),
             decodes: 0,
@@ -305,7 +417,11 @@ impl Replica {
             decoded_at: SimTime::ZERO,
             pauses: 0,
             class_counts: vec![0; classes],
-            class_lists: if derivation == Derivation::None { Vec::new() } else { vec![Vec::new(); classes] },
+            class_lists: if derivation == Derivation::None || common.fills_late {
+                Vec::new()
+            } else {
+                vec![Vec::new(); classes]
+            },
             finishes: BinaryHeap::new(),
             caps: BinaryHeap::new(),
             live: Vec::new(),
@@ -385,7 +501,8 @@ impl Replica {
     pub(super) fn next_change(&self) -> Option<SimTime> {
         let queued = self.pending.peek().map(|Reverse((at, ..))| *at);
         let gone = self.aborts.peek().map(|Reverse((at, ..))| *at).filter(|_| !self.nobody_waits());
-        queued.into_iter().chain(gone).chain(self.next_fetch()).min()
+        let comes = self.next_adapter().filter(|_| !self.nobody_waits());
+        queued.into_iter().chain(gone).chain(comes).chain(self.next_fetch()).min()
     }
 
     /// When something that is fetched from tiers is there.
@@ -408,6 +525,7 @@ impl Replica {
                 self.fetch_is_over(env);
                 continue;
             }
+            self.adapter_comes(at);
             self.pending.pop();
             self.asleep = false;
             match work {
@@ -418,6 +536,7 @@ impl Replica {
         while self.next_fetch().is_some_and(|at| at <= now) {
             self.fetch_is_over(env);
         }
+        self.adapter_comes(now);
         self.totals.waiting_max = self.totals.waiting_max.max(self.waits());
         if !between || self.aborts.peek().is_none_or(|Reverse((at, ..))| *at > now) {
             return;
@@ -450,45 +569,19 @@ impl Replica {
         let known = self.derivation.known_blocks(env.requests, request as usize, self.block_size);
         let slot = self.slot(Live {
             request,
+            adapter: env.adapters.as_ref().map_or(NO_ADAPTER, |plan| plan.of(env.requests, request, work)),
             work,
-            phase: Phase::Waiting,
-            loaded: false,
-            spare: 0,
-            fixed: 0,
             input,
             output,
             capped,
-            emitted: 0,
-            exact: true,
             target: input,
-            computed: 0,
-            base: 0,
-            finish: 0,
-            seq: 0,
+            tenant: env.demand.tenant(request),
             queued: at,
-            scheduled: None,
-            first_token: None,
-            last_token: SimTime::ZERO,
             since: at,
-            stalled: false,
-            fresh: false,
-            cached: 0,
-            fetched: 0,
-            fetched_tokens: 0,
-            preemptions: 0,
-            recomputed: 0,
-            peak: 0,
-            lost_since: None,
-            preempted: SimDuration::ZERO,
-            gaps: Vec::new(),
-            from: 0,
             known,
-            missing: 0,
-            held: Held::default(),
             goes: abort.map_or(Status::Cancelled, |(_, status)| status),
-            generation: 0,
             told: !env.reports.prompts,
-            progressed: 0,
+            ..Live::default()
         });
         self.wait(slot, abort, env);
         self.prefetch(slot, at, env);
@@ -515,29 +608,64 @@ impl Replica {
 
     /// A request enters the queue.
     pub(super) fn wait(&mut self, slot: u32, abort: Option<(SimTime, Status)>, env: &Env<'_>) {
+        if self.common.policy == QueueOrder::LeastSlack {
+            self.live[slot as usize].work_time = self.time_of_prompt(slot, env);
+        }
+        let steps = self.steps;
+        if let Some(fair) = self.waiting.fair() {
+            fair.steps = steps;
+        }
+        let key = self.key(slot, env);
         let live = &self.live[slot as usize];
-        let (request, generation, loaded) = (live.request, live.generation, live.loaded);
-        let key = self.waiting.key(env.demand, request, live.input);
+        let (request, generation, loaded, since) = (live.request, live.generation, live.loaded, live.since);
         if let Some((gone, _)) = abort {
             self.aborts.push(Reverse((gone, request, slot, generation)));
         }
         // The head may be another now.
         self.blocked &= !self.waiting.is_ordered() && !loaded;
+        self.adapter_waits(slot, since, env);
         if loaded { &mut self.loaded } else { &mut self.waiting }.push(slot, key);
     }
 
+    /// What the latency model says of a step of the prompt alone.
+    fn time_of_prompt(&mut self, slot: u32, env: &Env<'_>) -> SimDuration {
+        let tokens = u64::from(self.live[slot as usize].input);
+        let prompt = BatchShape {
+            prefill_requests: 1,
+            prefill_tokens: tokens,
+            prefill_tokens_squared: tokens * tokens,
+            prefill_tokens_x_input: tokens * tokens,
+            prefill_tokens_max: tokens,
+            ..BatchShape::default()
+        };
+        let before = env.model.extrapolated();
+        let time = env.model.step(&prompt);
+        self.totals.not_extrapolated += env.model.extrapolated() - before;
+        time
+    }
+
+    /// The tenant of a request that is admitted is charged for its prompt, once.
+    pub(super) fn charge_prompt(&mut self, slot: u32) {
+        let live = &mut self.live[slot as usize];
+        if let Some(fair) = self.waiting.fair()
+            && !std::mem::replace(&mut live.charged, true)
+        {
+            fair.charge(live.tenant, INPUT_WEIGHT * i64::from(live.input));
+        }
+    }
+
     pub(super) fn nobody_waits(&self) -> bool {
-        self.waiting.is_empty() && self.loaded.is_empty()
+        self.waiting.is_empty() && self.loaded.is_empty() && self.fetched.is_empty()
     }
 
     /// Requests in the queue.
     pub(super) fn waits(&self) -> u64 {
-        (self.waiting.len() + self.loaded.len() + self.fetching()) as u64
+        (self.waiting.len() + self.loaded.len() + self.fetched.len() + self.fetching()) as u64
     }
 
     /// Those in the queue that could be admitted.
     pub(super) fn waiters(&self) -> impl Iterator<Item = u32> + '_ {
-        self.loaded.iter().chain(self.waiting.iter())
+        self.loaded.iter().chain(self.fetched.values().copied()).chain(self.waiting.iter())
     }
 
     /// Those that are being fetched from tiers.
@@ -556,7 +684,11 @@ impl Replica {
 
     pub(super) fn key(&self, slot: u32, env: &Env<'_>) -> Key {
         let live = &self.live[slot as usize];
-        self.waiting.key(env.demand, live.request, live.input)
+        let first = match self.common.longest_reply_first {
+            true => u32::MAX - env.demand.cap(live.request, env.max_len),
+            false => live.input,
+        };
+        self.waiting.key(env.demand, live.request, first, live.work_time)
     }
 
     /// Runs pure decode steps that change nothing but sums, as many as end by `limit`; returns how many.
@@ -575,13 +707,19 @@ impl Replica {
         }
         // The step that completes a request goes the long way.
         let next_finish = self.finishes.peek().map_or(0, |Reverse((step, _, _))| *step);
-        let most = next_finish.saturating_sub(self.steps + 1).min(STEPS_PER_POLL).min(self.former.quiet_steps(self));
+        let most = next_finish
+            .saturating_sub(self.steps + 1)
+            .min(STEPS_PER_POLL)
+            .min(self.former.quiet_steps(self))
+            .min(self.waiting.steady(self.steps));
         if most == 0 {
             return Ok(0);
         }
         let next_queued = self.pending.peek().map_or(SimTime::MAX, |Reverse((at, ..))| *at);
         let next_gone = self.aborts.peek().map_or(SimTime::MAX, |Reverse((at, _, _, _))| *at);
-        let next = next_queued.min(next_gone).min(self.next_fetch().unwrap_or(SimTime::MAX));
+        let next_adapter = self.next_adapter().unwrap_or(SimTime::MAX);
+        let next_fetch = self.next_fetch().unwrap_or(SimTime::MAX);
+        let next = next_queued.min(next_gone).min(next_adapter).min(next_fetch);
         let form = match self.form {
             Some((decodes, form)) if decodes == self.decodes => form,
             Some(_) | None => self.decode_form(env),
@@ -604,11 +742,18 @@ impl Replica {
             };
             former.step(env.model, &shape)
         };
+        let mix = self.adapters.as_ref().map_or(Mix::default(), |adapters| adapters.decode_mix());
+        let costs = env.adapters.as_ref().map(|plan| &plan.costs).filter(|costs| !costs.are_free());
+        let said = |context| {
+            let said = form.map_or_else(|| step(context), |form| form.at(context));
+            costs.map_or(said, |costs| costs.step(said, mix))
+        };
         let ran = match (form, self.jitter.take()) {
-            (Some(form), None) => self.run_steps(most, limit, next, env, out, Plain(|context| form.at(context))),
-            (None, None) => self.run_steps(most, limit, next, env, out, Plain(step)),
-            (form, Some(mut jitter)) => {
-                let said = |context| form.map_or_else(|| step(context), |form| form.at(context));
+            (Some(form), None) if costs.is_none() => {
+                self.run_steps(most, limit, next, env, out, Plain(|context| form.at(context)))
+            }
+            (_, None) => self.run_steps(most, limit, next, env, out, Plain(said)),
+            (_, Some(mut jitter)) => {
                 let result = self.run_steps(most, limit, next, env, out, Varied(said, &mut jitter));
                 self.jitter = Some(jitter);
                 result
@@ -628,16 +773,20 @@ impl Replica {
         let ran = self.steps - steps;
         if ran > 0 {
             (self.handed, self.decoded_at) = (self.steps, self.clock);
+            self.former.ended(self.clock);
             self.totals.busy += self.clock - clock;
             self.totals.kv_blocks_max = self.totals.kv_blocks_max.max(self.pool.used());
             self.totals.work.add_decodes(ran, self.decodes, context);
+            if let Some(adapters) = &mut self.adapters {
+                adapters.sums.count_steps(mix.adapters, ran);
+            }
         }
         Ok(ran)
     }
 
     /// How long steps of the decode requests alone take, where that follows from their context by a line.
     pub(super) fn decode_form(&self, env: &Env<'_>) -> Option<DecodeForm> {
-        env.model.decode_form(self.decodes).filter(|_| self.common.plain)
+        env.model.decode_form(self.former.shown(self.decodes)).filter(|_| self.common.plain)
     }
 
     /// Returns the context of a step whose time was asked for, but that did not run.
@@ -766,7 +915,11 @@ impl Replica {
 
     /// Tokens handed out.
     pub(super) fn emitted(&self, live: &Live) -> u32 {
-        if live.exact { live.emitted } else { live.output - (live.finish - self.handed) as u32 }
+        if live.exact || self.speculating.is_some() {
+            live.emitted
+        } else {
+            live.output - (live.finish - self.handed) as u32
+        }
     }
 
     /// Where a request stands in `running`. That is short, and at hand; what is known of the requests in it is neither.
@@ -839,6 +992,9 @@ impl Node for Replica {
     }
 
     fn close(&mut self, horizon: SimTime, env: &Env<'_>, out: &mut Out) {
+        if let Some(speculating) = &mut self.speculating {
+            out.gaps.add(0, std::mem::take(&mut speculating.together));
+        }
         if horizon == SimTime::MAX {
             self.assert_idle();
             return;
@@ -860,14 +1016,21 @@ impl Node for Replica {
             }
         }
         self.clock = self.clock.max(horizon);
+        self.close_adapters(horizon);
         self.sum_blocks();
     }
 
     fn add_to(&self, summary: &mut Summary) {
         summary.steps += self.handed + self.pauses;
+        if let Some(adapters) = &self.adapters {
+            summary.adapters.merge(&adapters.sums);
+        }
         self.totals.add_to(summary);
         if let Some(tiers) = &self.tiers {
             summary.add_tiers(&tiers.summaries());
+        }
+        if let Some(speculating) = &self.speculating {
+            summary.speculation.merge(&speculating.told());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Sums over the batches of steps, and over replicas.
 
 use super::latency::BatchShape;
-use super::{Summary, TierSummary, WorkSums};
+use super::{Speculation, Summary, TierSummary, WorkSums};
 use crate::units::SimDuration;
 
 /// What one replica counts, and nobody else.
@@ -18,8 +18,11 @@ pub(super) struct Tally {
     pub prefix_tokens_hit: u64,
     pub prefix_blocks_queried: u64,
     pub prefix_blocks_hit: u64,
+    pub encoder_tokens: u64,
+    pub encoder_time: SimDuration,
     /// Counts of extrapolated steps that are no steps: what was asked for and did not run.
     pub not_extrapolated: u64,
+    pub speculation: Speculation,
     pub work: WorkSums,
 }
 
@@ -37,9 +40,12 @@ impl Tally {
         s.prefix_tokens_hit += self.prefix_tokens_hit;
         s.prefix_blocks_queried += self.prefix_blocks_queried;
         s.prefix_blocks_hit += self.prefix_blocks_hit;
+        s.encoder_tokens += self.encoder_tokens;
+        s.encoder_time += self.encoder_time;
         // The engine takes it off what the model counted.
         s.latency_extrapolated_steps += self.not_extrapolated;
         s.work.merge(&self.work);
+        s.speculation.merge(&self.speculation);
     }
 }
 
@@ -58,8 +64,12 @@ impl Summary {
         self.prefix_tokens_hit += replica.prefix_tokens_hit;
         self.prefix_blocks_queried += replica.prefix_blocks_queried;
         self.prefix_blocks_hit += replica.prefix_blocks_hit;
+        self.encoder_tokens += replica.encoder_tokens;
+        self.encoder_time += replica.encoder_time;
         self.latency_extrapolated_steps += replica.latency_extrapolated_steps;
+        self.adapters.merge(&replica.adapters);
         self.work.merge(&replica.work);
+        self.speculation.merge(&replica.speculation);
         self.add_tiers(&replica.tiers);
     }
 

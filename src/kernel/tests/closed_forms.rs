@@ -13,6 +13,7 @@ use pipe_kernel::rng;
 use pipe_kernel::scenario::{Arrivals, Scenario};
 use pipe_kernel::sim::latency::{Latency, Rates};
 use pipe_kernel::sim::scheduler::{Exclusive, QueueOrder, Scheduler, VllmV1};
+use pipe_kernel::sim::speculative::{Acceptance, DraftMethod, Speculative};
 use pipe_kernel::sim::swarm::{Rows, scenario_8b};
 use pipe_kernel::sim::{RequestRow, Sink, Summary, simulate};
 use pipe_kernel::units::{SimDuration, SimTime};
@@ -273,4 +274,59 @@ fn without_company_nobody_waits() {
             assert_eq!(ttft, SimDuration(i64::from(row.input_tokens + 1) * 10_000), "{row:?}");
         }
     }
+}
+
+/// Leviathan, Kalman and Matias 2023, equation 1: with drafts of `k` tokens, each accepted with probability `a` if those before
+/// it were, a step yields `(1 - a^(k + 1)) / (1 - a)` tokens on average.
+#[test]
+fn the_mean_is_that_of_leviathan() {
+    for (a, k) in [(0.0, 3), (0.3, 1), (0.6, 4), (0.8, 2), (0.8, 8), (0.95, 5), (1.0, 5)] {
+        let powers: Vec<f64> = (1..=k).map(|j| f64::powi(a, j)).collect();
+        let told = speculate(k as u32, Acceptance::Rate(a));
+        agrees(&told, &powers, &format!("{a}, {k}"));
+        if a < 1.0 {
+            let mean = 1.0 + powers.iter().sum::<f64>();
+            assert!((mean - (1.0 - f64::powi(a, k + 1)) / (1.0 - a)).abs() < 1e-12);
+        }
+    }
+    let rates = vec![0.8, 0.5, 0.5, 0.1];
+    agrees(&speculate(4, Acceptance::Rates(rates.clone())), &rates, "by position");
+}
+
+/// The number of accepted drafts has mean `sum of rates` and second moment `sum of (2 j - 1) rate_j`.
+fn agrees(told: &Summary, rates: &[f64], case: &str) {
+    let told = &told.speculation;
+    let mean: f64 = rates.iter().sum();
+    let second: f64 = rates.iter().zip(1..).map(|(rate, j)| f64::from(2 * j - 1) * rate).sum();
+    let error = ((second - mean * mean).max(0.0) / told.drafts as f64).sqrt();
+    let length = told.acceptance_length().unwrap_or(0.0);
+    println!("{case}: {length} of {} drafts, expected {}", told.drafts, 1.0 + mean);
+    assert!((length - 1.0 - mean).abs() <= 4.0 * error + 1e-9, "{case}: {length}, not {}", 1.0 + mean);
+    for (count, rate) in told.accepted_by_position.iter().zip(rates) {
+        let share = *count as f64 / told.drafts as f64;
+        let error = (rate * (1.0 - rate) / told.drafts as f64).sqrt();
+        assert!((share - rate).abs() <= 4.5 * error + 1e-9, "{case}: {share}, not {rate}");
+    }
+    // A reply's steps are its tokens over the tokens of a step.
+    assert!(told.emitted_tokens <= told.accepted_tokens + told.drafts);
+}
+
+fn speculate(num_speculative_tokens: u32, acceptance: Acceptance) -> Summary {
+    let mut s = scenario_8b();
+    s.deployment.speculative = Some(Speculative {
+        method: DraftMethod::Eagle,
+        num_speculative_tokens,
+        num_speculative_tokens_per_batch_size: Vec::new(),
+        acceptance,
+        draft_us: 0.0,
+        draft_share: 0.0,
+    });
+    let count = 100;
+    let requests = Requests {
+        arrival: (0..count).map(|i| SimTime(i * 20_000_000)).collect(),
+        input_tokens: vec![50; count as usize],
+        output_tokens: vec![2_000; count as usize],
+        ..Requests::default()
+    };
+    simulate(&s, &requests, &mut Rows::default(), &AtomicBool::new(false)).unwrap_or_else(|e| panic!("{e}"))
 }

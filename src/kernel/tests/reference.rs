@@ -26,9 +26,13 @@
 //!   `recompute_full_hits` (case 03).
 //! - A prompt that is computed elsewhere costs nothing there but the transfer: see
 //!   [`prompts_computed_elsewhere_when_that_costs_nothing`] (case 10).
+//! - There, the router goes by the adapters that are on the instances, here ([`Router::Weighted`]) by those it has sent;
+//!   ties are drawn. What this case comes to, each adapter on one instance, is repeated by sessions that stay. A preempted
+//!   request keeps its adapter in use there, the order of eviction is that of admissions, and between two ranks the nearer
+//!   one's factor holds: none of which this case has (case 20).
 //! - The version of 2025 loses shared prefixes: see [`the_version_of_2025_until_its_cache_is_recycled`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -36,6 +40,7 @@ use pipe_kernel::pools::{Pool, PoolFacts};
 use pipe_kernel::request::Requests;
 use pipe_kernel::scenario::{ConstantTime, ModelSpec, Scenario, ThinkTime};
 use pipe_kernel::sim::latency::{CrossModel, Latency, Linear, TrainedPhysics, TrainedRoofline};
+use pipe_kernel::sim::lora::{Adapter, Gate, Loading, Lora, RankFactor};
 use pipe_kernel::sim::router::Router;
 use pipe_kernel::sim::scheduler::Scheduler;
 use pipe_kernel::sim::swarm::{Rows, llama_8b, scenario_8b};
@@ -159,6 +164,8 @@ struct Expected {
     /// From arrival until it was scheduled, where that is known.
     delay_us: Option<i64>,
     replica: u32,
+    /// Name of the adapter; empty where there are none.
+    adapter: String,
 }
 
 /// Our figures of a request, in microseconds.
@@ -169,6 +176,18 @@ struct Got {
     /// `None` where it was preempted.
     delay_us: Option<i64>,
     replica: u32,
+}
+
+impl Got {
+    fn of(row: &RequestRow) -> Got {
+        Got {
+            arrival_us: us_of(row.arrival),
+            ttft_us: us_between(Some(row.arrival), row.first_token),
+            e2e_us: us_between(Some(row.arrival), row.finished),
+            delay_us: (row.preemptions == 0).then(|| us_between(Some(row.arrival), row.scheduled)),
+            replica: row.replica,
+        }
+    }
 }
 
 impl Case {
@@ -184,14 +203,7 @@ impl Case {
 
     fn run(&self, expected: &[Expected]) -> (Vec<Got>, Summary) {
         let (rows, summary) = self.rows(&requests(expected));
-        let figures = rows.requests.iter().map(|row| Got {
-            arrival_us: us_of(row.arrival),
-            ttft_us: us_between(Some(row.arrival), row.first_token),
-            e2e_us: us_between(Some(row.arrival), row.finished),
-            delay_us: (row.preemptions == 0).then(|| us_between(Some(row.arrival), row.scheduled)),
-            replica: row.replica,
-        });
-        (figures.collect(), summary)
+        (rows.requests.iter().map(Got::of).collect(), summary)
     }
 
     /// Everything that a run tells; requests in the order of the trace.
@@ -313,6 +325,7 @@ fn complete_case(dir: &Path, name: &str) -> (Vec<Expected>, serde_json::Value) {
             e2e_us: us(&m["e2e_ms"]),
             delay_us: Some(us(&m["scheduling_delay_ms"])),
             replica: m["handled_by"].as_str().unwrap().strip_prefix("instance_").unwrap().parse().unwrap(),
+            adapter: row.get("adapter").map_or("", |name| name).to_string(),
         }
     });
     (expected.collect(), metrics.clone())
@@ -351,6 +364,7 @@ fn rows(text: &str) -> Vec<Expected> {
             e2e_us: us("e2e_ms"),
             delay_us: None,
             replica: number(&["replica"]),
+            adapter: column(&["adapter"]).unwrap_or_default().to_string(),
         }
     };
     csv(text).into_iter().map(read).collect()
@@ -532,6 +546,47 @@ fn steps_of_prompts_and_transfers_on_the_whole() {
     // Printed with one decimal, and as it seems with the nearest rank.
     let (_, line) = stdout.split_once("KV Transfer Duration (us): ").unwrap();
     assert!(line.starts_with(&format!("mean={:.1} p50=", mean(&ways))), "{}, not {line}", mean(&ways));
+}
+
+/// The settings of case 20: those of its file, and inference-sim's own for the rest.
+fn four_adapters(s: &mut Scenario) {
+    trained_physics(s);
+    s.deployment.replicas = 2;
+    s.deployment.router = Router::StickyRoundRobin;
+    let ranks = [("a0", 8), ("a1", 16), ("a2", 32), ("a3", 8)];
+    let factors = [(8, 0.02), (16, 0.035), (32, 0.06)];
+    s.deployment.lora = Some(Lora {
+        max_loras: 2,
+        max_lora_rank: 32,
+        adapters: ranks.map(|(name, rank)| (name.to_string(), Adapter { rank })).into(),
+        bytes_per_rank: Some(2e6),
+        gate: Gate::HeadOfLine,
+        loading: Loading::Background,
+        load_base_us: 1_500.0,
+        load_gb_per_s: Some(2_000.0),
+        factors: factors.map(|(rank, factor)| RankFactor { rank, factor }).into(),
+        ..Lora::default()
+    });
+}
+
+/// Case 20. Every step's length depends on the adapters in its batch, every adapter is loaded once.
+#[test]
+fn adapters_are_loaded_once_and_make_steps_longer() {
+    let case = Case::new("20_lora", four_adapters).with_overheads(45, 777);
+    for (expected, chosen) in complete_or_excerpt(case.name, include_str!("reference/20_lora.csv")) {
+        let mut requests = requests(&expected);
+        let names: BTreeSet<String> = expected.iter().map(|e| e.adapter.clone()).collect();
+        requests.adapter_names = names.into_iter().collect();
+        let number = |e: &Expected| requests.adapter_names.binary_search(&e.adapter).unwrap() as u32;
+        requests.adapter = expected.iter().map(|e| Some(number(e))).collect();
+        requests.session = expected.iter().map(|e| Some(e.replica)).collect();
+        let (rows, summary) = case.rows(&requests);
+        case.compare(&expected, &rows.requests.iter().map(Got::of).collect::<Vec<_>>(), |i| chosen[i]);
+        assert_eq!((summary.adapters.loads, summary.adapters.evictions), (4, 0));
+        // Four of rank 8, 16, 32 and 8.
+        assert_eq!(summary.adapters.load_time.0, (4 * 1_500 + 8 + 16 + 32 + 8) * 1_000);
+        assert_eq!(summary.adapters.steps_by_adapters.len(), 3);
+    }
 }
 
 /// inference-sim at 148be7f3, with its flag of preemptions reset in each step: 2,000 requests, 614 tokens of prefix.

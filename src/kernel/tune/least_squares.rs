@@ -115,7 +115,7 @@ struct Problem {
     /// Lengths of the columns before; 0 for one of nothing but zeros.
     scales: Vec<f64>,
     y: Vec<f64>,
-    /// Weighted squares of `y` around its weighted mean.
+    /// Weighted squares of `y` around its weighted mean; 0 where all of it is the same.
     total: f64,
 }
 
@@ -150,7 +150,10 @@ impl Problem {
         }
         let weight: f64 = roots.iter().map(|r| r * r).sum();
         let mean = y.iter().zip(&roots).map(|(y, r)| y * r * r).sum::<f64>() / weight;
-        let total = y.iter().zip(&roots).map(|(y, r)| (y - mean) * (y - mean) * r * r).sum();
+        // Of equal values the mean may be off by a rounding error, and the squares around it no longer nothing.
+        let constant = y.windows(2).all(|pair| pair[0] == pair[1]);
+        let squares = || y.iter().zip(&roots).map(|(y, r)| (y - mean) * (y - mean) * r * r).sum();
+        let total = if constant { 0.0 } else { squares() };
         Ok(Problem { columns: scaled, scales, y: weighted(y), total })
     }
 
@@ -215,7 +218,8 @@ impl Problem {
                 standard_errors[j] = Some(libm::sqrt(variance) / self.scales[j]);
             }
         }
-        Fit { coefficients, standard_errors, r2: 1.0 - solved.left / self.total }
+        let r2 = if self.total > 0.0 { 1.0 - solved.left / self.total } else { f64::NAN };
+        Fit { coefficients, standard_errors, r2 }
     }
 }
 
@@ -298,6 +302,23 @@ mod tests {
         let fit = ordinary(&idle, &TIMES, None).unwrap();
         assert_eq!((fit.coefficients[3], fit.standard_errors[3]), (0.0, None));
         close(&fit.coefficients[..3], &ordinary(&columns(), &TIMES, None).unwrap().coefficients);
+    }
+
+    #[test]
+    fn equal_values_have_no_share_that_is_explained() {
+        // Values whose mean is off by a rounding error, fitted exactly and not at all; and one value alone.
+        for fitted in [vec![1.0; 10], PREFILL.to_vec()] {
+            for weights in [None, Some(&TIMES[..])] {
+                let fit = ordinary(std::slice::from_ref(&fitted), &[0.1; 10], weights).unwrap();
+                assert!(fit.r2.is_nan(), "{fitted:?} {weights:?}: {}", fit.r2);
+                assert!(non_negative(std::slice::from_ref(&fitted), &[0.1; 10], weights).unwrap().r2.is_nan());
+            }
+        }
+        assert!(ordinary(&[vec![2.0]], &[3.0], None).unwrap().r2.is_nan());
+        // The smallest difference is one.
+        let mut nearly = [0.1; 10];
+        nearly[3] = 0.2;
+        assert!(ordinary(&[vec![1.0; 10]], &nearly, None).unwrap().r2.abs() < 1e-9);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt64Array, new_null_array};
 use arrow::compute::{CastOptions, cast, cast_with_options, concat_batches};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
+use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, UInt64Type};
 use datafusion::prelude::{SessionContext, col};
 
 use pipe_kernel::request::Requests;
@@ -30,17 +30,20 @@ enum Holds {
     Text,
     /// Lists of integers.
     Ints,
+    /// Numbers of any type.
+    Real,
 }
 
 /// The columns that are read, what they hold, and whether a table must have them. Times but `arrival_ns` are spans from
 /// the arrival of the request, or (`think_ns`) from the end of those that it waits for.
-const COLUMNS: [(&str, Holds, bool); 18] = [
+const COLUMNS: [(&str, Holds, bool); 20] = [
     ("request_id", Holds::Int, true),
     ("arrival_ns", Holds::Int, true),
     ("input_tokens", Holds::Int, true),
     ("output_tokens", Holds::Int, true),
     ("session_id", Holds::Text, false),
     ("class", Holds::Text, false),
+    ("tenant", Holds::Text, false),
     ("block_hashes", Holds::Ints, false),
     ("block_tokens", Holds::Int, false),
     ("priority", Holds::Int, false),
@@ -53,6 +56,7 @@ const COLUMNS: [(&str, Holds, bool); 18] = [
     ("model", Holds::Text, false),
     ("adapter", Holds::Text, false),
     ("encoder_tokens", Holds::Int, false),
+    ("acceptance", Holds::Real, false),
 ];
 
 impl Holds {
@@ -63,6 +67,7 @@ impl Holds {
             (Holds::Text, DataType::Dictionary(_, values)) => self.fits(values),
             (Holds::Text, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) => true,
             (Holds::Ints, DataType::List(item) | DataType::LargeList(item)) => item.data_type().is_integer(),
+            (Holds::Real, kind) => kind.is_integer() || kind.is_floating(),
             (Holds::Text | Holds::Ints, _) => false,
         }
     }
@@ -72,6 +77,7 @@ impl Holds {
             Holds::Int => "an integer",
             Holds::Text => "text",
             Holds::Ints => "a list of integers",
+            Holds::Real => "a number",
         }
     }
 }
@@ -253,8 +259,9 @@ impl<'a> Reader<'a> {
         let count = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
         let (block_hashes, block_hash_offsets, block_tokens) = self.hashes()?;
         let (class, class_names) = numbered(self.text("class")?.iter());
+        let (tenant, _) = numbered(self.text("tenant")?.iter());
         let (session, _) = numbered(self.text("session_id")?.iter());
-        let (adapter, _) = numbered(self.text("adapter")?.iter());
+        let (adapter, adapter_names) = numbered(self.text("adapter")?.iter());
         let (model, model_names) = self.models()?;
         let (depends_on, depends_on_offsets) = self.dependencies()?;
         let requests = Requests {
@@ -274,6 +281,7 @@ impl<'a> Reader<'a> {
             max_tokens: self.mapped("max_tokens", tokens, count)?,
             class,
             class_names,
+            tenant,
             session,
             depends_on,
             depends_on_offsets,
@@ -281,7 +289,9 @@ impl<'a> Reader<'a> {
             model,
             model_names,
             adapter,
+            adapter_names,
             encoder_tokens: self.mapped("encoder_tokens", (0, tokens.1), count)?,
+            acceptance: self.shares("acceptance")?,
         };
         Ok((requests, timed))
     }
@@ -333,6 +343,23 @@ impl<'a> Reader<'a> {
 
     fn mapped<T>(&mut self, name: &str, bounds: (i64, i64), f: impl Fn(i64) -> T) -> Result<Vec<Option<T>>> {
         Ok(self.optional(name, bounds)?.into_iter().map(|v| v.map(&f)).collect())
+    }
+
+    /// The numbers of a column, from 0 to 1; empty where no request has one.
+    fn shares(&mut self, name: &str) -> Result<Vec<Option<f64>>> {
+        let rows = self.rows;
+        let Some(column) = rows.column_by_name(name) else { return Ok(Vec::new()) };
+        let values = cast(column, &DataType::Float64).map_err(|e| wrong_type(name, &e))?;
+        let mut found: Vec<Option<f64>> = values.as_primitive::<Float64Type>().iter().collect();
+        for (place, value) in found.iter().enumerate() {
+            if let Some(value) = value.filter(|value| !(0.0..=1.0).contains(value)) {
+                self.problem(name, place, &format!("{value}; must be 0 to 1"));
+            }
+        }
+        if found.iter().all(Option::is_none) {
+            found.clear();
+        }
+        Ok(found)
     }
 
     /// The values of a column that every request has.

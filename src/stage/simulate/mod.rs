@@ -22,6 +22,7 @@ pub(crate) mod filter;
 mod histogram;
 pub(crate) mod input;
 mod measure;
+mod mechanisms;
 mod operator;
 mod pools;
 pub(crate) mod profiles;
@@ -41,7 +42,7 @@ pub(crate) mod tests;
 
 pub(crate) use totals::{Totals, totals_columns};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -51,6 +52,7 @@ use serde_json::{Map, Value, json};
 
 use pipe_kernel::SIM_VERSION;
 use pipe_kernel::scenario::{Deployment, Scenario};
+use pipe_kernel::sim;
 
 use self::evaluate::{Detail, Evaluator, Finished};
 use self::input::Workload;
@@ -201,6 +203,18 @@ fn warnings(requests: &Text, workload: &Workload, scenarios: &[Scenario], finish
             "`workload.classes` has rules for `{class}`, a class that no request of `{}` has (classes: {classes})",
             requests.value
         ));
+    }
+    let mut changed: BTreeMap<(&'static str, String), usize> = BTreeMap::new();
+    for change in scenarios.iter().flat_map(sim::changes) {
+        *changed.entry(change).or_default() += 1;
+    }
+    for ((path, change), count) in changed {
+        let of = if count == scenarios.len() {
+            String::new()
+        } else {
+            format!("in {count} of {} scenarios, ", scenarios.len())
+        };
+        found.push(format!("{of}`{path}` {change}, as the engine itself does"));
     }
     let outside: Vec<(i64, i64)> = finished.iter().map(|f| f.totals.extrapolated_and_all_steps()).collect();
     let beyond = outside.iter().filter(|(n, _)| *n > 0).count();

@@ -70,7 +70,7 @@ impl KvPlan {
             budget: bytes(plan.budget),
             weights: bytes(plan.weights),
             activations: bytes(plan.activations),
-            other: bytes(plan.non_torch),
+            other: bytes(plan.non_torch + plan.adapters),
             block: bytes(plan.bytes_per_block),
         })
     }

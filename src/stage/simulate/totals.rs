@@ -16,6 +16,7 @@ use pipe_kernel::units::SimTime;
 use super::columns::Columns;
 use super::histogram;
 use super::measure::{self, Served};
+use super::mechanisms::{self, Mechanisms};
 use super::pools::{self, KvPlan, PoolTotals};
 use super::quantiles::{Distribution, wide};
 use super::saturation::{self, Verdicts};
@@ -73,6 +74,7 @@ pub(crate) struct Totals {
     utilization_bits: Option<[u64; 2]>,
     /// Served until the last arrival, of how many.
     keeping_up: Option<(i64, i64)>,
+    mechanisms: Mechanisms,
     saturation: Verdicts,
     /// Gaps between tokens: number of the bin, and how many are in it.
     itl_bins: Vec<(u32, u64)>,
@@ -134,6 +136,7 @@ impl Totals {
             prefix_blocks_hit: count(summary.prefix_blocks_hit),
             utilization_bits: utilization(scenario, summary).map(|(mfu, mbu)| [mfu.to_bits(), mbu.to_bits()]),
             keeping_up: measure::keeping_up(rows),
+            mechanisms: Mechanisms::of(summary),
             saturation: saturation::judge(rows, scenario.workload.concurrency.unwrap_or(0)),
             itl_bins: histogram::bins(&summary.itl),
             pools: PoolTotals::of(scenario, summary),
@@ -299,6 +302,7 @@ fn named_columns(all: &[Totals]) -> Columns<'_, Totals> {
         c.float(&format!("{name}_ms_max"), |t| t.latencies.get(at)?.max_ms());
     }
     load_and_cache(c);
+    mechanisms::columns(c, |t| &t.mechanisms, Totals::mean);
     c.float("throughput_ratio", |t| t.keeping_up.and_then(|(served, arrived)| share(served, arrived)));
     c.text("saturation", |t| t.saturation.composite.as_str());
     c.text("saturation_rule", |t| t.saturation.composite.composite_rule());

@@ -4,15 +4,12 @@ use super::Problems;
 use crate::pools::Site;
 use crate::scenario::{GpuSpec, ModelSpec};
 use crate::sim::kv::plan;
-use crate::sim::latency::Latency;
-use crate::sim::scheduler::Scheduler;
+use crate::sim::latency::{Latency, NO_TIME, TIME_MAX_US};
+use crate::sim::scheduler::{QueueOrder, Scheduler};
 use crate::sim::{SimError, engine, tiers};
 
-/// Largest coefficient of a fitted latency model: one minute, in microseconds.
-const COEFFICIENT_MAX_US: f64 = 60e6;
 /// Largest factor on a physical term.
 const FACTOR_MAX: f64 = 1e3;
-const NO_TIME: &str = "is 0, and so some steps would take no time";
 /// Most blocks whose contents can be told apart.
 const BLOCKS_MAX: u64 = 1 << 31;
 const BLOCK_SIZE_MAX: u32 = 1 << 16;
@@ -27,6 +24,24 @@ pub(super) fn check(site: &Site, p: &mut Problems) {
     tiers::problems(site).into_iter().for_each(|(path, message)| p.add(path, message));
     latency(&site.deployment.latency, p);
     p.extend(site.deployment.overheads.problems());
+    if let Some(lora) = &site.deployment.lora {
+        lora.problems(site).into_iter().for_each(|(path, message)| p.add(path, message));
+    }
+    if let Some(encoder) = &site.deployment.encoder {
+        p.extend(encoder.problems());
+        if !matches!(site.deployment.scheduler, Scheduler::VllmV1(_)) {
+            p.add("deployment.encoder", "only vllm_v1 encodes on its replicas; a pool with the role encode serves any");
+        }
+    }
+    if let Some(speculative) = &site.deployment.speculative {
+        p.extend(speculative.problems(site));
+        if site.deployment.lora.is_some() {
+            p.add(
+                "deployment.speculative",
+                "drafts for requests with adapters are not simulated: leave out one of the two",
+            );
+        }
+    }
 }
 
 fn facts(m: &ModelSpec, g: &GpuSpec, p: &mut Problems) {
@@ -45,6 +60,9 @@ fn facts(m: &ModelSpec, g: &GpuSpec, p: &mut Problems) {
     }
     if m.experts >= 2 && !(1..=m.experts).contains(&m.top_k) {
         p.add("model.top_k", format!("is {} of {} experts; must be 1 to {}", m.top_k, m.experts, m.experts));
+    }
+    if m.first_dense > m.layers {
+        p.add("model.first_dense", format!("is {} of {} layers", m.first_dense, m.layers));
     }
     if m.linear_layers >= m.layers && m.layers > 0 {
         p.add("model.linear_layers", format!("is {} of {} layers; one must have a cache", m.linear_layers, m.layers));
@@ -163,10 +181,10 @@ fn scheduler(site: &Site, p: &mut Problems) {
             p.positive("deployment.scheduler.vllm_v1.max_num_batched_tokens", rules.max_num_batched_tokens);
             p.positive("deployment.scheduler.vllm_v1.max_num_seqs", rules.max_num_seqs);
             let us = rules.scheduler_overhead_us;
-            if !(0.0..=COEFFICIENT_MAX_US).contains(&us) {
+            if !(0.0..=TIME_MAX_US).contains(&us) {
                 p.add(
                     "deployment.scheduler.vllm_v1.scheduler_overhead_us",
-                    format!("is {us}; must be 0 to {COEFFICIENT_MAX_US} microseconds"),
+                    format!("is {us}; must be 0 to {TIME_MAX_US} microseconds"),
                 );
             }
             if rules.async_scheduling && !rules.recompute_full_hits {
@@ -178,6 +196,12 @@ fn scheduler(site: &Site, p: &mut Problems) {
         }
         Scheduler::Exclusive(rules) => {
             p.positive("deployment.scheduler.exclusive.servers", rules.servers);
+            if matches!(rules.scheduling_policy, QueueOrder::LeastSlack | QueueOrder::Fair) {
+                p.add(
+                    "deployment.scheduler.exclusive.scheduling_policy",
+                    "least_slack and fair are orders of engines that form batches; valid are fcfs, priority, sjf, edf",
+                );
+            }
             for path in d.overheads.given() {
                 p.add(path, "must be 0: the exclusive scheduler has no steps, and its rates are all that takes time");
             }
@@ -253,7 +277,7 @@ fn latency(latency: &Latency, p: &mut Problems) {
 /// Fitted coefficients, by path: those named `_us` are microseconds, the others factors.
 fn coefficients(all: &[(&'static str, f64)], p: &mut Problems) {
     for &(path, value) in all {
-        let (max, unit) = if path.ends_with("_us") { (COEFFICIENT_MAX_US, " microseconds") } else { (FACTOR_MAX, "") };
+        let (max, unit) = if path.ends_with("_us") { (TIME_MAX_US, " microseconds") } else { (FACTOR_MAX, "") };
         if !(0.0..=max).contains(&value) {
             p.add(path, format!("is {value}; must be 0 to {max}{unit}"));
         }

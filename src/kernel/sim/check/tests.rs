@@ -7,8 +7,8 @@ use crate::sim::latency::{
     CrossModel, Latency, Linear, Overheads, Rates, Regression, Roofline, TimeUnit, TrainedPhysics,
 };
 use crate::sim::router::{Router, Scorers, Weighted};
-use crate::sim::scheduler::Exclusive;
 use crate::sim::scheduler::Scheduler;
+use crate::sim::scheduler::{Exclusive, QueueOrder};
 use crate::sim::swarm::{h100, llama_8b, scenario_8b};
 use crate::sim::tiers::{Device, Replacement, Tier, Ttl, WritePolicy};
 
@@ -56,6 +56,14 @@ fn every_problem_is_found_at_once() {
                 s.deployment.overheads.network_rtt_ms = 1.0;
             },
             &["deployment.overheads.network_rtt_ms"],
+        ),
+        (
+            |s| {
+                let scheduling_policy = QueueOrder::Fair;
+                s.deployment.scheduler = Scheduler::Exclusive(Exclusive { scheduling_policy, ..Exclusive::default() });
+                s.deployment.latency = Latency::Rates(Rates { prefill_tokens_per_s: 1e3, decode_tokens_per_s: 1e2 });
+            },
+            &["deployment.scheduler.exclusive.scheduling_policy"],
         ),
         (
             |s| {
@@ -406,6 +414,73 @@ fn transfers_and_signals_have_bounds() {
 }
 
 #[test]
+fn drafts_have_bounds_and_limits() {
+    let eagle = |more: &str| {
+        format!(
+            r#""speculative": {{"method": "eagle", "num_speculative_tokens": 3, "acceptance": {{"rate": 0.7}}{more}}}"#
+        )
+    };
+    of_deployment(&eagle(""), &[]);
+    of_deployment(&eagle(r#", "draft_us": 300.5, "draft_share": 0.05"#), &[]);
+    let of = |method: &str, tokens: u32, acceptance: &str| {
+        let acceptance = format!(r#""acceptance": {{{acceptance}}}"#);
+        format!(r#""speculative": {{"method": "{method}", "num_speculative_tokens": {tokens}, {acceptance}}}"#)
+    };
+    for tokens in [0, 65] {
+        of_deployment(&of("mtp", tokens, r#""rate": 0.7"#), &["deployment.speculative.num_speculative_tokens"]);
+    }
+    for wrong in
+        [r#""rate": 1.5"#, r#""rate": -0.1"#, r#""rates": [0.5]"#, r#""rates": [0.5, 0.6]"#, r#""rates": [2, 1]"#]
+    {
+        of_deployment(&of("ngram", 2, wrong), &["deployment.speculative.acceptance"]);
+    }
+    of_deployment(&of("draft_model", 2, r#""rates": [0.8, 0.8]"#), &[]);
+    let ranges = "deployment.speculative.num_speculative_tokens_per_batch_size";
+    of_deployment(&eagle(r#", "num_speculative_tokens_per_batch_size": [[1, 16, 3], [17, 64, 4]]"#), &[ranges]);
+    of_deployment(&eagle(r#", "num_speculative_tokens_per_batch_size": [[1, 16, 3], [17, 64, 0]]"#), &[]);
+    for (field, value) in [("draft_us", "-1"), ("draft_us", "1e9"), ("draft_share", "1.5")] {
+        of_deployment(&eagle(&format!(r#", "{field}": {value}"#)), &[&format!("deployment.speculative.{field}")]);
+    }
+    let passes = r#""method": "ngram", "num_speculative_tokens": 3, "acceptance": {"rate": 0.7}, "draft_share": 0.1"#;
+    of_deployment(&format!(r#""speculative": {{{passes}}}"#), &["deployment.speculative.draft_share"]);
+    let ahead = format!(r#"{}, "scheduler": {{"vllm_v1": {{"async_scheduling": true}}}}"#, eagle(""));
+    of_deployment(&ahead, &["deployment.scheduler.vllm_v1.async_scheduling"]);
+    let rates = r#""latency": {"rates": {"prefill_tokens_per_s": 1e3, "decode_tokens_per_s": 1e2}}"#;
+    let servers = format!(r#"{}, "scheduler": {{"exclusive": {{}}}}, {rates}"#, eagle(""));
+    of_deployment(&servers, &["deployment.scheduler"]);
+}
+
+#[test]
+fn ranks_draft_alike() {
+    let ranges = r#""num_speculative_tokens_per_batch_size": [[1, 16, 3], [17, 64, 0]]"#;
+    let drafts =
+        format!(r#"{{"method": "mtp", "num_speculative_tokens": 3, "acceptance": {{"rate": 0.7}}, {ranges}}}"#);
+    for (dp, changed) in [(1, 0), (2, 1)] {
+        let s = scenario(&format!(r#""dp": {dp}, "speculative": {drafts}"#), "");
+        let changes = crate::sim::changes(&s);
+        assert_eq!(changes.len(), changed, "{changes:?}");
+        let settled = s.sites()[0].deployment.speculative.clone().unwrap();
+        assert_eq!(settled.num_speculative_tokens_per_batch_size.is_empty(), dp > 1);
+    }
+}
+
+#[test]
+fn what_a_trace_says_of_drafts_is_a_probability() {
+    let (s, stop) = (scenario_8b(), std::sync::atomic::AtomicBool::new(false));
+    for (acceptance, valid) in [(0.0, true), (1.0, true), (1.1, false), (f64::NAN, false)] {
+        let requests = crate::request::Requests {
+            arrival: vec![crate::units::SimTime(0)],
+            input_tokens: vec![1],
+            output_tokens: vec![2],
+            acceptance: vec![Some(acceptance)],
+            ..Default::default()
+        };
+        let found = crate::sim::simulate(&s, &requests, &mut crate::sim::swarm::Rows::default(), &stop);
+        assert_eq!(found.is_ok(), valid, "{acceptance}");
+    }
+}
+
+#[test]
 fn users_who_wait_have_no_rate() {
     of_load(r#""concurrency": 1, "think_time": {"constant": {"s": 0}}"#, &[]);
     of_load(r#""sessions": "closed", "rate_rps": 2, "arrivals": "poisson""#, &[]);
@@ -477,6 +552,8 @@ fn layers_with_a_window_and_without_a_cache_are_some_of_all() {
     );
     expect(of(&|m| m.window_layers = 8), &["model.window_layers: needs sliding_window"]);
     expect(of(&|m| m.linear_layers = 32), &["model.linear_layers: is 32 of 32 layers"]);
+    expect(of(&|m| m.first_dense = 32), &[]);
+    expect(of(&|m| m.first_dense = 33), &["model.first_dense: is 33 of 32 layers"]);
     expect(of(&|m| m.moe_every = 0), &["model.moe_every: is 0"]);
     expect(of(&|m| m.other_params_b = -1.0), &["model.other_params_b: is -1"]);
 }

@@ -23,7 +23,7 @@ use super::latency::{BatchShape, LatencyModel};
 use super::node::Env;
 use super::replica::Replica;
 use super::scheduler::{Scheduler, VllmV1};
-use crate::units::SimDuration;
+use crate::units::{SimDuration, SimTime};
 
 /// A scheduler, and what it remembers from step to step.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(super) enum Former {
     Orca(orca::State),
     FasterTransformer(faster_transformer::State),
     Lightllm(lightllm::State),
-    Sglang(sglang::State),
+    Sglang(Box<sglang::State>),
     Trtllm(trtllm::State),
 }
 
@@ -54,7 +54,7 @@ impl Former {
             Scheduler::Orca(rules) => Former::Orca(orca::State::new(rules)),
             Scheduler::FasterTransformer(rules) => Former::FasterTransformer(faster_transformer::State::new(rules)),
             Scheduler::Lightllm(rules) => Former::Lightllm(lightllm::State::new(rules)),
-            Scheduler::Sglang(rules) => Former::Sglang(sglang::State::new(rules)),
+            Scheduler::Sglang(rules) => Former::Sglang(Box::new(sglang::State::new(rules))),
             Scheduler::Trtllm(rules) => Former::Trtllm(trtllm::State::new(rules)),
             Scheduler::Exclusive(_) => unreachable!("no batches are formed"),
         }
@@ -77,30 +77,30 @@ impl Former {
 
     /// Steps of decode requests alone that may run before the scheduler must be asked, if nothing else happens.
     #[inline]
-    pub(super) fn quiet_steps(&self, _replica: &Replica) -> u64 {
+    pub(super) fn quiet_steps(&self, replica: &Replica) -> u64 {
         match self {
             Former::VllmV1(_) => u64::MAX,
             Former::VllmV0(_) => u64::MAX,
             Former::Sarathi(_) => u64::MAX,
             Former::Orca(_) => u64::MAX,
-            Former::FasterTransformer(_) => u64::MAX,
-            Former::Lightllm(_) => u64::MAX,
-            Former::Sglang(_) => u64::MAX,
+            Former::FasterTransformer(state) => state.quiet_steps(replica),
+            Former::Lightllm(state) => state.quiet_steps(replica),
+            Former::Sglang(state) => state.quiet_steps(),
             Former::Trtllm(_) => u64::MAX,
         }
     }
 
     /// So many of them ran.
     #[inline]
-    pub(super) fn ran(&mut self, _steps: u64) {
+    pub(super) fn ran(&mut self, steps: u64) {
         match self {
             Former::VllmV1(_) => {}
             Former::VllmV0(_) => {}
             Former::Sarathi(_) => {}
             Former::Orca(_) => {}
             Former::FasterTransformer(_) => {}
-            Former::Lightllm(_) => {}
-            Former::Sglang(_) => {}
+            Former::Lightllm(state) => state.ran(steps),
+            Former::Sglang(state) => state.ran(steps),
             Former::Trtllm(_) => {}
         }
     }
@@ -113,10 +113,52 @@ impl Former {
             Former::VllmV0(_) => model.step(shape),
             Former::Sarathi(_) => model.step(shape),
             Former::Orca(_) => model.step(shape),
-            Former::FasterTransformer(_) => model.step(shape),
+            Former::FasterTransformer(state) => state.step(model, shape),
             Former::Lightllm(_) => model.step(shape),
-            Former::Sglang(_) => model.step(shape),
+            Former::Sglang(state) => state.step(model, shape),
             Former::Trtllm(_) => model.step(shape),
+        }
+    }
+
+    /// The decode requests that the latency model is shown, of so many, where it is shown them by themselves.
+    #[inline]
+    pub(super) fn shown(&self, decodes: u64) -> u64 {
+        match self {
+            Former::Sglang(state) => state.shown(decodes),
+            _ => decodes,
+        }
+    }
+
+    /// The least that a step takes, where it is so much by the latency model.
+    pub(super) fn least(&self, said: SimDuration) -> SimDuration {
+        match self {
+            Former::Sglang(state) => state.least(said),
+            _ => said,
+        }
+    }
+
+    /// The prompt of a request is complete with the step that was formed; so many tokens will be out at its end, and it decodes
+    /// from the step after `steps`.
+    #[inline]
+    pub(super) fn entered(&mut self, slot: u32, seq: u64, emitted: u32, steps: u64) {
+        if let Former::Sglang(state) = self {
+            state.entered(slot, seq, emitted, steps);
+        }
+    }
+
+    /// A request that decoded has ended, or its client is gone.
+    #[inline]
+    pub(super) fn left(&mut self, slot: u32, steps: u64) {
+        if let Former::Sglang(state) = self {
+            state.left(slot, steps);
+        }
+    }
+
+    /// A step ended.
+    #[inline]
+    pub(super) fn ended(&mut self, at: SimTime) {
+        if let Former::Sglang(state) = self {
+            state.ended(at);
         }
     }
 }

@@ -1,23 +1,346 @@
-//! Forming a step by the rules of [`Trtllm`].
+//! Forming a step by the rules of [`Trtllm`]: first whose blocks fit, then how many tokens of whom go into the step. Those that
+//! generate are looked at one by one only where some of them may get nothing.
 
-use crate::sim::batch::Forming;
+use std::collections::{BTreeSet, BinaryHeap};
+
+use crate::sim::batch::{Forming, Seat, new_blocks};
 use crate::sim::node::Env;
-use crate::sim::replica::Replica;
-use crate::sim::scheduler::Trtllm;
+use crate::sim::replica::{Phase, Replica};
+use crate::sim::scheduler::{CapacitySchedulerPolicy, ContextChunkingPolicy, Trtllm};
 
 /// See the head of the file.
 #[derive(Debug)]
 pub(in crate::sim) struct State {
     rules: Trtllm,
+    /// Requests that became active.
+    fetched: u64,
+    /// (place in the list, admission, slot) of started requests, and of some that are not any more.
+    started: BinaryHeap<(u64, u64, u32)>,
+}
+
+/// Whose blocks fit.
+#[derive(Default)]
+struct Fitting {
+    /// In the order in which they get tokens.
+    list: Vec<u32>,
+    /// All that generate come first, and are not in the list.
+    generate: bool,
+    /// Some were passed over, whatever is free.
+    passed: bool,
 }
 
 impl State {
     pub(super) fn new(rules: &Trtllm) -> State {
-        State { rules: rules.clone() }
+        State { rules: *rules, fetched: 0, started: BinaryHeap::new() }
     }
 
     /// See [`super::Former::form`].
-    pub(super) fn form(&mut self, _replica: &mut Replica, _f: &mut Forming, _env: &Env<'_>) {
-        unimplemented!("{:?}", self.rules)
+    pub(super) fn form(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) {
+        self.fetch(replica);
+        f.budget = self.rules.max_num_tokens;
+        let in_order = self.is_in_order(replica);
+        let pauses = self.rules.capacity_scheduler_policy == CapacitySchedulerPolicy::MaxUtilization;
+        let sure = in_order && replica.stalled == 0 && replica.decode_need() <= replica.pool.free();
+        let fitting = match (pauses, sure) {
+            (false, _) => self.to_completion(replica, env),
+            (true, true) => self.next_step(replica, env),
+            (true, false) => self.next_step_in_order(replica, f, env),
+        };
+        let (generating, contexts) = self.tokens(replica, &fitting);
+        generate(replica, generating.as_deref(), f, env);
+        // Where some get no tokens of a step, who comes later may.
+        let prompts = |slot: &&u32| replica.live[**slot as usize].phase != Phase::Decode;
+        let short = self.rules.enable_chunked_context && contexts.len() < fitting.list.iter().filter(prompts).count();
+        for (slot, tokens) in contexts {
+            match replica.live[slot as usize].phase {
+                Phase::Waiting => self.start(replica, slot, tokens, f, env),
+                Phase::Prefill | Phase::Decode | Phase::Ending | Phase::Moving | Phase::Fetching => {
+                    replica.run_prefill(slot, tokens, f, env);
+                }
+            }
+        }
+        replica.blocked = f.preempted == 0
+            && replica.waits() > 0
+            && !fitting.passed
+            && !short
+            && (in_order || !pauses)
+            && replica.next.chunks.is_empty()
+            && replica.stalled == 0
+            && replica.decodes == replica.running.len() as u64;
     }
+
+    /// The first of the queue become active while there is a place.
+    fn fetch(&mut self, replica: &mut Replica) {
+        while replica.running.len() + replica.fetched.len() < self.rules.max_batch_size as usize {
+            let Some(slot) = replica.waiting.pop_front() else { return };
+            replica.charge_prompt(slot);
+            replica.live[slot as usize].place = Some(self.fetched);
+            replica.fetched.insert(self.fetched, slot);
+            self.fetched += 1;
+        }
+    }
+
+    /// Whoever was fetched stands behind all that started.
+    fn is_in_order(&mut self, replica: &Replica) -> bool {
+        let Some((first, _)) = replica.fetched.first_key_value() else { return true };
+        while let Some((place, seq, slot)) = self.started.peek().copied() {
+            let live = &replica.live[slot as usize];
+            if live.seq == seq && live.phase != Phase::Waiting {
+                return place < *first;
+            }
+            self.started.pop();
+        }
+        true
+    }
+
+    /// Those that generate, and behind them, in the order of the list, who can have all blocks that it may ever need.
+    fn to_completion(&self, replica: &Replica, env: &Env<'_>) -> Fitting {
+        let mut fitting = Fitting { generate: true, ..Fitting::default() };
+        let fixed = self.rules.capacity_scheduler_policy == CapacitySchedulerPolicy::StaticBatch;
+        let nobody = replica.prefills.is_empty() && replica.fetched.is_empty();
+        if nobody || fixed && replica.decodes > 0 {
+            return fitting;
+        }
+        let mut contributed = if fixed { None } else { Some(contributed(replica, env)) };
+        let mut available = replica.pool.free() as i64 - (replica.promised as i64 - held_by_decodes(replica) as i64);
+        let mut full = false;
+        for slot in contexts(replica) {
+            let live = &replica.live[slot as usize];
+            let waits = live.phase == Phase::Waiting;
+            if waits && full {
+                continue;
+            }
+            if waits && contributed.as_mut().is_some_and(|known| waits_for_prefix(replica, slot, known, env)) {
+                fitting.passed = true;
+                continue;
+            }
+            let has = if waits { 0 } else { u64::from(live.target.div_ceil(replica.block_size)) };
+            let need = (to_the_end(replica, slot, env) - has) as i64;
+            if need > available && !waits {
+                break;
+            }
+            if need > available {
+                full = true;
+                continue;
+            }
+            available -= need;
+            fitting.list.push(slot);
+        }
+        fitting
+    }
+
+    /// Where all that started have the blocks of this step: they, and who else can have his.
+    fn next_step(&self, replica: &Replica, env: &Env<'_>) -> Fitting {
+        let mut fitting = Fitting { generate: true, ..Fitting::default() };
+        if replica.prefills.is_empty() && replica.fetched.is_empty() {
+            return fitting;
+        }
+        let mut known = contributed(replica, env);
+        let mut taken = replica.decode_need();
+        for slot in contexts(replica) {
+            let live = &replica.live[slot as usize];
+            if live.phase == Phase::Waiting {
+                if waits_for_prefix(replica, slot, &mut known, env) {
+                    fitting.passed = true;
+                    continue;
+                }
+                taken += u64::from(live.target.div_ceil(replica.block_size));
+                if taken > replica.pool.free() {
+                    break;
+                }
+            }
+            fitting.list.push(slot);
+        }
+        fitting
+    }
+
+    /// All in the order of the list: who can have the blocks of this step, for which others are paused.
+    fn next_step_in_order(&self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) -> Fitting {
+        let mut fitting = Fitting::default();
+        let mut known = contributed(replica, env);
+        let of = |slot: &u32| (replica.live[*slot as usize].place, *slot);
+        let mut list: Vec<_> = replica.running.iter().map(of).collect();
+        list.extend(replica.fetched.iter().map(|(place, slot)| (Some(*place), *slot)));
+        list.sort_unstable();
+        let (mut at, mut end, mut taken) = (0, list.len(), 0);
+        while at < end {
+            let slot = list[at].1;
+            let live = &replica.live[slot as usize];
+            let need = match live.phase {
+                Phase::Waiting => {
+                    if waits_for_prefix(replica, slot, &mut known, env) {
+                        fitting.passed = true;
+                        at += 1;
+                        continue;
+                    }
+                    u64::from(live.target.div_ceil(replica.block_size))
+                }
+                Phase::Decode => new_blocks(replica.computed(live), 1, replica.block_size),
+                Phase::Prefill | Phase::Ending | Phase::Moving | Phase::Fetching => 0,
+            };
+            let mut room = taken + need <= replica.pool.free();
+            while !room && at < end {
+                let started = |at: &usize| replica.live[list[*at].1 as usize].phase != Phase::Waiting;
+                let Some(victim) = (at..end).rev().find(started) else { return fitting };
+                let place = replica.position(list[victim].1);
+                replica.evict(place, f, env);
+                end = victim;
+                room = taken + need <= replica.pool.free();
+            }
+            if at < end {
+                taken += need;
+                fitting.list.push(slot);
+            }
+            at += 1;
+        }
+        fitting
+    }
+
+    /// Who of them generates, unless all do, and the tokens of each prompt.
+    fn tokens(&self, replica: &Replica, fitting: &Fitting) -> (Option<Vec<u32>>, Vec<(u32, u32)>) {
+        let most = self.rules.max_num_tokens;
+        let (mut left, mut contexts) = (most, Vec::new());
+        let mut generating = Vec::new();
+        if fitting.generate {
+            // Whoever began to generate had a token of a step in which the others had theirs.
+            assert!(replica.decodes <= u64::from(most), "more generate than a step has tokens");
+            left -= replica.decodes as u32;
+        }
+        for slot in &fitting.list {
+            let live = &replica.live[*slot as usize];
+            if live.phase == Phase::Decode {
+                if left == 0 {
+                    break;
+                }
+                left -= 1;
+                generating.push(*slot);
+                continue;
+            }
+            let lacks = live.target - live.computed;
+            if self.rules.enable_chunked_context {
+                contexts.push((*slot, lacks));
+                continue;
+            }
+            if lacks > left {
+                break;
+            }
+            left -= lacks;
+            contexts.push((*slot, lacks));
+        }
+        if self.rules.enable_chunked_context {
+            self.cut(&mut contexts, left, replica.block_size);
+        }
+        let all = fitting.generate || generating.len() as u64 == replica.decodes;
+        if all { (None, contexts) } else { (Some(generating), contexts) }
+    }
+
+    /// Prompts that lack so many tokens share `left`.
+    fn cut(&self, contexts: &mut Vec<(u32, u32)>, mut left: u32, unit: u32) {
+        let wanted: u64 = contexts.iter().map(|(_, lacks)| u64::from(*lacks)).sum();
+        if wanted <= u64::from(left) {
+            return;
+        }
+        match self.rules.context_chunking_policy {
+            ContextChunkingPolicy::FirstComeFirstServed => {
+                for (_, tokens) in contexts.iter_mut() {
+                    if *tokens > left {
+                        *tokens = left / unit * unit;
+                    }
+                    left -= *tokens;
+                }
+            }
+            ContextChunkingPolicy::EqualProgress => {
+                let lacks: Vec<u32> = contexts.iter().map(|(_, lacks)| *lacks).collect();
+                contexts.iter_mut().for_each(|(_, tokens)| *tokens = 0);
+                let mut grows = true;
+                while left > 0 && std::mem::take(&mut grows) {
+                    for ((_, tokens), lacks) in contexts.iter_mut().zip(&lacks) {
+                        let more = unit.min(lacks - *tokens);
+                        if more <= left {
+                            *tokens += more;
+                            left -= more;
+                            grows |= more > 0;
+                        }
+                    }
+                }
+            }
+        }
+        contexts.retain(|(_, tokens)| *tokens > 0);
+    }
+
+    /// A fetched request starts with so many tokens, if nothing of its prompt is found.
+    fn start(&mut self, replica: &mut Replica, slot: u32, tokens: u32, f: &mut Forming, env: &Env<'_>) {
+        let size = replica.block_size;
+        let (hits, _) = replica.prefix_of(slot, env);
+        let promise = to_the_end(replica, slot, env);
+        let live = &mut replica.live[slot as usize];
+        live.promise = promise;
+        let (target, found) = (live.target, hits * size);
+        let Some(place) = live.place else { unreachable!("who starts was fetched") };
+        let tokens = if found > 0 && found + tokens < target {
+            (found + tokens) / size * size - found
+        } else {
+            tokens.min(target - found)
+        };
+        replica.fetched.remove(&place);
+        let spare = target.div_ceil(size) - hits;
+        replica.seat(slot, &Seat { hits, tokens, spare }, f, env);
+        self.started.push((place, replica.live[slot as usize].seq, slot));
+    }
+}
+
+/// Those that generate get their token: all, or these.
+fn generate(replica: &mut Replica, these: Option<&[u32]>, f: &mut Forming, env: &Env<'_>) {
+    if these.is_none() && replica.stalled == 0 {
+        return replica.decode_all(f, env);
+    }
+    let these: Option<BTreeSet<u32>> = these.map(|these| these.iter().copied().collect());
+    let all: Vec<u32> = decodes(replica).collect();
+    for slot in all {
+        if these.as_ref().is_none_or(|these| these.contains(&slot)) {
+            let computed = replica.computed(&replica.live[slot as usize]);
+            replica.run_decode(slot, computed, f, env);
+        } else {
+            replica.stall(slot, f);
+        }
+    }
+}
+
+fn decodes(replica: &Replica) -> impl Iterator<Item = u32> + '_ {
+    replica.running.iter().copied().filter(|slot| replica.live[*slot as usize].phase == Phase::Decode)
+}
+
+/// Prompts that are under way or were fetched, in the order of the list.
+fn contexts(replica: &Replica) -> Vec<u32> {
+    let of = |slot: &u32| (replica.live[*slot as usize].place, *slot);
+    let mut list: Vec<_> = replica.prefills.iter().map(of).collect();
+    list.extend(replica.fetched.iter().map(|(place, slot)| (Some(*place), *slot)));
+    list.sort_unstable();
+    list.into_iter().map(|(_, slot)| slot).collect()
+}
+
+/// Blocks that a request may have in the end.
+fn to_the_end(replica: &Replica, slot: u32, env: &Env<'_>) -> u64 {
+    let live = &replica.live[slot as usize];
+    let most = u64::from(live.input) + u64::from(env.demand.cap(live.request, env.max_len));
+    most.div_ceil(u64::from(replica.block_size))
+}
+
+/// Blocks of those that generate: the tokens of each, rounded up to blocks.
+fn held_by_decodes(replica: &Replica) -> u64 {
+    let size = replica.class_counts.len();
+    let first = replica.class(replica.steps);
+    // So many tokens behind a full last block: the classes before that of the full ones.
+    let padding = |over: usize| ((size - over) % size) as u64 * replica.class_counts[(first + size - over) % size];
+    (replica.context + (0..size).map(padding).sum::<u64>()) / size as u64
+}
+
+/// Contents of the first blocks that prompts under way do not find in the cache.
+fn contributed(replica: &Replica, env: &Env<'_>) -> BTreeSet<u64> {
+    replica.prefills.iter().filter_map(|slot| replica.next_content(*slot, env)).collect()
+}
+
+/// The first block of its prompt that is not in the cache is about to be computed by another.
+fn waits_for_prefix(replica: &Replica, slot: u32, contributed: &mut BTreeSet<u64>, env: &Env<'_>) -> bool {
+    replica.next_content(slot, env).is_some_and(|content| !contributed.insert(content))
 }

@@ -38,19 +38,24 @@ impl Replica {
     /// Whether every running request gets all that it wants, or at least every decode does, without preemption.
     fn all_fit(&self, rules: VllmV1) -> bool {
         let budget = u64::from(rules.max_num_batched_tokens);
-        let decode_need = self.class_counts[self.class(self.steps)];
-        if self.stalled > 0 || self.decodes > budget || decode_need > self.pool.free() {
+        let (decode_tokens, decode_need) = match self.speculating {
+            // Who is cut is served by himself.
+            Some(_) if rules.long_prefill_token_threshold > 0 => return false,
+            Some(_) => self.verify_sums(),
+            None => (self.decodes, self.class_counts[self.class(self.steps)]),
+        };
+        if self.stalled > 0 || decode_tokens > budget || decode_need > self.pool.free() {
             return false;
         }
         let Some(first) = self.prefills.first() else { return true };
-        let (mut left, mut need, mut wanted) = ((budget - self.decodes) as u32, decode_need, 0_u64);
+        let (mut left, mut need, mut wanted) = ((budget - decode_tokens) as u32, decode_need, 0_u64);
         for slot in &self.prefills {
             let live = &self.live[*slot as usize];
             let remaining = live.target - live.computed;
             let tokens = rules.running_tokens(remaining, left);
             wanted += u64::from(rules.running_tokens(remaining, u32::MAX));
             left -= tokens;
-            need += new_blocks(live.computed, tokens, self.block_size).saturating_sub(u64::from(live.spare));
+            need += self.chunk_need(live, tokens);
         }
         if need > self.pool.free() {
             return false;
@@ -58,9 +63,12 @@ impl Replica {
         // Prefills behind all decodes take what is left. Before a decode, they must leave it its token, and, where both
         // fill blocks of known content, not be overtaken: of equal contents the one filled first is found.
         let filling = self.class(self.steps + 1);
-        let fills = self.class_lists.get(filling).is_some_and(|list| !list.is_empty());
+        let fills = match self.speculating {
+            Some(_) => !self.class_lists.is_empty(),
+            None => self.class_lists.get(filling).is_some_and(|list| !list.is_empty()),
+        };
         let prefills_last = self.running[self.running.len() - self.prefills.len()] == *first;
-        prefills_last || (!fills && wanted + self.decodes <= budget)
+        prefills_last || (!fills && wanted + decode_tokens <= budget)
     }
 
     /// All running requests in order.
@@ -75,9 +83,13 @@ impl Replica {
             }
             let decode = live.phase == Phase::Decode;
             let computed = self.computed(live);
-            let wanted = if decode { 1 } else { live.target - computed };
+            let wanted = if decode { self.wanted(live, computed) } else { live.target - computed };
             let tokens = rules.running_tokens(wanted, f.budget);
-            let need = new_blocks(computed, tokens, self.block_size).saturating_sub(u64::from(live.spare));
+            let need = match (decode, &self.speculating) {
+                (true, Some(_)) => self.verify_need(live, computed, tokens),
+                (true, None) => new_blocks(computed, tokens, self.block_size),
+                (false, _) => self.chunk_need(live, tokens),
+            };
             while self.pool.free() < need {
                 let Some(victim_at) = self.victim(env) else { break 'running };
                 let victim = self.running.remove(victim_at);
@@ -94,7 +106,7 @@ impl Replica {
                 }
             }
             if decode {
-                self.run_decode(slot, computed, f, env);
+                self.run_tokens(slot, computed, tokens, f, env);
             } else {
                 self.run_prefill(slot, tokens, f, env);
             }
@@ -111,7 +123,9 @@ impl Replica {
     /// Place in `running` of the request that goes when blocks are missing.
     fn victim(&self, env: &Env<'_>) -> Option<usize> {
         match self.common.policy {
-            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf => self.running.len().checked_sub(1),
+            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
+                self.running.len().checked_sub(1)
+            }
             QueueOrder::Priority => (0..self.running.len()).max_by_key(|at| self.key(self.running[*at], env)),
         }
     }
@@ -125,7 +139,7 @@ impl Replica {
                 }
                 continue;
             }
-            let Some(slot) = self.waiting.front() else { return true };
+            let Some(slot) = self.next_waiting(env) else { return true };
             let target = self.live[slot as usize].target;
             let (hits, idle) = self.prefix_of(slot, env);
             let loads = match self.ask_tiers(slot, hits, idle, env) {
@@ -140,7 +154,10 @@ impl Replica {
             if need + u64::from(self.fixed) > self.pool.free() {
                 return true;
             }
-            self.waiting.pop_front();
+            if !self.can_encode(slot, computed, f, env) {
+                return true;
+            }
+            self.dequeue(slot, env);
             self.seat(slot, &Seat { hits, tokens, spare: 0 }, f, env);
         }
         true

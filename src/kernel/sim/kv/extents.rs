@@ -282,6 +282,20 @@ impl Extents {
         held.runs.push(Run { piece, end: first + count });
     }
 
+    /// The same, but what is in the cache already is held in place of the request's own blocks, which are free again.
+    pub(crate) fn fill_once(&mut self, held: &mut Held, hash: u64, first: u32, count: u32) {
+        let (mut at, end) = (first, first + count);
+        while at < end {
+            let Some((piece, to)) = self.first_filled(hash, at, end) else {
+                return self.fill(held, hash, at, end - at);
+            };
+            self.hold(held, piece, at, to);
+            held.blocks += to - at;
+            self.give(u64::from(to - at));
+            at = to;
+        }
+    }
+
     /// The last `count` known blocks of the request were never computed: it still holds them, but their content is
     /// unknown now. Only for blocks that this request filled and nobody else shares.
     pub(crate) fn unfill(&mut self, held: &mut Held, count: u32) {

@@ -14,9 +14,18 @@ pub enum Derivation {
     /// No hashes, or caching is off: nothing can be reused.
     None,
     /// A trace block holds this many KV blocks (1: same size).
-    Split(u32),
+    Split(u32, Content),
     /// A KV block holds this many trace blocks; the last one's hash covers all before it.
-    Join(u32),
+    Join(u32, Content),
+}
+
+/// What makes the content of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Its tokens, and those before.
+    Tokens,
+    /// These, and the adapter that they were computed with.
+    TokensAndAdapter,
 }
 
 /// The derivation for KV blocks of `block_size` tokens.
@@ -29,10 +38,10 @@ pub fn derivation(requests: &Requests, block_size: u32, caching: bool) -> Result
         return Ok(Derivation::None);
     }
     if trace.is_multiple_of(block_size) {
-        return Ok(Derivation::Split(trace / block_size));
+        return Ok(Derivation::Split(trace / block_size, Content::Tokens));
     }
     if block_size.is_multiple_of(trace) {
-        return Ok(Derivation::Join(block_size / trace));
+        return Ok(Derivation::Join(block_size / trace, Content::Tokens));
     }
     Err(SimError::Invalid {
         path: "deployment.kv.block_size".into(),
@@ -60,14 +69,23 @@ impl Derivation {
         u32::try_from(blocks).unwrap_or(u32::MAX)
     }
 
+    /// With `adapters`, equal tokens under different ones are different contents.
+    pub(crate) fn with(self, adapters: bool) -> Derivation {
+        let content = if adapters { Content::TokensAndAdapter } else { Content::Tokens };
+        match self {
+            Derivation::None => Derivation::None,
+            Derivation::Split(parts, _) => Derivation::Split(parts, content),
+            Derivation::Join(parts, _) => Derivation::Join(parts, content),
+        }
+    }
+
     /// Hash of KV block `block` of request `i`, which must be one of its [`Self::known_blocks`].
     pub fn hash(self, requests: &Requests, i: usize, block: u32) -> u64 {
-        let hashes = requests.hashes(i);
         match self {
             Derivation::None => 0,
-            Derivation::Split(1) => hashes[block as usize],
-            Derivation::Split(parts) => mix(hashes[(block / parts) as usize], block % parts),
-            Derivation::Join(parts) => hashes[((block + 1) * parts - 1) as usize],
+            Derivation::Split(1, _) => self.unit_hash(requests, i, block),
+            Derivation::Split(parts, _) => mix(self.unit_hash(requests, i, block / parts), block % parts),
+            Derivation::Join(..) => self.unit_hash(requests, i, block),
         }
     }
 
@@ -81,9 +99,9 @@ impl Derivation {
         block_size: u32,
     ) -> impl Iterator<Item = Unit> + Clone + use<'_> {
         let known = self.known_blocks(requests, i, block_size);
-        let (parts, hashes) = (self.unit_blocks(), requests.hashes(i));
+        let (parts, hashes, adapter) = (self.unit_blocks(), requests.hashes(i), self.adapter(requests, i));
         (0..known.div_ceil(parts))
-            .map(move |unit| Unit { hash: self.pick(hashes, unit), blocks: parts.min(known - unit * parts) })
+            .map(move |unit| Unit { hash: self.pick(hashes, adapter, unit), blocks: parts.min(known - unit * parts) })
     }
 
     /// The unit that a KV block belongs to, and its place there.
@@ -98,24 +116,36 @@ impl Derivation {
     #[allow(dead_code)] // Until the engine uses it.
     #[inline]
     pub(crate) fn unit_hash(self, requests: &Requests, i: usize, unit: u32) -> u64 {
-        self.pick(requests.hashes(i), unit)
+        self.pick(requests.hashes(i), self.adapter(requests, i), unit)
+    }
+
+    /// The adapter that makes a difference to the contents of request `i`.
+    #[inline]
+    fn adapter(self, requests: &Requests, i: usize) -> Option<u32> {
+        match self {
+            Derivation::Split(_, Content::TokensAndAdapter) | Derivation::Join(_, Content::TokensAndAdapter) => {
+                requests.adapter.get(i).copied().flatten()
+            }
+            Derivation::None | Derivation::Split(..) | Derivation::Join(..) => None,
+        }
     }
 
     #[inline]
-    fn pick(self, hashes: &[u64], unit: u32) -> u64 {
-        match self {
+    fn pick(self, hashes: &[u64], adapter: Option<u32>, unit: u32) -> u64 {
+        let hash = match self {
             Derivation::None => 0,
-            Derivation::Split(_) => hashes[unit as usize],
-            Derivation::Join(parts) => hashes[((unit + 1) * parts - 1) as usize],
-        }
+            Derivation::Split(..) => hashes[unit as usize],
+            Derivation::Join(parts, _) => hashes[((unit + 1) * parts - 1) as usize],
+        };
+        adapter.map_or(hash, |adapter| mix(!hash, adapter))
     }
 
     /// KV blocks of a unit; the last one of a request may have fewer.
     #[inline]
     pub(crate) fn unit_blocks(self) -> u32 {
         match self {
-            Derivation::Split(parts) => parts,
-            Derivation::None | Derivation::Join(_) => 1,
+            Derivation::Split(parts, _) => parts,
+            Derivation::None | Derivation::Join(..) => 1,
         }
     }
 }

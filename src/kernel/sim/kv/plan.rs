@@ -3,7 +3,7 @@
 //! The terms of inference-sim's planner (Apache-2.0), which follow what vLLM measures when it starts, but per GPU:
 //! every GPU holds its share of the weights, its own activations, and its share of every block. Data-parallel ranks are
 //! engines with a plan each; with `enable_expert_parallel` they share the experts, of which every one of the `tp * dp`
-//! GPUs holds as many, whole. Left out: CUDA graphs.
+//! GPUs holds as many, whole. Slots for LoRA adapters come on top ([`lora`]). Left out: CUDA graphs.
 //!
 //! A block holds its tokens in the layers whose cache grows with every token. What else a request holds is the same
 //! whatever its length, and counted in whole blocks ([`blocks_per_request`]): the window of layers that look no further
@@ -12,6 +12,8 @@
 //! cache hold none.
 
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
+use crate::sim::lora::{self, Lora};
+use crate::sim::scheduler::Scheduler;
 use crate::sim::{SimError, facts};
 
 /// Bytes of one GiB.
@@ -28,14 +30,16 @@ const TP_MAX_TRIED: u32 = 64;
 /// The memory of one GPU of a replica, term by term. All in bytes but `blocks`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MemoryPlan {
-    /// Memory of the GPU times `gpu_memory_utilization`.
+    /// Memory of the GPU times `gpu_memory_utilization`; all of it where the scheduler takes a share of what is left.
     pub budget: f64,
     /// Its share of the weights.
     pub weights: f64,
     pub activations: f64,
     /// CUDA context and communication buffers.
     pub non_torch: f64,
-    /// What is left for the cache; negative where the model does not fit.
+    /// Slots for LoRA adapters.
+    pub adapters: f64,
+    /// What is left for the cache, and the scheduler's share of it; negative where the model does not fit.
     pub kv_available: f64,
     /// One block of `block_size` tokens, this GPU's share.
     pub bytes_per_block: f64,
@@ -47,20 +51,32 @@ pub struct MemoryPlan {
 pub fn plan(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> MemoryPlan {
     let gpus = f64::from(d.tp.max(1)) * f64::from(d.pp.max(1));
     let ranks = facts::expert_ranks(d);
-    let budget = gpu.memory_gib * d.kv.gpu_memory_utilization * GIB;
+    let (utilization, of_rest) = d.scheduler.memory_shares(d.kv.gpu_memory_utilization);
+    let budget = gpu.memory_gib * utilization * GIB;
     // All but the routed experts are on every rank.
     let experts = facts::routed_params(model);
     let weights = (facts::params(model) - experts + experts / ranks) * d.dtype.bytes() / gpus;
     let activations = GIB * if model.experts >= 2 { ACTIVATIONS_MOE_GIB } else { ACTIVATIONS_DENSE_GIB };
     let non_torch = GIB * if gpus * ranks > 1.0 { NON_TORCH_MULTI_GIB } else { NON_TORCH_SINGLE_GIB };
-    let kv_available = budget - weights - activations - non_torch;
+    // SGLang gives weights and cache a share of what CUDA leaves; what a step needs is in the rest.
+    let (budget, activations, taken) = match &d.scheduler {
+        Scheduler::Sglang(rules) => {
+            let share = rules.mem_fraction_static.unwrap_or(d.kv.gpu_memory_utilization);
+            ((gpu.memory_gib * GIB - non_torch) * share, 0.0, 0.0)
+        }
+        _ => (budget, activations, non_torch),
+    };
+    let slots = |lora: &Lora| f64::from(lora.max_loras) * f64::from(lora.max_lora_rank);
+    let adapters = d.lora.as_ref().map_or(0.0, |lora| slots(lora) * lora::bytes_per_rank(lora, d, model));
+    let rest = budget - weights - activations - taken - adapters;
+    let kv_available = if rest > 0.0 { rest * of_rest } else { rest };
     // The GPU with the most layers limits all.
     let (growing, _) = facts::kinds_of_layers(model, d);
     let layers = f64::from(growing.div_ceil(d.pp.max(1)));
     let bytes_per_token = layers * facts::kv_numbers_per_gpu(d, model) * d.kv.kv_cache_dtype.bytes();
     let bytes_per_block = bytes_per_token * f64::from(d.kv.block_size);
     let blocks = if kv_available > 0.0 && bytes_per_block > 0.0 { (kv_available / bytes_per_block) as u64 } else { 0 };
-    MemoryPlan { budget, weights, activations, non_torch, kv_available, bytes_per_block, blocks }
+    MemoryPlan { budget, weights, activations, non_torch, adapters, kv_available, bytes_per_block, blocks }
 }
 
 /// Blocks that every request that runs holds beside those of its tokens: the windows of layers with one, of `window` and a
@@ -88,18 +104,34 @@ pub fn blocks(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Result<u64, S
     if p.blocks > 0 {
         return Ok(p.blocks);
     }
+    if let Some(lora) = &d.lora
+        && p.kv_available + p.adapters >= p.bytes_per_block
+    {
+        return Err(no_room_for_slots(lora, &p));
+    }
+    let (share, of_rest) = d.scheduler.memory_shares(d.kv.gpu_memory_utilization);
     let terms = format!(
-        "no KV block fits: of {:.2} GiB per GPU ({} GiB x {}), weights take {:.2}, activations {:.2}, CUDA and \
+        "no KV block fits: of {:.2} GiB per GPU ({} GiB x {share}), weights take {:.2}, activations {:.2}, CUDA and \
          communication {:.2}",
         p.budget / GIB,
         gpu.memory_gib,
-        d.kv.gpu_memory_utilization,
         p.weights / GIB,
         p.activations / GIB,
         p.non_torch / GIB,
     );
+    if let Scheduler::Sglang(rules) = &d.scheduler
+        && p.weights + p.bytes_per_block < gpu.memory_gib * GIB - p.non_torch
+    {
+        let share = rules.mem_fraction_static.unwrap_or_default();
+        let message = format!(
+            "not enough memory: of {share} of {:.2} GiB per GPU, weights take {:.2}; try to increase mem_fraction_static",
+            (gpu.memory_gib * GIB - p.non_torch) / GIB,
+            p.weights / GIB,
+        );
+        return Err(SimError::Invalid { path: "deployment.scheduler.sglang.mem_fraction_static".into(), message });
+    }
     let utilization = (p.weights + p.activations + p.non_torch + p.bytes_per_block) / GIB / gpu.memory_gib;
-    if utilization <= 0.98 {
+    if utilization <= 0.98 && of_rest == 1.0 {
         let least = libm::ceil(utilization * 100.0) / 100.0;
         return Err(SimError::Invalid {
             path: "deployment.kv.gpu_memory_utilization".into(),
@@ -114,6 +146,28 @@ pub fn blocks(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Result<u64, S
         ),
     };
     Err(SimError::Invalid { path: "deployment.tp".into(), message: format!("{terms}; {advice}") })
+}
+
+/// Without adapters, blocks would fit.
+fn no_room_for_slots(lora: &Lora, p: &MemoryPlan) -> SimError {
+    let slot = p.adapters / f64::from(lora.max_loras.max(1));
+    let left = p.kv_available + p.adapters;
+    let fit = ((left - p.bytes_per_block) / slot) as u64;
+    let advice = match fit {
+        0 => "not even one fits: a smaller max_lora_rank, fully_sharded_loras or more GPUs are needed".to_string(),
+        some => format!("at most {some} would leave room for a block"),
+    };
+    SimError::Invalid {
+        path: "deployment.lora.max_loras".into(),
+        message: format!(
+            "no KV block fits: {} slots for adapters of rank {} take {:.2} of the {:.2} GiB per GPU that weights and \
+             activations leave; {advice}",
+            lora.max_loras,
+            lora.max_lora_rank,
+            p.adapters / GIB,
+            left / GIB,
+        ),
+    }
 }
 
 /// The smallest tensor-parallel size, of those that divide the heads, with which one block fits.

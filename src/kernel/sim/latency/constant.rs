@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BatchShape, DecodeForm, LatencyModel};
+use super::{BatchShape, DecodeForm, LatencyModel, TIME_MAX_US, not_in};
 use crate::units::SimDuration;
 
 /// A step takes `step_us`, whatever is in it.
@@ -16,7 +16,7 @@ pub struct Constant {
 
 impl Constant {
     pub(crate) fn problems(&self) -> Vec<(&'static str, String)> {
-        super::not_above_zero(&[("deployment.latency.constant.step_us", self.step_us)])
+        not_in("deployment.latency.constant.step_us", self.step_us, TIME_MAX_US, " microseconds")
     }
 }
 
@@ -52,9 +52,11 @@ mod tests {
 
     #[test]
     fn a_step_takes_time() {
-        for step_us in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        for step_us in [0.0, -1.0, f64::NAN, f64::INFINITY, 60.001e6] {
             assert_eq!(Constant { step_us }.problems().len(), 1, "{step_us}");
         }
-        assert!(Constant { step_us: 1e-3 }.problems().is_empty());
+        for step_us in [1e-3, 60e6] {
+            assert!(Constant { step_us }.problems().is_empty(), "{step_us}");
+        }
     }
 }

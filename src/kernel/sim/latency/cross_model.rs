@@ -74,7 +74,7 @@ pub(crate) struct Terms {
 impl Terms {
     pub(crate) fn new(fitted: &CrossModel, d: &Deployment, m: &ModelSpec) -> Terms {
         // Half of a cache entry are keys; of a latent cache, which has none, half is taken all the same.
-        let keys = f64::from(m.layers) * facts::kv_numbers_per_gpu(d, m) / 2.0;
+        let keys = f64::from(facts::cache_layers(m)) * facts::kv_numbers_per_gpu(d, m) / 2.0;
         let exchange_us = if d.tp > 1 { fitted.tp_us } else { 0.0 };
         let token_us = if m.experts >= 2 { fitted.moe_token_us } else { 0.0 };
         Terms {

@@ -20,6 +20,8 @@ pub use constant::Constant;
 pub use cross_model::CrossModel;
 pub use linear::{Fitted, Linear, TimeUnit};
 pub use operators::Operators;
+#[cfg(test)]
+pub(crate) use overheads::JITTER_MAX;
 pub use overheads::Overheads;
 pub use rates::Rates;
 pub use regression::Regression;
@@ -38,8 +40,15 @@ use crate::profile::Supplied;
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
 use crate::units::SimDuration;
 
-/// Tokens in a page of [`BatchShape::prefill_context_pages`].
+/// Tokens in a page of [`BatchShape::prefill_context_pages`]: what Vidur rounds contexts up to.
 pub(crate) const CONTEXT_PAGE: u64 = 64;
+
+/// Longest time that a setting may say: one minute, in microseconds.
+pub(crate) const TIME_MAX_US: f64 = 60e6;
+/// Largest factor on the steps of a profile.
+const SCALE_MAX: f64 = 100.0;
+/// What is wrong with a coefficient without which a batch takes no time.
+pub(crate) const NO_TIME: &str = "is 0, and so some steps would take no time";
 
 /// What a step's time may depend on. The engine keeps these sums up to date in O(1) per change.
 ///
@@ -71,6 +80,29 @@ pub struct BatchShape {
 }
 
 impl BatchShape {
+    /// A chunk of `n` tokens, at least one, after `context`, of a prompt of `input` tokens.
+    pub(crate) fn add_chunk(&mut self, n: u64, context: u64, input: u64) {
+        self.prefill_requests += 1;
+        self.prefill_tokens += n;
+        self.prefill_context += context;
+        self.prefill_tokens_x_context += n * context;
+        self.prefill_tokens_squared += n * n;
+        self.prefill_tokens_x_input += n * input;
+        self.prefill_tokens_max = self.prefill_tokens_max.max(n);
+        self.prefill_context_pages += context.div_ceil(CONTEXT_PAGE);
+    }
+
+    /// Takes a chunk out again; not out of the largest.
+    pub(crate) fn remove_chunk(&mut self, n: u64, context: u64, input: u64) {
+        self.prefill_requests -= 1;
+        self.prefill_tokens -= n;
+        self.prefill_context -= context;
+        self.prefill_tokens_x_context -= n * context;
+        self.prefill_tokens_squared -= n * n;
+        self.prefill_tokens_x_input -= n * input;
+        self.prefill_context_pages -= context.div_ceil(CONTEXT_PAGE);
+    }
+
     /// The batch of a point of [`Operator::Step`](crate::profile::Operator::Step): prompts of equal length, and requests that
     /// decode of equal contexts.
     pub fn of_step(shape: &[u32; crate::profile::DIMS]) -> BatchShape {
@@ -88,10 +120,17 @@ impl BatchShape {
             prefill_context: context,
             prefill_tokens_x_context: tokens * context / each,
             prefill_tokens_squared: tokens * tokens / each,
-            prefill_tokens_x_input: tokens * (tokens + context) / each,
+            prefill_tokens_x_input: tokens.saturating_mul(tokens + context) / each,
             prefill_tokens_max: tokens.div_ceil(each),
-            prefill_context_pages: context.div_ceil(64),
+            prefill_context_pages: context.div_ceil(CONTEXT_PAGE),
         }
+    }
+
+    /// Pairs of a new token of a prompt and a token that it attends to, itself included: token k of a chunk after c
+    /// attends to c + k.
+    #[inline]
+    pub(crate) fn prefill_pairs(&self) -> f64 {
+        self.prefill_tokens_x_context as f64 + (self.prefill_tokens_squared + self.prefill_tokens) as f64 / 2.0
     }
 }
 
@@ -151,10 +190,17 @@ pub(crate) fn ns(x: f64) -> i64 {
     x as i64
 }
 
-/// Settings, by path, that must be numbers above 0 and are not.
-pub(crate) fn not_above_zero(all: &[(&'static str, f64)]) -> Vec<(&'static str, String)> {
-    let wrong = all.iter().filter(|(_, value)| !(value.is_finite() && *value > 0.0));
-    wrong.map(|(path, value)| (*path, format!("is {value}; must be a number above 0"))).collect()
+/// The default of factors.
+fn one() -> f64 {
+    1.0
+}
+
+/// What is wrong with a setting that must be above 0 and at most so much.
+fn not_in(path: &'static str, value: f64, most: f64, unit: &str) -> Vec<(&'static str, String)> {
+    if value > 0.0 && value <= most {
+        return Vec::new();
+    }
+    vec![(path, format!("is {value}; must be above 0 and at most {most}{unit}"))]
 }
 
 /// Time of a step, and what a request costs outside of steps.
@@ -349,7 +395,12 @@ fn supplied(
         Latency::SimpleRoofline => Box::new(simple_roofline::SimpleRoofline::new(d, m, g)),
         Latency::Operators(settings) => {
             let (path, name) = ("deployment.latency.operators.profile", settings.profile.as_str());
-            operators::model(settings, d, m, g, profile(path, name)?).map_err(|l| unfit(path, name, l))?
+            let profile = profile(path, name)?;
+            let unread = settings.unread(profile);
+            match operators::model(settings, d, m, g, profile) {
+                Ok(model) if unread.is_empty() => model,
+                made => return Err([unread, made.err().map_or(Vec::new(), |l| unfit(path, name, l))].concat()),
+            }
         }
         Latency::Steps(settings) => {
             let (path, name) = ("deployment.latency.steps.profile", settings.profile.as_str());
@@ -460,6 +511,27 @@ mod tests {
     }
 
     #[test]
+    fn layers_without_a_cache_neither_attend_nor_have_keys() {
+        // Half of the layers: half of the pairs of a prompt, and half of the keys of a request that decodes.
+        let hybrid = ModelSpec { linear_layers: 16, ..llama_8b() };
+        let later = BatchShape { prefill_tokens_x_context: 2_000 * 50_000, ..shape(0, 0, 2_000) };
+        let cases = [
+            (r#""simple_roofline""#, later, shape(0, 0, 2_000)),
+            (r#"{"cross_model": {}}"#, shape(8, 1_000, 0), shape(0, 0, 0)),
+        ];
+        for (latency, with, without) in cases {
+            let mut d = scenario_8b().deployment;
+            d.latency = serde_json::from_str(latency).unwrap();
+            let more = |m: &ModelSpec| {
+                let model = build(&d, m, &h100());
+                model.step(&with).as_ms() - model.step(&without).as_ms()
+            };
+            let share = more(&hybrid) / more(&llama_8b());
+            assert!((share - 0.5).abs() < 1e-5, "{latency}: {share}");
+        }
+    }
+
+    #[test]
     fn ranks_that_share_experts_read_less() {
         // Mixtral 8x7B as above, on ranks of one GPU: four ranks with a token each choose 8 (1 - 0.75^4) = 5.469 experts
         // (trained roofline: all eight), of which each reads a quarter. Alone a token reads two.
@@ -490,6 +562,22 @@ mod tests {
             build(&d, &m, &h100()).step(&prompt)
         };
         assert_eq!(of(1), of(8));
+    }
+
+    #[test]
+    fn settings_that_a_profile_does_not_read_are_told_beside_what_it_lacks() {
+        let s = scenario_8b();
+        let latency = r#"{"operators": {"profile": "p", "moe_dtype": "fp8", "link_gb_per_s": 50}}"#;
+        let d = Deployment { latency: serde_json::from_str(latency).unwrap(), ..s.deployment.clone() };
+        let profile = crate::profile::Profile {
+            fingerprint: "empty".to_string(),
+            layout: crate::profile::Layout::Layers,
+            names: vec![String::new()],
+            points: std::collections::BTreeMap::new(),
+        };
+        let found = supplied(&d, &s.model, &s.gpu, &Supplied { profile: Some(profile.into()), ..Supplied::default() });
+        let paths: Vec<&str> = found.err().unwrap_or_default().iter().map(|(path, _)| *path).collect();
+        assert_eq!(paths, ["deployment.latency.operators.moe_dtype", "deployment.latency.operators.profile"]);
     }
 
     #[test]

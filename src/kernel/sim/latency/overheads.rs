@@ -4,14 +4,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::work::Work;
-use super::{BatchShape, DecodeForm, LatencyModel, ns};
+use super::{BatchShape, DecodeForm, LatencyModel, TIME_MAX_US, ns};
 use crate::sim::WorkSums;
 use crate::units::SimDuration;
 
-/// Longest overhead: one minute, in microseconds.
-const OVERHEAD_MAX_US: f64 = 60e6;
-/// Largest coefficient of variation of a step.
-const JITTER_MAX: f64 = 10.0;
+/// Largest coefficient of variation of a step: beyond, what is drawn in would be missed (see `jitter.rs`).
+pub(crate) const JITTER_MAX: f64 = 1.0;
 
 /// What the host and the network add, whatever the latency model. All 0 by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,20 +29,20 @@ pub struct Overheads {
     pub network_rtt_ms: f64,
     /// Jitter: the duration of every step (of the latency model, with `step_us` and `request_us`) is multiplied by a
     /// lognormal factor of mean 1 and this coefficient of variation, from the scenario's own stream. Factors beyond four
-    /// standard deviations of their logarithm are drawn in. At most 10.
+    /// standard deviations of their logarithm are drawn in. At most 1.
     pub jitter_cv: f64,
 }
 
 impl Overheads {
     fn all(&self) -> [(&'static str, f64, f64, &'static str); 7] {
-        let us = |path, value| (path, value, OVERHEAD_MAX_US, " microseconds");
+        let us = |path, value| (path, value, TIME_MAX_US, " microseconds");
         [
             us("deployment.overheads.step_us", self.step_us),
             us("deployment.overheads.request_us", self.request_us),
             us("deployment.overheads.tokenize_us", self.tokenize_us),
             us("deployment.overheads.tokenize_per_token_us", self.tokenize_per_token_us),
             us("deployment.overheads.detokenize_us", self.detokenize_us),
-            ("deployment.overheads.network_rtt_ms", self.network_rtt_ms, OVERHEAD_MAX_US / 1e3, " milliseconds"),
+            ("deployment.overheads.network_rtt_ms", self.network_rtt_ms, TIME_MAX_US / 1e3, " milliseconds"),
             ("deployment.overheads.jitter_cv", self.jitter_cv, JITTER_MAX, ""),
         ]
     }
@@ -184,12 +182,14 @@ mod tests {
 
     #[test]
     fn bad_overheads_are_named() {
+        let wild = Overheads { jitter_cv: 1.01, ..Overheads::default() };
+        assert_eq!(wild.problems(), [("deployment.overheads.jitter_cv", "is 1.01; must be 0 to 1".to_string())]);
         for value in [-1.0, f64::NAN, 1e12, f64::INFINITY] {
             let o = Overheads { request_us: value, jitter_cv: value, ..Overheads::default() };
             let paths: Vec<&str> = o.problems().iter().map(|(path, _)| *path).collect();
             assert_eq!(paths, ["deployment.overheads.request_us", "deployment.overheads.jitter_cv"], "{value}");
         }
-        let o = Overheads { network_rtt_ms: 60_000.0, jitter_cv: 10.0, ..Overheads::default() };
+        let o = Overheads { network_rtt_ms: 60_000.0, jitter_cv: 1.0, ..Overheads::default() };
         assert!(o.problems().is_empty());
         assert_eq!(o.given().count(), 2);
     }

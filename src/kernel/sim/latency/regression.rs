@@ -10,11 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::linear::TimeUnit;
-use super::{BatchShape, DecodeForm, LatencyModel, ns, shortest_of_growing};
+use super::{BatchShape, DecodeForm, LatencyModel, NO_TIME, TIME_MAX_US, ns, shortest_of_growing};
 use crate::units::SimDuration;
-
-/// Largest coefficient: one minute, in microseconds.
-const COEFFICIENT_MAX_US: f64 = 60e6;
 
 macro_rules! coefficients {
     ($($(#[$meta:meta])* $name:ident;)*) => {
@@ -115,15 +112,37 @@ impl Regression {
         let steps = all.len() - OUTSIDE;
         let mut problems = Vec::new();
         for (at, (path, value)) in all.iter().enumerate() {
-            let min = if at < steps { -COEFFICIENT_MAX_US } else { 0.0 };
-            if !(min..=COEFFICIENT_MAX_US).contains(value) {
-                problems.push((*path, format!("is {value}; must be {min} to {COEFFICIENT_MAX_US} microseconds")));
+            let min = if at < steps { -TIME_MAX_US } else { 0.0 };
+            if !(min..=TIME_MAX_US).contains(value) {
+                problems.push((*path, format!("is {value}; must be {min} to {TIME_MAX_US} microseconds")));
             }
         }
-        if all[..steps].iter().all(|(_, value)| *value == 0.0) {
-            problems.push((all[0].0, "is 0, as are all others, and so steps would take no time".to_string()));
+        if self.intercept_us == 0.0 && !(self.has_decodes() && self.has_prompts()) {
+            problems.push(("deployment.latency.regression.intercept_us", NO_TIME.to_string()));
         }
         problems
+    }
+
+    /// Whether requests that decode take time on their own.
+    fn has_decodes(&self) -> bool {
+        [self.sum_decode_tokens_us, self.sum_decode_tokens_squared_us, self.decode_context_us].iter().any(|c| *c != 0.0)
+    }
+
+    /// The same of prompts, their first chunk as any other.
+    fn has_prompts(&self) -> bool {
+        let of_prompts = [
+            self.sum_prefill_tokens_us,
+            self.max_prefill_tokens_us,
+            self.num_prefills_us,
+            self.sum_prefill_tokens_squared_us,
+            self.max_prefill_tokens_squared_us,
+            self.num_prefills_squared_us,
+            self.sum_prefill_tokens_x_max_prefill_tokens_us,
+            self.sum_prefill_tokens_x_num_prefills_us,
+            self.max_prefill_tokens_x_num_prefills_us,
+            self.prefill_pairs_us,
+        ];
+        of_prompts.iter().any(|c| *c != 0.0)
     }
 }
 
@@ -155,7 +174,6 @@ impl LatencyModel for Terms {
         let c = &self.c;
         let (decode, prefill) = (s.decode_requests as f64, s.prefill_tokens as f64);
         let (max, prompts) = (s.prefill_tokens_max as f64, s.prefill_requests as f64);
-        let pairs = s.prefill_tokens_x_context as f64 + (s.prefill_tokens_squared + s.prefill_tokens) as f64 / 2.0;
         let us = c.intercept_us
             + decode
                 * (c.sum_decode_tokens_us
@@ -175,7 +193,7 @@ impl LatencyModel for Terms {
             + prompts * (c.num_prefills_us + c.num_prefills_squared_us * prompts)
             + c.decode_context_us * s.decode_context as f64
             + c.prefill_context_us * s.prefill_context as f64
-            + c.prefill_pairs_us * pairs;
+            + c.prefill_pairs_us * s.prefill_pairs();
         SimDuration(ns(us * 1e3))
     }
 
@@ -299,6 +317,15 @@ mod tests {
         assert_eq!(paths(&Regression::default()), ["deployment.latency.regression.intercept_us"]);
         let good = Regression { intercept_us: -3.0, sum_decode_tokens_us: 1.0, ..Regression::default() };
         assert!(paths(&good).is_empty());
+        // Something must be left of a batch of either kind; what only both together take is not.
+        let without = Regression { intercept_us: 0.0, sum_prefill_tokens_us: 2.0, ..good };
+        assert!(paths(&without).is_empty());
+        for none in [
+            Regression { sum_decode_tokens_us: 0.0, sum_decode_tokens_x_num_prefills_us: 5.0, ..without },
+            Regression { sum_prefill_tokens_us: 0.0, prefill_context_us: 5.0, ..without },
+        ] {
+            assert_eq!(none.problems(), [("deployment.latency.regression.intercept_us", NO_TIME.to_string())]);
+        }
         for value in [f64::NAN, f64::INFINITY, 1e9, -1e9] {
             let bad = Regression { num_prefills_us: value, ..good };
             assert_eq!(paths(&bad), ["deployment.latency.regression.num_prefills_us"], "{value}");

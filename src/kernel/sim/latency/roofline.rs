@@ -7,6 +7,7 @@
 //! | router, routed experts | as many experts read as the tokens choose (see `work.rs`), each with its share of the tokens |
 //! | attention of prompts | all pairs of tokens that attend, the cache and the new tokens read once |
 //! | attention of requests that decode | the cache read once; the latent one for all heads |
+//! | layers without a cache that grows (linear attention, state spaces) | `other_params_b` as one multiplication in each of them, in place of all of the attention |
 //! | norms, rotary embedding, activation | memory traffic, and `per_layer_us` |
 //! | all-reduce after attention and feed-forward network (`tp` above 1) | a ring: `2 (tp - 1) / tp` of the bytes over a link |
 //! | all-to-all before and after routed experts (ranks that share experts) | every token to `top_k` experts, of which a rank has one in `dp` |
@@ -23,7 +24,7 @@
 //! is not padded (its graphs are of the pieces between attention).
 //!
 //! Left out: overlap of anything with communication, more than one node, tiles and waves of kernels, that ranks which
-//! share experts wait for each other, and the layers' windows of attention.
+//! share experts wait for each other, the layers' windows of attention, and the state that linear layers keep per request.
 
 mod curves;
 #[cfg(test)]
@@ -36,19 +37,14 @@ pub use curves::Curve;
 use curves::{Shares, Table};
 
 use super::work::{Costs, Work};
-use super::{BatchShape, DecodeForm, LatencyModel, ns};
+use super::{BatchShape, DecodeForm, LatencyModel, TIME_MAX_US, ns};
 use crate::scenario::{Deployment, Dtype, GpuSpec, ModelSpec};
+use crate::sim::facts::ACTIVATION_BYTES;
 use crate::sim::{WorkSums, facts};
 use crate::units::SimDuration;
 
-/// Activations, embeddings, router and output matrix are bf16.
-const ACTIVATION_BYTES: f64 = 2.0;
 /// Sampling reads the logits as 32-bit numbers twice: a maximum, and a draw.
 const SAMPLED_BYTES: f64 = 8.0;
-/// Bandwidth to other GPUs where the facts say none, in GB/s: PCIe 4.0 x16, one direction.
-const PCIE_GB_PER_S: f64 = 32.0;
-/// Longest time per operator, layer or step: one minute, in microseconds.
-const TIME_MAX_US: f64 = 60e6;
 /// Largest batch that vLLM captures.
 const GRAPH_MAX: u32 = 512;
 
@@ -252,13 +248,12 @@ struct Machine {
 
 impl Machine {
     fn new(r: &Roofline, d: &Deployment, g: &GpuSpec) -> Machine {
-        let link = if g.nvlink_gb_per_s > 0.0 { g.nvlink_gb_per_s } else { PCIE_GB_PER_S };
         Machine {
             flop: g.bf16_tflops * 1e3,
             weight_flop: facts::peak_flops(d, g) / 1e9,
             fp8: d.dtype == Dtype::Fp8 && g.fp8_tflops > 0.0,
             bytes: g.memory_tb_per_s * 1e3,
-            link: link * r.link_share,
+            link: facts::link_gb_per_s(g) * r.link_share,
             weight_bytes: d.dtype.bytes(),
             gemm: Shares::new(&r.gemm),
             gemm_fp8: Shares::new(&r.gemm_fp8),
@@ -357,6 +352,8 @@ impl Attention {
 fn token_ns(tokens: f64, on: &Machine, costs: &Costs, d: &Deployment, m: &ModelSpec) -> f64 {
     let (tp, hidden) = (f64::from(d.tp), f64::from(m.hidden));
     let (heads, layers) = (f64::from(m.heads) / tp, f64::from(m.layers));
+    // Of the layers, those with attention: 1 where all have it, to the bit.
+    let attending = f64::from(facts::cache_layers(m)) / layers;
     let (projections, width) = match &m.mla {
         Some(a) => {
             let (q_rank, kv_rank) = (f64::from(a.q_rank), f64::from(a.kv_rank));
@@ -388,7 +385,7 @@ fn token_ns(tokens: f64, on: &Machine, costs: &Costs, d: &Deployment, m: &ModelS
     } else {
         f64::from(m.mlp_matrices) * dense_inner
     };
-    let small = tokens * (8.0 * hidden + 2.0 * width + inner) * ACTIVATION_BYTES / on.bytes;
+    let small = tokens * (8.0 * hidden + 2.0 * width * attending + inner) * ACTIVATION_BYTES / on.bytes;
     let exchanges = match d.tp {
         0 | 1 => 0.0,
         _ => 2.0 * on.exchange(2.0 * (tp - 1.0) / tp * tokens * hidden * ACTIVATION_BYTES, 2.0 * (tp - 1.0)),
@@ -399,11 +396,27 @@ fn token_ns(tokens: f64, on: &Machine, costs: &Costs, d: &Deployment, m: &ModelS
         0 | 1 => 0.0,
         _ => stages * on.exchange(2.0 * tokens * hidden * ACTIVATION_BYTES / tp, 1.0),
     };
-    layers * (projections + small + exchanges)
+    layers * (projections * attending + small + exchanges)
         + facts::dense_layers(m) * dense
         + moe_layers * mixture
         + embedding
         + sent
+        + others_ns(tokens, on, d, m)
+}
+
+/// Layers in which tokens pass the parameters that the sizes of a model do not give: those without attention, as far as
+/// it has some, or else all of them as in one.
+fn other_layers(m: &ModelSpec) -> f64 {
+    if m.other_params_b > 0.0 { f64::from(m.linear_layers.max(1)) } else { 0.0 }
+}
+
+/// The parameters that the sizes of a model do not give, in equal parts.
+fn others_ns(tokens: f64, on: &Machine, d: &Deployment, m: &ModelSpec) -> f64 {
+    let (parts, hidden) = (other_layers(m), f64::from(m.hidden));
+    if parts == 0.0 {
+        return 0.0;
+    }
+    parts * on.weights(tokens, hidden, m.other_params_b * 1e9 / f64::from(d.tp) / parts / hidden)
 }
 
 /// One mixture layer.
@@ -442,12 +455,16 @@ fn request_ns(requests: f64, on: &Machine, d: &Deployment, m: &ModelSpec) -> f64
 
 /// Operators of a layer that are launched one by one: multiplications, attention, exchanges.
 fn launches(d: &Deployment, m: &ModelSpec) -> f64 {
-    let layers = f64::from(m.layers);
-    let attention = if m.mla.is_some() { 5.0 } else { 3.0 } + if d.tp > 1 { 2.0 } else { 0.0 };
+    let attention = f64::from(facts::cache_layers(m)) * if m.mla.is_some() { 5.0 } else { 3.0 };
+    let reduced = f64::from(m.layers) * if d.tp > 1 { 2.0 } else { 0.0 };
     let shared = if m.shared_experts > 0 { 2.0 } else { 0.0 };
     let exchanged = if facts::expert_ranks(d) > 1.0 { 2.0 } else { 0.0 };
     // The router, and the two multiplications of experts.
-    layers * attention + facts::dense_layers(m) * 2.0 + facts::moe_layers(m) * (3.0 + shared + exchanged)
+    attention
+        + reduced
+        + other_layers(m)
+        + facts::dense_layers(m) * 2.0
+        + facts::moe_layers(m) * (3.0 + shared + exchanged)
 }
 
 /// The model of one deployment.
@@ -475,7 +492,8 @@ pub(crate) struct Terms {
 impl Terms {
     pub(crate) fn new(r: &Roofline, d: &Deployment, m: &ModelSpec, g: &GpuSpec) -> Terms {
         let costs = Costs::new(d, m, g);
-        let (on, attention, layers) = (Machine::new(r, d, g), Attention::new(d, m), f64::from(m.layers));
+        let (on, attention) = (Machine::new(r, d, g), Attention::new(d, m));
+        let (layers, cached) = (f64::from(m.layers), f64::from(facts::cache_layers(m)));
         let decode_shares = Shares::new(&r.decode_attention);
         let (arithmetic, memory) = (attention.decode_flop / on.flop, attention.decode_bytes / on.bytes);
         let share = decode_shares.of(arithmetic / memory);
@@ -487,13 +505,13 @@ impl Terms {
             graph_max: r.cuda_graph_max_bs,
             host_ns: r.per_step_us * 1e3 + r.launch_us * 1e3 * launches(d, m),
             prefill_shares: Shares::new(&r.prefill_attention),
-            prefill_fixed_ns: layers * r.prefill_attention_us * 1e3,
-            prefill_pair_ns: layers * attention.prefill_flop / on.flop,
-            prefill_cached_ns: layers * attention.prefill_bytes / on.bytes,
-            prefill_token_ns: layers * attention.token_bytes / on.bytes,
-            decode_fixed_ns: layers * r.decode_attention_us * 1e3,
-            decode_cached_ns: layers * arithmetic.max(memory) / share,
-            decode_request_ns: layers * attention.token_bytes / on.bytes / share,
+            prefill_fixed_ns: cached * r.prefill_attention_us * 1e3,
+            prefill_pair_ns: cached * attention.prefill_flop / on.flop,
+            prefill_cached_ns: cached * attention.prefill_bytes / on.bytes,
+            prefill_token_ns: cached * attention.token_bytes / on.bytes,
+            decode_fixed_ns: cached * r.decode_attention_us * 1e3,
+            decode_cached_ns: cached * arithmetic.max(memory) / share,
+            decode_request_ns: cached * attention.token_bytes / on.bytes / share,
         }
     }
 
@@ -521,11 +539,9 @@ impl LatencyModel for Terms {
         }
         let (prefill, decode) = (s.prefill_tokens as f64, s.decode_requests as f64);
         let tokens = s.prefill_tokens + s.decode_requests;
-        // A chunk of n tokens after c: token k of it attends to c + k.
-        let pairs = s.prefill_tokens_x_context as f64 + (s.prefill_tokens_squared + s.prefill_tokens) as f64 / 2.0;
         let memory = self.prefill_cached_ns * (s.prefill_context as f64 + prefill) + self.prefill_token_ns * prefill;
         let attention = self.prefill_fixed_ns
-            + bounded(self.prefill_pair_ns * pairs, memory, &self.prefill_shares)
+            + bounded(self.prefill_pair_ns * s.prefill_pairs(), memory, &self.prefill_shares)
             + self.decode_cached_ns * (s.decode_context as f64 + decode)
             + self.decode_request_ns * decode;
         let requests = self.requests.of(s.prefill_requests + s.decode_requests);

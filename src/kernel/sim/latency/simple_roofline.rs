@@ -36,7 +36,7 @@ impl SimpleRoofline {
         let tp = f64::from(d.tp);
         // Two more operations per element of the hidden state for norms and residuals, and 5 of the softmax per pair.
         let token_flop = costs.token_flop + 2.0 * costs.hidden_numbers;
-        let pair_flop = costs.pair_flop + 5.0 * f64::from(m.layers) * f64::from(m.heads);
+        let pair_flop = costs.pair_flop + 5.0 * f64::from(facts::cache_layers(m)) * f64::from(m.heads);
         let peak_per_ns = facts::peak_flops(d, g) / 1e9;
         let (prefill, decode) = (peak_per_ns * g.mfu_prefill * tp, peak_per_ns * g.mfu_decode * tp);
         let bytes_per_ns = g.memory_tb_per_s * 1e3;

@@ -5,8 +5,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::LatencyModel;
 use super::operators::Scatter;
+use super::{LatencyModel, SCALE_MAX, not_in, one};
 use crate::profile::Profile;
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
 
@@ -21,13 +21,9 @@ pub struct Steps {
     pub scale: f64,
 }
 
-fn one() -> f64 {
-    1.0
-}
-
 impl Steps {
     pub(crate) fn problems(&self) -> Vec<(&'static str, String)> {
-        super::not_above_zero(&[("deployment.latency.steps.scale", self.scale)])
+        not_in("deployment.latency.steps.scale", self.scale, SCALE_MAX, "")
     }
 }
 
@@ -41,4 +37,17 @@ pub(crate) fn model(
     profile: &Profile,
 ) -> Result<Box<dyn LatencyModel>, Vec<String>> {
     Ok(Box::new(Scatter::new(profile, d, m, g, 1, settings.scale, 0.0)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_factor_is_bounded() {
+        let problems = |scale: f64| Steps { profile: "p".to_string(), scale }.problems().len();
+        for (scale, wrong) in [(0.0, 1), (-1.0, 1), (f64::NAN, 1), (1e-3, 0), (SCALE_MAX, 0), (100.5, 1), (1e300, 1)] {
+            assert_eq!(problems(scale), wrong, "{scale}");
+        }
+    }
 }

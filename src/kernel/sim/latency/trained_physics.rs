@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::work::{Costs, Work};
 use super::{BatchShape, DecodeForm, LatencyModel, ns, shortest_of_growing};
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
+use crate::sim::facts::ACTIVATION_BYTES;
 use crate::sim::{WorkSums, facts};
 use crate::units::SimDuration;
 
-/// Activations are exchanged, and the cache is kept, in bf16.
-const ACTIVATION_BYTES: f64 = 2.0;
+/// The cache is kept in bf16.
 const KV_BYTES: f64 = 2.0;
 
 /// `step = ` time at peak of every kind of work, each times its factor, `+ layer_us * layers + request_us * requests +

@@ -15,14 +15,17 @@
 //!   comes before the step ends. What is preempted while an empty batch is dropped is in no step's row.
 //! - A batch is empty if it has no requests; one whose requests have no tokens (`recompute_full_hits`) is formed.
 
+mod adapters;
 mod caches;
 mod forming;
 mod journey;
 mod moving;
+mod orders;
 mod parts;
 mod pools;
 mod routing;
 mod sessions;
+mod speculating;
 mod steptime;
 #[cfg(test)]
 mod tests;
@@ -76,6 +79,8 @@ pub struct Seen {
     pub stale: u64,
     /// Sessions that a sticky router moved.
     pub moved_sessions: u64,
+    /// Times that an encoder, or its cache, had no room for the head of the queue.
+    pub encoder_waits: u64,
     /// How often each rule of a scheduler was applied, by the scheduler's name for it.
     pub fired: BTreeMap<&'static str, u64>,
 }

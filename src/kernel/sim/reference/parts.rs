@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use super::adapters::Shelf;
+use super::forming::sglang;
 use super::pools::Pool;
 use super::steptime::Noise;
-use super::tiers::{Shelf, Trip};
+use super::tiers::{Shelf as Store, Trip};
 use crate::sim::latency::BatchShape;
 use crate::sim::load::Demand;
+use crate::sim::lora::Mix;
 use crate::sim::{ItlStats, RequestRow, Status, StepRow};
 use crate::units::{SimDuration, SimTime};
 
@@ -79,6 +82,11 @@ pub(super) struct Life {
     pub room: Vec<usize>,
     pub loaded: usize,
     pub bytes: u128,
+    /// How long its prompt is estimated to take, and the engine where its tenant was charged for it.
+    pub estimate: SimDuration,
+    pub charged: Option<usize>,
+    /// Where the scheduler keeps a list of active requests: its place there.
+    pub listed: Option<usize>,
     /// Its KV cache has come, and it waits for a seat.
     pub ready: bool,
     /// A part of it comes from tiers; it came, and the prefix cache had so many blocks.
@@ -88,6 +96,8 @@ pub(super) struct Life {
     /// Blocks at the start of the prompt that it should hold but does not: `recompute_full_hits`.
     pub missing: usize,
     pub cached: usize,
+    /// Tokens that were drafted and are not verified.
+    pub drafts: usize,
     /// Most tokens that it ever had in the cache of this replica.
     pub most: usize,
     pub recomputed: usize,
@@ -130,12 +140,16 @@ impl Life {
             room: Vec::new(),
             loaded: 0,
             bytes: 0,
+            estimate: SimDuration::ZERO,
+            charged: None,
+            listed: None,
             ready: false,
             trip: None,
             hits: None,
             fetched_tokens: 0,
             missing: 0,
             cached: 0,
+            drafts: 0,
             most: 0,
             recomputed: 0,
             preemptions: 0,
@@ -239,6 +253,8 @@ pub(super) struct Part {
     pub tokens: usize,
     /// Tokens to which those of the step attend.
     pub context: usize,
+    /// Of blocks behind so many tokens nobody knew the content before the step.
+    pub filled_from: usize,
     /// A token comes out at the end.
     pub yields: bool,
     /// Has computed again, at the end, what preemptions lost; unless it was preempted more often than this by then.
@@ -246,10 +262,20 @@ pub(super) struct Part {
     pub preemptions: u32,
 }
 
+impl Part {
+    /// Tokens that are in the cache after the step whatever is accepted.
+    pub(super) fn certain(&self) -> usize {
+        self.from + if self.decode { 1 } else { self.tokens }
+    }
+}
+
 /// A step that was formed; the times of its row are known when it starts.
 pub(super) struct Step {
     pub batch: Vec<Part>,
     pub shape: BatchShape,
+    pub mix: Mix,
+    /// The part of its time in which drafts are made.
+    pub drafting: SimDuration,
     pub row: StepRow,
 }
 
@@ -279,6 +305,11 @@ pub(super) struct Machine {
     pub waiting: VecDeque<usize>,
     /// In order of admission.
     pub running: Vec<usize>,
+    /// What tenants were given, and whose request left the queue last.
+    pub counters: BTreeMap<i64, i64>,
+    pub last_left: Option<i64>,
+    /// Requests that got a place in the list of active ones.
+    pub listed: usize,
     pub blocks: Vec<Block>,
     /// Blocks that nobody uses: the first is taken first.
     pub free: VecDeque<usize>,
@@ -287,6 +318,8 @@ pub(super) struct Machine {
     /// The step that runs, and with asynchronous scheduling the one after it.
     pub current: Option<Step>,
     pub next: Option<Step>,
+    /// Encoder tokens that are kept for requests.
+    pub encoded: BTreeMap<usize, usize>,
     /// Blocks that requests hold whatever their length.
     pub fixed: BTreeMap<usize, Vec<usize>>,
     /// Requests whose prompts are done elsewhere, and that wait for blocks here to put their KV caches into.
@@ -294,11 +327,17 @@ pub(super) struct Machine {
     /// What its steps vary by, where they do.
     pub noise: Option<Noise>,
     /// Its tiers, fetches that have begun, and contents that were given up since the tiers were told.
-    pub shelves: Vec<Shelf>,
+    pub shelves: Vec<Store>,
     pub trips: u64,
     pub evicted: Vec<u64>,
     /// Steps that were extrapolated, and were estimates only.
     pub estimates: u64,
+    pub sglang: sglang::Memory,
+    /// FasterTransformer: the requests that the batch was formed of.
+    pub batch: Vec<usize>,
+    /// LightLLM: steps of tokens since it looked at the queue.
+    pub iterations: u32,
+    pub shelf: Shelf,
 }
 
 impl Machine {
@@ -309,18 +348,26 @@ impl Machine {
             coming: Vec::new(),
             waiting: VecDeque::new(),
             running: Vec::new(),
+            counters: BTreeMap::new(),
+            last_left: None,
+            listed: 0,
             blocks: vec![Block::default(); blocks],
             free: (0..blocks).collect(),
             by_hash: BTreeMap::new(),
             current: None,
             next: None,
+            encoded: BTreeMap::new(),
             fixed: BTreeMap::new(),
             room: VecDeque::new(),
-            shelves: pool.tiers.iter().map(Shelf::new).collect(),
+            shelves: pool.tiers.iter().map(Store::new).collect(),
             trips: 0,
             evicted: Vec::new(),
             estimates: 0,
+            sglang: sglang::Memory::new(seed, number),
+            shelf: Shelf::default(),
             noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),
+            batch: Vec::new(),
+            iterations: 0,
             pool,
         }
     }

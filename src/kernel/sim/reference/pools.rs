@@ -7,11 +7,14 @@ use super::steptime::Overhead;
 use crate::pools::{Role, Site};
 use crate::request::Requests;
 use crate::scenario::{Deployment, Scenario};
+use crate::sim::encoder::{self, Encoder};
 use crate::sim::engine::bounded;
 use crate::sim::kv::{hashes, hashes::Derivation, plan};
 use crate::sim::latency::LatencyModel;
 use crate::sim::load::Demand;
+use crate::sim::lora::{Costs, Lora};
 use crate::sim::scheduler::{Common, Scheduler};
+use crate::sim::speculative::Speculative;
 use crate::sim::tiers::{self, TierFacts};
 use crate::sim::{SimError, facts};
 use crate::units::{SimDuration, Tick};
@@ -25,14 +28,19 @@ pub(super) struct Pool {
     pub number: usize,
     pub role: Role,
     pub scheduler: Scheduler,
+    pub speculative: Option<Speculative>,
     pub common: Common,
     pub model: Box<dyn LatencyModel>,
+    /// LoRA adapters, and what they take in time.
+    pub adapters: Option<(Lora, Costs)>,
     pub derivation: Derivation,
     pub block_size: usize,
     pub caching: bool,
     /// Blocks of an engine, and of them those that a request holds whatever its length.
     pub blocks: usize,
     pub fixed: usize,
+    /// What the encoder of an engine may do, where it has one.
+    pub encoder: Option<encoder::Limits>,
     pub overhead: Overhead,
     /// Coefficient of variation of its steps.
     pub jitter_cv: f64,
@@ -41,6 +49,8 @@ pub(super) struct Pool {
     pub max_len: usize,
     /// Longest prompt, where that is less.
     pub longest_prompt: usize,
+    /// Bytes of a block on one GPU.
+    pub bytes_per_block: f64,
     /// Bytes of a block of the KV caches of all layers, and of a token as an embedding.
     pub block_bytes: u128,
     pub embedding_bytes: u128,
@@ -49,7 +59,8 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    fn new(number: usize, site: &Site, requests: &Requests, model: Box<dyn LatencyModel>) -> Result<Pool, SimError> {
+    fn new(number: usize, sites: &[Site], requests: &Requests, model: Box<dyn LatencyModel>) -> Result<Pool, SimError> {
+        let site = &sites[number];
         let d = &site.deployment;
         let Some(common) = d.scheduler.common() else {
             let message = format!("{}: the exclusive scheduler has no pools", site.name);
@@ -59,29 +70,38 @@ impl Pool {
         let caching = d.kv.enable_prefix_caching && common.caches_prefixes;
         let derivation = match site.role {
             Role::Encode => Derivation::None,
-            Role::Mixed | Role::Prefill | Role::Decode => hashes::derivation(requests, d.kv.block_size, caching)?,
+            Role::Mixed | Role::Prefill | Role::Decode => {
+                hashes::derivation(requests, d.kv.block_size, caching)?.with(d.lora.is_some())
+            }
         };
         let said = u64::from(d.max_model_len.unwrap_or(site.model.max_pos));
         let fixed = plan::blocks_per_request(d, &site.model);
-        let held = blocks.saturating_sub(fixed).saturating_mul(u64::from(d.kv.block_size));
+        let held = d.scheduler.most_tokens(blocks, fixed, d.kv.block_size);
         let whole = Deployment { tp: 1, ..d.clone() };
         let numbers = facts::kv_numbers_per_gpu(&whole, &site.model);
         Ok(Pool {
             number,
             role: site.role,
             scheduler: d.scheduler.clone(),
+            speculative: d.speculative.clone(),
             common,
             model,
+            adapters: d.lora.as_ref().filter(|_| site.role != Role::Encode).map(|lora| {
+                let costs = Costs::new(lora, d, &site.model, &site.gpu);
+                (lora.clone(), costs)
+            }),
             derivation,
             block_size: d.kv.block_size as usize,
             caching,
             blocks: blocks as usize,
             fixed: fixed as usize,
+            encoder: Encoder::of(sites, number, requests),
             overhead: Overhead::new(common.overhead_us, common.overhead_hidden),
             jitter_cv: d.overheads.jitter_cv,
             tick: d.tick,
             max_len: said.min(held).min(u64::from(u32::MAX / 4)) as usize,
             longest_prompt: d.scheduler.longest_prompt(blocks, d.kv.block_size) as usize,
+            bytes_per_block: plan::plan(d, &site.model, &site.gpu).bytes_per_block,
             block_bytes: u128::from(d.kv.block_size)
                 * (f64::from(facts::holding_layers(&site.model)) * numbers * d.kv.kv_cache_dtype.bytes()) as u128,
             embedding_bytes: u128::from(site.model.hidden) * EMBEDDING_BYTES,
@@ -142,7 +162,7 @@ impl Pools {
         let mut all = Vec::new();
         let mut engines = Vec::new();
         for (number, site) in sites.iter().enumerate() {
-            let pool = Rc::new(Pool::new(number, site, demand.requests, model(site)?)?);
+            let pool = Rc::new(Pool::new(number, &sites, demand.requests, model(site)?)?);
             engines.extend((0..site.engines()).map(|_| Rc::clone(&pool)));
             all.push(pool);
         }

@@ -24,6 +24,7 @@ pub(super) struct World<'a> {
     pub demand: &'a Demand<'a>,
     pub requests: &'a Requests,
     pub quirks: Quirks,
+    pub seed: u64,
     pub rules: &'a Disaggregation,
     /// By place.
     pub lives: Vec<Life>,
@@ -43,6 +44,8 @@ pub(super) struct World<'a> {
     /// Decode replicas that look for room at this instant, or at a later one.
     pub looking: BTreeSet<usize>,
     looks: BTreeSet<(SimTime, usize)>,
+    /// Estimates that the latency model had to extrapolate for, by pool.
+    pub estimates: Vec<u64>,
     conversations: Conversations,
     gaps: BTreeMap<SimDuration, u64>,
     /// Up to when the integrals are.
@@ -89,6 +92,7 @@ impl<'a> World<'a> {
             demand,
             requests: demand.requests,
             quirks,
+            seed: scenario.seed,
             rules: &d.disaggregation,
             lives,
             choosers,
@@ -96,6 +100,7 @@ impl<'a> World<'a> {
             roads: Roads::new(d.disaggregation.transfer, d.tick),
             summary: Summary { out_of_order: demand.out_of_order, ..Summary::default() },
             totals: (0..pools.all.len()).map(total).collect(),
+            estimates: vec![0; pools.all.len()],
             seen: Seen::default(),
             joining: Vec::new(),
             encoded: Vec::new(),
@@ -131,10 +136,12 @@ impl<'a> World<'a> {
         }
         self.close(horizon, sink);
         self.summary.itl = std::mem::take(&mut self.gaps).into_iter().collect();
-        for (number, (total, pool)) in self.totals.iter_mut().zip(&self.pools.all).enumerate() {
-            let engines = self.replicas.iter().filter(|machine| machine.pool.number == number);
-            total.latency_extrapolated_steps = pool.model.extrapolated();
-            for machine in engines {
+        let pools = self.totals.iter_mut().zip(&self.pools.all).zip(&self.estimates);
+        for (number, ((total, pool), estimates)) in pools.enumerate() {
+            // What encoders and estimates asked for is no step.
+            let asked = total.latency_extrapolated_steps + estimates;
+            total.latency_extrapolated_steps = pool.model.extrapolated() - asked;
+            for machine in self.replicas.iter().filter(|machine| machine.pool.number == number) {
                 total.latency_extrapolated_steps -= machine.estimates;
                 let told: Vec<TierSummary> = machine.shelves.iter().map(|shelf| shelf.told.clone()).collect();
                 add_tiers(total, &told);
@@ -161,7 +168,9 @@ impl<'a> World<'a> {
         let looks = self.looks.first().map(|(at, _)| *at);
         let waiting = self.replicas.iter().flat_map(|m| &m.waiting);
         let fetched = waiting.filter_map(|i| self.lives[*i].trip.map(|trip| trip.until));
-        ends.chain(fetched).chain(queued).chain(arrivals).chain(goes).chain(looks).chain(self.roads.next()).min()
+        let adapters = self.replicas.iter().filter_map(|m| m.shelf.coming.map(|(at, _)| at));
+        let comes = ends.chain(fetched).chain(adapters).chain(queued).chain(arrivals);
+        comes.chain(goes).chain(looks).chain(self.roads.next()).min()
     }
 
     fn instant(&mut self, now: SimTime, sink: &mut dyn Sink) -> Result<(), SimError> {
@@ -180,6 +189,7 @@ impl<'a> World<'a> {
             }
         }
         for r in 0..self.replicas.len() {
+            self.adapter_comes(r, now);
             let mut left = self.fill_queue(r, now);
             self.note_queue(r);
             left.extend(self.clients_gone(r, now));
@@ -249,11 +259,13 @@ impl<'a> World<'a> {
     /// Adds what was the case since the last instant.
     fn integrate(&mut self, now: SimTime) {
         let time = i128::from((now - self.integrated).0);
-        for machine in &self.replicas {
+        for (r, machine) in self.replicas.iter().enumerate() {
+            let without_adapter = self.without_adapter(r) as i128;
             let totals = &mut self.totals[machine.pool.number];
             totals.kv_block_ns += machine.used() as i128 * time;
             totals.running_ns += machine.running.len() as i128 * time;
             totals.waiting_ns += machine.waiting.len() as i128 * time;
+            totals.adapters.wait_ns += without_adapter * time;
             self.summary.room_wait_ns += machine.room.len() as i128 * time;
         }
         self.summary.transfer_ns += self.roads.caches() as i128 * time;
@@ -277,6 +289,7 @@ impl<'a> World<'a> {
                 Stage::Encode | Stage::Reply => {}
                 Stage::Prefill | Stage::PrefillOnly | Stage::Whole => life.queued = Some(now),
             }
+            self.joins(r, i);
             self.replicas[r].waiting.push_back(i);
             self.prefetch(r, i, now);
         }
@@ -353,12 +366,21 @@ impl<'a> World<'a> {
 
     /// The request has nothing on this engine any more.
     pub(super) fn leave_engine(&mut self, r: usize, i: usize) {
+        self.fill_late(r, i, self.lives[i].computed);
+        if self.replicas[r].waiting.contains(&i) {
+            self.leaves_queue(r, i);
+        }
         let blocks = std::mem::take(&mut self.lives[i].blocks);
         let machine = &mut self.replicas[r];
+        let ran = machine.running.contains(&i);
+        machine.encoded.remove(&i);
         machine.release_fixed(i);
         machine.release(&blocks);
         machine.running.retain(|running| *running != i);
         machine.waiting.retain(|waiting| *waiting != i);
+        if ran {
+            self.note_end_of_use(r, i);
+        }
     }
 
     fn row(&mut self, i: usize, status: Status) -> RequestRow {
@@ -399,8 +421,13 @@ impl<'a> World<'a> {
         if sink.wants_steps() {
             sink.step(step.row);
         }
+        self.replicas[r].sglang.ended = now;
+        for part in step.batch.iter().filter(|part| !part.decode) {
+            self.fill_late(r, part.life, part.from + part.tokens);
+        }
         let complete: Vec<usize> =
             step.batch.iter().filter(|part| self.hand_out(r, part, now)).map(|part| part.life).collect();
+        self.draft(r, &step);
         for i in complete {
             match self.lives[i].stage {
                 Stage::Encode => self.encoder_done(r, i, now),
@@ -412,9 +439,11 @@ impl<'a> World<'a> {
     }
 
     fn count_step(&mut self, r: usize, step: &Step) {
+        self.count_mix(r, step.mix);
         let s = &mut self.totals[self.replicas[r].pool.number];
         s.steps += 1;
         s.busy += step.row.duration;
+        s.speculation.draft_ns += step.drafting.0;
         let (work, shape) = (&mut s.work, &step.shape);
         work.decode_requests += shape.decode_requests;
         work.decode_context += u128::from(shape.decode_context);
@@ -440,6 +469,10 @@ impl<'a> World<'a> {
         for sent in life.sent.iter_mut().filter(|sent| sent.engine == r) {
             sent.done = sent.done.max((part.from + part.tokens).min(sent.prompt));
         }
+        let kept = &mut self.replicas[r].encoded;
+        if kept.get(&part.life).is_some_and(|tokens| part.from + part.tokens >= (*tokens).min(life.input)) {
+            kept.remove(&part.life);
+        }
         if part.restores && life.preemptions == part.preemptions {
             life.end_loss(now);
         }
@@ -457,10 +490,18 @@ impl<'a> World<'a> {
             Stage::PrefillOnly => life.prefilled = Some(now),
             Stage::Whole | Stage::Reply => {}
         }
-        if let Some(last) = life.tokens.last() {
-            *self.gaps.entry(now - *last).or_insert(0) += 1;
+        let count = self.verify(r, part);
+        let life = &mut self.lives[part.life];
+        for _ in 0..count {
+            if let Some(last) = life.tokens.last() {
+                *self.gaps.entry(now - *last).or_insert(0) += 1;
+            }
+            life.hand_out(now, after_token);
         }
-        life.hand_out(now, after_token);
+        if part.decode && part.tokens > 1 {
+            life.computed = part.from + count;
+            life.most = life.most.max(life.computed);
+        }
         life.dealt_with(r, false);
         life.tokens.len() == life.output
     }
@@ -546,7 +587,19 @@ fn add(s: &mut Summary, pool: &Summary) {
     s.prefix_tokens_hit += pool.prefix_tokens_hit;
     s.prefix_blocks_queried += pool.prefix_blocks_queried;
     s.prefix_blocks_hit += pool.prefix_blocks_hit;
+    s.encoder_tokens += pool.encoder_tokens;
+    s.encoder_time += pool.encoder_time;
     s.latency_extrapolated_steps += pool.latency_extrapolated_steps;
+    s.adapters.merge(&pool.adapters);
+    let (drafts, more) = (&mut s.speculation, &pool.speculation);
+    drafts.drafts += more.drafts;
+    drafts.draft_tokens += more.draft_tokens;
+    drafts.accepted_tokens += more.accepted_tokens;
+    drafts.emitted_tokens += more.emitted_tokens;
+    drafts.draft_ns += more.draft_ns;
+    let longest = drafts.accepted_by_position.len().max(more.accepted_by_position.len());
+    drafts.accepted_by_position.resize(longest, 0);
+    drafts.accepted_by_position.iter_mut().zip(&more.accepted_by_position).for_each(|(sum, count)| *sum += count);
     let (work, more) = (&mut s.work, &pool.work);
     work.decode_requests += more.decode_requests;
     work.decode_context += more.decode_context;

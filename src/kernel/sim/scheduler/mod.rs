@@ -8,7 +8,7 @@ pub(super) mod pace;
 mod sarathi;
 mod sglang;
 mod trtllm;
-mod vllm_v0;
+pub(in crate::sim) mod vllm_v0;
 mod vllm_v1;
 
 use schemars::JsonSchema;
@@ -17,12 +17,15 @@ use serde::{Deserialize, Serialize};
 use crate::pools::Site;
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
 pub use faster_transformer::FasterTransformer;
+pub(in crate::sim) use faster_transformer::Padding;
 pub use lightllm::Lightllm;
-pub use orca::Orca;
+pub(in crate::sim) use lightllm::{Forecast, Outlook};
+pub use orca::{Orca, Reserve};
 pub use sarathi::Sarathi;
-pub use sglang::Sglang;
-pub use trtllm::Trtllm;
-pub use vllm_v0::VllmV0;
+pub(crate) use sglang::LPM_MAX;
+pub use sglang::{AttentionBackend, KernelCost, MoeA2aBackend, SamplingBackend, SchedulePolicy, Sglang};
+pub use trtllm::{CapacitySchedulerPolicy, ContextChunkingPolicy, Trtllm};
+pub use vllm_v0::{PreemptionMode, VllmV0};
 
 /// The choice of a scheduler.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -79,23 +82,63 @@ impl Scheduler {
             | Scheduler::Sarathi(_)
             | Scheduler::Orca(_)
             | Scheduler::FasterTransformer(_)
-            | Scheduler::Lightllm(_)
-            | Scheduler::Sglang(_)
-            | Scheduler::Trtllm(_) => u32::MAX,
+            | Scheduler::Lightllm(_) => u32::MAX,
+            Scheduler::Sglang(rules) => rules.settled.input_max,
+            Scheduler::Trtllm(rules) => rules.longest_prompt(),
         }
     }
 
-    /// What the engine makes of its settings of its own accord, in place; the path of each change, and what it is.
-    pub(crate) fn settle(d: &mut Deployment, _model: &ModelSpec, _gpu: &GpuSpec) -> Vec<(&'static str, String)> {
-        match &d.scheduler {
-            Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => Vec::new(),
-            Scheduler::VllmV0(_)
+    /// Shares of the memory when blocks are planned: of a GPU's, what the engine may use, and of what is left of that beside
+    /// weights and activations, what the cache takes.
+    pub(crate) fn memory_shares(&self, utilization: f64) -> (f64, f64) {
+        match self {
+            Scheduler::Trtllm(rules) => (1.0, rules.free_gpu_memory_fraction),
+            Scheduler::VllmV1(_)
+            | Scheduler::VllmV0(_)
             | Scheduler::Sarathi(_)
             | Scheduler::Orca(_)
             | Scheduler::FasterTransformer(_)
             | Scheduler::Lightllm(_)
             | Scheduler::Sglang(_)
+            | Scheduler::Exclusive(_) => (utilization, 1.0),
+        }
+    }
+
+    /// Most tokens of prompt and output together that a request may have in a cache of so many blocks, of which it holds
+    /// `fixed` whatever its length.
+    pub(in crate::sim) fn most_tokens(&self, blocks: u64, fixed: u64, block_size: u32) -> u64 {
+        let growing = blocks.saturating_sub(fixed);
+        let all = growing.saturating_mul(u64::from(block_size));
+        // What a request could be admitted with again, and the token that comes of it.
+        let beside = |watermark: u64| growing.saturating_sub(watermark).saturating_mul(u64::from(block_size)) + 1;
+        match self {
+            Scheduler::VllmV0(rules) => all.min(beside(rules.watermark(blocks))),
+            Scheduler::Sarathi(rules) => all.min(beside(rules.watermark(blocks))),
+            Scheduler::VllmV1(_)
+            | Scheduler::Orca(_)
+            | Scheduler::FasterTransformer(_)
+            | Scheduler::Lightllm(_)
+            | Scheduler::Sglang(_)
+            | Scheduler::Trtllm(_)
+            | Scheduler::Exclusive(_) => all,
+        }
+    }
+
+    /// What the engine makes of its settings of its own accord, in place; the path of each change, and what it is.
+    pub(crate) fn settle(d: &mut Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Vec<(&'static str, String)> {
+        let max_model_len = d.max_model_len.unwrap_or(model.max_pos);
+        match &mut d.scheduler {
+            Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => Vec::new(),
+            Scheduler::VllmV0(rules) => {
+                rules.settle(max_model_len);
+                Vec::new()
+            }
+            Scheduler::Sarathi(_)
+            | Scheduler::Orca(_)
+            | Scheduler::FasterTransformer(_)
+            | Scheduler::Lightllm(_)
             | Scheduler::Trtllm(_) => Vec::new(),
+            Scheduler::Sglang(_) => sglang::settle(d, model, gpu),
         }
     }
 
@@ -147,12 +190,23 @@ pub(crate) struct Common {
     pub recompute_full_hits: bool,
     /// Finds the blocks of equal prefixes, where the deployment wants that.
     pub caches_prefixes: bool,
+    /// Heeds adapters: see [`super::lora`].
+    pub knows_adapters: bool,
     /// Blocks that must be free beyond those that are taken, for decode requests to go on unasked.
     pub slack: u64,
     /// All blocks that a request may ever have are taken when it is admitted.
     pub reserves: bool,
     /// Asks the tiers behind the prefix cache ([`crate::sim::tiers`]).
     pub asks_tiers: bool,
+    /// Speculative decoding is simulated with it.
+    pub speculates: bool,
+    /// With [`QueueOrder::Sjf`]: the most tokens that a reply may have go first, not the shortest prompt.
+    pub longest_reply_first: bool,
+    /// Who is preempted goes to the end of the queue.
+    pub requeues_last: bool,
+    /// Contents are found, and kept once, from the end of the step that computes them: those of a prompt as its chunks end, those
+    /// of a reply when it ends.
+    pub fills_late: bool,
     /// The latency model is shown batches as they are, and what it says is what they take.
     pub plain: bool,
 }
@@ -170,12 +224,37 @@ impl Common {
             overhead_hidden: false,
             recompute_full_hits: true,
             caches_prefixes: false,
+            knows_adapters: false,
             slack: 0,
             reserves: false,
             asks_tiers: false,
+            speculates: false,
+            longest_reply_first: false,
+            requeues_last: false,
+            fills_late: false,
             plain: true,
         }
     }
+}
+
+/// Longest time of the host per step: one minute, in microseconds.
+const OVERHEAD_MAX_US: f64 = 60e6;
+
+/// Blocks that a share of so many comes to, rounded down.
+fn watermark_blocks(share: f64, blocks: u64) -> u64 {
+    (share * blocks as f64) as u64
+}
+
+/// What is wrong with a share of blocks that must stay free.
+fn bad_watermark(path: &'static str, share: f64) -> Option<(&'static str, String)> {
+    let fine = (0.0..1.0).contains(&share);
+    (!fine).then(|| (path, format!("is {share}; must be 0 or more and below 1: nobody could be admitted")))
+}
+
+/// What is wrong with a time of the host per step.
+fn bad_overhead(path: &'static str, us: f64) -> Option<(&'static str, String)> {
+    let fine = (0.0..=OVERHEAD_MAX_US).contains(&us);
+    (!fine).then(|| (path, format!("is {us}; must be 0 to {OVERHEAD_MAX_US} microseconds")))
 }
 
 /// vLLM's V1 scheduler, under its own names and defaults.
@@ -238,6 +317,12 @@ pub enum QueueOrder {
     Sjf,
     /// Earliest deadline first; requests without a deadline last.
     Edf,
+    /// Least slack first: deadline less now less the work that is left. That is estimated, once, as the time of a step of
+    /// the prompt alone by the latency model; now is the same for all. Requests without a deadline last.
+    LeastSlack,
+    /// The tenant that was served the fewest tokens, by virtual token counters; then first come, first served. A tenant is
+    /// who the request says it is for, else its class.
+    Fair,
 }
 
 impl Default for VllmV1 {

@@ -18,11 +18,12 @@
 //!    must fit whole without `enable_chunked_prefill`. It fits when the blocks for the chunk, and the blocks found that
 //!    nobody uses, are free.
 //! 4. **The queue** is first come first served, a preempted request at its head; or ordered by priority value, by length
-//!    of the prompt (`sjf`; not in vLLM, from inference-sim) or by deadline (`edf`, not in vLLM), each then by arrival
-//!    and number, where a preempted request takes its ordered place.
+//!    of the prompt (`sjf`; not in vLLM, from inference-sim) or by deadline (`edf`, not in vLLM), by the latest start
+//!    (`least_slack`, not in vLLM), each then by arrival and number, where a preempted request takes its ordered place; or
+//!    by the tenant that was served least (`fair`, not in vLLM: [`crate::sim`]'s `fair.rs`), then the same.
 //!
 //! A preempted request that is admitted again computes its prompt and the tokens it had generated, as one prompt.
-//! Left out: speculative tokens, encoder budgets, partial-prefill limits, and vLLM's `max_model_len - 1` bound on the
+//! Drafts are in [`speculative`](crate::sim::speculative). Left out: encoder budgets, partial-prefill limits, and vLLM's `max_model_len - 1` bound on the
 //! tokens of a step, which only shortens the last chunk of prompts that are rejected here.
 
 use super::{Common, VllmV1};
@@ -39,6 +40,8 @@ impl VllmV1 {
             recompute_full_hits: self.recompute_full_hits,
             caches_prefixes: true,
             asks_tiers: true,
+            knows_adapters: true,
+            speculates: true,
             ..Common::new(self.scheduling_policy)
         }
     }

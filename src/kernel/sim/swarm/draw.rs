@@ -4,16 +4,19 @@ mod cluster;
 mod conversations;
 mod engines;
 mod latency;
+mod speculative;
 
 pub use engines::{ENGINES, Engine, scenario_of};
 use rand::Rng;
 use rand_pcg::Pcg64;
+pub use speculative::{SPECULATIVE, scenario_speculative};
 
 use super::scenario_8b;
 use crate::request::Requests;
 use crate::rng;
 use crate::scenario::{Arrivals, Cancel, ClassRules, Deployment, Gamma, Load, Scenario, Sessions};
 use crate::sim::Quirks;
+use crate::sim::encoder::Encoder;
 use crate::sim::kv::plan;
 use crate::sim::latency::{Latency, Linear, Rates, TrainedPhysics};
 use crate::sim::router::Router;
@@ -66,6 +69,7 @@ pub fn scenario(seed: u64) -> (Scenario, Requests, Quirks) {
     let dice = &mut Dice(rng::stream(seed, "swarm/cluster"));
     match dice.range(0, 19) {
         0..=6 => {
+            encoder(seed, &mut s, &mut requests);
             kinds_of_layers(seed, &mut s);
             return (s, requests, quirks);
         }
@@ -73,10 +77,27 @@ pub fn scenario(seed: u64) -> (Scenario, Requests, Quirks) {
         10.. => cluster::pools(dice, &sizes, &mut s, &mut requests),
     }
     conversations::draw(dice, &sizes, &mut s.workload, &mut requests);
+    encoder(seed, &mut s, &mut requests);
     kinds_of_layers(seed, &mut s);
+    orders(seed, &mut s);
     // They are deviations of one engine; where parts of a request are elsewhere, they have no meaning.
     let quirks = if s.deployment.pools.is_empty() { quirks } else { Quirks::default() };
     (s, requests, quirks)
+}
+
+/// In some clusters of pools: orders of the queue by tenants, and by slack.
+fn orders(seed: u64, s: &mut Scenario) {
+    let dice = &mut Dice(rng::stream(seed, "swarm/orders"));
+    if s.deployment.pools.is_empty() || !dice.one_in(4) {
+        return;
+    }
+    let order = dice.pick(&[QueueOrder::LeastSlack, QueueOrder::Fair]);
+    let own = s.deployment.pools.values_mut().filter_map(|pool| pool.scheduler.as_mut());
+    for scheduler in own.chain([&mut s.deployment.scheduler]) {
+        if let Scheduler::VllmV1(rules) = scheduler {
+            rules.scheduling_policy = order;
+        }
+    }
 }
 
 /// Engines of one kind, and requests that do not know each other.
@@ -97,6 +118,24 @@ fn engine(seed: u64) -> (Scenario, Requests, Quirks, Sizes) {
     s.workload = load(dice);
     let requests = requests(dice, &sizes);
     (s, requests, quirks, sizes)
+}
+
+/// In some, replicas encode images themselves.
+fn encoder(seed: u64, s: &mut Scenario, r: &mut Requests) {
+    let dice = &mut Dice(rng::stream(seed, "swarm/encoder"));
+    if !dice.one_in(8) {
+        return;
+    }
+    let limit = |dice: &mut Dice| dice.one_in(2).then(|| dice.range(1, 40));
+    s.deployment.encoder = Some(Encoder {
+        max_num_encoder_input_tokens: limit(dice),
+        encoder_cache_size: limit(dice),
+        relative_cost: dice.pick(&[0.0, 0.3, 2.0]),
+    });
+    if r.encoder_tokens.is_empty() {
+        r.encoder_tokens =
+            r.input_tokens.iter().map(|input| dice.one_in(2).then(|| dice.range(0, input + 2))).collect();
+    }
 }
 
 /// In some, requests hold blocks whatever their length.

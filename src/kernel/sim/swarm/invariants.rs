@@ -10,7 +10,7 @@ use crate::pools::{FirstToken, Site};
 use crate::request::Requests;
 use crate::scenario::Scenario;
 use crate::sim::scheduler::{Scheduler, VllmV1};
-use crate::sim::{Quirks, RequestRow, Status, Summary, latency};
+use crate::sim::{Quirks, RequestRow, Speculation, Status, Summary, latency};
 use crate::units::SimTime;
 
 struct Checked<'a> {
@@ -74,6 +74,7 @@ pub(super) fn check(
         checked.request(row).map_err(|e| format!("{e}: {row:?}"))?;
     }
     checked.gaps()?;
+    checked.drafts()?;
     checked.engines()?;
     checked.tiers()?;
     checked.cluster()?;
@@ -265,6 +266,30 @@ impl Checked<'_> {
         self.requests.block_tokens > 0 && self.places.iter().any(found)
     }
 
+    /// Drafts are accepted from the first on; what comes out of them is theirs, and a token of the model for each.
+    fn drafts(&self) -> Result<(), String> {
+        let told = &self.summary.speculation;
+        let Some(rules) = &self.s.deployment.speculative else {
+            return ensure(*told == Speculation::default(), || format!("drafts out of nowhere: {told:?}"));
+        };
+        let most = told.drafts * u64::from(rules.num_speculative_tokens);
+        let by_position: u64 = told.accepted_by_position.iter().sum();
+        let possible = (told.drafts..=most).contains(&told.draft_tokens)
+            && told.accepted_tokens <= told.draft_tokens
+            && by_position == told.accepted_tokens
+            && told.accepted_by_position.is_sorted_by(|a, b| a >= b)
+            && told.accepted_by_position.first().is_none_or(|first| *first <= told.drafts)
+            && (told.drafts..=told.drafts + told.accepted_tokens).contains(&told.emitted_tokens)
+            && told.emitted_tokens <= self.sum(|row| u64::from(row.output_tokens))
+            && told.draft_ns >= 0;
+        ensure(possible, || format!("impossible drafts: {told:?}"))?;
+        let sum = self.summary.pools.iter().fold(Speculation::default(), |mut sum, pool| {
+            sum.merge(&pool.speculation);
+            sum
+        });
+        ensure(sum == *told, || format!("{sum:?} over pools, and {told:?}"))
+    }
+
     /// One gap less than a request has tokens, and they last from its first to its last.
     fn gaps(&self) -> Result<(), String> {
         let gaps = &self.summary.itl;
@@ -281,7 +306,9 @@ impl Checked<'_> {
             (count, time) == (expect_count, expect_time)
         };
         ensure(adds_up, || format!("{count} gaps of {time} ns, not {expect_count} of {expect_time}"))?;
-        ensure(gaps.is_sorted_by(|a, b| a.0 < b.0) && gaps.iter().all(|(gap, n)| gap.0 > 0 && *n > 0), || {
+        // Tokens of one step come out together.
+        let shortest = i64::from(self.s.deployment.speculative.is_none());
+        ensure(gaps.is_sorted_by(|a, b| a.0 < b.0) && gaps.iter().all(|(gap, n)| gap.0 >= shortest && *n > 0), || {
             format!("impossible gaps {gaps:?}")
         })?;
         let longest = itls.map(|itl| itl.max).max().unwrap_or_default();

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::atomic::AtomicBool;
 
-pub use draw::{ENGINES, Engine, scenario, scenario_of};
+pub use draw::{ENGINES, Engine, SPECULATIVE, scenario, scenario_of, scenario_speculative};
 pub use reach::Reach;
 
 use super::latency::{Latency, Overheads};
@@ -19,6 +19,7 @@ use super::scheduler::Scheduler;
 use super::{Quirks, RequestRow, RouteRow, Sink, StepRow, Summary, reference, simulate_with};
 use crate::pools::{Disaggregation, Signals};
 use crate::profile::Supplied;
+use crate::request::Requests;
 use crate::scenario::{Deployment, Dtype, GpuSpec, KvCache, Load, Measure, ModelSpec, Scenario};
 use crate::units::SimTime;
 
@@ -46,6 +47,32 @@ impl Sink for Rows {
     fn wants_routes(&self) -> bool {
         true
     }
+}
+
+/// The same of somebody who does not ask for routes: the engines may be left alone for longer.
+#[derive(Default)]
+struct Unasked(Rows);
+
+impl Sink for Unasked {
+    fn request(&mut self, row: RequestRow) {
+        self.0.requests.push(row);
+    }
+    fn step(&mut self, row: StepRow) {
+        self.0.steps.push(row);
+    }
+    fn wants_steps(&self) -> bool {
+        true
+    }
+}
+
+/// Whether the engine says the same to somebody who does not ask for routes.
+fn also_unasked(s: &Scenario, requests: &Requests, quirks: Quirks, fast: &Rows, known: &Summary) -> Result<(), String> {
+    let mut unasked = Unasked::default();
+    let summary = simulate_with(s, requests, &mut unasked, &AtomicBool::new(false), quirks)
+        .map_err(|e| format!("without routes the engine says {e}"))?;
+    let Unasked(rows) = unasked;
+    let asked = Rows { requests: fast.requests.clone(), steps: fast.steps.clone(), routes: Vec::new() };
+    difference(&rows, &asked, &summary, known).map_err(|e| format!("without routes (the first) and with them:\n{e}"))
 }
 
 /// Llama 3.1 8B, from its `config.json`.
@@ -114,14 +141,17 @@ pub fn scenario_8b() -> Scenario {
             dtype: Dtype::Bf16,
             max_model_len: None,
             scheduler: Scheduler::default(),
+            speculative: None,
             router: Router::RoundRobin,
             kv: KvCache::default(),
             latency: Latency::SimpleRoofline,
             overheads: Overheads::default(),
+            encoder: None,
             tick: None,
             pools: BTreeMap::new(),
             disaggregation: Disaggregation::default(),
             signals: Signals::default(),
+            lora: None,
         },
         model: llama_8b(),
         gpu: h100(),
@@ -143,7 +173,8 @@ pub fn run(seed: u64) -> Result<Reach, String> {
     let mut fast = Rows::default();
     let result = simulate_with(&s, &requests, &mut fast, &AtomicBool::new(false), quirks);
     let compared = match result {
-        Ok(engine) => difference(&fast, &slow, &engine, &summary),
+        Ok(engine) => difference(&fast, &slow, &engine, &summary)
+            .and_then(|()| also_unasked(&s, &requests, quirks, &fast, &engine)),
         Err(e) => Err(format!("the engine says {e}")),
     };
     compared.map_err(|e| format!("{}\n{e}", told(seed)))?;
@@ -157,16 +188,30 @@ pub fn run(seed: u64) -> Result<Reach, String> {
 /// What differs, or which invariant does not hold.
 pub fn run_engine(engine: &Engine, seed: u64) -> Result<Reach, String> {
     let (s, requests) = scenario_of(engine, seed);
-    let told = |e: String| format!("{} seed {seed}: {:?} {:?}\n{e}", engine.name, s.deployment, s.workload);
+    run_both(engine.name, seed, &s, &requests)
+}
+
+/// The same for the scenario of a seed with speculative decoding.
+///
+/// # Errors
+/// What differs, or which invariant does not hold.
+pub fn run_speculative(seed: u64) -> Result<Reach, String> {
+    let (s, requests) = scenario_speculative(seed);
+    run_both("speculative", seed, &s, &requests)
+}
+
+fn run_both(name: &str, seed: u64, s: &Scenario, requests: &Requests) -> Result<Reach, String> {
+    let told = |e: String| format!("{name} seed {seed}: {:?} {:?}\n{e}", s.deployment, s.workload);
     let (mut fast, mut slow, go_on, quirks) =
         (Rows::default(), Rows::default(), AtomicBool::new(false), Quirks::default());
-    let (oracle, seen) = reference::observe(&s, &requests, &mut slow, &go_on, quirks)
-        .map_err(|e| told(format!("the oracle says {e}")))?;
-    invariants::check(&s, &requests, quirks, &slow, &oracle).map_err(told)?;
+    let (oracle, seen) =
+        reference::observe(s, requests, &mut slow, &go_on, quirks).map_err(|e| told(format!("the oracle says {e}")))?;
+    invariants::check(s, requests, quirks, &slow, &oracle).map_err(told)?;
     let summary =
-        simulate_with(&s, &requests, &mut fast, &go_on, quirks).map_err(|e| told(format!("the engine says {e}")))?;
+        simulate_with(s, requests, &mut fast, &go_on, quirks).map_err(|e| told(format!("the engine says {e}")))?;
     difference(&fast, &slow, &summary, &oracle).map_err(told)?;
-    Ok(Reach::of(&s, &requests, &slow, &oracle, seen))
+    also_unasked(s, requests, quirks, &fast, &summary).map_err(told)?;
+    Ok(Reach::of(s, requests, &slow, &oracle, seen))
 }
 
 /// Runs the scenario of a seed with the oracle alone.
@@ -237,6 +282,7 @@ pub fn run_all(seeds: std::ops::Range<u64>) -> Result<Reach, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::Requests;
     use crate::rng;
     use crate::sim::latency::{BatchShape, LatencyModel};
     use crate::sim::{Parts, simulate_of};
@@ -294,25 +340,39 @@ mod tests {
         }
     }
 
+    /// Both simulators with steps like that; what differs.
+    fn hashed(s: &Scenario, requests: &Requests, quirks: Quirks) -> Result<(), String> {
+        let (mut fast, mut slow, go_on) = (Rows::default(), Rows::default(), AtomicBool::new(false));
+        let models = s.sites().iter().map(|_| Box::new(Hashed) as Box<dyn LatencyModel>).collect();
+        let parts = Parts { quirks, models, ..Parts::default() };
+        let engine = simulate_of(s, requests, &mut fast, &go_on, parts).unwrap();
+        let oracle = reference::observe_of(s, requests, &mut slow, &go_on, quirks, |_| Ok(Box::new(Hashed))).unwrap().0;
+        difference(&fast, &slow, &engine, &oracle)
+    }
+
     #[test]
     fn every_number_of_a_batch_is_the_same() {
         let mut compared = 0;
         for seed in 0..600 {
             let (s, requests, quirks) = scenario(seed);
-            let sites = s.sites();
-            if sites.iter().any(|site| matches!(site.deployment.scheduler, Scheduler::Exclusive(_))) {
+            if s.sites().iter().any(|site| matches!(site.deployment.scheduler, Scheduler::Exclusive(_))) {
                 continue;
             }
-            let (mut fast, mut slow, go_on) = (Rows::default(), Rows::default(), AtomicBool::new(false));
-            let models = sites.iter().map(|_| Box::new(Hashed) as Box<dyn LatencyModel>).collect();
-            let parts = Parts { quirks, models, ..Parts::default() };
-            let engine = simulate_of(&s, &requests, &mut fast, &go_on, parts).unwrap();
-            let oracle =
-                reference::observe_of(&s, &requests, &mut slow, &go_on, quirks, |_| Ok(Box::new(Hashed))).unwrap().0;
-            difference(&fast, &slow, &engine, &oracle).unwrap_or_else(|e| panic!("{}\n{e}", told(seed)));
+            hashed(&s, &requests, quirks).unwrap_or_else(|e| panic!("{}\n{e}", told(seed)));
             compared += 1;
         }
         assert!(compared > 400, "{compared}");
+    }
+
+    #[test]
+    fn every_number_of_a_batch_of_the_other_engines_is_the_same() {
+        for engine in ENGINES.iter().filter(|engine| !engine.rules.is_empty()) {
+            for seed in 0..100 {
+                let (s, requests) = scenario_of(engine, seed);
+                hashed(&s, &requests, Quirks::default())
+                    .unwrap_or_else(|e| panic!("{} seed {seed}: {:?}\n{e}", engine.name, s.deployment));
+            }
+        }
     }
 
     /// Every scheduler, and every rule of it in some scenario.
@@ -331,6 +391,23 @@ mod tests {
                 let count = reach.fired.get(rule).copied().unwrap_or(0);
                 assert!(count >= 2, "{}: only {count} of {} scenarios reached: {rule}", engine.name, reach.scenarios);
             }
+        }
+    }
+
+    /// Drafts, and every rule about them in some scenario.
+    #[test]
+    fn speculation_equals_its_oracle() {
+        let mut reach = Reach::default();
+        for seed in 0..400 {
+            match run_speculative(seed) {
+                Ok(one) => reach.add(&one),
+                Err(e) => panic!("{e}"),
+            }
+        }
+        println!("{reach}");
+        for rule in SPECULATIVE {
+            let count = reach.fired.get(rule).copied().unwrap_or(0);
+            assert!(count >= 4, "only {count} of {} scenarios reached: {rule}", reach.scenarios);
         }
     }
 

@@ -48,6 +48,9 @@ pub struct Reach {
     pub passed: u64,
     /// Clients that went while their request waited for room.
     pub left_waiting_for_room: u64,
+    /// Encoders on the replicas of the prompts, and requests that they made wait.
+    pub encoders: u64,
+    pub encoder_waits: u64,
     /// Sessions that a sticky router moved.
     pub moved_sessions: u64,
     /// Layers that were sent while the prompt was computed.
@@ -122,6 +125,8 @@ impl Reach {
             out_of_order: any(summary.out_of_order),
             passed: any(seen.passed),
             left_waiting_for_room: any(seen.left_waiting_for_room),
+            encoders: any(summary.encoder_tokens),
+            encoder_waits: any(seen.encoder_waits),
             moved_sessions: any(seen.moved_sessions),
             sent_early: any(seen.sent_early),
             empty_transfers: any(seen.empty_transfers),
@@ -170,6 +175,8 @@ impl Reach {
             ("arrivals out of order", &mut self.out_of_order),
             ("caches that came and went before the head", &mut self.passed),
             ("clients gone while waiting for room", &mut self.left_waiting_for_room),
+            ("encoders beside prompts", &mut self.encoders),
+            ("requests that an encoder made wait", &mut self.encoder_waits),
             ("sessions that were moved", &mut self.moved_sessions),
             ("layers that were sent early", &mut self.sent_early),
             ("caches that were there already", &mut self.empty_transfers),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::pools::{Role, Site};
 use crate::request::Requests;
 use crate::sim::kv::hashes::{self, Derivation};
-use crate::sim::scheduler::Scheduler;
+use crate::sim::scheduler::{QueueOrder, Scheduler};
 use crate::sim::{SimError, facts};
 use crate::units::{SimDuration, Tick};
 
@@ -286,7 +286,18 @@ pub(in crate::sim) fn problems(site: &Site) -> Vec<(Cow<'static, str>, String)> 
     if site.role != Role::Mixed {
         whole("are for replicas that do everything; those of prefill, decode and encode pools have none");
     }
-    match site.deployment.scheduler.common() {
+    let d = &site.deployment;
+    for (there, what) in
+        [(d.lora.is_some(), "lora"), (d.speculative.is_some(), "speculative"), (d.encoder.is_some(), "encoder")]
+    {
+        if there {
+            whole(&format!("are not simulated together with deployment.{what}; leave out one of the two"));
+        }
+    }
+    if d.scheduler.common().is_some_and(|common| common.policy == QueueOrder::Fair) {
+        whole("are not simulated with the queue order `fair`");
+    }
+    match d.scheduler.common() {
         None => whole("hold blocks of a KV cache, and the exclusive scheduler has none"),
         Some(common) if !common.asks_tiers => whole("are not asked by this scheduler; vllm_v1 does"),
         Some(_) => {}

@@ -1,6 +1,7 @@
 //! Timelines of batches: budget, preemption, the order of the queue, blocks.
 
 use super::*;
+use crate::sim::encoder::Encoder;
 
 #[test]
 fn a_prompt_takes_one_step_and_every_further_token_one() {
@@ -81,6 +82,61 @@ fn a_request_holds_windows_and_states_as_long_as_it_runs() {
             "3+1 d1 p0/0 c4 r1 w0 x0 b4",
         ],
         |s| assert_eq!(s.kv_blocks_max, 8),
+    );
+}
+
+/// An encoder that takes half of what a step takes.
+fn encoder(s: &mut Scenario, limit: Option<u32>) {
+    s.deployment.encoder =
+        Some(Encoder { max_num_encoder_input_tokens: limit, encoder_cache_size: limit, relative_cost: 0.5 });
+}
+
+#[test]
+fn an_encoder_runs_before_the_prompt_it_is_for() {
+    let image = |ask: Ask| Ask { encoder: Some(3), ..ask };
+    check(
+        |s, _| encoder(s, None),
+        &[image(ask(0.0, 4, 2)), ask(0.0, 4, 2)],
+        &["finished q0 s0 f1.5 d2.5 o2", "finished q0 s0 f1.5 d2.5 o2"],
+        &["0+1.5 d0 p8/2 c0 r2 w0 x0 b2", "1.5+1 d2 p0/0 c8 r2 w0 x0 b4"],
+        |s| assert_eq!((s.encoder_tokens, s.encoder_time), (3, SimDuration(500_000))),
+    );
+    // Not where the image is in the prefix cache.
+    let same = |at| Ask { blocks: &[1, 2], ..image(ask(at, 8, 1)) };
+    check(
+        |s, _| encoder(s, None),
+        &[same(0.0), same(10.0)],
+        &["finished q0 s0 f1.5 d1.5 o1", "finished q10 s10 f11 d11 o1 c4"],
+        &["0+1.5 d0 p8/1 c0 r1 w0 x0 b2", "10+1 d0 p4/1 c4 r1 w0 x0 b2"],
+        |s| assert_eq!(s.encoder_tokens, 3),
+    );
+}
+
+#[test]
+fn an_encoder_has_a_budget_and_a_cache() {
+    // Four tokens at once: one image of three, until the first half of its prompt is done.
+    check(
+        |s, r| {
+            encoder(s, Some(4));
+            r.long_prefill_token_threshold = 4;
+        },
+        &[Ask { encoder: Some(3), ..ask(0.0, 8, 2) }; 3],
+        &["finished q0 s0 f3 d4.5 o2 i1.5/1.5/1.5", "finished q0 s1.5 f4.5 d5.5 o2", "finished q0 s3 f5.5 d6.5 o2"],
+        &[
+            "0+1.5 d0 p4/1 c0 r1 w2 x0 b1",
+            "1.5+1.5 d0 p8/2 c4 r2 w1 x0 b3",
+            "3+1.5 d1 p8/2 c12 r3 w0 x0 b6",
+            "4.5+1 d1 p4/1 c12 r2 w0 x0 b5",
+        ],
+        |s| assert_eq!((s.encoder_tokens, s.encoder_time), (9, SimDuration(1_500_000))),
+    );
+    // None is too large for either.
+    check(
+        |s, _| encoder(s, Some(2)),
+        &[Ask { encoder: Some(3), ..ask(0.0, 8, 1) }; 2],
+        &["finished q0 s0 f1.5 d1.5 o1", "finished q0 s1.5 f3 d3 o1"],
+        &[],
+        |s| assert_eq!(s.encoder_tokens, 6),
     );
 }
 

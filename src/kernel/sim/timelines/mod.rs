@@ -14,10 +14,20 @@
 mod asynchronous;
 mod batches;
 mod conversations;
+mod faster_transformer;
+mod lightllm;
+mod lora;
+mod orca;
+mod orders;
 mod pools;
 mod routers;
+mod sarathi;
+mod sglang;
+mod speculative;
 mod tiers;
 mod times;
+mod trtllm;
+mod vllm_v0;
 
 use std::sync::atomic::AtomicBool;
 
@@ -53,6 +63,9 @@ struct Ask {
     /// Requests that it waits for.
     waits: &'static [u32],
     encoder: Option<u32>,
+    adapter: Option<u32>,
+    acceptance: Option<f64>,
+    tenant: Option<u32>,
 }
 
 fn ask(at: f64, input: u32, output: u32) -> Ask {
@@ -72,7 +85,10 @@ fn requests(asked: &[Ask]) -> Requests {
         max_tokens: asked.iter().map(|a| a.max_tokens).collect(),
         session: asked.iter().map(|a| a.session).collect(),
         think: asked.iter().map(|a| a.think.map(span)).collect(),
+        adapter: asked.iter().map(|a| a.adapter).collect(),
         encoder_tokens: asked.iter().map(|a| a.encoder).collect(),
+        acceptance: asked.iter().map(|a| a.acceptance).collect(),
+        tenant: asked.iter().map(|a| a.tenant).collect(),
         block_tokens: 4,
         block_hash_offsets: vec![0],
         depends_on_offsets: vec![0],
@@ -132,7 +148,7 @@ fn request_text(row: &RequestRow) -> String {
         text += &format!(" a{}", row.recomputed_tokens);
     }
     match row.itl {
-        Some(itl) if itl.max.0 > 1_000_000 => {
+        Some(itl) if itl.max.0 > 1_000_000 || itl.sum.0 < (i64::from(row.output_tokens) - 1) * 1_000_000 => {
             text += &format!(" i{}/{}/{}", ms(itl.sum.0), ms(itl.p99.0), ms(itl.max.0));
         }
         Some(itl) => assert_eq!(itl.sum.0, (i64::from(row.output_tokens) - 1) * 1_000_000),
@@ -178,13 +194,31 @@ fn check(
     steps: &[&str],
     totals: impl Fn(&Summary),
 ) {
-    check_rows(edit, asked, |name, got, summary| {
-        let texts: Vec<String> = got.requests.iter().map(request_text).collect();
-        assert_eq!(texts, rows, "requests of the {name}");
-        let texts: Vec<String> = got.steps.iter().take(steps.len()).map(step_text).collect();
-        assert_eq!(texts, steps, "steps of the {name}");
-        totals(summary);
-    });
+    check_rows(edit, asked, |name, got, summary| compare(name, got, summary, rows, steps, &totals));
+}
+
+#[track_caller]
+fn compare(name: &str, got: &Rows, summary: &Summary, rows: &[&str], steps: &[&str], totals: impl Fn(&Summary)) {
+    let texts: Vec<String> = got.requests.iter().map(request_text).collect();
+    assert_eq!(texts, rows, "requests of the {name}");
+    let texts: Vec<String> = got.steps.iter().take(steps.len()).map(step_text).collect();
+    assert_eq!(texts, steps, "steps of the {name}");
+    totals(summary);
+}
+
+/// The same with another scheduler.
+#[track_caller]
+fn check_scheduler(
+    scheduler: &Scheduler,
+    edit: impl Fn(&mut Scenario),
+    asked: &[Ask],
+    rows: &[&str],
+    steps: &[&str],
+    totals: impl Fn(&Summary),
+) {
+    let mut s = scenario(|s, _| edit(s));
+    s.deployment.scheduler = scheduler.clone();
+    run_rows(&s, asked, |name, got, summary| compare(name, got, summary, rows, steps, &totals));
 }
 
 /// The same in a cluster, with where requests were.
@@ -200,10 +234,14 @@ fn check_cluster(edit: impl Fn(&mut Scenario, &mut VllmV1), asked: &[Ask], rows:
 /// Runs a timeline on every engine, for what does not fit in a line; requests are in the order of their numbers.
 #[track_caller]
 fn check_rows(edit: impl Fn(&mut Scenario, &mut VllmV1), asked: &[Ask], test: impl Fn(&str, &Rows, &Summary)) {
-    let s = scenario(edit);
+    run_rows(&scenario(edit), asked, test);
+}
+
+#[track_caller]
+fn run_rows(s: &Scenario, asked: &[Ask], test: impl Fn(&str, &Rows, &Summary)) {
     for (name, engine) in ENGINES {
         let mut got = Rows::default();
-        let summary = engine(&s, &requests(asked), &mut got, &AtomicBool::new(false), Quirks::default());
+        let summary = engine(s, &requests(asked), &mut got, &AtomicBool::new(false), Quirks::default());
         let summary = summary.unwrap_or_else(|e| panic!("{name}: {e}"));
         got.requests.sort_by_key(|row| row.request);
         test(name, &got, &summary);

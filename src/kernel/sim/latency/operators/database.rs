@@ -16,7 +16,7 @@ use super::shapes::{Gemms, Heads, Peak, log_distance};
 use super::{Attention, Composed, Decodes, Making, Prompts};
 use crate::profile::{Operator, Point};
 use crate::scenario::Dtype;
-use crate::sim::facts;
+use crate::sim::facts::{self, ACTIVATION_BYTES};
 
 /// Share of the memory bandwidth that element-wise kernels reach, and what each costs besides, in nanoseconds.
 const MEMORY_EFFICIENCY: f64 = 0.8;
@@ -27,11 +27,6 @@ const GENERATION_HEADS: [usize; 3] = [2, 3, 4];
 
 pub(super) fn model(making: Making<'_>) -> Result<Composed, Vec<String>> {
     let mut parts = Parts { making, tokens: Vec::new(), line: (0.0, 0.0), lacking: Vec::new() };
-    let m = making.m;
-    if m.linear_layers > 0 {
-        let what = format!("it has no linear attention, which {} of the {} layers have", m.linear_layers, m.layers);
-        parts.lacking.push(what);
-    }
     let gemms = parts.gemms();
     let attention = parts.attention(&gemms);
     parts.feed_forward(&gemms);
@@ -59,6 +54,15 @@ fn names(dtype: Dtype) -> &'static [&'static str] {
         Dtype::Bf16 => &["bfloat16", "bf16", "float16", "half"],
         Dtype::Fp8 => &["fp8", "fp8_block", "float8"],
     }
+}
+
+/// How skewed a choice of experts is, to be compared: power laws by their exponents, which are not negative, before all
+/// others. Kernels for few tokens, which have a name behind a slash, after those for any number.
+fn skew(name: &str) -> f64 {
+    let (law, kernel) = name.split_once('/').map_or((name, false), |(law, _)| (law, true));
+    let exponent =
+        law.strip_prefix("power_law").map_or(-1.0, |rest| rest.trim_start_matches('_').parse().unwrap_or(0.0));
+    if kernel { exponent - 1e3 } else { exponent }
 }
 
 impl<'a> Parts<'a> {
@@ -115,9 +119,9 @@ impl<'a> Parts<'a> {
         self.tokens.extend(gemms.of(n.max(1), k.max(1)).map(|series| (times, series)));
     }
 
-    /// An element-wise kernel that moves so many numbers of two bytes per token.
+    /// An element-wise kernel that moves so many numbers per token.
     fn element_wise(&mut self, times: f64, numbers: f64) {
-        let per_token = numbers * 2.0 / (self.peak().bytes_per_ns * MEMORY_EFFICIENCY);
+        let per_token = numbers * ACTIVATION_BYTES / (self.peak().bytes_per_ns * MEMORY_EFFICIENCY);
         self.line.0 += times * KERNEL_NS;
         self.line.1 += times * per_token;
     }
@@ -135,11 +139,12 @@ impl<'a> Parts<'a> {
         if let Some(mla) = &m.mla {
             return self.latent(gemms, heads, mla);
         }
-        self.product(gemms, layers, (heads + 2 * kv_heads) * m.head_dim, m.hidden);
-        self.product(gemms, layers, m.hidden, heads * m.head_dim);
+        let wide = |heads: u32| heads.saturating_mul(m.head_dim);
+        self.product(gemms, layers, wide(heads.saturating_add(kv_heads.saturating_mul(2))), m.hidden);
+        self.product(gemms, layers, m.hidden, wide(heads));
         // Rotation of queries and keys; keys and values into the cache.
-        self.element_wise(layers, 2.0 * f64::from((heads + kv_heads) * m.head_dim));
-        self.element_wise(layers, 4.0 * f64::from(kv_heads * m.head_dim));
+        self.element_wise(layers, 2.0 * f64::from(wide(heads.saturating_add(kv_heads))));
+        self.element_wise(layers, 4.0 * f64::from(wide(kv_heads)));
         let context = self.of_cache(Operator::ContextAttention, |p| p.shape[6] == 0 && p.shape[2] == 0);
         let generation = self.of_cache(Operator::GenerationAttention, |p| p.shape[5] == 0);
         let wanted = [heads, kv_heads, m.head_dim];
@@ -180,16 +185,18 @@ impl<'a> Parts<'a> {
         };
         if !modules {
             // Down to the latent spaces, up to the heads, and out.
-            let q_dim = heads * (mla.nope_dim + mla.rope_dim);
+            let of_heads = |a: u32, b: u32| heads.saturating_mul(a.saturating_add(b));
+            let kept = mla.kv_rank.saturating_add(mla.rope_dim);
+            let q_dim = of_heads(mla.nope_dim, mla.rope_dim);
             match mla.q_rank {
-                0 => self.product(gemms, layers, q_dim + mla.kv_rank + mla.rope_dim, hidden),
+                0 => self.product(gemms, layers, q_dim.saturating_add(kept), hidden),
                 rank => {
-                    self.product(gemms, layers, rank + mla.kv_rank + mla.rope_dim, hidden);
+                    self.product(gemms, layers, rank.saturating_add(kept), hidden);
                     self.product(gemms, layers, q_dim, rank);
                 }
             }
-            self.product(gemms, layers, heads * (mla.nope_dim + mla.v_dim), mla.kv_rank);
-            self.product(gemms, layers, hidden, heads * mla.v_dim);
+            self.product(gemms, layers, of_heads(mla.nope_dim, mla.v_dim), mla.kv_rank);
+            self.product(gemms, layers, hidden, of_heads(mla.v_dim, 0));
         }
         let prefill = Heads::new(&context, 1, &[3], &[heads], 0);
         let decode = Heads::new(&generation, 1, &[2], &[heads], 0);
@@ -207,7 +214,7 @@ impl<'a> Parts<'a> {
         let gated = m.mlp_matrices >= 3;
         let mut network = |times: f64, inner: u32| {
             let inner = (inner / tp).max(1);
-            self.product(gemms, times, if gated { 2 * inner } else { inner }, m.hidden);
+            self.product(gemms, times, if gated { inner.saturating_mul(2) } else { inner }, m.hidden);
             self.element_wise(times, f64::from(inner) * if gated { 3.0 } else { 2.0 });
             self.product(gemms, times, m.hidden, inner);
         };
@@ -219,53 +226,73 @@ impl<'a> Parts<'a> {
         }
         let inner = if m.moe_intermediate == 0 { m.intermediate } else { m.moe_intermediate };
         if m.shared_experts > 0 {
-            network(mixtures, inner * m.shared_experts);
+            network(mixtures, inner.saturating_mul(m.shared_experts));
         }
         let router = self.gemms_bf16(gemms, m.experts, m.hidden);
         self.tokens.extend(router.map(|series| (mixtures, series)));
-        match self.mixture(inner) {
-            Some(series) => self.tokens.push((mixtures, series)),
-            None => {
-                let sizes = format!("hidden {}, inter {inner}, {} of {} experts", m.hidden, m.top_k, m.experts);
-                self.lacks(format!("mixture with {sizes} in the type of the weights"), Operator::Moe);
-            }
-        }
+        let mixture = self.mixture(inner);
+        self.tokens.extend(mixture.map(|series| (mixtures, series)));
     }
 
-    /// A mixture layer over the new tokens of an engine.
-    fn mixture(&self, inner: u32) -> Option<Series> {
+    /// A mixture layer over the new tokens of an engine. What is missing is said.
+    fn mixture(&mut self, inner: u32) -> Option<Series> {
         let Making { settings, d, m, profile, .. } = self.making;
         let asked = settings.moe_dtype.as_deref().or(settings.gemm_dtype.as_deref());
-        let dtype = self.dtype(Operator::Moe, asked, names(d.dtype))?;
-        let ranks = if d.enable_expert_parallel { d.tp * d.dp } else { 1 };
-        let (moe_tp, moe_ep) = if d.enable_expert_parallel { (1, ranks) } else { (d.tp, 1) };
+        let Some(dtype) = self.dtype(Operator::Moe, asked, names(d.dtype)) else {
+            self.lacks(format!("mixtures of type {}", asked.unwrap_or(names(d.dtype)[0])), Operator::Moe);
+            return None;
+        };
         let fits = |p: &&Point| {
             let [_, hidden, of_inner, top_k, experts, ..] = p.shape;
             p.dtype == dtype && (hidden, of_inner, top_k, experts) == (m.hidden, inner, m.top_k, m.experts)
         };
         let fitting: Vec<&Point> = profile.of(Operator::Moe).iter().filter(fits).collect();
+        let (moe_tp, moe_ep) = match d.enable_expert_parallel {
+            true => (1, d.tp.saturating_mul(d.dp)),
+            false => (d.tp, 1),
+        };
         let cut = |p: &Point| [p.shape[5], p.shape[6]];
         let far = |p: &&&Point| log_distance(&cut(p), &[moe_tp, moe_ep]);
-        let near = cut(fitting.iter().min_by(|a, b| far(a).total_cmp(&far(b)))?);
-        let mut chosen: Vec<&Point> = fitting.into_iter().filter(|p| cut(p) == near).collect();
-        let variant = match &settings.distribution {
-            Some(name) => profile.name(name)?,
-            // Names are sorted so that the most skewed power law is the last.
-            None => chosen.iter().map(|p| p.variant).max_by_key(|v| &profile.names[usize::from(*v)])?,
+        let Some(near) = fitting.iter().min_by(|a, b| far(a).total_cmp(&far(b))).map(|p| cut(p)) else {
+            let sizes = format!("hidden {}, inter {inner}, {} of {} experts", m.hidden, m.top_k, m.experts);
+            self.lacks(format!("mixture with {sizes} in the type of the weights"), Operator::Moe);
+            return None;
         };
+        let mut chosen: Vec<&Point> = fitting.into_iter().filter(|p| cut(p) == near).collect();
+        let variant = self.choice(&chosen)?;
         chosen.retain(|p| p.variant == variant);
         chosen.sort_by(|a, b| a.shape[0].cmp(&b.shape[0]).then(a.latency_us.total_cmp(&b.latency_us)));
         chosen.dedup_by_key(|p| p.shape[0]);
         // Ranks that share experts work on the tokens of all; another cut of the experts has another share of the work.
         let tokens = if d.enable_expert_parallel { f64::from(d.dp.max(1)) } else { 1.0 };
-        let share = f64::from(near[0] * near[1]) / f64::from((moe_tp * moe_ep).max(1));
+        let parts = |[tp, ep]: [u32; 2]| f64::from(tp.max(1)) * f64::from(ep.max(1));
+        let share = parts(near) / parts([moe_tp, moe_ep]);
         Series::new(chosen.iter().map(|p| (f64::from(p.shape[0]) / tokens, p.latency_us * 1e3 * share)))
+    }
+
+    /// How tokens choose experts: as it was asked for, or the most skewed power law, or whatever was measured.
+    fn choice(&mut self, points: &[&Point]) -> Option<u16> {
+        let Making { settings, profile, .. } = self.making;
+        let mut known: Vec<u16> = points.iter().map(|p| p.variant).collect();
+        known.sort_unstable();
+        known.dedup();
+        let name = |variant: u16| profile.names[usize::from(variant)].as_str();
+        let Some(asked) = &settings.distribution else {
+            return known.into_iter().max_by(|a, b| skew(name(*a)).total_cmp(&skew(name(*b))));
+        };
+        let found = known.iter().copied().find(|variant| name(*variant) == asked);
+        if found.is_none() {
+            let known: Vec<&str> = known.into_iter().map(name).collect();
+            self.lacking
+                .push(format!("it has no choice of experts `{asked}`; of this mixture it has: {}", known.join(", ")));
+        }
+        found
     }
 
     fn exchanges(&mut self) {
         let Making { d, m, .. } = self.making;
         let layers = f64::from(m.layers);
-        let bytes = f64::from(m.hidden) * 2.0;
+        let bytes = f64::from(m.hidden) * ACTIVATION_BYTES;
         let (dense, mixtures) = (facts::dense_layers(m), facts::moe_layers(m));
         let shares = d.enable_expert_parallel && d.dp > 1;
         if d.tp > 1 {
@@ -280,7 +307,7 @@ impl<'a> Parts<'a> {
             }
         }
         if shares {
-            let gpus = d.tp * d.dp;
+            let gpus = d.tp.saturating_mul(d.dp);
             for operator in [Operator::AllGather, Operator::ReduceScatter] {
                 match self.collective(operator, gpus, bytes * f64::from(d.dp)) {
                     Some(series) => self.tokens.push((mixtures, series)),

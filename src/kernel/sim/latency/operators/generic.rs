@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Making, database};
+use super::Making;
 use crate::profile::{Operator, Profile};
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
 use crate::sim::WorkSums;
@@ -55,14 +55,11 @@ pub(in crate::sim::latency) struct Scatter {
     outside: AtomicU64,
 }
 
-/// Steps of any kind, or the operators of a user's own table.
-pub(super) fn model(making: Making<'_>) -> Result<Box<dyn LatencyModel>, Vec<String>> {
+/// Steps of any kind.
+pub(super) fn model(making: Making<'_>) -> Result<Scatter, Vec<String>> {
     let Making { settings, d, m, g, profile } = making;
-    if profile.of(Operator::Step).is_empty() {
-        return Ok(Box::new(database::model(making)?));
-    }
     let step_ns = (settings.step_us + settings.layer_us * f64::from(m.layers)) * 1e3;
-    Ok(Box::new(Scatter::new(profile, d, m, g, NEIGHBOURS, settings.scale, step_ns)?))
+    Scatter::new(profile, d, m, g, NEIGHBOURS, settings.scale, step_ns)
 }
 
 fn place(s: &BatchShape) -> [f64; AXES] {

@@ -1,7 +1,8 @@
 //! LLMServingSim's layer profiles: layers of one model, measured on their own, and the attention of whole batches.
 //!
 //! Source: LLMServingSim's profiler (github.com/casys-kaist/LLMServingSim, MIT). A model step is: embedding, then in every
-//! layer two norms and everything else once, then the final norm; then output matrix and sampler, by requests. Attention
+//! layer two norms and everything else once, then the final norm; then output matrix and sampler, by requests. Of a model
+//! with mixtures, a layer has either one of them or the products of the feed-forward network. Attention
 //! is a table over one prompt (chunk, context) together with equal requests that decode (number, context). Several prompts
 //! of a batch are looked up as one with as many new tokens and as much context. Where the profiler measured it, attention
 //! takes longer if the contexts of the requests that decode differ.
@@ -13,13 +14,20 @@ use super::dense::Dense;
 use super::grid::{Near, Read, Series, Table};
 use super::{Attention, Composed, Decodes, Making, Prompts};
 use crate::profile::{Operator, Point};
+use crate::scenario::ModelSpec;
+use crate::sim::facts;
 
 /// Token layers that a step has once; a layer has the others once.
 const ONCE: [&str; 2] = ["embedding", "final_layernorm"];
 /// The one that a layer has twice: before the attention and before the feed-forward network.
 const TWICE: &str = "layernorm";
+/// Those of the feed-forward network of a dense layer, and which of them it cannot do without.
+const FEED_FORWARD: [&str; 3] = ["gate_up_proj", "act_fn", "down_proj"];
+const NEEDED_DENSE: [&str; 2] = ["gate_up_proj", "down_proj"];
 /// Without these there is no step.
-const NEEDED: [&str; 4] = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"];
+const NEEDED: [&str; 2] = ["qkv_proj", "o_proj"];
+/// Most buckets of skews, chunks together.
+const BUCKETS_MAX: usize = 1 << 22;
 
 pub(super) fn model(making: Making<'_>) -> Result<Composed, Vec<String>> {
     let Making { d, m, profile, .. } = making;
@@ -30,47 +38,19 @@ pub(super) fn model(making: Making<'_>) -> Result<Composed, Vec<String>> {
     };
     let tokens = of_tp(Operator::TokenLayer, 1);
     let attention = of_tp(Operator::BatchAttention, 4);
-    let mut lacking = Vec::new();
     if tokens.is_empty() || attention.is_empty() {
         let mut known: Vec<u32> = profile.of(Operator::TokenLayer).iter().map(|p| p.shape[1]).collect();
         known.sort_unstable();
         known.dedup();
         let known: Vec<String> = known.iter().map(u32::to_string).collect();
-        lacking.push(format!("it has no layers at tp {}; it has tp {}", d.tp, known.join(", ")));
-        return Err(lacking);
+        return Err(vec![format!("it has no layers at tp {}; it has tp {}", d.tp, known.join(", "))]);
     }
     let layers = f64::from(m.layers);
-    let by_name = named(&tokens, &profile.names);
-    let has = |name: &str| by_name.iter().any(|(known, _)| *known == name);
-    let needed: &[&str] = if m.experts >= 2 { &NEEDED[..2] } else { &NEEDED };
-    for name in needed.iter().filter(|name| !has(name)) {
-        lacking.push(format!("it has no layer `{name}`"));
-    }
-    let moe: Vec<&Point> = of_tp(Operator::MoeLayer, 2);
-    if m.experts >= 2 && moe.is_empty() {
-        lacking.push("it has no mixture layers".to_string());
-    }
-    if !lacking.is_empty() {
-        return Err(lacking);
-    }
-    let mut parts = Vec::new();
-    for (name, series) in by_name {
-        let times = if ONCE.contains(&name) {
-            1.0
-        } else if name == TWICE {
-            2.0 * layers
-        } else {
-            layers
-        };
-        parts.push((times, series));
-    }
-    if m.experts >= 2 {
-        parts.push((layers - f64::from(m.first_dense), mixtures(&moe, m.experts)?));
-    }
+    let parts = by_tokens(m, named(&tokens, &profile.names), &of_tp(Operator::MoeLayer, 2))?;
     let by_sequences = named(&of_tp(Operator::SequenceLayer, 1), &profile.names);
     let by_sequences = by_sequences.into_iter().map(|(_, series)| (1.0, series)).collect();
     let most = making.most_tokens();
-    let attention = Batches::new(&attention, Skew::new(&making), layers);
+    let attention = Batches::new(&attention, Skew::new(&making)?, layers);
     let attention = attention
         .ok_or_else(|| vec!["its attention has no points of prompts, or of requests that decode".to_string()])?;
     Ok(Composed::new(
@@ -79,6 +59,33 @@ pub(super) fn model(making: Making<'_>) -> Result<Composed, Vec<String>> {
         Dense::new(by_sequences, (0.0, 0.0), making.most_sequences()),
         Box::new(attention),
     ))
+}
+
+/// Layers over new tokens, each with how many of it a step has.
+fn by_tokens(m: &ModelSpec, named: Vec<(&str, Series)>, moe: &[&Point]) -> Result<Vec<(f64, Series)>, Vec<String>> {
+    let (layers, dense, mixed) = (f64::from(m.layers), facts::dense_layers(m), facts::moe_layers(m));
+    let needed: &[&str] = if dense > 0.0 { &NEEDED_DENSE } else { &[] };
+    let missing = NEEDED.iter().chain(needed).filter(|name| !named.iter().any(|(known, _)| known == *name));
+    let mut lacking: Vec<String> = missing.map(|name| format!("it has no layer `{name}`")).collect();
+    if mixed > 0.0 && moe.is_empty() {
+        lacking.push("it has no mixture layers".to_string());
+    }
+    if !lacking.is_empty() {
+        return Err(lacking);
+    }
+    let times = |name: &str| match name {
+        _ if ONCE.contains(&name) => 1.0,
+        _ if FEED_FORWARD.contains(&name) => dense,
+        TWICE => 2.0 * layers,
+        _ => layers,
+    };
+    let mut parts: Vec<(f64, Series)> = named.into_iter().map(|(name, series)| (times(name), series)).collect();
+    if mixed > 0.0 {
+        parts.push((mixed, mixtures(moe, m.experts)?));
+    }
+    // What no layer has does not say either up to where a step was measured.
+    parts.retain(|(times, _)| *times > 0.0);
+    Ok(parts)
 }
 
 /// Times in nanoseconds over the first number of the shape, by name.
@@ -177,10 +184,14 @@ struct Skew {
 
 impl Skew {
     /// `None` where the profiler was told not to measure it.
-    fn new(making: &Making<'_>) -> Option<Skew> {
+    ///
+    /// # Errors
+    /// Buckets that are too many to be kept: points that share no bounds.
+    fn new(making: &Making<'_>) -> Result<Option<Skew>, Vec<String>> {
         let of_tp = || making.profile.of(Operator::SkewAlpha).iter().filter(|p| p.shape[5] == making.d.tp);
-        let variant = making.profile.name("default")?;
-        let default = of_tp().find(|p| p.variant == variant)?.latency_us;
+        let variant = making.profile.name("default");
+        let Some(default) = of_tp().find(|p| Some(p.variant) == variant) else { return Ok(None) };
+        let variant = default.variant;
         let buckets = || of_tp().filter(|p| p.variant != variant);
         let sorted = |at: usize| {
             let mut all: Vec<u32> = buckets().map(|p| p.shape[at]).collect();
@@ -188,12 +199,17 @@ impl Skew {
             all.dedup();
             all
         };
-        let bounds = [1, 2, 3, 4].map(sorted);
-        let count = bounds.iter().map(Vec::len).product();
+        let (chunks, bounds) = (sorted(0), [1, 2, 3, 4].map(sorted));
+        let lengths = || bounds.iter().map(Vec::len);
+        let all = lengths().try_fold(chunks.len(), |all, n| all.checked_mul(n));
+        if all.is_none_or(|all| all > BUCKETS_MAX) {
+            return Err(vec![format!("its skews of contexts span more than {BUCKETS_MAX} buckets")]);
+        }
+        let count = lengths().product();
         let mut skew = Skew {
-            default,
+            default: default.latency_us,
             bounds,
-            chunks: sorted(0).into_iter().map(|chunk| (f64::from(chunk), vec![f64::NAN; count])).collect(),
+            chunks: chunks.into_iter().map(|chunk| (f64::from(chunk), vec![f64::NAN; count])).collect(),
         };
         for p in buckets() {
             let bucket = skew.bucket([1, 2, 3, 4].map(|at| f64::from(p.shape[at])));
@@ -202,7 +218,7 @@ impl Skew {
                 skew.chunks[chunk].1[bucket] = p.latency_us;
             }
         }
-        Some(skew)
+        Ok(Some(skew))
     }
 
     /// The number of a bucket among all; `None` beyond the bounds.

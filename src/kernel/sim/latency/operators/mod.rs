@@ -33,10 +33,11 @@ use serde::{Deserialize, Serialize};
 use self::dense::Dense;
 use self::grid::Read;
 use super::work::{Costs, Work};
-use super::{BatchShape, LatencyModel, ns};
-use crate::profile::{Layout, Profile};
+use super::{BatchShape, LatencyModel, SCALE_MAX, not_in, ns, one};
+use crate::profile::{Layout, Operator, Profile};
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
-use crate::sim::WorkSums;
+use crate::sim::facts::ACTIVATION_BYTES;
+use crate::sim::{WorkSums, facts};
 use crate::units::SimDuration;
 
 /// Times of operators that were measured.
@@ -72,15 +73,11 @@ pub struct Operators {
     pub link_latency_us: f64,
 }
 
-fn one() -> f64 {
-    1.0
-}
 fn ten() -> f64 {
     10.0
 }
 
-/// Largest factor on steps, and largest overhead: a second.
-const SCALE_MAX: f64 = 100.0;
+/// Largest overhead: a second.
 const OVERHEAD_MAX_US: f64 = 1e6;
 
 impl Operators {
@@ -100,15 +97,11 @@ impl Operators {
     }
 
     pub(crate) fn problems(&self) -> Vec<(&'static str, String)> {
-        let mut found = super::not_above_zero(&[
-            ("deployment.latency.operators.scale", self.scale),
-            ("deployment.latency.operators.link_gb_per_s", self.link_gb_per_s.unwrap_or(1.0)),
-        ]);
-        if self.scale > SCALE_MAX {
-            found.push((
-                "deployment.latency.operators.scale",
-                format!("is {}; must be at most {SCALE_MAX}", self.scale),
-            ));
+        let mut found = not_in("deployment.latency.operators.scale", self.scale, SCALE_MAX, "");
+        let link = self.link_gb_per_s.unwrap_or(1.0);
+        if !(link.is_finite() && link > 0.0) {
+            let message = format!("is {link}; must be a number above 0");
+            found.push(("deployment.latency.operators.link_gb_per_s", message));
         }
         for (path, us) in [
             ("deployment.latency.operators.layer_us", self.layer_us),
@@ -120,6 +113,31 @@ impl Operators {
             }
         }
         found
+    }
+
+    /// What is wrong with settings that were given, by path, where the model of this profile does not read them.
+    pub(crate) fn unread(&self, profile: &Profile) -> Vec<(&'static str, String)> {
+        // Types and choices are those of aiconfigurator's tables; exchanges may be missing there, and in layers.
+        let (names, links) = match profile.layout {
+            Layout::Operators => (true, true),
+            Layout::Layers => (false, true),
+            Layout::Vidur | Layout::VidurPredictions => (false, false),
+            Layout::Generic | Layout::Steps => (!whole_steps(profile), !whole_steps(profile)),
+        };
+        let given = [
+            ("deployment.latency.operators.gemm_dtype", self.gemm_dtype.is_some(), names),
+            ("deployment.latency.operators.moe_dtype", self.moe_dtype.is_some(), names),
+            ("deployment.latency.operators.distribution", self.distribution.is_some(), names),
+            ("deployment.latency.operators.link_gb_per_s", self.link_gb_per_s.is_some(), links),
+            ("deployment.latency.operators.link_latency_us", self.link_latency_us != ten(), links),
+        ];
+        let unread = given.into_iter().filter(|(_, given, read)| *given && !read);
+        let message = format!(
+            "is nothing that a profile of the layout `{}` reads; `{}` is one: leave it out",
+            profile.layout.name(),
+            self.profile
+        );
+        unread.map(|(path, ..)| (path, message.clone())).collect()
     }
 }
 
@@ -156,15 +174,9 @@ impl Making<'_> {
     }
 
     fn link_gb_per_s(&self) -> f64 {
-        let known = if self.g.nvlink_gb_per_s > 0.0 { self.g.nvlink_gb_per_s } else { PCIE4_GB_PER_S };
-        self.settings.link_gb_per_s.unwrap_or(known)
+        self.settings.link_gb_per_s.unwrap_or_else(|| facts::link_gb_per_s(self.g))
     }
 }
-
-/// Activations are exchanged in bf16.
-const ACTIVATION_BYTES: f64 = 2.0;
-/// A GPU of which no link is known has one of PCIe 4 x16.
-const PCIE4_GB_PER_S: f64 = 32.0;
 
 /// The model of a profile.
 ///
@@ -178,13 +190,35 @@ pub(crate) fn model(
     profile: &Profile,
 ) -> Result<Box<dyn LatencyModel>, Vec<String>> {
     let making = Making { settings, d, m, g, profile };
+    let mut lacking = Vec::new();
+    if m.linear_layers > 0 && !whole_steps(profile) {
+        lacking.push(format!("it has no linear attention, which {} of the {} layers have", m.linear_layers, m.layers));
+    }
+    match composed(making) {
+        Ok(model) if lacking.is_empty() => return Ok(model),
+        Ok(_) => {}
+        Err(more) => lacking.extend(more),
+    }
+    Err(lacking)
+}
+
+fn composed(making: Making<'_>) -> Result<Box<dyn LatencyModel>, Vec<String>> {
     Ok(match making.profile.layout {
         Layout::Operators => Box::new(database::model(making)?),
         Layout::Layers => Box::new(layers::model(making)?),
         Layout::Vidur => Box::new(vidur::profiled(making)?),
         Layout::VidurPredictions => Box::new(vidur::predicted(making)?),
-        Layout::Generic | Layout::Steps => generic::model(making)?,
+        Layout::Generic | Layout::Steps if whole_steps(making.profile) => Box::new(generic::model(making)?),
+        Layout::Generic | Layout::Steps => Box::new(database::model(making)?),
     })
+}
+
+/// Whether steps were measured as a whole, whatever they are made of.
+fn whole_steps(profile: &Profile) -> bool {
+    match profile.layout {
+        Layout::Generic | Layout::Steps => !profile.of(Operator::Step).is_empty(),
+        Layout::Operators | Layout::Layers | Layout::Vidur | Layout::VidurPredictions => false,
+    }
 }
 
 /// The attention of a batch, all layers together, in nanoseconds.
@@ -243,10 +277,12 @@ struct Prompts {
 
 impl Prompts {
     fn of(s: &BatchShape) -> Prompts {
-        let (n, squared) = (s.prefill_tokens as f64, s.prefill_tokens_squared as f64);
-        // Token k of a chunk after c attends to c + k.
-        let pairs = s.prefill_tokens_x_context as f64 + (squared + n) / 2.0;
-        Prompts { requests: s.prefill_requests as f64, tokens: n, context: s.prefill_context as f64, pairs }
+        Prompts {
+            requests: s.prefill_requests as f64,
+            tokens: s.prefill_tokens as f64,
+            context: s.prefill_context as f64,
+            pairs: s.prefill_pairs(),
+        }
     }
 
     /// The one prompt `(chunk, context)` with as many new tokens and pairs; where there is none, because several short

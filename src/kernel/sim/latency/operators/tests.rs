@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::profile::{DIMS, Operator, Point};
 use crate::scenario::Mla;
+use crate::sim::latency::CONTEXT_PAGE;
 use crate::sim::swarm::{h100, llama_8b, scenario_8b};
 
 /// `(operator, variant, dtype, shape, us)`.
@@ -57,7 +58,7 @@ fn prompt(chunk: u64, context: u64) -> BatchShape {
         prefill_tokens_squared: chunk * chunk,
         prefill_tokens_x_input: chunk * (chunk + context),
         prefill_tokens_max: chunk,
-        prefill_context_pages: context.div_ceil(64),
+        prefill_context_pages: context.div_ceil(CONTEXT_PAGE),
         ..BatchShape::default()
     }
 }
@@ -126,6 +127,117 @@ fn layers_by_hand() {
     let scaled = super::model(&settings, &deployment(), &tiny(), &h100(), &p).unwrap();
     let expect = 2.0 * (tokens(1.0) + head(1.0) + 8.0 + 2.0 * 3.0 + 4.0);
     assert!((us(&*scaled, &decode(1, 15)) - expect).abs() < 2e-3);
+}
+
+#[test]
+fn a_layer_has_a_mixture_or_a_dense_network() {
+    let mut rows = LAYERS.to_vec();
+    rows.extend([
+        (Operator::TokenLayer, "act_fn", "", &[1, 1][..], 0.5),
+        (Operator::MoeLayer, "", "", &[1, 2, 1][..], 1_000.0),
+        (Operator::MoeLayer, "", "", &[1, 9, 1][..], 1e6),
+    ]);
+    let p = profile(Layout::Layers, &rows);
+    let mixture = |layers: u32, first_dense: u32, moe_every: u32| ModelSpec {
+        experts: 8,
+        top_k: 2,
+        layers,
+        first_dense,
+        moe_every,
+        ..tiny()
+    };
+    for (m, mixed, dense) in [
+        (mixture(6, 0, 1), 6.0, 0.0),
+        (mixture(6, 2, 1), 4.0, 2.0),
+        (mixture(6, 0, 2), 3.0, 3.0),
+        (mixture(6, 2, 2), 2.0, 4.0),
+        (mixture(6, 6, 1), 0.0, 6.0),
+        (ModelSpec { layers: 6, ..tiny() }, 0.0, 6.0),
+    ] {
+        // Per layer: two norms 4, qkv 10, o 5, attention 4; dense: gate and up 20, activation 1/2, down 30. Once: 101.
+        let expect = 6.0 * 23.0 + mixed * 1_000.0 + dense * 50.5 + 101.0;
+        let found = us(&*made(&p, &deployment(), &m), &decode(1, 15));
+        assert!((found - expect).abs() < 2e-3, "{m:?}: {found}, not {expect}");
+    }
+    // What no layer has is not missed, and what some have is.
+    rows.retain(|row| row.1 != "gate_up_proj");
+    let p = profile(Layout::Layers, &rows);
+    let of = |m: &ModelSpec| super::model(&Operators::of("p"), &deployment(), m, &h100(), &p).err().unwrap_or_default();
+    assert!(of(&mixture(6, 0, 1)).is_empty());
+    assert_eq!(of(&mixture(6, 1, 1)), ["it has no layer `gate_up_proj`"]);
+}
+
+#[test]
+fn layers_without_a_cache_are_in_no_table_of_operators() {
+    let hybrid = ModelSpec { linear_layers: 1, ..tiny() };
+    let of = |p: &Profile| {
+        let made = super::model(&Operators::of("p"), &deployment(), &hybrid, &h100(), p);
+        made.err().unwrap_or_default()
+    };
+    const SAID: &str = "it has no linear attention, which 1 of the 2 layers have";
+    assert_eq!(of(&profile(Layout::Layers, LAYERS)), [SAID]);
+    assert_eq!(of(&profile(Layout::Operators, DATABASE)), [SAID]);
+    // With all else that is missing.
+    for layout in [Layout::Vidur, Layout::VidurPredictions, Layout::Generic, Layout::Steps] {
+        let lacking = of(&profile(layout, &[]));
+        assert!(lacking.len() > 1 && lacking[0] == SAID, "{layout:?}: {lacking:?}");
+    }
+    // A step that was measured as a whole has what it has.
+    for layout in [Layout::Generic, Layout::Steps] {
+        assert!(of(&profile(layout, &[(Operator::Step, "", "", &[0, 0, 0, 1, 10, 0], 5.0)])).is_empty());
+    }
+}
+
+#[test]
+fn settings_that_a_layout_does_not_read_are_refused() {
+    let all = Operators {
+        gemm_dtype: Some("fp8".to_string()),
+        moe_dtype: Some("fp8".to_string()),
+        distribution: Some("balanced".to_string()),
+        link_gb_per_s: Some(50.0),
+        link_latency_us: 11.0,
+        ..Operators::of("p")
+    };
+    let names = ["gemm_dtype", "moe_dtype", "distribution"];
+    let links = ["link_gb_per_s", "link_latency_us"];
+    let both = [&names[..], &links[..]].concat();
+    let step: &[Row] = &[(Operator::Step, "", "", &[0, 0, 0, 1, 10, 0], 5.0)];
+    for (layout, rows, expect) in [
+        (Layout::Operators, DATABASE, &[][..]),
+        (Layout::Generic, DATABASE, &[]),
+        (Layout::Layers, LAYERS, &names),
+        (Layout::Vidur, &[], &both),
+        (Layout::VidurPredictions, &[], &both),
+        (Layout::Generic, step, &both),
+        (Layout::Steps, step, &both),
+    ] {
+        let p = profile(layout, rows);
+        let unread = all.unread(&p);
+        let found: Vec<&str> =
+            unread.iter().filter_map(|(path, _)| path.strip_prefix("deployment.latency.operators.")).collect();
+        assert_eq!(found, expect, "{layout:?}");
+        assert!(unread.iter().all(|(_, why)| why.contains(&format!("`{}`", layout.name()))), "{unread:?}");
+        // What every layout reads, and what is left out, is no mistake.
+        let read = Operators { scale: 2.0, layer_us: 3.0, step_us: 4.0, ..Operators::of("p") };
+        assert!(read.unread(&p).is_empty(), "{layout:?}");
+    }
+}
+
+#[test]
+fn skews_that_share_no_bounds_are_refused() {
+    // Every bucket has bounds of its own: of so many there are as many to the power of five.
+    let shapes: Vec<[u32; 6]> = (1..=30).map(|n| [n, n, n, n, n, 1]).collect();
+    let shapes: &'static [[u32; 6]] = Box::leak(shapes.into_boxed_slice());
+    let mut rows = LAYERS.to_vec();
+    rows.push((Operator::SkewAlpha, "default", "", &[0, 0, 0, 0, 0, 1], 0.1));
+    let skewed = |shapes: &'static [[u32; 6]]| {
+        let skews = shapes.iter().map(|shape| (Operator::SkewAlpha, "", "", &shape[..], 0.2));
+        let rows: Vec<Row> = rows.iter().copied().chain(skews).collect();
+        super::model(&Operators::of("p"), &deployment(), &tiny(), &h100(), &profile(Layout::Layers, &rows)).err()
+    };
+    // 20^5 are 3.2 million, 30^5 24.3 million.
+    assert_eq!(skewed(&shapes[..20]), None);
+    assert_eq!(skewed(shapes).unwrap(), ["its skews of contexts span more than 4194304 buckets"]);
 }
 
 #[test]
@@ -250,9 +362,60 @@ fn mixtures_take_the_most_skewed_choice_and_their_own_cut() {
     let settings = Operators { distribution: Some("balanced".to_string()), ..Operators::of("p") };
     let model = super::model(&settings, &deployment(), &m, &h100(), &p).unwrap();
     assert!((us(&*model, &decode(1, 15)) - expect(7.0)).abs() < 2e-2);
-    let other = ModelSpec { experts: 8, ..m };
+    let other = ModelSpec { experts: 8, ..m.clone() };
     let lacking = super::model(&settings, &deployment(), &other, &h100(), &p).err().unwrap().join("; ");
     assert!(lacking.contains("mixture with hidden 8, inter 16, 1 of 8 experts"), "{lacking}");
+    // Names that were not measured, or not of this mixture.
+    let refused =
+        |settings: Operators| super::model(&settings, &deployment(), &m, &h100(), &p).err().unwrap_or_default();
+    for name in ["power_law_1.3", "bfloat16"] {
+        assert_eq!(
+            refused(Operators { distribution: Some(name.to_string()), ..Operators::of("p") }),
+            [format!("it has no choice of experts `{name}`; of this mixture it has: balanced, power_law_1.2")]
+        );
+    }
+    assert_eq!(
+        refused(Operators { moe_dtype: Some("fp4".to_string()), ..Operators::of("p") }),
+        ["it has no mixtures of type fp4; of `moe` it has: bfloat16"]
+    );
+}
+
+#[test]
+fn the_most_skewed_choice_is_a_power_law() {
+    let m = ModelSpec { experts: 4, top_k: 1, moe_intermediate: 16, ..tiny() };
+    let of = |variants: &[&'static str]| {
+        let mut rows = DATABASE.to_vec();
+        rows.push((Operator::Gemm, "", "bfloat16", &[1, 4, 8][..], 0.5));
+        let times = (1..).map(|i| 1_000.0 * f64::from(i));
+        let shape = &[1, 8, 16, 1, 4, 1, 1][..];
+        rows.extend(variants.iter().zip(times).map(|(name, us)| (Operator::Moe, *name, "bfloat16", shape, us)));
+        // Which of them: the two layers are thousands of us, all else is less.
+        us(&*made(&profile(Layout::Operators, &rows), &deployment(), &m), &decode(1, 15)) as usize / 2_000 - 1
+    };
+    assert_eq!(of(&["balanced", "power_law_1.01", "power_law_1.2", "uniform"]), 2);
+    assert_eq!(of(&["power_law_10.5", "power_law_2", "zipf"]), 0);
+    assert_eq!(of(&["power_law_1.2/min_latency", "power_law_1.01"]), 1);
+    assert_eq!(of(&["balanced/min_latency", "balanced"]), 1);
+    assert_eq!(of(&["uniform"]), 0);
+}
+
+#[test]
+fn sizes_beyond_32_bits_do_not_overflow() {
+    const HUGE: u32 = u32::MAX;
+    let m = ModelSpec { head_dim: HUGE, intermediate: HUGE, shared_experts: HUGE, ..tiny() };
+    let mla = Some(Mla { q_rank: HUGE, kv_rank: HUGE, nope_dim: HUGE, rope_dim: HUGE, v_dim: HUGE });
+    let d = Deployment { dp: HUGE, enable_expert_parallel: true, ..deployment() };
+    let mixture = ModelSpec { experts: 4, top_k: 1, moe_intermediate: 16, ..m.clone() };
+    let mut rows = DATABASE.to_vec();
+    rows.push((Operator::Moe, "balanced", "bfloat16", &[1, 8, 16, 1, 4, HUGE, HUGE][..], 7.0));
+    let p = profile(Layout::Operators, &rows);
+    for m in [m.clone(), ModelSpec { mla, ..m }, mixture] {
+        // Refused or not: as the profile has it.
+        let _ = super::model(&Operators::of("p"), &d, &m, &h100(), &p);
+    }
+    let most = BatchShape::of_step(&[HUGE; DIMS]);
+    assert_eq!(most.prefill_tokens_x_input, u64::MAX / u64::from(HUGE));
+    assert!(most.prefill_pairs() > 0.0);
 }
 
 #[test]
@@ -332,6 +495,45 @@ fn predictions_are_looked_up_as_vidur_does() {
     rows.extend(shapes.iter().map(|shape| (Operator::TokenLayer, "send_recv", "", &shape[..], 0.25e3)));
     let staged = made(&profile(Layout::VidurPredictions, &rows), &Deployment { pp: 2, ..deployment() }, &tiny());
     assert_eq!(us(&*staged, &decode(1, 63)), (2.0 * (9.0 + 0.5 + 3.0) + 0.25) * 1e3);
+}
+
+/// Columns that end early end the table, and those with gaps are none.
+#[test]
+fn predictions_go_as_far_as_all_columns() {
+    let shapes: Vec<[u32; 1]> = (1..=16).map(|n| [n]).collect();
+    let shapes: &'static [[u32; 1]] = Box::leak(shapes.into_boxed_slice());
+    let column = |operator: Operator, name: &'static str, most: usize| {
+        shapes[..most].iter().map(move |shape| (operator, name, "", &shape[..], 1e3)).collect::<Vec<Row>>()
+    };
+    let table = |post: usize, reduce: usize, sent: usize| {
+        let token = Operator::TokenLayer;
+        let mut rows: Vec<Row> = FIRST_TO_LAST
+            .iter()
+            .flat_map(|name| column(token, name, if *name == "post_attention_layernorm" { post } else { 16 }))
+            .collect();
+        rows.extend([column(token, "all_reduce", reduce), column(token, "send_recv", sent)].concat());
+        rows.extend(column(Operator::KvCacheSave, "", 16));
+        rows.push((Operator::DecodeAttention, "", "", &[64, 1][..], 1e3));
+        rows.push((Operator::PrefillAttention, "", "", &[64, 32][..], 1e3));
+        rows
+    };
+    let d = Deployment { tp: 2, pp: 2, ..deployment() };
+    let of_tokens = |rows: &[Row]| {
+        let model = made(&profile(Layout::VidurPredictions, rows), &d, &tiny());
+        let step = model.step(&prompt(9, 1));
+        (step.0, model.extrapolated())
+    };
+    let (whole, inside) = of_tokens(&table(16, 16, 16));
+    assert_eq!(inside, 0);
+    for (post, reduce, sent) in [(8, 16, 16), (16, 8, 16), (16, 16, 8)] {
+        let (short, outside) = of_tokens(&table(post, reduce, sent));
+        assert!(outside == 1 && short > whole, "{post} {reduce} {sent}: {short} of {whole}");
+    }
+    let mut rows = table(16, 16, 16);
+    rows.retain(|row| row.0 != Operator::KvCacheSave || row.3[0] != 7);
+    let lacking = super::model(&Operators::of("p"), &d, &tiny(), &h100(), &profile(Layout::VidurPredictions, &rows));
+    let expect = "it has no predictions `attn_kv_cache_save` for every number of tokens";
+    assert_eq!(lacking.err().unwrap_or_default(), [expect]);
 }
 
 /// GPUs of one node, though groups over several nodes were measured too and come first.

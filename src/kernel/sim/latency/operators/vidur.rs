@@ -18,12 +18,11 @@ use super::grid::{Read, Series, Table};
 use super::{Attention, Composed, Decodes, Making, Prompts};
 use crate::profile::{Operator, Point};
 use crate::sim::WorkSums;
+use crate::sim::facts::ACTIVATION_BYTES;
 use crate::sim::latency::work::{Costs, Work};
-use crate::sim::latency::{BatchShape, LatencyModel};
+use crate::sim::latency::{BatchShape, CONTEXT_PAGE, LatencyModel};
 use crate::units::SimDuration;
 
-/// Contexts are tabulated in pages of so many tokens.
-const PAGE: u64 = 64;
 /// Token counts are rounded up to multiples of this.
 const TILE: u64 = 8;
 /// How much longer attention of several requests with grouped heads takes (main).
@@ -41,6 +40,8 @@ struct Lattice {
     lengths: (usize, usize),
     /// NaN where there is none.
     values: Vec<f64>,
+    /// Of each x, itself or the nearest with values: the one before it first.
+    rows: Vec<usize>,
 }
 
 impl Lattice {
@@ -54,20 +55,28 @@ impl Lattice {
         for &(x, y, value) in points {
             values[(x / steps.0) as usize * lengths.1 + (y / steps.1) as usize] = value;
         }
-        Some(Lattice { steps, lengths, values })
+        let has = |i: &usize| values[i * lengths.1..(i + 1) * lengths.1].iter().any(|v| !v.is_nan());
+        let mut rows: Vec<usize> = (0..lengths.0).collect();
+        let mut last = rows.iter().copied().find(has)?;
+        for row in &mut rows {
+            last = if has(row) { *row } else { last };
+            *row = last;
+        }
+        Some(Lattice { steps, lengths, values, rows })
     }
 
     /// At the numbers rounded up to the lattice.
     fn at(&self, x: u64, y: u64) -> Read {
         let (i, j) = (x.div_ceil(self.steps.0) as usize, y.div_ceil(self.steps.1) as usize);
-        let (ci, cj) = (i.min(self.lengths.0 - 1), j.min(self.lengths.1 - 1));
-        // A hole of the lattice: the next value before it.
-        let known = (0..=cj).rev().map(|j| (j, self.values[ci * self.lengths.1 + j])).find(|(_, v)| !v.is_nan());
-        let (kj, value) = known.unwrap_or((cj, 0.0));
-        let ratio = |asked: usize, known: usize| asked.max(1) as f64 / known.max(1) as f64;
-        match (i, j) == (ci, kj) {
-            true => Read { value, inside: true },
-            false => Read { value: value * ratio(i, ci) * ratio(j, kj), inside: false },
+        let (ki, cj) = (self.rows[i.min(self.lengths.0 - 1)], j.min(self.lengths.1 - 1));
+        // A hole of the lattice: the next value before it, or else behind it.
+        let row = &self.values[ki * self.lengths.1..(ki + 1) * self.lengths.1];
+        let kj = (0..=cj).rev().chain(cj + 1..row.len()).find(|j| !row[*j].is_nan()).unwrap_or(cj);
+        // Below what is known, its value: fixed costs do not shrink.
+        let ratio = |asked: usize, known: usize| (asked.max(1) as f64 / known.max(1) as f64).max(1.0);
+        match (i, j) == (ki, kj) {
+            true => Read { value: row[kj], inside: true },
+            false => Read { value: row[kj] * ratio(i, ki) * ratio(j, kj), inside: false },
         }
     }
 }
@@ -94,10 +103,14 @@ pub(super) struct Predicted {
     outside: AtomicU64,
 }
 
-/// The points of a token layer as ms by tokens, from 1 on without a gap.
+/// The points of a token layer as ms by tokens.
 fn column(making: &Making<'_>, name: &str) -> Option<Vec<f64>> {
     let variant = making.profile.name(name)?;
-    let points = making.profile.of(Operator::TokenLayer).iter().filter(|p| p.variant == variant);
+    by_tokens(making.profile.of(Operator::TokenLayer).iter().filter(|p| p.variant == variant))
+}
+
+/// Points as ms by tokens, from 1 on without a gap.
+fn by_tokens<'a>(points: impl Iterator<Item = &'a Point>) -> Option<Vec<f64>> {
     let mut points: Vec<(u32, f64)> = points.map(|p| (p.shape[0], p.latency_us / 1e3)).collect();
     points.sort_by_key(|p| p.0);
     let gapless = points.iter().enumerate().all(|(i, (n, _))| *n as usize == i + 1);
@@ -108,33 +121,24 @@ fn column(making: &Making<'_>, name: &str) -> Option<Vec<f64>> {
 pub(super) fn predicted(making: Making<'_>) -> Result<Predicted, Vec<String>> {
     let Making { settings, d, m, g, profile } = making;
     let mut lacking = Vec::new();
-    let mut get = |name: &str| {
-        column(&making, name).unwrap_or_else(|| {
+    let mut some = |name: &str, column: Option<Vec<f64>>| {
+        column.unwrap_or_else(|| {
             lacking.push(format!("it has no predictions `{name}` for every number of tokens"));
             vec![0.0]
         })
     };
+    let save = some("attn_kv_cache_save", by_tokens(profile.of(Operator::KvCacheSave).iter()));
+    let mut get = |name: &str| some(name, column(&making, name));
     let (first, mlp, add, norm) = (FIRST.map(&mut get), MLP.map(&mut get), get("add"), get(INPUT_NORM));
-    let reduce = if d.tp > 1 { get("all_reduce") } else { Vec::new() };
-    let hand_over = if d.pp > 1 { get("send_recv") } else { Vec::new() };
-    let post = column(&making, POST_NORM);
-    let save: Vec<f64> = points_by_tokens(profile.of(Operator::KvCacheSave));
-    let lattice = |operator: Operator, swap: bool| {
-        let points: Vec<(u64, u64, f64)> = profile
-            .of(operator)
-            .iter()
-            .map(|p| {
-                let (a, b) = (u64::from(p.shape[0]), u64::from(p.shape[1]));
-                if swap { (b, a, p.latency_us / 1e3) } else { (a, b, p.latency_us / 1e3) }
-            })
-            .collect();
-        Lattice::new(&points)
+    let reduce = (d.tp > 1).then(|| get("all_reduce"));
+    let hand_over = (d.pp > 1).then(|| get("send_recv"));
+    let post = profile.name(POST_NORM).map(|_| get(POST_NORM));
+    let lattice = |operator: Operator, [x, y]: [usize; 2]| {
+        let points = profile.of(operator).iter();
+        Lattice::new(&points.map(|p| (p.shape[x].into(), p.shape[y].into(), p.latency_us / 1e3)).collect::<Vec<_>>())
     };
-    let decode = lattice(Operator::DecodeAttention, true);
-    let prefill = lattice(Operator::PrefillAttention, false);
-    if save.is_empty() {
-        lacking.push("it has no predictions `attn_kv_cache_save`".to_string());
-    }
+    let decode = lattice(Operator::DecodeAttention, [1, 0]);
+    let prefill = lattice(Operator::PrefillAttention, [0, 1]);
     let (Some(decode), Some(prefill), true) = (decode, prefill, lacking.is_empty()) else {
         if lacking.is_empty() {
             lacking.push("it has no predictions of attention".to_string());
@@ -146,17 +150,18 @@ pub(super) fn predicted(making: Making<'_>) -> Result<Predicted, Vec<String>> {
     }
     let main = prefill.steps.1 == 1;
     let launch = if main { LAUNCH_MS } else { 0.0 };
-    let count = [&add, &norm].into_iter().chain(&first).chain(&mlp).map(Vec::len).min().unwrap_or(0);
-    let reduce: Vec<f64> = (0..count).map(|i| reduce.get(i).map_or(0.0, |ms| ms + launch)).collect();
+    // As far as all columns go.
+    let columns = [&add, &norm].into_iter().chain(&first).chain(&mlp).chain(&reduce).chain(&hand_over).chain(&post);
+    let count = columns.map(Vec::len).min().unwrap_or(0);
+    let reduce: Vec<f64> = (0..count).map(|i| reduce.as_ref().map_or(0.0, |ms| ms[i] + launch)).collect();
     let tile = |i: usize| {
-        let mlp =
-            mlp[0][i] + mlp[1][i] + mlp[2][i] + reduce[i] + post.as_ref().map_or(0.0, |ms| ms[i.min(ms.len() - 1)]);
+        let mlp = mlp[0][i] + mlp[1][i] + mlp[2][i] + reduce[i] + post.as_ref().map_or(0.0, |ms| ms[i]);
         let [a, b, c] = &first;
         [a[i] + b[i] + c[i], norm[i], mlp, add[i]]
     };
     // Every stage but the last hands its batch over.
     let stages = f64::from(d.pp.saturating_sub(1));
-    let hand_over = (0..count).map(|i| hand_over.get(i).map_or(0.0, |ms| ms * stages)).collect();
+    let hand_over = (0..count).map(|i| hand_over.as_ref().map_or(0.0, |ms| ms[i] * stages)).collect();
     Ok(Predicted {
         tiles: (0..count).map(tile).collect(),
         save,
@@ -172,12 +177,6 @@ pub(super) fn predicted(making: Making<'_>) -> Result<Predicted, Vec<String>> {
         costs: Costs::new(d, m, g),
         outside: AtomicU64::new(0),
     })
-}
-
-fn points_by_tokens(points: &[Point]) -> Vec<f64> {
-    let mut points: Vec<(u32, f64)> = points.iter().map(|p| (p.shape[0], p.latency_us / 1e3)).collect();
-    points.sort_by_key(|p| p.0);
-    points.into_iter().map(|(_, ms)| ms).collect()
 }
 
 impl LatencyModel for Predicted {
@@ -209,7 +208,7 @@ impl LatencyModel for Predicted {
             0 => 0.0,
             squares => {
                 let chunk = libm::round(libm::sqrt(squares as f64)) as u64;
-                let context = if self.main { s.prefill_context_pages * PAGE } else { s.prefill_context };
+                let context = if self.main { s.prefill_context_pages * CONTEXT_PAGE } else { s.prefill_context };
                 let read = self.prefill.at(context, chunk);
                 inside &= read.inside;
                 read.value * grouped(s.prefill_requests)
@@ -277,7 +276,7 @@ pub(super) fn profiled(making: Making<'_>) -> Result<Composed, Vec<String>> {
     }
     parts.extend(by_name(&tokens, POST_NORM).map(|series| (layers, series)));
     parts.extend(Series::new(save.iter().map(|p| (f64::from(p.shape[0]), p.latency_us * 1e3))).map(|s| (layers, s)));
-    let bytes_per_token = f64::from(m.hidden) * 2.0;
+    let bytes_per_token = f64::from(m.hidden) * ACTIVATION_BYTES;
     let mut collective = |operator: Operator, times: f64, gpus: u32, in_a_node: u32| {
         // Variants are numbers of GPUs of the group that share a node: the one that is asked for, or the next.
         let share = |p: &Point| profile.names[usize::from(p.variant)].parse::<u32>().unwrap_or(0);
@@ -353,5 +352,32 @@ impl Attention for Separate {
         let (chunk, context) = prompts.as_one();
         let read = self.prefill.at(context, |row| row.at(chunk));
         Read { value: read.value * self.layers, ..read }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hole_takes_a_neighbour_and_says_so() {
+        // Rows 1 and 3; the first has no value at 0, 2 and 3.
+        let lattice = Lattice::new(&[(1, 10, 5.0), (3, 0, 1.0), (3, 10, 2.0), (3, 20, 3.0), (3, 30, 4.0)]).unwrap();
+        for (x, y, value, inside) in [
+            (1, 10, 5.0, true),
+            (1, 3, 5.0, true),
+            (3, 30, 4.0, true),
+            // Behind it: its value. Before it: in proportion.
+            (1, 0, 5.0, false),
+            (1, 30, 15.0, false),
+            // A row without values: that before it, or else the next.
+            (2, 10, 10.0, false),
+            (0, 10, 5.0, false),
+            // Beyond both ends.
+            (6, 60, 16.0, false),
+        ] {
+            assert_eq!(lattice.at(x, y), Read { value, inside }, "{x} {y}");
+        }
+        assert!(Lattice::new(&[]).is_none());
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::scenario::Mla;
+use crate::sim::latency::CONTEXT_PAGE;
 use crate::sim::swarm::{h100, llama_8b, scenario_8b};
 
 /// A GPU of 1,000 operations and 10 bytes per nanosecond, whose links move 1 byte in that time.
@@ -62,7 +63,7 @@ fn prompt(n: u64, context: u64) -> BatchShape {
         prefill_tokens_squared: n * n,
         prefill_tokens_x_input: n * (n + context),
         prefill_tokens_max: n,
-        prefill_context_pages: context.div_ceil(64),
+        prefill_context_pages: context.div_ceil(CONTEXT_PAGE),
         ..BatchShape::default()
     }
 }
@@ -188,6 +189,51 @@ fn latent_attention_reads_one_latent_for_all_heads() {
     let d = deployment(|d| d.tp = 2);
     let more = ns_of(&ideal(), &d, &m, &decode(1, 1_000)) - ns_of(&ideal(), &d, &m, &decode(1, 0));
     assert_eq!(more, 2 * 4_800);
+}
+
+#[test]
+fn layers_without_a_cache_have_no_attention() {
+    // A layer more, with 4,000 parameters of its own in place of attention.
+    let m = ModelSpec { layers: 3, linear_layers: 1, other_params_b: 4_000.0 / 1e9, ..small() };
+    let d = deployment(|_| ());
+    let of = |m: &ModelSpec, s: &BatchShape| ns_of(&ideal(), &d, m, s);
+    // Numbers of 2 bytes at 10 bytes a nanosecond, as for `a_token_of_a_small_model_by_hand`: the multiplication has 40 in
+    // and 100 out; the network, the norms and the activation are as in every layer.
+    let layer = (4_000 + 140) + 8_000 + 240 + 4_000 + 140 + 320 + 300;
+    assert_eq!(of(&m, &decode(1, 7)) - of(&small(), &decode(1, 7)), layer * 2 / 10);
+    for shape in [decode(3, 9_000), prompt(20, 3_000)] {
+        let short = BatchShape { decode_context: 0, prefill_context: 0, prefill_tokens_x_context: 0, ..shape };
+        let context = |m: &ModelSpec| of(m, &shape) - of(m, &short);
+        assert!((context(&m) - context(&small())).abs() <= 1, "{shape:?}: {}", context(&m));
+    }
+    // On two GPUs each has half of them, and the layer exchanges as any other.
+    let split = deployment(|d| d.tp = 2);
+    let on_two = |m: &ModelSpec| ns_of(&ideal(), &split, m, &decode(1, 7));
+    let halves = (2_000 + 90) + 4_000 + 140 + 2_000 + 90 + 320 + 150;
+    assert_eq!(on_two(&m) - on_two(&small()), halves * 2 / 10 + 2 * 40 * 2);
+    // Fixed times: a multiplication and those of the network, no attention, and what every layer has.
+    let fixed = |edit: &dyn Fn(&mut Roofline), shape: &BatchShape| {
+        let mut r = ideal();
+        edit(&mut r);
+        let more = |m: &ModelSpec| ns_of(&r, &d, m, shape) - of(m, shape);
+        more(&m) - more(&small())
+    };
+    assert_eq!(fixed(&|r| r.gemm_us = 1.0, &decode(1, 7)), 3_000);
+    assert_eq!(fixed(&|r| r.decode_attention_us = 1.0, &decode(1, 7)), 0);
+    assert_eq!(fixed(&|r| r.prefill_attention_us = 1.0, &prompt(9, 0)), 0);
+    assert_eq!(fixed(&|r| r.per_layer_us = 1.0, &decode(1, 7)), 1_000);
+    // Launched one by one: that multiplication and the two of the network.
+    let eager = Roofline { launch_us: 100.0, cuda_graph_max_bs: 0, ..ideal() };
+    assert_eq!(ns_of(&eager, &d, &m, &decode(1, 7)), 1_300_000);
+}
+
+#[test]
+fn parameters_beyond_the_sizes_are_read_by_a_dense_model_too() {
+    // One multiplication of 40 in and 50 out.
+    let m = ModelSpec { other_params_b: 2_000.0 / 1e9, ..small() };
+    let d = deployment(|_| ());
+    let more = ns_of(&ideal(), &d, &m, &decode(1, 7)) - ns_of(&ideal(), &d, &small(), &decode(1, 7));
+    assert_eq!(more, (2_000 + 90) * 2 / 10);
 }
 
 #[test]

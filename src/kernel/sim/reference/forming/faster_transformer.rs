@@ -1,11 +1,78 @@
 //! FasterTransformer: static batches.
 
 use super::Forming;
+use crate::sim::latency::BatchShape;
 use crate::sim::reference::world::World;
 use crate::sim::scheduler::FasterTransformer;
 
 impl World<'_> {
-    pub(super) fn form_faster_transformer(&mut self, _r: usize, _rules: &FasterTransformer, _f: &mut Forming) {
-        unimplemented!()
+    pub(super) fn form_faster_transformer(&mut self, r: usize, rules: &FasterTransformer, f: &mut Forming) {
+        if self.replicas[r].running.is_empty() {
+            self.form_batch(r, rules, f);
+            return;
+        }
+        let running = self.replicas[r].running.clone();
+        if running.len() < self.replicas[r].batch.len() {
+            self.fire("faster_transformer: some are done before their batch");
+        }
+        if !self.replicas[r].waiting.is_empty() {
+            self.fire("faster_transformer: the queue waits for the batch");
+        }
+        for i in running {
+            let goes_on = self.go_on(r, i, 1, f);
+            assert!(goes_on, "its blocks were reserved");
+        }
+    }
+
+    fn form_batch(&mut self, r: usize, rules: &FasterTransformer, f: &mut Forming) {
+        while let Some(at) = self.head(r) {
+            if self.replicas[r].running.len() >= rules.batch_size_cap as usize {
+                self.fire("faster_transformer: the batch is full");
+                break;
+            }
+            if !self.reserve(r, at, rules.reserve, f) {
+                self.fire("faster_transformer: no room for the longest");
+                break;
+            }
+        }
+        self.replicas[r].batch = self.replicas[r].running.clone();
+    }
+
+    /// A batch as FasterTransformer computes it: request by request of those that it was formed of.
+    pub(super) fn padded(&self, r: usize, rules: &FasterTransformer, shape: &BatchShape) -> BatchShape {
+        let batch = &self.replicas[r].batch;
+        let longest = batch.iter().map(|i| self.lives[*i].prompt).max().unwrap_or(0) as u64;
+        let prompts = shape.prefill_requests > 0;
+        if !rules.padded || (prompts && rules.remove_padding) {
+            return *shape;
+        }
+        let mut padded = BatchShape { decode_requests: 0, decode_context: 0, ..*shape };
+        if prompts {
+            (padded.prefill_tokens, padded.prefill_tokens_squared, padded.prefill_tokens_x_input) = (0, 0, 0);
+            for _ in batch {
+                padded.prefill_tokens += longest;
+                padded.prefill_tokens_squared += longest * longest;
+                padded.prefill_tokens_x_input += longest * longest;
+            }
+            return padded;
+        }
+        let contexts: Vec<u64> = batch.iter().map(|i| self.attends_to(r, *i, longest)).collect();
+        padded.decode_requests = contexts.len() as u64;
+        padded.decode_context = contexts.iter().sum();
+        if self.replicas[r].pool.model.wants_spread() {
+            padded.decode_context_min = contexts.iter().copied().min().unwrap_or(0);
+            padded.decode_context_max = contexts.iter().copied().max().unwrap_or(0);
+        }
+        padded
+    }
+
+    /// What a request of the batch attends to with its next token, which is in the step already, behind a prompt of this
+    /// length; nothing where it is done.
+    fn attends_to(&self, r: usize, i: usize, longest: u64) -> u64 {
+        let life = &self.lives[i];
+        match self.replicas[r].running.contains(&i) {
+            true => longest + (life.computed - 1 - life.prompt) as u64,
+            false => 0,
+        }
     }
 }

@@ -5,7 +5,7 @@ mod faster_transformer;
 mod lightllm;
 mod orca;
 mod sarathi;
-mod sglang;
+pub(super) mod sglang;
 mod trtllm;
 mod vllm_v0;
 mod vllm_v1;
@@ -14,10 +14,12 @@ use std::rc::Rc;
 
 use super::parts::{Life, Part, Stage, Step};
 use super::pools::Pool;
+use super::speculating::{GIVEN_BACK, HIT_DROPPED, KEPT};
 use super::steptime::{empty_step_time, step_time};
 use super::tiers::Loads;
 use super::world::World;
 use crate::sim::latency::BatchShape;
+use crate::sim::lora::Gated;
 use crate::sim::scheduler::{QueueOrder, Scheduler};
 use crate::sim::{SimError, StepRow};
 use crate::units::{SimDuration, SimTime};
@@ -28,10 +30,14 @@ pub(super) struct Forming {
     budget: usize,
     batch: Vec<Part>,
     preempted: u32,
+    /// What the encoder computes before it.
+    inputs: Vec<usize>,
     /// On top of what the latency model says.
-    more: SimDuration,
+    pub(super) more: SimDuration,
     /// The same, for what comes from tiers.
     pub loads: SimDuration,
+    /// The engine cannot go on.
+    failed: Option<SimError>,
 }
 
 impl World<'_> {
@@ -43,13 +49,16 @@ impl World<'_> {
     /// where none runs and none can be formed: others hold the blocks.
     pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Option<Step>, SimError> {
         let pool = self.pool(r);
+        self.begin_load(r, now);
         let mut forming = Forming {
             now,
             budget: 0,
             batch: Vec::new(),
             preempted: 0,
+            inputs: Vec::new(),
             more: SimDuration::ZERO,
             loads: SimDuration::ZERO,
+            failed: None,
         };
         match &pool.scheduler {
             Scheduler::VllmV1(rules) => self.form_v1(r, rules, &mut forming),
@@ -63,25 +72,38 @@ impl World<'_> {
             Scheduler::Exclusive(_) => unreachable!("the oracle of another scheduler"),
         }
         self.store_evicted(r, now);
+        if let Some(failed) = forming.failed {
+            return Err(failed);
+        }
         if forming.batch.is_empty() && forming.preempted == 0 && self.replicas[r].current.is_none() {
             return Ok(None);
         }
         for part in &mut forming.batch {
             let life = &mut self.lives[part.life];
-            let end = part.from + part.tokens;
+            let end = part.certain();
             life.recomputed += life.most.min(end).saturating_sub(part.from);
             part.restores = life.losing.is_some() && end >= life.most;
             part.preemptions = life.preemptions;
             life.most = life.most.max(end);
         }
+        let yielding: Vec<usize> = forming.batch.iter().filter(|part| part.yields).map(|part| part.life).collect();
+        yielding.into_iter().for_each(|i| self.charge_token(r, i));
         self.count_stalls(r, &forming.batch);
+        self.note_held_up(r);
         self.note_peaks(r);
         let shape = self.shape(&forming.batch, pool.model.wants_spread());
         let empty = forming.batch.iter().all(|part| part.tokens == 0);
+        let mix = self.mix(r, &forming.batch);
+        let mut drafting = SimDuration::ZERO;
         let duration = match empty {
-            true => empty_step_time(pool.tick),
+            true if forming.more == SimDuration::ZERO => empty_step_time(pool.tick),
+            true => step_time(forming.more, pool.overhead, pool.tick)?,
             false => {
-                let said = self.said(&pool, &shape);
+                forming.more += self.encoder_time(&pool, &forming.inputs);
+                let said = self.said(r, &shape);
+                let said = self.with_adapters(r, said, mix);
+                drafting = self.drafting(r, &pool, &forming.batch, said);
+                let said = SimDuration(said.0.saturating_add(drafting.0));
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
                 let start = self.replicas[r].current.as_ref().map_or(now, Step::end);
                 let tiers = forming.loads + self.slowed(r, start, raw);
@@ -89,25 +111,26 @@ impl World<'_> {
             }
         };
         let row = self.step_row(r, duration, &shape, forming.preempted);
-        Ok(Some(Step { batch: forming.batch, shape, row }))
+        Ok(Some(Step { batch: forming.batch, shape, mix, drafting, row }))
     }
 
     /// A rule of a scheduler was applied.
-    pub(super) fn fire(&mut self, rule: &'static str) {
+    pub(in crate::sim::reference) fn fire(&mut self, rule: &'static str) {
         *self.seen.fired.entry(rule).or_default() += 1;
     }
 
     /// How long a batch takes by the latency model, as the scheduler has it run.
-    fn said(&self, pool: &Pool, shape: &BatchShape) -> SimDuration {
+    pub(in crate::sim::reference) fn said(&mut self, r: usize, shape: &BatchShape) -> SimDuration {
+        let pool = self.pool(r);
         match &pool.scheduler {
             Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => pool.model.step(shape),
             Scheduler::VllmV0(_)
             | Scheduler::Sarathi(_)
             | Scheduler::Orca(_)
-            | Scheduler::FasterTransformer(_)
             | Scheduler::Lightllm(_)
-            | Scheduler::Sglang(_)
             | Scheduler::Trtllm(_) => pool.model.step(shape),
+            Scheduler::Sglang(rules) => self.said_by_sglang(&pool, rules, shape),
+            Scheduler::FasterTransformer(rules) => pool.model.step(&self.padded(r, rules, shape)),
         }
     }
 
@@ -120,11 +143,11 @@ impl World<'_> {
         coming && (life.leaves_with_prompt() || life.cut && life.tokens.len() + 1 == life.output)
     }
 
-    fn part(&mut self, i: usize, decode: bool, from: usize, tokens: usize, context: usize) -> Part {
+    pub(super) fn part(&mut self, i: usize, decode: bool, from: usize, tokens: usize, context: usize) -> Part {
         let life = &mut self.lives[i];
         life.computed = from + tokens;
         let yields = life.computed >= life.target;
-        Part { life: i, decode, from, tokens, context, yields, restores: false, preemptions: 0 }
+        Part { life: i, decode, from, tokens, context, filled_from: from, yields, restores: false, preemptions: 0 }
     }
 
     /// Who goes when blocks are short.
@@ -136,7 +159,9 @@ impl World<'_> {
             (self.demand.priority(life.request), life.arrival, life.request)
         };
         let victim = match self.replicas[r].pool.common.policy {
-            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf => running.last(),
+            QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
+                running.last()
+            }
             QueueOrder::Priority => running.iter().max_by_key(priority),
         };
         victim.copied().unwrap_or_else(|| unreachable!("a request alone must get its blocks"))
@@ -147,33 +172,42 @@ impl World<'_> {
             let part = f.batch.remove(at);
             f.budget += part.tokens;
             self.seen.give_backs += 1;
+            if part.decode && part.tokens > 1 {
+                self.fire(GIVEN_BACK);
+            }
             self.undo(r, part);
         }
         let blocks = std::mem::take(&mut self.lives[i].blocks);
+        self.replicas[r].encoded.remove(&i);
         self.replicas[r].release_fixed(i);
         self.replicas[r].release(&blocks);
         self.replicas[r].running.retain(|running| *running != i);
+        self.note_end_of_use(r, i);
         let life = &mut self.lives[i];
         if self.quirks.restart_from_prompt {
             life.tokens.clear();
             life.most = life.most.min(life.prompt);
         }
-        (life.computed, life.missing, life.loaded) = (0, 0, 0);
+        (life.computed, life.missing, life.loaded, life.drafts) = (0, 0, 0, 0);
         life.losing = life.losing.or(Some(f.now));
         life.preemptions += 1;
         self.summary.preemptions += 1;
         self.seen.reply_preemptions += u64::from(self.lives[i].stage == Stage::Reply);
         f.preempted += 1;
         match self.replicas[r].pool.common.policy {
-            QueueOrder::Fcfs => self.replicas[r].waiting.push_front(i),
+            QueueOrder::Fcfs if !self.replicas[r].pool.common.requeues_last => self.replicas[r].waiting.push_front(i),
+            QueueOrder::Fcfs => self.replicas[r].waiting.push_back(i),
             // The head of the queue is looked for.
-            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf => self.replicas[r].waiting.push_back(i),
+            QueueOrder::Priority | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
+                self.replicas[r].waiting.push_back(i)
+            }
         }
     }
 
     /// The tokens of a part are not computed after all: blocks that they would have filled do not have their content.
     fn undo(&mut self, r: usize, part: Part) {
-        for block in self.known_blocks_filled(r, part.life, part.from, part.tokens) {
+        let (from, certain) = (part.filled_from, part.certain());
+        for block in self.known_blocks_filled(r, part.life, from, certain.saturating_sub(from)) {
             if (block + 1) * self.replicas[r].pool.block_size <= self.lives[part.life].loaded {
                 continue;
             }
@@ -183,13 +217,15 @@ impl World<'_> {
         self.lives[part.life].computed = part.from;
     }
 
-    /// Where in the queue its head is: those that hold their blocks, because their KV cache has come, go before all others.
+    /// Where in the queue its head is: those that hold their blocks, because their KV cache has come, go before all others;
+    /// those that wait for their adapters may be passed over, or hold up all.
     fn head(&self, r: usize) -> Option<usize> {
         let waiting = &self.replicas[r].waiting;
         let any_ready = waiting.iter().any(|i| self.lives[*i].ready);
         let looked_at = |at: &usize| {
             let life = &self.lives[waiting[*at]];
-            life.ready == any_ready && life.trip.is_none()
+            let free = life.listed.is_none() && life.trip.is_none();
+            life.ready == any_ready && free && self.gate(r, waiting[*at]) != Gated::Skip
         };
         let first_by = |key: &dyn Fn(&Life) -> i64| {
             (0..waiting.len()).filter(looked_at).min_by_key(|at| {
@@ -197,19 +233,54 @@ impl World<'_> {
                 (key(life), life.arrival, life.request)
             })
         };
-        match self.replicas[r].pool.common.policy {
+        let first = match self.replicas[r].pool.common.policy {
             QueueOrder::Fcfs => (0..waiting.len()).find(looked_at),
             QueueOrder::Priority => first_by(&|life| i64::from(self.demand.priority(life.request))),
             QueueOrder::Sjf => first_by(&|life| life.prompt as i64),
             QueueOrder::Edf => first_by(&|life| self.demand.deadline(life.request).0),
-        }
+            QueueOrder::LeastSlack => {
+                let places = (0..waiting.len()).filter(looked_at);
+                places.min_by_key(|at| {
+                    let life = &self.lives[waiting[*at]];
+                    (self.latest_start(waiting[*at]), life.arrival, life.request)
+                })
+            }
+            QueueOrder::Fair if any_ready => (0..waiting.len()).find(looked_at),
+            QueueOrder::Fair => {
+                let places = (0..waiting.len()).filter(looked_at);
+                places.min_by_key(|at| {
+                    let life = &self.lives[waiting[*at]];
+                    (self.counter(r, waiting[*at]), life.arrival, life.request)
+                })
+            }
+        };
+        first.filter(|at| self.gate(r, waiting[*at]) == Gated::Go)
+    }
+
+    /// Requests in the queue in the order in which they are looked at. With fair sharing there are no adapters.
+    pub(super) fn queue(&self, r: usize) -> Vec<usize> {
+        let mut queue: Vec<usize> = self.replicas[r].waiting.iter().copied().collect();
+        let key = |i: usize| match self.replicas[r].pool.common.policy {
+            QueueOrder::Fcfs | QueueOrder::Fair => None,
+            QueueOrder::Priority => Some(i64::from(self.demand.priority(self.lives[i].request))),
+            QueueOrder::Sjf => Some(self.lives[i].prompt as i64),
+            QueueOrder::Edf => Some(self.demand.deadline(self.lives[i].request).0),
+            QueueOrder::LeastSlack => Some(self.latest_start(i)),
+        };
+        // Without a key, they are in the order of the queue.
+        queue.sort_by_key(|i| key(*i).map(|key| (key, self.lives[*i].arrival, self.lives[*i].request)));
+        queue
     }
 
     /// Blocks that hold the start of a waiting request, all tokens of which are to be computed.
     pub(super) fn look_up(&mut self, r: usize, i: usize) -> Vec<usize> {
         let life = &mut self.lives[i];
         life.target = life.prompt + life.tokens.len();
-        self.prefix(r, i)
+        let mut hits = self.prefix(r, i);
+        if self.drops_hit(r) && hits.pop().is_some() {
+            self.fire(HIT_DROPPED);
+        }
+        hits
     }
 
     /// The request at this place of the queue runs from now on: these blocks hold its start, and so many tokens behind them go
@@ -221,7 +292,15 @@ impl World<'_> {
     /// The same, where tiers have more of its start.
     fn take_seat_with(&mut self, r: usize, at: usize, hits: Vec<usize>, loads: &Loads, tokens: usize, f: &mut Forming) {
         let pool = self.pool(r);
-        let Some(i) = self.replicas[r].waiting.remove(at) else { unreachable!("nobody stands there") };
+        let i = self.replicas[r].waiting[at];
+        if self.lives[i].listed.is_none() {
+            self.note_overtaking(r, i);
+        }
+        self.note_passed(r, i);
+        self.bring_adapter(r, i, f);
+        self.leaves_queue(r, i);
+        self.charge_prompt(r, i);
+        self.replicas[r].waiting.remove(at);
         self.replicas[r].running.push(i);
         self.note_admission(r, i, hits.len(), f.now);
         let mut computed = hits.len() * pool.block_size;
@@ -233,23 +312,63 @@ impl World<'_> {
         self.lives[i].computed = computed;
         let fits = self.extend(r, i, tokens);
         assert!(fits, "an admitted request must get its blocks");
+        if let Some(tokens) = self.to_encode(r, i, computed) {
+            self.replicas[r].encoded.insert(i, tokens);
+            self.totals[pool.number].encoder_tokens += tokens as u64;
+            f.inputs.push(tokens);
+        }
         let context = if self.quirks.hits_without_context { 0 } else { computed };
         f.batch.push(self.part(i, false, computed, tokens, context));
     }
 
-    /// A running request computes so many more tokens in the step; false where there are no blocks for them.
-    #[expect(dead_code)]
-    fn go_on(&mut self, r: usize, i: usize, tokens: usize, f: &mut Forming) -> bool {
-        let (decode, from) = (self.lives[i].decodes(), self.lives[i].computed);
-        if !self.extend(r, i, tokens) {
-            return false;
+    /// Encoder tokens that request `i` needs on this replica, if the first `computed` of its prompt are there.
+    fn to_encode(&self, r: usize, i: usize, computed: usize) -> Option<usize> {
+        let life = &self.lives[i];
+        let asked = self.requests.encoder_tokens.get(life.request as usize).copied().flatten()? as usize;
+        let here = self.replicas[r].pool.encoder.is_some() && life.stage != Stage::Encode;
+        (here && computed < asked.min(life.input)).then_some(asked)
+    }
+
+    /// Whether the encoder has room in the step, and its cache too.
+    fn can_encode(&self, r: usize, i: usize, computed: usize, f: &Forming) -> bool {
+        let (Some(tokens), Some(limits)) = (self.to_encode(r, i, computed), self.replicas[r].pool.encoder) else {
+            return true;
+        };
+        let in_step: usize = f.inputs.iter().sum();
+        let kept: usize = self.replicas[r].encoded.values().sum();
+        (in_step + tokens) as u64 <= limits.step && (kept + tokens) as u64 <= limits.cache
+    }
+
+    /// How long the encoder takes for these inputs.
+    fn encoder_time(&mut self, pool: &Pool, inputs: &[usize]) -> SimDuration {
+        let Some(limits) = pool.encoder.filter(|_| !inputs.is_empty()) else { return SimDuration::ZERO };
+        let mut shape = BatchShape::default();
+        for tokens in inputs.iter().map(|n| *n as u64) {
+            shape.prefill_requests += 1;
+            shape.prefill_tokens += tokens;
+            shape.prefill_tokens_squared += tokens * tokens;
+            shape.prefill_tokens_x_input += tokens * tokens;
+            shape.prefill_tokens_max = shape.prefill_tokens_max.max(tokens);
         }
-        f.batch.push(self.part(i, decode, from, tokens, from));
+        let before = pool.model.extrapolated();
+        let time = limits.time(pool.model.step(&shape));
+        let totals = &mut self.totals[pool.number];
+        // Taken off in the end: it is no step.
+        totals.latency_extrapolated_steps += pool.model.extrapolated() - before;
+        totals.encoder_time += time;
+        time
+    }
+
+    /// A running request computes so many more tokens in the step; false where there are no blocks for them.
+    fn go_on(&mut self, r: usize, i: usize, tokens: usize, f: &mut Forming) -> bool {
+        let decode = self.lives[i].decodes();
+        let tokens = if decode { self.wanted(r, i) } else { tokens };
+        let Some(part) = self.run_on(r, i, decode, tokens) else { return false };
+        f.batch.push(part);
         true
     }
 
     /// Takes blocks ahead of the tokens that will be in them, until the request holds so many.
-    #[expect(dead_code)]
     fn hold_blocks(&mut self, r: usize, i: usize, blocks: usize) {
         while self.lives[i].blocks.len() < blocks {
             let Some(id) = self.replicas[r].take() else { unreachable!("blocks were said to be free") };
@@ -352,7 +471,9 @@ impl World<'_> {
                 self.lives[i].blocks.push(id);
             }
         }
-        self.note_contents(r, i, from, tokens);
+        if !self.replicas[r].pool.common.fills_late {
+            self.note_contents(r, i, from, tokens);
+        }
         true
     }
 
@@ -379,8 +500,8 @@ impl World<'_> {
         let mut s = BatchShape::default();
         for part in batch {
             let (n, context) = (part.tokens as u64, part.context as u64);
-            let input = self.lives[part.life].target as u64;
-            if part.decode {
+            let input = if part.decode { context + n } else { self.lives[part.life].target as u64 };
+            if part.decode && n == 1 {
                 s.decode_requests += 1;
                 s.decode_context += context;
             } else if n > 0 {
@@ -393,10 +514,11 @@ impl World<'_> {
                 s.prefill_context_pages += libm::ceil(context as f64 / 64.0) as u64;
             }
         }
-        let chunks = batch.iter().filter(|part| !part.decode).map(|part| part.tokens as u64);
+        let chunks = batch.iter().filter(|part| !part.decode || part.tokens > 1).map(|part| part.tokens as u64);
         s.prefill_tokens_max = chunks.max().unwrap_or(0);
         if spread {
-            let contexts = || batch.iter().filter(|part| part.decode).map(|part| part.context as u64);
+            let contexts =
+                || batch.iter().filter(|part| part.decode && part.tokens == 1).map(|part| part.context as u64);
             s.decode_context_min = contexts().min().unwrap_or(0);
             s.decode_context_max = contexts().max().unwrap_or(0);
         }
@@ -426,5 +548,8 @@ impl World<'_> {
         let stalled = |i: &&usize| self.lives[**i].decodes() && !self.is_about_to_be_cut(r, **i);
         let stalls = self.replicas[r].running.iter().filter(without).filter(stalled).count();
         self.seen.stalls += stalls as u64;
+        if self.replicas[r].running.iter().filter(without).any(|i| self.lives[*i].drafts > 0) {
+            self.fire(KEPT);
+        }
     }
 }

@@ -1,11 +1,582 @@
-//! SGLang's scheduler.
+//! SGLang's scheduler, as its own code goes: lists of requests, filtered where SGLang filters them, sums over them wherever they
+//! are asked for.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use rand_pcg::Pcg64;
 
 use super::Forming;
+use crate::rng;
+use crate::sim::latency::BatchShape;
+use crate::sim::reference::pools::Pool;
 use crate::sim::reference::world::World;
-use crate::sim::scheduler::Sglang;
+use crate::sim::scheduler::{SchedulePolicy, Sglang};
+use crate::units::{SimDuration, SimTime};
+
+/// What SGLang keeps between steps.
+#[derive(Default)]
+pub(in crate::sim::reference) struct Memory {
+    /// `running_batch.reqs`, with those that ended and were not filtered out yet, and `batch_is_full`.
+    list: Vec<usize>,
+    full: bool,
+    /// Requests of the last batch, if it had prompts, and the one of them that was cut.
+    last: Option<(Vec<usize>, Option<usize>)>,
+    /// `chunked_req`.
+    cut: Option<usize>,
+    /// The ratio it falls from, if not the first one, and steps of replies since.
+    ratio: Option<f64>,
+    decays: u64,
+    unasked: u32,
+    numbers: Option<Pcg64>,
+    /// When the last step ended.
+    pub ended: SimTime,
+}
+
+impl Memory {
+    pub(in crate::sim::reference) fn new(seed: u64, engine: usize) -> Memory {
+        Memory { numbers: Some(rng::stream(seed, &format!("scheduler/sglang/{engine}"))), ..Memory::default() }
+    }
+}
+
+/// `PrefillAdder`.
+struct Adder {
+    page: i64,
+    free: i64,
+    total_offset: f64,
+    now_offset: i64,
+    input: i64,
+    chunk: Option<i64>,
+    /// Request, blocks found, tokens.
+    run: Vec<(usize, usize, usize)>,
+    /// Pages of those, and of replies beside them.
+    pages: usize,
+    cut: Option<usize>,
+}
+
+#[derive(PartialEq, Eq)]
+enum Added {
+    Continue,
+    NoToken,
+    Other,
+}
+
+impl Adder {
+    fn total(&self) -> f64 {
+        self.free as f64 - self.total_offset
+    }
+
+    fn add(&mut self, tokens: i64, reply: i64) {
+        let paged = (tokens as f64 / self.page as f64).ceil() as i64 * self.page;
+        self.total_offset += (paged + reply) as f64;
+        self.now_offset += paged;
+        self.input -= paged;
+        if let Some(chunk) = &mut self.chunk {
+            *chunk -= paged;
+        }
+    }
+
+    fn budget(&self) -> Added {
+        if self.total() <= 0.0 || self.free - self.now_offset <= 0 {
+            Added::NoToken
+        } else if self.input <= 0 || self.chunk.is_some_and(|chunk| chunk <= 0) {
+            Added::Other
+        } else {
+            Added::Continue
+        }
+    }
+}
 
 impl World<'_> {
-    pub(super) fn form_sglang(&mut self, _r: usize, _rules: &Sglang, _f: &mut Forming) {
-        unimplemented!()
+    pub(super) fn form_sglang(&mut self, r: usize, rules: &Sglang, f: &mut Forming) {
+        if self.replicas[r].running.is_empty() && f.now > self.replicas[r].sglang.ended {
+            self.fire("sglang: idle");
+            let numbers = self.replicas[r].sglang.numbers.take();
+            self.replicas[r].sglang = Memory { numbers, ..Memory::default() };
+        }
+        self.merge_last(r);
+        if self.replicas[r].sglang.unasked > 0 {
+            let before = self.replicas[r].sglang.list.len();
+            if self.alive(r).is_empty() {
+                let memory = &mut self.replicas[r].sglang;
+                memory.list.clear();
+                memory.full &= before == 0;
+                memory.unasked = 0;
+            } else {
+                self.fire("sglang: replies in a row");
+                self.replies(r, rules, f);
+                if !f.batch.is_empty() {
+                    return;
+                }
+            }
+        }
+        loop {
+            self.prompts(r, rules, f);
+            if !f.batch.is_empty() || self.replicas[r].sglang.list.is_empty() {
+                return;
+            }
+            self.replies(r, rules, f);
+            if !f.batch.is_empty() {
+                return;
+            }
+            let memory = &mut self.replicas[r].sglang;
+            (memory.ratio, memory.decays) = (None, 0);
+        }
     }
+
+    /// Of the list, those that did not end.
+    fn alive(&self, r: usize) -> Vec<usize> {
+        self.replicas[r].sglang.list.iter().copied().filter(|i| self.runs(r, *i)).collect()
+    }
+
+    fn runs(&self, r: usize, i: usize) -> bool {
+        self.replicas[r].running.contains(&i)
+    }
+
+    /// The start of `get_next_batch_to_run`.
+    fn merge_last(&mut self, r: usize) {
+        let running = self.replicas[r].running.clone();
+        let memory = &mut self.replicas[r].sglang;
+        memory.cut = memory.cut.filter(|i| running.contains(i));
+        let Some((mut last, cut)) = memory.last.take() else { return };
+        let before = last.len();
+        last.retain(|i| running.contains(i) && Some(*i) != cut);
+        if last.len() < before {
+            if memory.full {
+                *self.seen.fired.entry("sglang: no longer full after prompts").or_default() += 1;
+            }
+            memory.full = false;
+        }
+        if last.is_empty() {
+            return;
+        }
+        if memory.list.is_empty() {
+            (memory.list, memory.full) = (last, false);
+        } else {
+            memory.list.extend(last);
+        }
+    }
+
+    /// What a request may still get, as far as it is taken account of.
+    fn reply_left(&self, r: usize, rules: &Sglang, i: usize) -> i64 {
+        let out = self.lives[i].tokens.len() as i64;
+        (self.most_out(r, i) - out).min(i64::from(rules.clip_max_new_tokens_estimation)).max(0)
+    }
+
+    fn most_out(&self, r: usize, i: usize) -> i64 {
+        i64::from(self.demand.cap(self.lives[i].request, self.replicas[r].pool.max_len as u32))
+    }
+
+    fn ratio(&self, r: usize, rules: &Sglang) -> f64 {
+        let init = f64::min(rules.init_new_token_ratio * rules.schedule_conservativeness, 1.0);
+        let min = f64::min(init * rules.min_new_token_ratio_factor, 1.0);
+        let decay = (init - min) / f64::from(rules.new_token_ratio_decay_steps);
+        let memory = &self.replicas[r].sglang;
+        let from = memory.ratio.unwrap_or(init);
+        if memory.decays == 0 { from } else { (from - memory.decays as f64 * decay).max(min) }
+    }
+
+    /// `get_new_batch_prefill`.
+    fn prompts(&mut self, r: usize, rules: &Sglang, f: &mut Forming) {
+        let memory = &self.replicas[r].sglang;
+        let (cut, listed) = (memory.cut, memory.list.len());
+        if (memory.full || self.replicas[r].waiting.is_empty()) && cut.is_none() {
+            if memory.full && !self.replicas[r].waiting.is_empty() {
+                self.fire("sglang: full");
+                if self.alive(r).len() < listed {
+                    self.fire("sglang: who ended is not noticed yet");
+                }
+            }
+            return;
+        }
+        let chunk = rules.chunked_prefill_size.filter(|size| *size > 0);
+        let mixed = rules.enable_mixed_chunk && chunk.is_some() && listed > 0;
+        let beside = if mixed { self.pages_of_replies(r) } else { 0 };
+        if beside > self.replicas[r].free.len() {
+            self.fire("sglang: not mixed for want of pages");
+            return;
+        }
+        self.sort_queue(r, rules);
+        let owed: i64 = self.replicas[r].sglang.list.iter().map(|i| self.reply_left(r, rules, *i)).sum();
+        if self.alive(r).len() < listed {
+            self.fire("sglang: who ended still counts");
+        }
+        let page = self.replicas[r].pool.block_size as i64;
+        let taken = if mixed { listed as i64 } else { 0 };
+        let mut adder = Adder {
+            page,
+            free: self.replicas[r].free.len() as i64 * page,
+            total_offset: taken as f64 + owed as f64 * self.ratio(r, rules),
+            now_offset: taken,
+            input: i64::from(rules.max_prefill_tokens) - taken,
+            chunk: chunk.map(|size| size - taken),
+            run: Vec::new(),
+            pages: beside,
+            cut: None,
+        };
+        if let Some(i) = cut {
+            self.add_cut(r, rules, i, &mut adder);
+            if adder.run.is_empty() {
+                self.fire("sglang: a cut prompt waits for pages");
+                return;
+            }
+        }
+        self.add_waiting(r, rules, &mut adder, f);
+        if !adder.run.is_empty() {
+            self.run_prompts(r, mixed, adder, f);
+        }
+    }
+
+    /// `add_chunked_req`.
+    fn add_cut(&mut self, r: usize, rules: &Sglang, i: usize, adder: &mut Adder) {
+        let rest = (self.lives[i].target - self.lives[i].computed) as i64;
+        let Some(chunk) = adder.chunk else { unreachable!("a prompt was cut") };
+        let mut tokens = chunk.min(adder.total() as i64);
+        if tokens <= 0 {
+            self.fire("sglang: a cut prompt goes on without room");
+            tokens = chunk;
+        }
+        let held = self.lives[i].blocks.len() as i64 * adder.page - self.lives[i].computed as i64;
+        let room = held + (self.replicas[r].free.len() - adder.pages) as i64 * adder.page;
+        if room < tokens.min(rest) {
+            self.fire("sglang: a cut prompt is cut by pages");
+            tokens = room;
+        }
+        if tokens <= 0 {
+            return;
+        }
+        self.fire("sglang: a cut prompt goes first");
+        let whole = tokens >= rest;
+        let tokens = tokens.min(rest);
+        let reply = if whole { self.most_out(r, i).min(i64::from(rules.clip_max_new_tokens_estimation)) } else { 0 };
+        adder.add(tokens, reply);
+        adder.pages +=
+            (self.lives[i].computed + tokens as usize).div_ceil(adder.page as usize) - self.lives[i].blocks.len();
+        adder.run.push((i, 0, tokens as usize));
+        adder.cut = if whole { None } else { Some(i) };
+    }
+
+    fn add_waiting(&mut self, r: usize, rules: &Sglang, adder: &mut Adder, f: &mut Forming) {
+        let seats = (rules.settled.running_max as usize).saturating_sub(self.replicas[r].sglang.list.len());
+        while let Some(i) = self.replicas[r].waiting.front().copied() {
+            if adder.run.len() >= seats {
+                self.fire("sglang: no seat");
+                self.replicas[r].sglang.full = true;
+                return;
+            }
+            match self.add_one(r, rules, i, adder, f) {
+                Added::Continue => {}
+                Added::NoToken => {
+                    self.fire("sglang: no tokens");
+                    self.replicas[r].sglang.full = true;
+                    return;
+                }
+                Added::Other => return,
+            }
+        }
+    }
+
+    /// `add_one_req`.
+    fn add_one(&mut self, r: usize, rules: &Sglang, i: usize, adder: &mut Adder, f: &mut Forming) -> Added {
+        if rules.prefill_max_requests.is_some_and(|most| adder.run.len() >= most as usize) {
+            self.fire("sglang: enough prompts");
+            return Added::Other;
+        }
+        let hits = self.look_up(r, i);
+        let rest = (self.lives[i].target - hits.len() * adder.page as usize) as i64;
+        let total = (rest + self.reply_left(r, rules, i)) as f64;
+        if total >= adder.total() {
+            return Added::NoToken;
+        }
+        let paged = (rest as usize).div_ceil(adder.page as usize) as i64 * adder.page;
+        if paged >= adder.input && !adder.run.is_empty() {
+            self.fire("sglang: max_prefill_tokens");
+            return Added::Other;
+        }
+        let unused = hits.iter().filter(|id| self.replicas[r].blocks[**id].users == 0).count();
+        // They are not free any more when it runs.
+        let idle = unused + self.replicas[r].pool.fixed;
+        if total >= adder.total() - (idle as i64 * adder.page) as f64 {
+            self.fire("sglang: what is found cannot be evicted");
+            return Added::NoToken;
+        }
+        let mut tokens = rest;
+        if let Some(chunk) = adder.chunk.filter(|chunk| paged > *chunk) {
+            tokens = chunk / adder.page * adder.page;
+            if tokens <= 0 || adder.cut.is_some() {
+                self.fire("sglang: chunk too small");
+                return Added::Other;
+            }
+        }
+        let pages = (tokens as usize).div_ceil(adder.page as usize);
+        if adder.pages + pages + idle > self.replicas[r].free.len() {
+            self.fire("sglang: no pages");
+            return Added::NoToken;
+        }
+        let cut = tokens < rest;
+        self.lock(r, i, &hits, f);
+        adder.free -= idle as i64 * adder.page;
+        adder.pages += pages;
+        let reply = self.most_out(r, i).min(i64::from(rules.clip_max_new_tokens_estimation));
+        adder.add(tokens, if cut { 0 } else { reply });
+        adder.run.push((i, hits.len(), tokens as usize));
+        if cut {
+            self.fire("sglang: a prompt is cut");
+            adder.cut = Some(i);
+        }
+        adder.budget()
+    }
+
+    /// The head of the queue runs; what was found of it is its own.
+    fn lock(&mut self, r: usize, i: usize, hits: &[usize], f: &mut Forming) {
+        self.leaves_queue(r, i);
+        self.charge_prompt(r, i);
+        self.replicas[r].waiting.pop_front();
+        self.replicas[r].running.push(i);
+        self.note_admission(r, i, hits.len(), f.now);
+        hits.iter().for_each(|id| self.replicas[r].share(*id));
+        self.replicas[r].hold_fixed(i);
+        let computed = hits.len() * self.replicas[r].pool.block_size;
+        let life = &mut self.lives[i];
+        (life.blocks, life.computed) = (hits.to_vec(), computed);
+        if let Some(tokens) = self.to_encode(r, i, computed) {
+            self.replicas[r].encoded.insert(i, tokens);
+            let number = self.replicas[r].pool.number;
+            self.totals[number].encoder_tokens += tokens as u64;
+            f.inputs.push(tokens);
+        }
+    }
+
+    /// `prepare_for_extend`, `mix_with_running`.
+    fn run_prompts(&mut self, r: usize, mixed: bool, adder: Adder, f: &mut Forming) {
+        let mut last = Vec::new();
+        for (i, _, tokens) in adder.run {
+            // A prompt stays one, however few tokens are left of it.
+            let from = self.lives[i].computed;
+            let fits = self.extend(r, i, tokens);
+            assert!(fits, "its pages were counted");
+            let part = self.part(i, false, from, tokens, from);
+            f.batch.push(part);
+            last.push(i);
+        }
+        if mixed {
+            let alive = self.alive(r);
+            for i in &alive {
+                let fits = self.go_on(r, *i, 1, f);
+                assert!(fits, "its page was counted");
+            }
+            if !alive.is_empty() {
+                self.fire("sglang: mixed");
+            }
+            last.extend(alive);
+            self.replicas[r].sglang.list.clear();
+        } else if !self.alive(r).is_empty() {
+            self.fire("sglang: replies pause");
+        }
+        let running = self.replicas[r].running.clone();
+        f.batch.sort_by_key(|part| running.iter().position(|i| *i == part.life));
+        let memory = &mut self.replicas[r].sglang;
+        (memory.last, memory.cut) = (Some((last, adder.cut)), adder.cut);
+    }
+
+    /// Pages that a token for every reply takes.
+    fn pages_of_replies(&self, r: usize) -> usize {
+        let full = |i: &usize| self.lives[*i].computed.is_multiple_of(self.replicas[r].pool.block_size);
+        self.alive(r).iter().filter(|i| full(i)).count()
+    }
+
+    /// `update_running_batch`.
+    fn replies(&mut self, r: usize, rules: &Sglang, f: &mut Forming) {
+        let before = self.replicas[r].sglang.list.len();
+        self.replicas[r].sglang.list = self.alive(r);
+        if self.replicas[r].sglang.list.is_empty() {
+            self.replicas[r].sglang.full = false;
+            return;
+        }
+        if self.pages_of_replies(r) > self.replicas[r].free.len() {
+            self.retract(r, rules, f);
+        } else {
+            self.replicas[r].sglang.decays += 1;
+        }
+        let list = self.replicas[r].sglang.list.clone();
+        self.replicas[r].sglang.full &= list.len() == before;
+        for i in self.replicas[r].running.clone().into_iter().filter(|i| list.contains(i)) {
+            let fits = self.go_on(r, i, 1, f);
+            assert!(fits, "its page was counted");
+        }
+        let memory = &mut self.replicas[r].sglang;
+        if !list.is_empty() {
+            let steps = if rules.disable_overlap_schedule { rules.num_continuous_decode_steps.max(1) } else { 1 };
+            memory.unasked = if memory.unasked == 0 { steps - 1 } else { memory.unasked - 1 };
+        }
+    }
+
+    /// `retract_decode`.
+    fn retract(&mut self, r: usize, rules: &Sglang, f: &mut Forming) {
+        let running = self.replicas[r].running.clone();
+        let mut order = self.replicas[r].sglang.list.clone();
+        // By admission, then as SGLang sorts: who goes is taken from the end.
+        order.sort_by_key(|i| running.iter().position(|other| other == i));
+        order.sort_by_key(|i| (Reverse(self.lives[*i].tokens.len()), self.lives[*i].prompt));
+        while self.pages_of_replies(r) > self.replicas[r].free.len() {
+            let Some(i) = order.pop() else { unreachable!("nobody needs pages") };
+            let last = if order.is_empty() { "sglang: the last one is retracted" } else { "sglang: retracted" };
+            self.fire(last);
+            self.preempt(r, i, f);
+            self.replicas[r].sglang.list.retain(|other| *other != i);
+        }
+        let out: i64 = order.iter().map(|i| self.lives[*i].tokens.len() as i64).sum();
+        let most: i64 = order.iter().map(|i| self.most_out(r, *i)).sum();
+        let ahead = i64::from(rules.retract_decode_steps) * order.len() as i64;
+        let estimate = f64::min((out + ahead) as f64 / (most + 1) as f64, 1.0);
+        let memory = &mut self.replicas[r].sglang;
+        memory.ratio = (!order.is_empty()).then_some(estimate);
+        memory.decays = 0;
+    }
+
+    /// `calc_priority`.
+    fn sort_queue(&mut self, r: usize, rules: &Sglang) {
+        let mut queue: Vec<usize> = self.replicas[r].waiting.iter().copied().collect();
+        let stood = queue.clone();
+        match rules.schedule_policy {
+            SchedulePolicy::Fcfs => return,
+            SchedulePolicy::Lof => {
+                let life = |i: &usize| (&self.lives[*i].arrival, &self.lives[*i].request);
+                queue.sort_by_key(|i| (Reverse(self.most_out(r, *i)), life(i)));
+            }
+            SchedulePolicy::Random => {
+                let Some(numbers) = &mut self.replicas[r].sglang.numbers else { unreachable!("they are at hand") };
+                for last in (1..queue.len()).rev() {
+                    queue.swap(last, rng::below(numbers, last as u64 + 1) as usize);
+                }
+            }
+            SchedulePolicy::Lpm if queue.len() > 128 => {
+                self.fire("sglang: too many for lpm");
+                return;
+            }
+            SchedulePolicy::Lpm => self.longest_prefix_first(r, rules, &mut queue),
+            SchedulePolicy::DfsWeight => queue = self.by_weight(r, &queue),
+        }
+        if queue != stood {
+            self.fire(match rules.schedule_policy {
+                SchedulePolicy::Fcfs | SchedulePolicy::Lof => "sglang: lof",
+                SchedulePolicy::Random => "sglang: random",
+                SchedulePolicy::Lpm => "sglang: lpm",
+                SchedulePolicy::DfsWeight => "sglang: dfs-weight",
+            });
+        }
+        self.replicas[r].waiting = queue.into();
+    }
+
+    /// Hashes of the known blocks of all tokens of a waiting request.
+    fn contents(&self, r: usize, i: usize) -> Vec<u64> {
+        let tokens = self.lives[i].prompt + self.lives[i].tokens.len();
+        let blocks = self.known_blocks(r, i).min(tokens / self.replicas[r].pool.block_size);
+        (0..blocks).map(|block| self.hash(r, i, block)).collect()
+    }
+
+    /// The part of them that the cache has.
+    fn in_cache(&self, r: usize, i: usize) -> Vec<u64> {
+        self.contents(r, i).into_iter().take_while(|hash| self.replicas[r].find(*hash).is_some()).collect()
+    }
+
+    fn longest_prefix_first(&mut self, r: usize, rules: &Sglang, queue: &mut [usize]) {
+        let page = self.replicas[r].pool.block_size as i64;
+        let (mut tree, mut back) = (Vec::<Vec<u64>>::new(), Vec::new());
+        for i in queue.iter().copied() {
+            if self.in_cache(r, i).len() as i64 * page > rules.in_batch_prefix_caching_check_threshold {
+                continue;
+            }
+            let own = self.contents(r, i);
+            let shared = |other: &Vec<u64>| own.iter().zip(other).take_while(|(a, b)| a == b).count() as i64;
+            let longest = tree.iter().map(shared).max().unwrap_or(0);
+            if longest * page >= rules.in_batch_prefix_caching_deprioritize_threshold {
+                back.push(i);
+                self.fire("sglang: held back");
+            } else {
+                tree.push(own);
+            }
+        }
+        queue.sort_by_key(|i| {
+            (back.contains(i), if back.contains(i) { 0 } else { -(self.in_cache(r, *i).len() as i64) })
+        });
+    }
+
+    /// A tree of single blocks, walked as SGLang walks its tree of runs.
+    fn by_weight(&self, r: usize, queue: &[usize]) -> Vec<usize> {
+        let paths: Vec<(usize, Vec<u64>)> = queue.iter().map(|i| (*i, self.in_cache(r, *i))).collect();
+        let mut order = Vec::new();
+        walk(&paths.iter().map(|(i, path)| (*i, path.as_slice())).collect::<Vec<_>>(), &mut order);
+        order
+    }
+
+    /// What a request has computed can be found from now on; what is there already is kept once.
+    pub(in crate::sim::reference) fn fill_late(&mut self, r: usize, i: usize, computed: usize) {
+        if !self.replicas[r].pool.common.fills_late || self.lives[i].blocks.is_empty() {
+            return;
+        }
+        for block in 0..self.known_blocks(r, i).min(computed / self.replicas[r].pool.block_size) {
+            let (own, hash) = (self.lives[i].blocks[block], self.hash(r, i, block));
+            if self.replicas[r].blocks[own].hash == Some(hash) {
+                continue;
+            }
+            match self.replicas[r].find(hash) {
+                Some(other) => {
+                    self.fire("sglang: kept once");
+                    self.replicas[r].share(other);
+                    self.replicas[r].release(&[own]);
+                    self.lives[i].blocks[block] = other;
+                }
+                None => self.replicas[r].fill(own, hash),
+            }
+        }
+    }
+
+    /// See [`World::said`].
+    pub(super) fn said_by_sglang(&mut self, pool: &Pool, rules: &Sglang, shape: &BatchShape) -> SimDuration {
+        let prompts = shape.prefill_requests > 0;
+        let size = shape.decode_requests as u32;
+        let graph = rules.captured().into_iter().find(|captured| *captured >= size).filter(|_| !prompts);
+        if graph.is_some_and(|graph| graph > size) {
+            self.fire("sglang: padded");
+        }
+        if !prompts && graph.is_none() {
+            self.fire("sglang: without a graph");
+        }
+        let decode_requests = graph.map_or(shape.decode_requests, u64::from);
+        let said = pool.model.step(&BatchShape { decode_requests, ..*shape });
+        let mut costs: Vec<_> = rules
+            .kernels()
+            .into_iter()
+            .filter(|(parameter, _)| rules.computes(parameter, prompts))
+            .map(|(parameter, value)| rules.cost(parameter, &value))
+            .collect();
+        if !prompts && graph.is_none() {
+            costs.push(rules.cost("cuda_graph", "none"));
+        }
+        if rules.kernel_factors.is_empty() {
+            return said;
+        }
+        self.fire("sglang: kernels cost");
+        let factor: f64 = costs.iter().map(|c| if prompts { c.prefill } else { c.decode }).product();
+        let more: f64 = costs.iter().map(|c| if prompts { c.prefill_us } else { c.decode_us }).sum();
+        SimDuration((said.0 as f64 * factor) as i64 + SimDuration::from_us(more).0)
+    }
+}
+
+/// A request, and what is left of its path.
+type Path<'a> = (usize, &'a [u64]);
+
+/// Requests of a subtree, with what is left of their paths: children first, the heaviest before the others.
+fn walk(requests: &[Path<'_>], order: &mut Vec<usize>) {
+    let mut children: BTreeMap<u64, (usize, Vec<Path<'_>>)> = BTreeMap::new();
+    for (at, (i, path)) in requests.iter().enumerate() {
+        if let Some((hash, rest)) = path.split_first() {
+            children.entry(*hash).or_insert((at, Vec::new())).1.push((*i, rest));
+        }
+    }
+    let mut children: Vec<_> = children.into_values().collect();
+    children.sort_by_key(|(first, of)| (Reverse(of.len()), *first));
+    children.iter().for_each(|(_, of)| walk(of, order));
+    order.extend(requests.iter().filter(|(_, path)| path.is_empty()).map(|(i, _)| *i));
 }

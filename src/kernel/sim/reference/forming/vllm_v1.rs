@@ -25,16 +25,19 @@ impl World<'_> {
             }
             let life = &self.lives[i];
             let (decode, from) = (life.decodes(), life.computed);
-            let wanted = if decode { 1 } else { life.target - from };
+            let wanted = if decode { self.wanted(r, i) } else { life.target - from };
             let tokens = chunk(rules, wanted).min(f.budget);
-            while !self.extend(r, i, tokens) {
+            let part = loop {
+                if let Some(part) = self.run_on(r, i, decode, tokens) {
+                    break part;
+                }
                 let victim = self.victim(r);
                 self.preempt(r, victim, f);
                 if victim == i {
                     return;
                 }
-            }
-            f.batch.push(self.part(i, decode, from, tokens, from));
+            };
+            f.batch.push(part);
             f.budget -= tokens;
             // Victims that stood before it are gone.
             at = 1 + self.replicas[r].running.iter().position(|running| *running == i).unwrap_or(at);
@@ -84,6 +87,10 @@ impl World<'_> {
             1.. => self.has_room(r, &hits, computed + tokens),
         };
         if !fits {
+            return false;
+        }
+        if !self.can_encode(r, i, computed, f) {
+            self.seen.encoder_waits += 1;
             return false;
         }
         match loads.count() {

@@ -20,7 +20,7 @@ pub(super) fn draw(seed: u64, sizes: &Sizes, s: &mut Scenario) {
         s.deployment.overheads = added(dice, sizes);
     }
     if jitter {
-        s.deployment.overheads.jitter_cv = dice.pick(&[0.03, 0.3, 2.0]);
+        s.deployment.overheads.jitter_cv = dice.pick(&[0.03, 0.3, 1.0]);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Checked, Place, ensure};
 use crate::pools::Role;
+use crate::sim::lora::Loading;
 use crate::sim::{RequestRow, StepRow, Summary, WorkSums};
 use crate::units::SimTime;
 
@@ -126,7 +127,10 @@ impl Checked<'_> {
         let again = |row: &RequestRow| if row.status.served() { 0 } else { row.recomputed_tokens };
         let encoded = rows.iter().filter(|row| row.encoded.is_some());
         let encoded: u64 = encoded.map(|row| u64::from(tokens(row).unwrap_or(0) + again(row))).sum();
-        let (computed, expect) = (s.work.decode_requests + s.work.prefill_tokens, served + encoded);
+        // Of what was drafted, tokens that did not come out are computed in vain.
+        let drafts = &s.speculation;
+        let in_vain = drafts.draft_tokens + drafts.drafts - drafts.emitted_tokens;
+        let (computed, expect) = (s.work.decode_requests + s.work.prefill_tokens - in_vain, served + encoded);
         // What was lost may be found again, and more than that if another request went on with it.
         let exact = s.preemptions == 0 || self.requests.block_tokens == 0;
         ensure(computed == expect || (!exact && computed <= expect) || self.full_hits(), || {
@@ -181,6 +185,10 @@ impl Checked<'_> {
 
     /// A step runs whenever a request is in the queue or runs.
     fn never_idle(&self, replica: u32, steps: &[&StepRow]) -> Result<(), String> {
+        // It may rest until an adapter comes.
+        if self.s.deployment.lora.as_ref().is_some_and(|lora| lora.loading == Loading::Background) {
+            return Ok(());
+        }
         for row in self.rows.requests.iter().filter(|row| row.replica == replica) {
             let Some(queued) = row.queued else { continue };
             // Of a request whose client went is only known that it was here for a moment.

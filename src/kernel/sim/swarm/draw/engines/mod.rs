@@ -2,7 +2,9 @@
 
 mod faster_transformer;
 mod lightllm;
+mod lora;
 mod orca;
+mod orders;
 mod sarathi;
 mod sglang;
 mod tiers;
@@ -15,6 +17,7 @@ use super::{Dice, Sizes, engine, latency};
 use crate::request::Requests;
 use crate::rng;
 use crate::scenario::Scenario;
+use crate::sim::scheduler::QueueOrder;
 
 /// A scheduler: its name, the rules that its scenarios must fire, and what gives a scenario its settings.
 pub struct Engine {
@@ -32,6 +35,9 @@ pub const ENGINES: &[Engine] = &[
     Engine { name: "sglang", rules: sglang::RULES, draw: sglang::draw },
     Engine { name: "trtllm", rules: trtllm::RULES, draw: trtllm::draw },
     Engine { name: "tiers", rules: tiers::RULES, draw: tiers::draw },
+    // vLLM's V1 with adapters.
+    Engine { name: "lora", rules: lora::RULES, draw: lora::draw },
+    Engine { name: "orders", rules: orders::RULES, draw: orders::draw },
 ];
 
 /// The scenario of a seed for one of them.
@@ -45,5 +51,14 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
         conversations::draw(dice, &sizes, &mut s.workload, &mut requests);
     }
     (engine_of.draw)(dice, &sizes, &mut s);
+    // Adapters, for whoever heeds them.
+    let common = s.deployment.scheduler.common();
+    let heeds = common.is_some_and(|c| c.knows_adapters && c.policy != QueueOrder::Fair);
+    if heeds && s.deployment.kv.tiers.is_empty() && dice.one_in(4) {
+        lora::draw(dice, &sizes, &mut s);
+    }
+    if s.deployment.lora.is_some() {
+        requests.adapter = lora::asked(dice, requests.len());
+    }
     (s, requests)
 }

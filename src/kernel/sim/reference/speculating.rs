@@ -1,0 +1,175 @@
+//! Drafts in the oracle: every token of every one by itself. See [`crate::sim::speculative`] for the rules.
+
+use super::parts::{Part, Step};
+use super::pools::Pool;
+use super::world::World;
+use crate::sim::latency::BatchShape;
+use crate::sim::speculative::{luck, luck_of};
+use crate::units::SimDuration;
+
+/// What happens to drafts.
+pub(in crate::sim) const ALL_ACCEPTED: &str = "speculative: all drafts accepted";
+pub(in crate::sim) const NONE_ACCEPTED: &str = "speculative: no draft accepted";
+pub(in crate::sim) const PAST_THE_END: &str = "speculative: accepted past the end of the reply";
+pub(in crate::sim) const CUT: &str = "speculative: drafts were cut";
+pub(in crate::sim) const BLOCKS_KEPT: &str = "speculative: blocks kept for rejected drafts";
+pub(in crate::sim) const KEPT: &str = "speculative: drafts kept through a step without tokens";
+pub(in crate::sim) const GIVEN_BACK: &str = "speculative: a victim gave back its drafts";
+pub(in crate::sim) const HIT_DROPPED: &str = "speculative: last block of a hit dropped";
+pub(in crate::sim) const NO_DRAFT: &str = "speculative: nothing drafted in a large batch";
+
+impl World<'_> {
+    /// Whether the last block of a prefix that was found is computed again.
+    pub(super) fn drops_hit(&self, r: usize) -> bool {
+        let pool = &self.replicas[r].pool;
+        pool.speculative.as_ref().is_some_and(|rules| rules.drops_hit(&pool.scheduler))
+    }
+
+    /// Tokens that a request which decodes wants in the next step.
+    pub(super) fn wanted(&self, r: usize, i: usize) -> usize {
+        let (pool, life) = (&self.replicas[r].pool, &self.lives[i]);
+        if pool.speculative.is_none() {
+            return 1;
+        }
+        let mut wanted = 1 + life.drafts;
+        // What its tokens attend to must leave a place for one more.
+        while wanted > 1 && life.computed + wanted > pool.max_len - 1 {
+            wanted -= 1;
+        }
+        let held = (life.missing + life.blocks.len()) * pool.block_size;
+        while wanted > 1 && pool.common.reserves && life.computed + wanted > held {
+            wanted -= 1;
+        }
+        wanted
+    }
+
+    /// A running request goes on with so many tokens, if there are blocks.
+    pub(super) fn run_on(&mut self, r: usize, i: usize, decode: bool, tokens: usize) -> Option<Part> {
+        let pool = self.pool(r);
+        let from = self.lives[i].computed;
+        let Some(rules) = &pool.speculative else {
+            return self.extend(r, i, tokens).then(|| self.part(i, decode, from, tokens, from));
+        };
+        let ahead = rules.lookahead(&pool.scheduler) as usize;
+        let mut slots = from + tokens;
+        for _ in 0..ahead {
+            if slots < pool.max_len {
+                slots += 1;
+            }
+        }
+        let unfilled = self.lives[i].blocks.iter().position(|id| self.replicas[r].blocks[*id].hash.is_none());
+        let filled_from = unfilled.unwrap_or(self.lives[i].blocks.len());
+        let have = self.lives[i].missing + self.lives[i].blocks.len();
+        let need = if pool.common.reserves { 0 } else { slots.div_ceil(pool.block_size).saturating_sub(have) };
+        if need > self.replicas[r].free.len() {
+            return None;
+        }
+        for _ in 0..need {
+            let id = self.replicas[r].take()?;
+            self.lives[i].blocks.push(id);
+        }
+        let mut part = self.part(i, decode, from, tokens, from);
+        part.filled_from = filled_from * pool.block_size;
+        // Of tokens that are certain, also those of the last step.
+        self.note_contents(r, i, 0, part.certain());
+        Some(part)
+    }
+
+    /// Tokens that come out for a part of a step: what is accepted of its drafts, and one more.
+    pub(super) fn verify(&mut self, r: usize, part: &Part) -> usize {
+        let pool = self.pool(r);
+        let Some(rules) = &pool.speculative else { return 1 };
+        if !part.decode || part.tokens == 1 {
+            return 1;
+        }
+        let drafts = part.tokens - 1;
+        let life = &self.lives[part.life];
+        let own = self.requests.acceptance.get(life.request as usize).copied().flatten();
+        let mut accepted = 0;
+        for position in 0..drafts {
+            let token = (life.tokens.len() + position) as u32;
+            let uniform = luck(luck_of(self.seed, life.request), token) as f64 / 9_007_199_254_740_992.0;
+            if uniform >= rules.chance(position, own) {
+                break;
+            }
+            accepted += 1;
+        }
+        let left = life.output - life.tokens.len();
+        let emitted = (1 + accepted).min(left);
+        self.note_verification(r, part, accepted, left);
+        let told = &mut self.totals[pool.number].speculation;
+        told.drafts += 1;
+        told.draft_tokens += drafts as u64;
+        told.accepted_tokens += accepted as u64;
+        told.emitted_tokens += emitted as u64;
+        if told.accepted_by_position.len() < drafts {
+            told.accepted_by_position.resize(drafts, 0);
+        }
+        for count in &mut told.accepted_by_position[..accepted] {
+            *count += 1;
+        }
+        emitted
+    }
+
+    /// What scenarios should reach.
+    fn note_verification(&mut self, r: usize, part: &Part, accepted: usize, left: usize) {
+        let (drafts, life) = (part.tokens - 1, &self.lives[part.life]);
+        let held = life.blocks.len() + life.missing;
+        let needed = (part.from + 1 + accepted).div_ceil(self.replicas[r].pool.block_size);
+        for (rule, applied) in [
+            (ALL_ACCEPTED, accepted == drafts),
+            (NONE_ACCEPTED, accepted == 0),
+            (PAST_THE_END, 1 + accepted > left),
+            (CUT, drafts < life.drafts),
+            (BLOCKS_KEPT, held > needed),
+        ] {
+            if applied {
+                self.fire(rule);
+            }
+        }
+    }
+
+    /// The drafts that follow a step, for everybody who has a token of it.
+    pub(super) fn draft(&mut self, r: usize, step: &Step) {
+        let pool = self.pool(r);
+        let Some(rules) = &pool.speculative else { return };
+        let batch = step.batch.iter().filter(|part| part.tokens > 0).count();
+        for part in step.batch.iter().filter(|part| part.yields) {
+            self.lives[part.life].drafts = rules.drafted(batch as u64) as usize;
+            if rules.drafted(batch as u64) == 0 {
+                self.fire(NO_DRAFT);
+            }
+        }
+    }
+
+    /// How long drafting takes at the end of a step for which the latency model says `said`.
+    pub(super) fn drafting(&mut self, r: usize, pool: &Pool, batch: &[Part], said: SimDuration) -> SimDuration {
+        let Some(rules) = &pool.speculative else { return SimDuration::ZERO };
+        let parts: Vec<&Part> = batch.iter().filter(|part| part.tokens > 0).collect();
+        let passes = rules.drafted(parts.len() as u64);
+        let of_model = |time: SimDuration| (rules.draft_share * time.0 as f64) as i64;
+        let mut time = 0_i64;
+        for pass in 0..passes {
+            time = time.saturating_add(SimDuration::from_us(rules.draft_us).0);
+            if rules.draft_share == 0.0 {
+                continue;
+            }
+            if pass == 0 {
+                time = time.saturating_add(of_model(said));
+                continue;
+            }
+            let contexts = parts.iter().map(|part| (part.context + part.tokens) as u64);
+            let (requests, context) = (parts.len() as u64, contexts.sum::<u64>());
+            let mean = if pool.model.wants_spread() { context / requests } else { 0 };
+            let shape = BatchShape {
+                decode_requests: requests,
+                decode_context: context,
+                decode_context_min: mean,
+                decode_context_max: mean,
+                ..BatchShape::default()
+            };
+            time = time.saturating_add(of_model(self.said(r, &shape)));
+        }
+        SimDuration(time)
+    }
+}

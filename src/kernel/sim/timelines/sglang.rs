@@ -1,0 +1,484 @@
+//! Timelines of SGLang's scheduler, one for every rule of its table. Pages have four tokens.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Ask, ENGINES, Quirks, Rows, Summary, linear, ms, request_text, requests, scenario as with_vllm, step_text, whatever,
+};
+use crate::scenario::Scenario;
+use crate::sim::scheduler::{AttentionBackend, KernelCost, SchedulePolicy, Scheduler, Sglang};
+use std::sync::atomic::AtomicBool;
+
+/// A request that may generate `most` tokens.
+fn ask(at: f64, input: u32, output: u32, most: u32) -> Ask {
+    Ask { max_tokens: Some(most), ..super::ask(at, input, output) }
+}
+
+/// One with contents, that generates one token.
+fn of(at: f64, input: u32, blocks: &'static [u64]) -> Ask {
+    Ask { blocks, ..ask(at, input, 1, 1) }
+}
+
+fn rows_of(edit: impl Fn(&mut Scenario, &mut Sglang), asked: &[Ask], mut test: impl FnMut(&str, &Rows, &Summary)) {
+    let mut s = with_vllm(|_, _| ());
+    let mut rules = Sglang::default();
+    edit(&mut s, &mut rules);
+    s.deployment.scheduler = Scheduler::Sglang(rules);
+    for (name, engine) in ENGINES {
+        let mut got = Rows::default();
+        let summary = engine(&s, &requests(asked), &mut got, &AtomicBool::new(false), Quirks::default());
+        let summary = summary.unwrap_or_else(|e| panic!("{name}: {e}"));
+        got.requests.sort_by_key(|row| row.request);
+        test(name, &got, &summary);
+    }
+}
+
+#[track_caller]
+fn check(
+    edit: impl Fn(&mut Scenario, &mut Sglang),
+    asked: &[Ask],
+    rows: &[&str],
+    steps: &[&str],
+    totals: impl Fn(&Summary),
+) {
+    rows_of(edit, asked, |name, got, summary| {
+        let texts: Vec<String> = got.requests.iter().map(request_text).collect();
+        assert_eq!(texts, rows, "requests of the {name}");
+        let texts: Vec<String> = got.steps.iter().take(steps.len()).map(step_text).collect();
+        assert_eq!(texts, steps, "steps of the {name}");
+        totals(summary);
+    });
+}
+
+fn blocks(s: &mut Scenario, blocks: u64) {
+    s.deployment.kv.num_gpu_blocks = Some(blocks);
+}
+
+#[test]
+fn prompts_pause_replies() {
+    check(
+        |_, _| (),
+        &[ask(0.0, 3, 4, 4), ask(1.0, 5, 3, 3)],
+        &["finished q0 s0 f1 d5 o4 i4/1.98/2", "finished q1 s1 f2 d4 o3"],
+        &[
+            "0+1 d0 p3/1 c0 r1 w0 x0 b1",
+            "1+1 d0 p5/1 c0 r2 w0 x0 b3",
+            "2+1 d2 p0/0 c8 r2 w0 x0 b3",
+            "3+1 d2 p0/0 c10 r2 w0 x0 b4",
+            "4+1 d1 p0/0 c5 r1 w0 x0 b2",
+        ],
+        |s| assert_eq!((s.steps, s.busy.0), (5, 5_000_000)),
+    );
+}
+
+#[test]
+fn a_cut_prompt_goes_first() {
+    check(
+        |_, r| r.chunked_prefill_size = Some(8),
+        &[ask(0.0, 20, 1, 1), ask(0.0, 3, 1, 1)],
+        &["finished q0 s0 f3 d3 o1", "finished q0 s2 f3 d3 o1"],
+        &["0+1 d0 p8/1 c0 r1 w1 x0 b2", "1+1 d0 p8/1 c8 r1 w1 x0 b4", "2+1 d0 p7/2 c16 r2 w0 x0 b6"],
+        whatever,
+    );
+    // Without chunks the whole prompt is one step, and another one still fits beside it.
+    check(
+        |_, r| r.chunked_prefill_size = Some(-1),
+        &[ask(0.0, 20, 1, 1), ask(0.0, 3, 1, 1)],
+        &["finished q0 s0 f1 d1 o1", "finished q0 s0 f1 d1 o1"],
+        &["0+1 d0 p23/2 c0 r2 w0 x0 b6"],
+        whatever,
+    );
+}
+
+#[test]
+fn the_first_that_does_not_fit_ends_it() {
+    // 48 tokens. The first takes 12 and may get 30: the second does not fit, and the third is not looked at. At 1 ms the
+    // first may get 29, of which 70 % count.
+    check(
+        |s, _| blocks(s, 12),
+        &[ask(0.0, 10, 2, 30), ask(0.0, 10, 1, 1), ask(0.0, 1, 1, 1)],
+        &["finished q0 s0 f1 d3 o2 i2/2/2", "finished q0 s1 f2 d2 o1", "finished q0 s1 f2 d2 o1"],
+        &["0+1 d0 p10/1 c0 r1 w2 x0 b3", "1+1 d0 p11/2 c0 r3 w0 x0 b7", "2+1 d1 p0/0 c10 r1 w0 x0 b3"],
+        whatever,
+    );
+}
+
+#[test]
+fn room_is_kept_for_replies() {
+    // Of 48 tokens 36 are free at 1 ms, and the first may get 35. The second wants 13.
+    let asked = [ask(0.0, 10, 5, 36), ask(1.0, 12, 1, 1)];
+    let waits = ["finished q0 s0 f1 d5 o5", "finished q1 s5 f6 d6 o1"];
+    let goes = ["finished q0 s0 f1 d6 o5 i5/1.97/2", "finished q1 s1 f2 d2 o1"];
+    // 36 - 0.7 * 35 = 11.5.
+    check(|s, _| blocks(s, 12), &asked, &waits, &[], whatever);
+    // 36 - 0.35 * 35 = 23.75.
+    let half = |s: &mut Scenario, r: &mut Sglang| {
+        blocks(s, 12);
+        r.schedule_conservativeness = 0.5;
+    };
+    check(half, &asked, &goes, &[], whatever);
+    // 36 - 0.7 * 5.
+    let clipped = |s: &mut Scenario, r: &mut Sglang| {
+        blocks(s, 12);
+        r.clip_max_new_tokens_estimation = 5;
+    };
+    check(clipped, &asked, &goes, &[], whatever);
+}
+
+#[test]
+fn prefill_tokens_are_limited() {
+    // Two pages leave two of the ten tokens: no page. One prompt may exceed it.
+    check(
+        |_, r| r.max_prefill_tokens = 10,
+        &[ask(0.0, 7, 1, 1), ask(0.0, 6, 1, 1), ask(0.0, 1, 1, 1), ask(0.0, 30, 1, 1)],
+        &["finished q0 s0 f1 d1 o1", "finished q0 s1 f2 d2 o1", "finished q0 s2 f3 d3 o1", "finished q0 s3 f4 d4 o1"],
+        &[],
+        whatever,
+    );
+    check(
+        |_, r| r.prefill_max_requests = Some(2),
+        &[ask(0.0, 3, 1, 1), ask(0.0, 3, 1, 1), ask(0.0, 3, 1, 1)],
+        &["finished q0 s0 f1 d1 o1", "finished q0 s0 f1 d1 o1", "finished q0 s1 f2 d2 o1"],
+        &[],
+        whatever,
+    );
+}
+
+#[test]
+fn prompts_are_cut_to_pages() {
+    // Five tokens are two pages of the chunk.
+    let asked = [ask(0.0, 5, 1, 1), ask(0.0, 3, 1, 1)];
+    let apart = ["0+1 d0 p5/1 c0 r1 w1 x0 b2", "1+1 d0 p3/1 c0 r1 w0 x0 b1"];
+    let rows = ["finished q0 s0 f1 d1 o1", "finished q0 s1 f2 d2 o1"];
+    check(|_, r| r.chunked_prefill_size = Some(8), &asked, &rows, &apart, whatever);
+    let rows = ["finished q0 s0 f1 d1 o1", "finished q0 s0 f1 d1 o1"];
+    check(|_, r| r.chunked_prefill_size = Some(12), &asked, &rows, &["0+1 d0 p8/2 c0 r2 w0 x0 b3"], whatever);
+}
+
+#[test]
+fn who_ends_is_noticed_a_step_later() {
+    // Two seats. The first ends at 2 ms, but the step from there on is one of replies; then the third gets its seat.
+    check(
+        |_, r| r.max_running_requests = Some(2),
+        &[ask(0.0, 3, 2, 2), ask(0.0, 3, 6, 6), ask(0.0, 3, 1, 1)],
+        &["finished q0 s0 f1 d2 o2", "finished q0 s0 f1 d7 o6 i6/1.96/2", "finished q0 s3 f4 d4 o1"],
+        &[
+            "0+1 d0 p6/2 c0 r2 w1 x0 b2",
+            "1+1 d2 p0/0 c6 r2 w1 x0 b2",
+            "2+1 d1 p0/0 c4 r1 w1 x0 b2",
+            "3+1 d0 p3/1 c0 r2 w0 x0 b3",
+        ],
+        whatever,
+    );
+    // Who ends with its first token is noticed at once; and where nobody is left, nobody is waited for.
+    check(
+        |_, r| r.max_running_requests = Some(1),
+        &[ask(0.0, 3, 1, 1), ask(0.0, 3, 2, 2), ask(0.0, 3, 1, 1)],
+        &["finished q0 s0 f1 d1 o1", "finished q0 s1 f2 d3 o2", "finished q0 s3 f4 d4 o1"],
+        &[],
+        whatever,
+    );
+}
+
+#[test]
+fn who_ended_still_counts() {
+    // At 2 ms 44 of 48 tokens are free; the first has ended, but might have got 18, the second may get 6: of these 24, 70 %
+    // leave 27 tokens. The third wants 29, and has to wait for the step of replies.
+    check(
+        |s, _| blocks(s, 12),
+        &[ask(0.0, 3, 2, 20), ask(0.0, 3, 8, 8), ask(2.0, 28, 1, 1)],
+        &["finished q0 s0 f1 d2 o2", "finished q0 s0 f1 d9 o8 i8/1.94/2", "finished q2 s3 f4 d4 o1"],
+        &[],
+        whatever,
+    );
+}
+
+#[test]
+fn the_ratio_decays() {
+    // From 0.7 to 0.098 within two steps of replies.
+    let two = |s: &mut Scenario, r: &mut Sglang| {
+        blocks(s, 12);
+        r.new_token_ratio_decay_steps = 2;
+    };
+    // 44 free, of which 0.7 * 39 are kept: 16.7. The other one wants 21, and waits until the first is done.
+    let rows = ["finished q0 s0 f1 d10 o10", "finished q1 s10 f11 d11 o1"];
+    check(two, &[ask(0.0, 4, 10, 40), ask(1.0, 20, 1, 1)], &rows, &[], whatever);
+    // After two steps 40 are free, of which 0.098 * 37 are kept.
+    let rows = ["finished q0 s0 f1 d11 o10 i10/1.92/2", "finished q3 s3 f4 d4 o1"];
+    check(two, &[ask(0.0, 4, 10, 40), ask(3.0, 20, 1, 1)], &rows, &[], whatever);
+    // Idling brings it back.
+    let asked = [ask(0.0, 4, 3, 3), ask(5.0, 4, 10, 40), ask(6.0, 20, 1, 1)];
+    let rows = ["finished q0 s0 f1 d3 o3", "finished q5 s5 f6 d15 o10", "finished q6 s15 f16 d16 o1"];
+    check(two, &asked, &rows, &[], whatever);
+}
+
+/// Nothing is kept for replies: 24 tokens.
+fn reckless(s: &mut Scenario, r: &mut Sglang) {
+    blocks(s, 6);
+    r.schedule_conservativeness = 0.0;
+}
+
+#[test]
+fn the_shortest_reply_is_retracted() {
+    // At 8 ms both have seven tokens out, and a seventh page is needed: the one with the longer prompt goes.
+    check(
+        reckless,
+        &[ask(0.0, 6, 9, 9), ask(0.0, 3, 9, 9)],
+        &["finished q0 s0 f1 d12 o9 p1 l3 a12 i11/2.93/3", "finished q0 s1 f2 d10 o9"],
+        &[
+            "0+1 d0 p6/1 c0 r1 w1 x0 b2",
+            "1+1 d0 p3/1 c0 r2 w0 x0 b3",
+            "2+1 d2 p0/0 c9 r2 w0 x0 b3",
+            "3+1 d2 p0/0 c11 r2 w0 x0 b4",
+            "4+1 d2 p0/0 c13 r2 w0 x0 b5",
+            "5+1 d2 p0/0 c15 r2 w0 x0 b5",
+            "6+1 d2 p0/0 c17 r2 w0 x0 b5",
+            "7+1 d2 p0/0 c19 r2 w0 x0 b6",
+            "8+1 d1 p0/0 c9 r1 w1 x1 b3",
+            "9+1 d1 p0/0 c10 r1 w1 x0 b3",
+            "10+1 d0 p13/1 c0 r1 w0 x0 b4",
+        ],
+        |s| assert_eq!((s.preemptions, s.recomputed_tokens), (1, 12)),
+    );
+    // Later by three milliseconds, it is the other one: it has six tokens out, the first has eight.
+    check(
+        reckless,
+        &[ask(0.0, 6, 9, 9), ask(3.0, 3, 9, 9)],
+        &["finished q0 s0 f1 d10 o9 i9/1.93/2", "finished q3 s3 f4 d13 o9 p1 l2 a8 i9/1.93/2"],
+        &[],
+        whatever,
+    );
+}
+
+#[test]
+fn the_ratio_is_estimated_anew() {
+    // As above, but the second may get 19, of which 9 count. A third waits since 7.5 ms, before the one that is retracted at 8:
+    // it wants 5 of the 12 tokens that are free at 9 ms.
+    let asked = [ask(0.0, 6, 9, 9), ask(0.0, 3, 9, 19), ask(7.5, 4, 1, 1)];
+    let steps = |steps: u32| {
+        move |s: &mut Scenario, r: &mut Sglang| {
+            reckless(s, r);
+            (r.retract_decode_steps, r.clip_max_new_tokens_estimation) = (steps, 9);
+        }
+    };
+    // (7 + 20) / (19 + 1), at most 1: 9 are kept.
+    let rows =
+        ["finished q0 s0 f1 d12 o9 p1 l3 a12 i11/2.93/3", "finished q0 s1 f2 d10 o9", "finished q7.5 s10 f11 d11 o1"];
+    check(steps(20), &asked, &rows, &[], whatever);
+    // (7 + 0) / 20: 3.15 are kept.
+    let rows = [
+        "finished q0 s0 f1 d13 o9 p1 l4 a12 i12/3.86/4",
+        "finished q0 s1 f2 d11 o9 i9/1.93/2",
+        "finished q7.5 s9 f10 d10 o1",
+    ];
+    check(steps(0), &asked, &rows, &[], whatever);
+}
+
+/// One request at a time, in this order.
+fn one_by_one(policy: SchedulePolicy) -> impl Fn(&mut Scenario, &mut Sglang) {
+    move |_, r| (r.schedule_policy, r.max_running_requests) = (policy, Some(1))
+}
+
+#[test]
+fn longest_prefix_first() {
+    let asked = [of(0.0, 8, &[1, 2]), of(5.0, 8, &[9, 8]), of(5.0, 12, &[1, 2, 3])];
+    let rows = ["finished q0 s0 f1 d1 o1", "finished q5 s6 f7 d7 o1", "finished q5 s5 f6 d6 o1 c8"];
+    check(one_by_one(SchedulePolicy::Lpm), &asked, &rows, &[], whatever);
+    let rows = ["finished q0 s0 f1 d1 o1", "finished q5 s5 f6 d6 o1", "finished q5 s6 f7 d7 o1 c8"];
+    check(one_by_one(SchedulePolicy::Fcfs), &asked, &rows, &[], whatever);
+    // Beyond 128 requests they stay as they stand, until the first of them is gone.
+    for (others, at) in [(127, "5"), (128, "6")] {
+        let mut asked = vec![of(0.0, 8, &[1, 2])];
+        asked.extend((0..others).map(|_| of(5.0, 1, &[])));
+        asked.push(of(5.0, 12, &[1, 2, 3]));
+        rows_of(one_by_one(SchedulePolicy::Lpm), &asked, |name, got, _| {
+            let last = got.requests.last().and_then(|row| row.scheduled);
+            assert_eq!(last.map(|at| ms(at.0)).as_deref(), Some(at), "{name} {others}");
+        });
+    }
+}
+
+#[test]
+fn one_of_those_that_share_goes_first() {
+    const A: &[u64] = &[1, 2, 3, 4, 5, 6, 7, 8, 9];
+    const B: &[u64] = &[21, 22, 23, 24, 25, 26, 27, 28, 29];
+    let asked = [of(0.0, 36, A), of(0.0, 36, A), of(0.0, 36, B)];
+    let two = |check: i64| {
+        move |_: &mut Scenario, r: &mut Sglang| {
+            (r.schedule_policy, r.max_running_requests) = (SchedulePolicy::Lpm, Some(2));
+            r.in_batch_prefix_caching_check_threshold = check;
+        }
+    };
+    let rows = ["finished q0 s0 f1 d1 o1", "finished q0 s1 f2 d2 o1 c32", "finished q0 s0 f1 d1 o1"];
+    check(two(32), &asked, &rows, &[], whatever);
+    let rows = ["finished q0 s0 f1 d1 o1", "finished q0 s0 f1 d1 o1", "finished q0 s1 f2 d2 o1"];
+    check(two(-1), &asked, &rows, &[], whatever);
+}
+
+#[test]
+fn depth_first_by_weight() {
+    check(
+        one_by_one(SchedulePolicy::DfsWeight),
+        &[
+            of(0.0, 8, &[1, 2]),
+            of(0.0, 8, &[3, 4]),
+            of(5.0, 5, &[]),
+            of(5.0, 9, &[1, 2]),
+            of(5.0, 9, &[3, 7]),
+            of(5.0, 9, &[3, 4]),
+        ],
+        &[
+            "finished q0 s0 f1 d1 o1",
+            "finished q0 s1 f2 d2 o1",
+            "finished q5 s8 f9 d9 o1",
+            "finished q5 s7 f8 d8 o1 c8",
+            "finished q5 s6 f7 d7 o1 c4",
+            "finished q5 s5 f6 d6 o1 c8",
+        ],
+        &[],
+        whatever,
+    );
+}
+
+#[test]
+fn longest_output_first() {
+    let asked = [ask(0.0, 3, 1, 2), ask(0.0, 3, 1, 9), ask(0.0, 3, 1, 5)];
+    let rows = ["finished q0 s2 f3 d3 o1", "finished q0 s0 f1 d1 o1", "finished q0 s1 f2 d2 o1"];
+    check(one_by_one(SchedulePolicy::Lof), &asked, &rows, &[], whatever);
+    // Whoever, but everybody.
+    let asked: Vec<Ask> = (0..8).map(|_| ask(0.0, 3, 1, 1)).collect();
+    rows_of(one_by_one(SchedulePolicy::Random), &asked, |name, got, _| {
+        let order: Vec<i64> = got.requests.iter().filter_map(|row| row.scheduled).map(|at| at.0 / 1_000_000).collect();
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..8).collect::<Vec<_>>(), "{name}");
+        assert_ne!(sorted, order, "{name}");
+    });
+}
+
+#[test]
+fn prompts_of_one_step_share_nothing() {
+    // But what both computed is kept once: beside the two pages each has one of its own.
+    let long = |at, input, output, blocks| Ask { blocks, ..ask(at, input, output, output) };
+    check(
+        |_, _| (),
+        &[long(0.0, 8, 3, &[1, 2]), long(0.0, 8, 3, &[1, 2]), of(5.0, 12, &[1, 2, 3])],
+        &["finished q0 s0 f1 d3 o3", "finished q0 s0 f1 d3 o3", "finished q5 s5 f6 d6 o1 c8"],
+        &["0+1 d0 p16/2 c0 r2 w0 x0 b4", "1+1 d2 p0/0 c16 r2 w0 x0 b4"],
+        whatever,
+    );
+    // The first has ten tokens in its cache when the second comes: only those of its prompt are found before it ends.
+    check(
+        |_, _| (),
+        &[long(0.0, 4, 9, &[1, 2, 3]), of(6.0, 13, &[1, 2, 3]), of(12.0, 13, &[1, 2, 3])],
+        &["finished q0 s0 f1 d10 o9 i9/1.93/2", "finished q6 s6 f7 d7 o1 c4", "finished q12 s12 f13 d13 o1 c12"],
+        &[],
+        whatever,
+    );
+    // Without the radix cache there is nothing to find.
+    check(
+        |_, r| r.disable_radix_cache = true,
+        &[of(0.0, 8, &[1, 2]), of(5.0, 12, &[1, 2, 3])],
+        &["finished q0 s0 f1 d1 o1", "finished q5 s5 f6 d6 o1"],
+        &[],
+        |s| assert_eq!(s.prefix_tokens_queried, 0),
+    );
+}
+
+#[test]
+fn mixed_steps() {
+    // A token of the chunk of 12 is the reply's: 11 are two pages for a prompt that is cut now, and 11 tokens for one that was.
+    check(
+        |_, r| (r.enable_mixed_chunk, r.chunked_prefill_size) = (true, Some(12)),
+        &[ask(0.0, 3, 6, 6), ask(1.0, 20, 1, 1)],
+        &["finished q0 s0 f1 d6 o6", "finished q1 s1 f4 d4 o1"],
+        &[
+            "0+1 d0 p3/1 c0 r1 w0 x0 b1",
+            "1+1 d1 p8/1 c3 r2 w0 x0 b3",
+            "2+1 d1 p11/1 c12 r2 w0 x0 b7",
+            "3+1 d1 p1/1 c24 r2 w0 x0 b7",
+            "4+1 d1 p0/0 c6 r1 w0 x0 b2",
+        ],
+        whatever,
+    );
+}
+
+#[test]
+fn graphs_pad() {
+    let asked = [ask(0.0, 3, 2, 2), ask(0.0, 3, 2, 2), ask(0.0, 3, 2, 2)];
+    let done = |edit: &dyn Fn(&mut Sglang), expect: &str| {
+        let edit = |s: &mut Scenario, r: &mut Sglang| {
+            linear(s).per_decode_token_us = 100.0;
+            edit(r);
+        };
+        rows_of(edit, &asked, |name, got, _| {
+            let times: Vec<String> = got.steps.iter().map(|row| ms(row.duration.0)).collect();
+            assert_eq!(times.join(" "), expect, "{name}");
+        });
+    };
+    // Three replies run as four.
+    done(&|_| (), "1 1.4");
+    done(&|r| r.disable_cuda_graph_padding = true, "1 1.3");
+    done(&|r| r.disable_cuda_graph = true, "1 1.3");
+    done(&|r| r.attention_backend = Some(AttentionBackend::TorchNative), "1 1.3");
+    done(&|r| r.cuda_graph_max_bs = Some(2), "1 1.3");
+    // What kernels cost: a factor, then microseconds.
+    let table = |parameter: &str, value: &str| {
+        let cost = KernelCost { prefill: 3.0, prefill_us: 1.0, decode: 2.0, decode_us: 100.0 };
+        BTreeMap::from([(parameter.to_string(), BTreeMap::from([(value.to_string(), cost)]))])
+    };
+    done(&|r| r.kernel_factors = table("cuda_graph", "none"), "1 1.4");
+    done(&|r| (r.kernel_factors, r.cuda_graph_max_bs) = (table("cuda_graph", "none"), Some(2)), "1 2.7");
+    done(&|r| r.kernel_factors = table("attention_backend", "none"), "3.001 2.9");
+    let fa3 = Some(AttentionBackend::Fa3);
+    done(&|r| (r.kernel_factors, r.attention_backend) = (table("attention_backend", "none"), fa3), "1 1.4");
+    done(&|r| (r.kernel_factors, r.attention_backend) = (table("attention_backend", "fa3"), fa3), "3.001 2.9");
+    // What computes replies has a name of its own.
+    done(&|r| (r.kernel_factors, r.decode_attention_backend) = (table("attention_backend", "none"), fa3), "3.001 1.4");
+    done(
+        &|r| (r.kernel_factors, r.decode_attention_backend) = (table("decode_attention_backend", "fa3"), fa3),
+        "1 2.9",
+    );
+}
+
+#[test]
+fn lengths() {
+    check(
+        |s, _| s.deployment.max_model_len = Some(20),
+        &[super::ask(0.0, 13, 9), super::ask(0.0, 14, 1)],
+        &["length_capped q0 s0 f1 d5 o5", "rejected q- s- f- d- o0"],
+        &[],
+        whatever,
+    );
+    // 24 tokens of cache.
+    check(
+        |s, _| blocks(s, 6),
+        &[super::ask(0.0, 17, 9), super::ask(0.0, 18, 1)],
+        &["length_capped q0 s0 f1 d5 o5", "rejected q- s- f- d- o0"],
+        &[],
+        whatever,
+    );
+}
+
+#[test]
+fn continuous_decode_steps() {
+    let asked = [ask(0.0, 3, 8, 8), ask(1.5, 3, 1, 1)];
+    let rows = ["finished q0 s0 f1 d9 o8 i8/1.94/2", "finished q1.5 s4 f5 d5 o1"];
+    check(|_, r| (r.num_continuous_decode_steps, r.disable_overlap_schedule) = (3, true), &asked, &rows, &[], whatever);
+    let rows = ["finished q0 s0 f1 d9 o8 i8/1.94/2", "finished q1.5 s2 f3 d3 o1"];
+    check(|_, r| r.num_continuous_decode_steps = 3, &asked, &rows, &[], whatever);
+}
+
+#[test]
+fn overlap_hides_the_host() {
+    let asked = [ask(0.0, 3, 1, 1)];
+    check(|_, r| r.scheduler_overhead_us = 500.0, &asked, &["finished q0 s0 f1 d1 o1"], &[], whatever);
+    check(|_, r| r.scheduler_overhead_us = 1_500.0, &asked, &["finished q0 s0 f1.5 d1.5 o1"], &[], whatever);
+    check(
+        |_, r| (r.scheduler_overhead_us, r.disable_overlap_schedule) = (500.0, true),
+        &asked,
+        &["finished q0 s0 f1.5 d1.5 o1"],
+        &[],
+        whatever,
+    );
+}
