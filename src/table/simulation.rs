@@ -451,8 +451,9 @@ fn cache() -> Vec<Field> {
     fields
 }
 
-/// What encoders and adapters on the replicas of the prompts did, and drafts of replies; 0 where a deployment has none.
-fn mechanisms() -> [Field; 14] {
+/// What encoders and adapters on the replicas of the prompts did, drafts of replies, and the tiers
+/// behind prefix caches together; 0 where a deployment has none.
+fn mechanisms() -> [Field; 20] {
     [
         int("encoder_tokens", "tokens", "Encoder tokens computed by `deployment.encoder`, also again"),
         ns("encoder_ns", false, "What that added to steps"),
@@ -476,6 +477,20 @@ fn mechanisms() -> [Field; 14] {
             "Tokens that came out for a request in a step that verified a draft of it",
         ),
         ns("spec_draft_ns", false, "Time of drafting, a part of the steps' time"),
+        int(
+            "tier_lookups",
+            "",
+            "Times that a tier of `deployment.kv.tiers` was asked for what follows the prefix cache's hits",
+        ),
+        int("tier_blocks_hit", "blocks", "KV blocks that were read from tiers for requests"),
+        bytes("tier_bytes_read", "What these weigh"),
+        bytes("tier_bytes_written", "What was written to tiers"),
+        int("tier_blocks_evicted", "blocks", "Stored blocks that left a tier for others"),
+        float(
+            "tier_stalled_mean",
+            "",
+            "Reads from tiers at a time, over the duration, that a request or a step waits for",
+        ),
     ]
 }
 

@@ -164,6 +164,7 @@
 
 mod batch;
 mod check;
+mod classes;
 mod cluster;
 mod disagg;
 mod dispatch;
@@ -182,6 +183,7 @@ mod itl;
 mod jitter;
 pub mod kv;
 pub mod latency;
+mod live;
 mod load;
 mod log;
 pub mod lora;
@@ -192,6 +194,7 @@ pub mod reference;
 mod reference_exclusive;
 mod replica;
 pub mod router;
+mod runs;
 pub mod scheduler;
 pub mod speculative;
 mod spread;

@@ -7,6 +7,9 @@
 //! | file | does |
 //! |---|---|
 //! | this one | lets time pass: what ends, what enters the queue, when the next step is formed |
+//! | [`live`](super::live) | what is known of a request that is here, and of a step that was formed |
+//! | [`runs`](super::runs) | runs of steps of decode requests alone |
+//! | [`classes`](super::classes) | decode requests by the residue of their length |
 //! | [`batch`](super::batch) | forms a step and books what the scheduler decides; [`forming`](super::forming): one file a scheduler |
 //! | [`ending`](super::ending) | ends a step: hands out tokens, completes requests, sends away those whose client went |
 //! | [`foresight`](super::foresight) | before which time there is nothing to report |
@@ -27,241 +30,25 @@ use super::batch::Share;
 use super::engine::{HORIZON, too_long};
 use super::fair::INPUT_WEIGHT;
 use super::forming::Former;
-use super::jitter::{Jitter, Plain, Times, Varied};
-use super::kv::extents::{Extents, Held};
+use super::jitter::Jitter;
+use super::kv::extents::Extents;
 use super::kv::hashes::Derivation;
 use super::latency::{BatchShape, DecodeForm};
+pub(super) use super::live::{Chunk, Flight, Live, Phase, Written};
 use super::log::StepLog;
-use super::lora::{Adapters, Mix, NO_ADAPTER};
+use super::lora::{Adapters, NO_ADAPTER};
 use super::node::{Env, Node, Out, Work};
 use super::queue::{Key, Queue};
 use super::router::Load;
 use super::scheduler::{Common, QueueOrder, Scheduler};
 use super::spread::Spread;
 use super::tiers::{TierFacts, Tiers};
-use super::timing::{Timing, not_sensible};
+use super::timing::Timing;
 use super::verify::Speculating;
 use super::work::Tally;
 use super::{SimError, Status, StepRow, Summary};
 use crate::scenario::Deployment;
 use crate::units::{SimDuration, SimTime};
-
-/// Most steps between two looks at the stop flag.
-const STEPS_PER_POLL: u64 = 4096;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    Waiting,
-    Prefill,
-    Decode,
-    /// Its last token comes out of a step that was formed already: it keeps its seat and blocks, and gets nothing more.
-    Ending,
-    /// Neither waiting nor running, but it holds blocks: its prompt is done and has not moved yet, or is moving here.
-    Moving,
-    /// It waits, holds the blocks of its prompt, and a part of their contents is on its way from tiers.
-    Fetching,
-}
-
-/// A request in the queue or running. What every step looks at where drafts are verified comes first: a line of memory.
-#[repr(C, align(64))]
-pub(super) struct Live {
-    /// Tokens in the cache less the count of steps, while decoding.
-    pub base: i64,
-    /// The step up to which `gaps` has its gaps.
-    pub from: u64,
-    /// Where it decodes speculatively: the key of its luck, and the number below which that must be, if it has one of its own.
-    pub luck: u64,
-    pub own: u64,
-    /// The same: tokens that were drafted and are not verified, tokens that it has in the step that runs, tokens for which it
-    /// has blocks (those it should hold but does not among them).
-    pub drafted: u32,
-    pub tokens: u32,
-    pub room: u32,
-    /// Tokens handed out, if `exact`; else it decodes, has had a token in every step since, and `finish` tells.
-    pub emitted: u32,
-    /// Tokens it will generate here, and below whether a cap says so.
-    pub output: u32,
-    pub phase: Phase,
-    pub request: u32,
-    /// Place of the adapter that it asks for.
-    pub adapter: u32,
-    pub work: Work,
-    /// Waits with the blocks of what it has in the cache, from elsewhere; or with copies of them on the host.
-    pub loaded: bool,
-    pub swapped: bool,
-    /// Blocks that it has beyond those of its tokens in the cache: where it is loaded, that of the next one; what was
-    /// taken for more than was computed; where all that it may ever have is taken at admission, that.
-    pub spare: u32,
-    /// Blocks that it has whatever its length, while it runs or moves here.
-    pub fixed: u32,
-    pub input: u32,
-    /// Encoder tokens that are kept for it.
-    pub encoded: u32,
-    pub capped: bool,
-    pub exact: bool,
-    /// Tokens that the prefill must compute: the prompt, and what was generated before a preemption.
-    pub target: u32,
-    /// Tokens in the cache, while prefilling.
-    pub computed: u32,
-    /// Number of the step that yields the last token, while decoding.
-    pub finish: u64,
-    /// How long its prompt is estimated to take, and whom it is for, where the order of the queue asks.
-    pub work_time: SimDuration,
-    pub tenant: i64,
-    /// Its prompt was charged to its tenant.
-    pub charged: bool,
-    /// Order of admission.
-    pub seq: u64,
-    /// Where the scheduler keeps a list of active requests that are yet to start: its place there, to its end.
-    pub place: Option<u64>,
-    /// Blocks that it may have in the end, where that is set aside.
-    pub promise: u64,
-    pub queued: SimTime,
-    pub scheduled: Option<SimTime>,
-    pub first_token: Option<SimTime>,
-    /// Time of its last token, if `exact`.
-    pub last_token: SimTime,
-    /// Since when it runs, or waits.
-    pub since: SimTime,
-    /// Decoding, but without a token in the step formed last.
-    pub stalled: bool,
-    /// Decoding, and its last token came out of a pause.
-    pub fresh: bool,
-    pub cached: u32,
-    /// Blocks that tiers give it for its next admission; tokens that they gave it in all.
-    pub fetched: u32,
-    pub fetched_tokens: u32,
-    pub preemptions: u32,
-    pub recomputed: u32,
-    /// Most tokens it had in the cache when it was preempted.
-    pub peak: u32,
-    pub lost_since: Option<SimTime>,
-    pub preempted: SimDuration,
-    /// Its gaps between tokens up to the step `from`; those of later steps are in the log.
-    pub gaps: Vec<i64>,
-    /// Blocks whose content hash the trace knows.
-    pub known: u32,
-    /// Blocks at its start that it should hold but does not: see [`Common::recompute_full_hits`].
-    pub missing: u32,
-    pub held: Held,
-    /// What becomes of it when its client goes.
-    pub goes: Status,
-    /// Told apart from others that have had its slot.
-    pub generation: u32,
-    /// Nobody is to be told that its prompt is done, or was told.
-    pub told: bool,
-    /// Tokens of the prompt that somebody was told of.
-    pub progressed: u32,
-}
-
-impl Default for Live {
-    /// A request of which nothing is known, and that nobody is to be told of.
-    fn default() -> Live {
-        Live {
-            adapter: NO_ADAPTER,
-            request: 0,
-            work: Work::Whole,
-            phase: Phase::Waiting,
-            loaded: false,
-            swapped: false,
-            spare: 0,
-            fixed: 0,
-            input: 0,
-            encoded: 0,
-            output: 0,
-            capped: false,
-            emitted: 0,
-            exact: true,
-            target: 0,
-            computed: 0,
-            base: 0,
-            finish: 0,
-            work_time: SimDuration::ZERO,
-            tenant: 0,
-            charged: false,
-            seq: 0,
-            place: None,
-            promise: 0,
-            queued: SimTime::ZERO,
-            scheduled: None,
-            first_token: None,
-            last_token: SimTime::ZERO,
-            since: SimTime::ZERO,
-            stalled: false,
-            fresh: false,
-            cached: 0,
-            fetched: 0,
-            fetched_tokens: 0,
-            preemptions: 0,
-            recomputed: 0,
-            peak: 0,
-            lost_since: None,
-            preempted: SimDuration::ZERO,
-            gaps: Vec::new(),
-            from: 0,
-            known: 0,
-            missing: 0,
-            held: Held::default(),
-            goes: Status::Cancelled,
-            generation: 0,
-            told: true,
-            progressed: 0,
-            drafted: 0,
-            tokens: 0,
-            room: 0,
-            luck: 0,
-            own: 0,
-        }
-    }
-}
-
-/// A step that was formed and has not ended.
-#[derive(Default)]
-pub(super) struct Flight {
-    pub number: u64,
-    pub end: SimTime,
-    pub duration: SimDuration,
-    /// Decode requests wait while it runs.
-    pub pause: bool,
-    /// Pauses since the step with decode requests before it.
-    pub before: SimDuration,
-    pub shape: BatchShape,
-    /// Distinct adapters in the batch.
-    pub adapters: u32,
-    /// The part of it in which drafts are made.
-    pub drafting: SimDuration,
-    /// Decode requests of the batch that had a token in the step before, too, and are to have this one.
-    pub regular: u64,
-    pub chunks: Vec<Chunk>,
-    /// Decode requests of the batch that had none in the step before.
-    pub resumed: Vec<u32>,
-    /// Decode requests of the batch whose token is handed out one by one, because they stalled or were preempted since.
-    pub early: Vec<u32>,
-    /// Requests in [`Phase::Ending`] that this step completes.
-    pub endings: Vec<u32>,
-    /// What it fills, where there are tiers.
-    pub written: Vec<Written>,
-}
-
-/// Blocks of known content that a step fills.
-#[derive(Clone, Copy)]
-pub(super) struct Written {
-    pub slot: u32,
-    pub request: u32,
-    pub from: u32,
-    pub to: u32,
-}
-
-/// Part of a prompt in a step.
-#[derive(Clone, Copy)]
-pub(super) struct Chunk {
-    pub slot: u32,
-    pub tokens: u32,
-    /// Tokens in the cache after it.
-    pub upto: u32,
-    /// It yields a token.
-    pub completes: bool,
-}
 
 /// (time, request, slot, generation) of a client that will go.
 type Abort = Reverse<(SimTime, u32, u32, u32)>;
@@ -689,172 +476,6 @@ impl Replica {
             false => live.input,
         };
         self.waiting.key(env.demand, live.request, first, live.work_time)
-    }
-
-    /// Runs pure decode steps that change nothing but sums, as many as end by `limit`; returns how many.
-    fn decode_run(&mut self, limit: SimTime, env: &Env<'_>, out: &mut Out) -> Result<u64, SimError> {
-        let quiet = self.stalled == 0
-            && self.decodes > 0
-            && self.decodes == self.running.len() as u64
-            && self.fresh.is_empty()
-            && self.paused == SimDuration::ZERO
-            && self.decodes <= self.common.decodes_max
-            && (self.nobody_waits() || self.blocked)
-            && !self.common.async_scheduling
-            && !self.tiers.as_ref().is_some_and(|tiers| tiers.contends);
-        if !quiet {
-            return Ok(0);
-        }
-        // The step that completes a request goes the long way.
-        let next_finish = self.finishes.peek().map_or(0, |Reverse((step, _, _))| *step);
-        let most = next_finish
-            .saturating_sub(self.steps + 1)
-            .min(STEPS_PER_POLL)
-            .min(self.former.quiet_steps(self))
-            .min(self.waiting.steady(self.steps));
-        if most == 0 {
-            return Ok(0);
-        }
-        let next_queued = self.pending.peek().map_or(SimTime::MAX, |Reverse((at, ..))| *at);
-        let next_gone = self.aborts.peek().map_or(SimTime::MAX, |Reverse((at, _, _, _))| *at);
-        let next_adapter = self.next_adapter().unwrap_or(SimTime::MAX);
-        let next_fetch = self.next_fetch().unwrap_or(SimTime::MAX);
-        let next = next_queued.min(next_gone).min(next_adapter).min(next_fetch);
-        let form = match self.form {
-            Some((decodes, form)) if decodes == self.decodes => form,
-            Some(_) | None => self.decode_form(env),
-        };
-        self.form = Some((self.decodes, form));
-        let (clock, steps, context) = (self.clock, self.steps, self.context);
-        let decode_requests = self.decodes;
-        let (least, greatest) = self.contexts();
-        let mut former = std::mem::take(&mut self.former);
-        let step = |decode_context: u64| {
-            // Every step adds a token to each.
-            let ran = if greatest > 0 { (decode_context - context) / decode_requests } else { 0 };
-            let (decode_context_min, decode_context_max) = (least + ran, greatest + ran);
-            let shape = BatchShape {
-                decode_requests,
-                decode_context,
-                decode_context_min,
-                decode_context_max,
-                ..BatchShape::default()
-            };
-            former.step(env.model, &shape)
-        };
-        let mix = self.adapters.as_ref().map_or(Mix::default(), |adapters| adapters.decode_mix());
-        let costs = env.adapters.as_ref().map(|plan| &plan.costs).filter(|costs| !costs.are_free());
-        let said = |context| {
-            let said = form.map_or_else(|| step(context), |form| form.at(context));
-            costs.map_or(said, |costs| costs.step(said, mix))
-        };
-        let ran = match (form, self.jitter.take()) {
-            (Some(form), None) if costs.is_none() => {
-                self.run_steps(most, limit, next, env, out, Plain(|context| form.at(context)))
-            }
-            (_, None) => self.run_steps(most, limit, next, env, out, Plain(said)),
-            (_, Some(mut jitter)) => {
-                let result = self.run_steps(most, limit, next, env, out, Varied(said, &mut jitter));
-                self.jitter = Some(jitter);
-                result
-            }
-        };
-        let asked = ran.as_ref().copied().unwrap_or_default();
-        if let (None, Some(context)) = (form, asked) {
-            // The step that did not run will be asked for again. What it counted, it counts now once more: both are taken
-            // off in the end.
-            let before = env.model.extrapolated();
-            step(context);
-            self.totals.not_extrapolated += 2 * (env.model.extrapolated() - before);
-        }
-        former.ran(self.steps - steps);
-        self.former = former;
-        ran?;
-        let ran = self.steps - steps;
-        if ran > 0 {
-            (self.handed, self.decoded_at) = (self.steps, self.clock);
-            self.former.ended(self.clock);
-            self.totals.busy += self.clock - clock;
-            self.totals.kv_blocks_max = self.totals.kv_blocks_max.max(self.pool.used());
-            self.totals.work.add_decodes(ran, self.decodes, context);
-            if let Some(adapters) = &mut self.adapters {
-                adapters.sums.count_steps(mix.adapters, ran);
-            }
-        }
-        Ok(ran)
-    }
-
-    /// How long steps of the decode requests alone take, where that follows from their context by a line.
-    pub(super) fn decode_form(&self, env: &Env<'_>) -> Option<DecodeForm> {
-        env.model.decode_form(self.former.shown(self.decodes)).filter(|_| self.common.plain)
-    }
-
-    /// Returns the context of a step whose time was asked for, but that did not run.
-    #[inline]
-    fn run_steps(
-        &mut self,
-        most: u64,
-        limit: SimTime,
-        next_event: SimTime,
-        env: &Env<'_>,
-        out: &mut Out,
-        mut times: impl Times,
-    ) -> Result<Option<u64>, SimError> {
-        let classes = self.class_counts.len();
-        let knows = !self.class_lists.is_empty();
-        let (timing, decodes) = (self.timing, self.decodes);
-        let Common { slack, reserves, .. } = self.common;
-        let mut class = (self.steps % classes as u64) as usize;
-        // What changes with every step, kept out of memory.
-        let (mut clock, mut context) = (self.clock, self.context);
-        let mut asked = None;
-        for _ in 0..most {
-            let need = if reserves { 0 } else { self.class_counts[class] };
-            if need + slack > self.pool.free() || clock >= next_event {
-                break;
-            }
-            let duration = timing.step(times.next(context)).ok_or_else(not_sensible)?;
-            let end = clock + duration;
-            if end > limit {
-                asked = Some(context);
-                break;
-            }
-            let next = if class + 1 == classes { 0 } else { class + 1 };
-            self.clock = clock;
-            if knows && !self.class_lists[next].is_empty() {
-                // A block that is filled now may be a hit for the head of the queue.
-                if self.blocked {
-                    self.blocked = false;
-                    asked = Some(context);
-                    break;
-                }
-                if self.tiers.is_some() {
-                    // What it fills is stored when it ends.
-                    asked = Some(context);
-                    break;
-                }
-                self.take(need);
-                self.fill_decodes(env);
-            } else if need > 0 {
-                self.take(need);
-                if self.tiers.is_some() {
-                    self.store_evicted(clock);
-                }
-            }
-            if env.wants_steps {
-                let shape = BatchShape { decode_requests: decodes, decode_context: context, ..BatchShape::default() };
-                out.steps.push((end, self.step_row(clock, duration, &shape, 0)));
-            }
-            out.gaps.add(duration.0, decodes);
-            self.log.push(duration.0);
-            times.pass();
-            clock = end;
-            context += decodes;
-            self.steps += 1;
-            class = next;
-        }
-        (self.clock, self.context) = (clock, context);
-        Ok(asked)
     }
 
     /// Blocks that a request that is admitted may take for its tokens.
