@@ -214,7 +214,7 @@ fn warnings(requests: &Text, workload: &Workload, scenarios: &[Scenario], finish
         } else {
             format!("in {count} of {} scenarios, ", scenarios.len())
         };
-        found.push(format!("{of}`{path}` {change}, as the engine itself does"));
+        found.push(format!("{of}the engine's own way with `{path}`: {change}"));
     }
     let outside: Vec<(i64, i64)> = finished.iter().map(|f| f.totals.extrapolated_and_all_steps()).collect();
     let beyond = outside.iter().filter(|(n, _)| *n > 0).count();

@@ -409,6 +409,20 @@ fn gaps_between_tokens_are_counted_and_remembered() {
 }
 
 #[test]
+fn what_an_engine_changes_of_its_own_accord_is_told() {
+    let bench = Bench::new(5, true);
+    let swept = SWEEP
+        .replace("deployment.tp: [1, 2]", "deployment.scheduler: [{ sglang: { pp_size: 2 } }, { vllm_v1: {} }]")
+        .replace("rate_rps: [1, 4, 16]", "rate_rps: [10]")
+        .replace("deployment_tp = 2 and rate_rps < 2", "rate_rps > 100");
+    let ran = bench.run(&swept, "sim", 1).unwrap();
+    let expect = "in 1 of 2 scenarios, the engine's own way with \
+                  `deployment.scheduler.sglang.disable_overlap_schedule`: true: pipeline parallelism is incompatible with \
+                  overlap schedule";
+    assert_eq!(ran.warnings, [expect]);
+}
+
+#[test]
 fn a_warm_up_is_swept_like_anything_else() {
     let bench = Bench::new(50, true);
     let measured = SWEEP

@@ -139,7 +139,6 @@ impl Extents {
     }
 
     /// From now on, [`Self::changes`] tells what comes into the cache and what leaves it.
-    #[allow(dead_code)] // Until the engine uses it.
     pub(crate) fn watch(&mut self) {
         self.watch = Some(Box::default());
     }
@@ -147,7 +146,6 @@ impl Extents {
     /// Appends every hash of which a block was filled or forgotten since the last call (or since [`Self::watch`]), once, in
     /// the order of the first time, and how many blocks of its unit, from the first one on without a gap, are in the cache
     /// now: as many as [`Self::find`] finds of a unit that is long enough.
-    #[allow(dead_code)] // Until the engine uses it.
     pub(crate) fn changes(&mut self, out: &mut Vec<(u64, u32)>) {
         let Some(mut watch) = self.watch.take() else { return };
         for hash in watch.touched.drain(..) {

@@ -91,7 +91,6 @@ impl Derivation {
 
     /// The [`Self::known_blocks`] of request `i` in runs that share a hash of the trace. Equal hash of the unit and equal
     /// place within it mean what an equal [`Self::hash`] means.
-    #[allow(dead_code)] // Until the engine uses it.
     pub(crate) fn units(
         self,
         requests: &Requests,
@@ -105,7 +104,6 @@ impl Derivation {
     }
 
     /// The unit that a KV block belongs to, and its place there.
-    #[allow(dead_code)] // Until the engine uses it.
     #[inline]
     pub(crate) fn unit_of(self, block: u32) -> (u32, u32) {
         let parts = self.unit_blocks();
@@ -113,7 +111,6 @@ impl Derivation {
     }
 
     /// Hash of a unit of request `i`, which must be one of its [`Self::units`].
-    #[allow(dead_code)] // Until the engine uses it.
     #[inline]
     pub(crate) fn unit_hash(self, requests: &Requests, i: usize, unit: u32) -> u64 {
         self.pick(requests.hashes(i), self.adapter(requests, i), unit)

@@ -320,11 +320,12 @@ fn problems_of(tier: &Tier, site: &Site) -> Vec<(&'static str, String)> {
     let mut all: Vec<(&'static str, String)> = Vec::new();
     let size = site.deployment.kv.block_size;
     let tokens = tier.block_size.unwrap_or(size);
-    if tokens == 0 || size == 0 || !tokens.is_multiple_of(size) {
+    let whole = tokens > 0 && size > 0 && tokens.is_multiple_of(size);
+    if !whole {
         all.push(("block_size", format!("{tokens} is not a multiple of the {size} tokens of kv.block_size")));
-        return all;
     }
-    capacity(tier, block_bytes(site) * u128::from(tokens / size), &mut all);
+    let blocks = if whole { tokens / size } else { 1 };
+    capacity(tier, block_bytes(site) * u128::from(blocks), &mut all);
     for (field, rate) in [("read_gb_per_s", tier.read()), ("write_gb_per_s", tier.write())] {
         match rate {
             None => all.push((field, "is missing: say the bandwidth, or a device that has one".to_string())),
