@@ -254,9 +254,9 @@ fn model(catalog: &Catalog, name: &str, on: &OnArgs) -> Result<String> {
         out += &line(
             "hybrid",
             format!(
-                "{} layers have no cache that grows, but {} bytes of state a request",
+                "{} layers have no cache that grows, but {} bytes of state a request together",
                 m.linear_layers,
-                thousands(u64::from(m.state_bytes))
+                thousands(u64::from(m.linear_layers) * u64::from(m.state_bytes))
             ),
         );
     }

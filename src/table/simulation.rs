@@ -470,11 +470,11 @@ fn mechanisms() -> [Field; 20] {
         int("spec_drafts", "", "Drafts of speculative decoding that were verified: requests in steps"),
         int("spec_draft_tokens", "tokens", "Tokens of these drafts"),
         int("spec_accepted_tokens", "tokens", "Tokens of them that were accepted"),
-        float("spec_acceptance_rate", "", "Tokens accepted, as a share of those drafted"),
+        float("spec_acceptance_rate", "", "Tokens accepted, as a share of those drafted; null without drafts"),
         float(
             "spec_tokens_per_step",
             "tokens",
-            "Tokens that came out for a request in a step that verified a draft of it",
+            "Tokens that came out for a request in a step that verified a draft of it; null without drafts",
         ),
         ns("spec_draft_ns", false, "Time of drafting, a part of the steps' time"),
         int(

@@ -16,6 +16,14 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let alone = std::env::args().skip(1).any(|a| a == "oracle");
+    let known = |a: &String| {
+        a.parse::<u64>().is_ok() || a == "oracle" || a == "speculative" || ENGINES.iter().any(|e| a == e.name)
+    };
+    if let Some(other) = std::env::args().skip(1).find(|a| !known(a)) {
+        let names: Vec<&str> = ENGINES.iter().map(|engine| engine.name).collect();
+        eprintln!("`{other}` is none of oracle, speculative, {}", names.join(", "));
+        return ExitCode::from(2);
+    }
     let engine = ENGINES.iter().find(|engine| std::env::args().skip(1).any(|a| a == engine.name));
     let speculative = std::env::args().skip(1).any(|a| a == "speculative");
     let mut reach = Reach::default();

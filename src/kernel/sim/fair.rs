@@ -7,7 +7,7 @@
 //! | 2. A tenant is charged [`INPUT_WEIGHT`] for every token of a prompt when the request is admitted for the first time on an engine that computes it, whatever is found in the cache; and [`OUTPUT_WEIGHT`] for every token that comes out, when the step that yields it is formed. What a preempted request computes again is not charged. | the same |
 //! | 3. A tenant none of whose requests are in the queue, and that sends one, has its counter raised to the lowest of those that are in the queue; where nobody is, to that of the tenant whose request left the queue last. | `who_comes_back_has_saved_nothing_up` |
 //!
-//! A tenant is `Requests::tenant`, else the class of the request; requests that say neither are one tenant. Engines do not know
+//! A tenant is `Requests::tenant`, where no request has one, the class; requests that do not say it are one tenant. Engines do not know
 //! each other's counters. Whom a preemption takes the blocks of, the counters do not say: with vLLM's V1 the last of the
 //! running, as without them. Requests whose KV cache came from elsewhere go before the queue, first come, first served; their
 //! tokens are charged like all others.

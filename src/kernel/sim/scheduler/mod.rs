@@ -321,7 +321,7 @@ pub enum QueueOrder {
     /// the prompt alone by the latency model; now is the same for all. Requests without a deadline last.
     LeastSlack,
     /// The tenant that was served the fewest tokens, by virtual token counters; then first come, first served. A tenant is
-    /// who the request says it is for, else its class.
+    /// who the request says it is for, or where none says, its class.
     Fair,
 }
 
