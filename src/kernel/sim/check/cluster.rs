@@ -19,7 +19,14 @@ const REFRESH_MS: (f64, f64) = (1e-3, 3.6e6);
 
 /// Whether the engines have numbers. What follows only makes sense if they do.
 pub(super) fn countable(d: &Deployment, p: &mut Problems) -> bool {
-    let own = |of: &Deployment| u64::from(of.replicas).saturating_mul(u64::from(of.dp));
+    let own = |of: &Deployment| {
+        // SGLang's settings may say the ranks.
+        let dp = match &of.scheduler {
+            Scheduler::Sglang(rules) => rules.sizes((of.tp, of.pp, of.dp)).2,
+            _ => of.dp,
+        };
+        u64::from(of.replicas).saturating_mul(u64::from(dp))
+    };
     let (path, engines) = match d.pools.is_empty() {
         true => ("deployment.replicas", own(d)),
         false => ("deployment.pools", d.pools.values().map(|pool| own(&d.of_pool(pool))).fold(0, u64::saturating_add)),
@@ -111,6 +118,7 @@ fn exclusive<'a>(d: &'a Deployment, sites: &[Site], p: &mut Problems<'a>) {
                 role.as_str()
             ),
             (_, Role::Mixed) => continue,
+            (_, Role::Encode) => "an encode pool runs vllm_v1; write `scheduler: { vllm_v1: {} }` in it".to_string(),
             (_, role) => format!(
                 "only vllm_v1 hands KV caches over and takes them: no {} pool can have another scheduler",
                 role.as_str()

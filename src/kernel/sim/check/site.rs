@@ -30,7 +30,10 @@ pub(super) fn check(site: &Site, p: &mut Problems) {
     if let Some(encoder) = &site.deployment.encoder {
         p.extend(encoder.problems());
         if !matches!(site.deployment.scheduler, Scheduler::VllmV1(_)) {
-            p.add("deployment.encoder", "only vllm_v1 encodes on its replicas; a pool with the role encode serves any");
+            p.add(
+                "deployment.encoder",
+                "only vllm_v1 encodes on its replicas; beside others, a pool with the role encode does",
+            );
         }
     }
     if let Some(speculative) = &site.deployment.speculative {

@@ -42,6 +42,7 @@ use serde::{Deserialize, Serialize};
 use super::{Common, QueueOrder};
 use crate::pools::Site;
 use crate::sim::engine;
+use crate::sim::kv::plan;
 
 /// TensorRT-LLM's in-flight batching, under its own names and defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -167,6 +168,14 @@ impl Trtllm {
     }
 
     pub(in crate::sim) fn problems_of_cache(&self, site: &Site, blocks: u64) -> Vec<(&'static str, String)> {
+        let fixed = plan::blocks_per_request(&site.deployment, &site.model);
+        if fixed > 0 {
+            let message = format!(
+                "would hold {fixed} blocks of every request for windows or states, which this scheduler's count of blocks does \
+                 not know; with windows alone, write `kv: {{ disable_hybrid_kv_cache_manager: true }}`"
+            );
+            return vec![("deployment.model", message)];
+        }
         let longest = engine::max_len(&site.deployment, &site.model, blocks);
         let pauses = self.capacity_scheduler_policy == CapacitySchedulerPolicy::MaxUtilization;
         if !pauses || self.enable_chunked_context || self.max_num_tokens >= longest - 1 {

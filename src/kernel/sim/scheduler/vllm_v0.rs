@@ -42,6 +42,8 @@ const TOKENS_LEAST: u32 = 2048;
 /// Largest space on the host, and fastest link.
 const SWAP_GIB_MAX: f64 = 65_536.0;
 const SWAP_GB_PER_S_MAX: f64 = 1e6;
+/// Slowest copies: below, the blocks of a cache would take days.
+const SWAP_GB_PER_S_MIN: f64 = 1e-3;
 
 /// vLLM's scheduler of version 0, without chunked prefill, under its own names and defaults: a step has whole prompts, or a
 /// token of every reply.
@@ -149,8 +151,8 @@ impl VllmV0 {
             let message = format!("is {}; must be 0 to {SWAP_GIB_MAX} GiB", self.swap_space_gib);
             found.push(("deployment.scheduler.vllm_v0.swap_space_gib", message));
         }
-        if !(self.swap_gb_per_s > 0.0 && self.swap_gb_per_s <= SWAP_GB_PER_S_MAX) {
-            let message = format!("is {}; must be above 0, at most {SWAP_GB_PER_S_MAX} GB/s", self.swap_gb_per_s);
+        if !(SWAP_GB_PER_S_MIN..=SWAP_GB_PER_S_MAX).contains(&self.swap_gb_per_s) {
+            let message = format!("is {}; must be {SWAP_GB_PER_S_MIN} to {SWAP_GB_PER_S_MAX} GB/s", self.swap_gb_per_s);
             found.push(("deployment.scheduler.vllm_v0.swap_gb_per_s", message));
         }
         found.extend(super::bad_overhead(

@@ -23,8 +23,8 @@
 //!    by the tenant that was served least (`fair`, not in vLLM: [`crate::sim`]'s `fair.rs`), then the same.
 //!
 //! A preempted request that is admitted again computes its prompt and the tokens it had generated, as one prompt.
-//! Drafts are in [`speculative`](crate::sim::speculative). Left out: encoder budgets, partial-prefill limits, and vLLM's `max_model_len - 1` bound on the
-//! tokens of a step, which only shortens the last chunk of prompts that are rejected here.
+//! Drafts are in [`speculative`](crate::sim::speculative), encoder budgets in [`encoder`](crate::sim::encoder). Left out:
+//! partial-prefill limits, and vLLM's `max_model_len - 1` bound on the tokens of a step, which only shortens the last chunk of prompts that are rejected here.
 
 use super::{Common, VllmV1};
 
