@@ -373,7 +373,7 @@ mod tests {
     use pipe_kernel::units::SimDuration;
 
     fn scenario(settings: &str) -> Scenario {
-        let catalog = crate::catalog::load(std::path::Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let catalog = crate::catalog::load(crate::repository()).unwrap();
         let (model, gpu) = (catalog.model("llama-3.1-8b").unwrap(), catalog.gpu("h100-sxm").unwrap());
         let text = format!("{{\"model\": \"m\", \"gpu\": \"g\", \"replicas\": 2 {settings}}}");
         Scenario {
