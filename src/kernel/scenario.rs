@@ -54,6 +54,9 @@ pub struct Deployment {
     /// cut. Default: the model's own limit. Never more than the KV cache of a replica holds.
     #[serde(default)]
     pub max_model_len: Option<u32>,
+    /// Let `max_model_len` be beyond the positions of the model, as `VLLM_ALLOW_LONG_MAX_MODEL_LEN` does.
+    #[serde(default)]
+    pub allow_long_max_model_len: bool,
     /// How a replica forms its batches.
     #[serde(default)]
     pub scheduler: Scheduler,

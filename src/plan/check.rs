@@ -272,7 +272,7 @@ impl<'a> Graph<'a> {
     }
 }
 
-/// Tables that a stage reads because of what another stage is: `optimize` and `calibrate` simulate the requests of the
+/// Tables that a stage reads because of what another stage is: `search`, `optimize` and `calibrate` simulate the requests of the
 /// stage they vary, so their results depend on them, and not only on the results of that stage; `compare` reads the
 /// requests of a simulation.
 fn implied(spec: &StageSpec, pipeline: &Pipeline) -> Vec<Text> {
@@ -287,6 +287,7 @@ fn implied(spec: &StageSpec, pipeline: &Pipeline) -> Vec<Text> {
         }
     };
     match spec {
+        StageSpec::Search(search) => search.over.as_ref().map(|over| of(&over.0)).unwrap_or_default(),
         StageSpec::Optimize(optimize) => of(&optimize.over.0),
         StageSpec::Calibrate(Calibrate::Requests(requests)) => of(&requests.over.0),
         StageSpec::Calibrate(Calibrate::Steps(_) | Calibrate::OptimizerConfig(_)) => Vec::new(),

@@ -16,7 +16,7 @@ use pipe_kernel::tune::SamplerSpec;
 use pipe_kernel::workload::{Adapters, ArrivalProcess, Images, Lengths, SharedPrefix, StepContext, SyntheticSessions};
 
 use super::calibrate::Calibrate;
-use super::{Fidelity, FilePath, Profile, Ref, Text, Tree};
+use super::{Fidelity, FilePath, Profile, Ref, Search, Text, Tree};
 
 /// A stage: one of these keys, with its settings.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -29,6 +29,7 @@ pub enum StageSpec {
     Simulate(Simulate),
     Sql(Sql),
     Slo(Slo),
+    Search(Box<Search>),
     Optimize(Optimize),
     Calibrate(Calibrate),
     Plot(Plot),

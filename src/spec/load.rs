@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::explorer;
 use super::params::Params;
 use super::problems::{from_tree, list, mended};
 use super::set::{Set, apply};
@@ -43,7 +44,7 @@ pub fn load_mended(
     for set in Set::read(set, sources, &mut problems) {
         apply(set, &mut layer, &mut problems);
     }
-    let document = document(layer, sources, &mut problems);
+    let document = document(layer, file, sources, &mut problems);
     let pipeline = document.map(|document| Pipeline {
         name: document.name.value,
         seed: document.seed,
@@ -280,12 +281,24 @@ fn yaml_files(folder: &Path) -> Vec<String> {
 }
 
 /// Replaces parameters and checks everything that the text itself shows.
-fn document(layer: Layer, sources: &Sources, problems: &mut Vec<Diagnostic>) -> Option<Document> {
+fn document(layer: Layer, file: &Path, sources: &Sources, problems: &mut Vec<Diagnostic>) -> Option<Document> {
     let mut params = Params::new(&layer.params, sources);
     let resolved = params.all();
     let mut rest = layer.rest;
     rest.iter_mut().for_each(|(_, value)| params.replace(value));
     let mut stages = layer.stages;
+    let mut has_stages = layer.has_stages;
+    if !has_stages && explorer::is_one(&rest) {
+        has_stages = true;
+        match explorer::pipeline(rest, file, layer.at.as_ref()) {
+            Ok(made) => (rest, stages) = made,
+            Err(found) => {
+                problems.extend(params.problems);
+                problems.extend(found);
+                return None;
+            }
+        }
+    }
     for (_, stage) in &mut stages {
         params.replace(stage);
         expand_sql(stage);
@@ -293,13 +306,13 @@ fn document(layer: Layer, sources: &Sources, problems: &mut Vec<Diagnostic>) -> 
     problems.extend(params.problems);
     check_names(&rest, &stages, problems);
     check_sql(&stages, problems);
-    if stages.is_empty() && layer.has_stages {
+    if stages.is_empty() && has_stages {
         problems.push(Diagnostic::new("spec::empty", "a pipeline needs at least one stage").at(layer.at.clone()));
     }
     let mut entries = rest;
     let map = |name: &str, entries| (Text::new(name.to_owned(), None), Tree::new(TreeValue::Map(entries), None));
     entries.push(map("params", resolved));
-    if layer.has_stages {
+    if has_stages {
         entries.push(map("stages", stages));
     }
     let (document, found) = mended(&Tree::new(TreeValue::Map(entries), layer.at));

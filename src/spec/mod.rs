@@ -5,6 +5,7 @@
 
 mod calibrate;
 mod de;
+mod explorer;
 mod fidelity;
 mod glue;
 mod kinds;
@@ -14,6 +15,7 @@ mod parse;
 mod problems;
 mod profile;
 mod schema;
+mod search;
 mod set;
 #[cfg(test)]
 mod tests;
@@ -30,6 +32,7 @@ pub use load::{load_mended, load_with};
 pub use problems::from_tree;
 pub use profile::{Folder, GenericFile, OperatorTables, Profile, StepLog, VidurFiles};
 pub use schema::json_schema;
+pub use search::{Find, FindQps, FindReplicas, IsoQps, Rank, Search};
 pub use tree::{Tree, TreeValue};
 
 pub use crate::diag::Sources;

@@ -10,6 +10,7 @@ mod ingest;
 mod optimize;
 mod plot;
 pub(crate) mod profile;
+mod search;
 mod simulate;
 mod slo;
 mod sql;
@@ -184,6 +185,7 @@ pub fn of(spec: &StageSpec) -> &dyn Kind {
         StageSpec::Simulate(s) => s,
         StageSpec::Sql(s) => s,
         StageSpec::Slo(s) => s,
+        StageSpec::Search(s) => &**s,
         StageSpec::Optimize(s) => s,
         StageSpec::Calibrate(s) => s,
         StageSpec::Plot(s) => s,

@@ -8,15 +8,16 @@ mod answer;
 mod judge;
 mod spec;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
 };
-use arrow::datatypes::{DataType, Float64Type, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::execution::context::SessionContext;
-use datafusion::logical_expr::{cast, col, ident};
+use datafusion::logical_expr::{Expr, ident};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
@@ -26,14 +27,35 @@ use super::{Cancel, CheckCx, Kind, Outcome, RunCx, TableShape};
 use crate::diag::{Diagnostic, Failure, Result};
 use crate::query::errors::running;
 use crate::query::session::{self, SCHEMA, SessionOptions};
-use crate::spec::{Rule, Slo, Text};
+use crate::spec::{Limit, Rule, Slo, Text};
 use crate::table::column;
 use answer::Scenarios;
-use judge::{CheckedRule, Over, Requests, Sample, Verdict, judge};
+pub(crate) use judge::Verdict;
+use judge::{CheckedRule, Over, Requests, Sample, judge};
+pub(crate) use spec::rules_problems;
 use spec::{Metric, checked, metrics, problems};
 
+/// Columns of requests that are looked at whatever the rules.
+const FIXED: [&str; 4] = ["scenario_id", "status", "class", "measured"];
 /// Rows of a batch that is written.
 const BATCH: usize = 8192;
+
+/// Rules as a part of a recipe.
+pub(crate) fn rules_recipe(rules: &[Rule]) -> Vec<Value> {
+    let limits = |limits: &[Limit]| -> Vec<Value> {
+        let limit = |Limit { metric, max, min }: &Limit| json!({ "metric": metric.value, "max": max, "min": min });
+        limits.iter().map(limit).collect()
+    };
+    rules
+        .iter()
+        .map(|Rule { name, quantile, fraction, all, any, class }| {
+            json!({
+                "name": name.value, "quantile": quantile, "fraction": fraction,
+                "all": limits(all), "any": limits(any), "class": class,
+            })
+        })
+        .collect()
+}
 
 impl Slo {
     fn scenarios_table(&self) -> String {
@@ -120,24 +142,7 @@ impl Kind for Slo {
 
     fn recipe(&self, _cx: &CheckCx) -> Value {
         let Slo { from: _, rules, assert } = self;
-        let rules: Vec<Value> = rules
-            .iter()
-            .map(|Rule { name, quantile, fraction, all, any, class }| {
-                let limits = |limits: &[crate::spec::Limit]| -> Vec<Value> {
-                    limits
-                        .iter()
-                        .map(|crate::spec::Limit { metric, max, min }| {
-                            json!({ "metric": metric.value, "max": max, "min": min })
-                        })
-                        .collect()
-                };
-                json!({
-                    "name": name.value, "quantile": quantile, "fraction": fraction,
-                    "all": limits(all), "any": limits(any), "class": class,
-                })
-            })
-            .collect();
-        json!({ "rules": rules, "assert": assert })
+        json!({ "rules": rules_recipe(rules), "assert": assert })
     }
 
     async fn run(&self, cx: RunCx) -> Result<Outcome> {
@@ -167,10 +172,10 @@ impl Slo {
         let metrics = metrics(&self.rules);
         let rules = checked(&self.rules, &metrics)?;
         let table = ctx.table(self.requests_table()).await.map_err(|e| running(&e))?;
-        let mut select = vec![col("scenario_id"), col("status"), col("class"), col("measured")];
-        for (i, metric) in metrics.iter().enumerate() {
-            select.push(cast(ident(metric.column()), DataType::Float64).alias(format!("metric_{i}")));
-        }
+        let used: BTreeSet<&str> =
+            metrics.iter().flat_map(|m| m.columns.iter().map(String::as_str).chain(m.per)).collect();
+        let select: Vec<Expr> =
+            FIXED.into_iter().chain(used.into_iter().filter(|name| !FIXED.contains(name))).map(ident).collect();
         let mut rows =
             table.select(select).map_err(|e| running(&e))?.execute_stream().await.map_err(|e| running(&e))?;
         let mut judging = Judging::new(&metrics, &rules);
@@ -182,6 +187,34 @@ impl Slo {
         }
         let verdicts = judging.finish();
         Ok((verdicts, rules))
+    }
+}
+
+/// Rules that are ready to judge the requests of a scenario.
+pub(crate) struct Judge {
+    metrics: Vec<Metric>,
+    rules: Vec<CheckedRule>,
+}
+
+impl Judge {
+    /// # Errors
+    /// Rules of which [`rules_problems`] finds something.
+    pub fn new(rules: &[Rule]) -> Result<Judge> {
+        let metrics = metrics(rules);
+        Ok(Judge { rules: checked(rules, &metrics)?, metrics })
+    }
+
+    /// The verdict on the rows of one scenario, as in `<stage>_requests`; on none, nothing passes.
+    ///
+    /// # Errors
+    /// A column is missing, or has another type.
+    pub fn verdict(&self, requests: &[RecordBatch]) -> Result<Verdict> {
+        let mut judging = Judging::new(&self.metrics, &self.rules);
+        requests.iter().try_for_each(|batch| judging.take(batch))?;
+        let none = || {
+            judge(0, &Requests { samples: vec![Vec::new(); self.metrics.len()], ..Requests::default() }, &self.rules)
+        };
+        Ok(judging.finish().pop().unwrap_or_else(none))
     }
 }
 
@@ -217,18 +250,18 @@ impl<'a> Judging<'a> {
         self.requests.count = 0;
     }
 
-    /// Rows: scenario, status, class, measured, metrics. A scenario of which no request is measured is judged all the same.
+    /// Rows with the columns of [`FIXED`] and of the metrics. A scenario of which no request is measured is judged all the
+    /// same.
     fn take(&mut self, batch: &RecordBatch) -> Result<()> {
         let wrong =
             |what: &str| Failure::stage("slo::input", format!("column `{what}` has another type than expected"));
-        let ids = batch.column(0).as_primitive_opt::<Int64Type>().ok_or_else(|| wrong("scenario_id"))?;
-        let status = batch.column(1).as_string_opt::<i32>().ok_or_else(|| wrong("status"))?;
-        let class = batch.column(2).as_string_opt::<i32>().ok_or_else(|| wrong("class"))?;
-        let measured = batch.column(3).as_boolean_opt().ok_or_else(|| wrong("measured"))?;
-        let mut values = Vec::new();
-        for (metric, array) in self.metrics.iter().zip(&batch.columns()[4..]) {
-            values.push(array.as_primitive_opt::<Float64Type>().ok_or_else(|| wrong(&metric.name))?);
-        }
+        let column = |name: &str| batch.column_by_name(name).ok_or_else(|| wrong(name));
+        let [scenario, status, class, measured] = FIXED;
+        let ids = column(scenario)?.as_primitive_opt::<Int64Type>().ok_or_else(|| wrong(scenario))?;
+        let status = column(status)?.as_string_opt::<i32>().ok_or_else(|| wrong(status))?;
+        let class = column(class)?.as_string_opt::<i32>().ok_or_else(|| wrong(class))?;
+        let measured = column(measured)?.as_boolean_opt().ok_or_else(|| wrong(measured))?;
+        let values = self.metrics.iter().map(|metric| metric.values(batch)).collect::<Result<Vec<_>>>()?;
         for row in 0..batch.num_rows() {
             let id = ids.value(row);
             if self.scenario != Some(id) {

@@ -196,7 +196,12 @@ impl Simulate {
 }
 
 /// What the user should know of the requests and the scenarios, though it stops nothing.
-fn warnings(requests: &Text, workload: &Workload, scenarios: &[Scenario], finished: &[Finished]) -> Vec<String> {
+pub(crate) fn warnings(
+    requests: &Text,
+    workload: &Workload,
+    scenarios: &[Scenario],
+    finished: &[Finished],
+) -> Vec<String> {
     let mut found = Vec::new();
     if let Some(n) = finished.iter().map(|f| f.totals.out_of_order()).max().filter(|n| *n > 0) {
         found.push(format!(

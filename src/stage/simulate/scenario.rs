@@ -56,6 +56,67 @@ pub(crate) fn expand(spec: &Simulate, seed: u64, catalog: &Catalog) -> Result<Ve
     Ok(origins.built.into_iter().map(|(scenario, _)| scenario).collect())
 }
 
+/// An item of a sweep, of which one setting is still to be chosen.
+pub(crate) struct Configuration {
+    tree: Tree,
+    /// With the value that the setting was tried with.
+    pub scenario: Scenario,
+    /// What makes it impossible, if it is.
+    pub wrong: Vec<Diagnostic>,
+}
+
+impl Configuration {
+    /// The scenario with these values.
+    ///
+    /// # Errors
+    /// A value of the wrong type.
+    pub fn with(&self, values: &[(&str, Tree)], catalog: &Catalog) -> Result<Scenario, Vec<Diagnostic>> {
+        let mut tree = self.tree.clone();
+        values.iter().for_each(|(path, value)| tree.set_path(path, value.clone()));
+        resolve(&tree, catalog)
+    }
+}
+
+/// Every item of a sweep, with a value for the setting that is searched. What the sweep itself says of that is left out.
+/// Configurations that cannot be simulated are kept, with the reason.
+///
+/// # Errors
+/// Wrong paths, names, types, and conditions: everything but what the simulator refuses.
+pub(crate) fn configurations(
+    spec: &Simulate,
+    seed: u64,
+    catalog: &Catalog,
+    (path, value): (&Text, Tree),
+) -> Result<Vec<Configuration>, Vec<Diagnostic>> {
+    let mut sweep = spec.sweep.clone().unwrap_or_default();
+    sweep.grid.shift_remove(path);
+    sweep.zip.shift_remove(path);
+    sweep.list.iter_mut().for_each(|item| drop(item.shift_remove(path)));
+    let (axes, mut problems) = axes(&sweep, settings::at);
+    problems.extend(settings::at(&path.value, path.at.as_ref()).err());
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let mut base = base(spec, seed);
+    base.set_path(&path.value, value);
+    let (mut built, wrong) = build(&base, &axes, catalog);
+    wrong.done()?;
+    if let Some(condition) = &sweep.filter {
+        built = keep(condition, built)?;
+    }
+    if let Err(d) = one_column_each(&built, base.at.as_ref()) {
+        return Err(vec![d]);
+    }
+    let origins = Origins { base, axes, built: Vec::new() };
+    let configuration = |(scenario, picks): (Scenario, Vec<usize>)| {
+        let mut tree = origins.base.clone();
+        picked(&origins.axes, &picks).for_each(|(path, value)| tree.set_path(&path.value, value.clone()));
+        let wrong = check(&scenario, |path| origins.place(&picks, path));
+        Configuration { tree, scenario, wrong }
+    };
+    Ok(distinct(built, |(scenario, _)| scenario).into_iter().map(configuration).collect())
+}
+
 /// Scenarios with the items of the sweep that each is made of.
 struct Origins<'a> {
     base: Tree,

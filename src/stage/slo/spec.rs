@@ -2,6 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use arrow::array::{AsArray, Float64Array, RecordBatch};
+use arrow::compute::{binary, cast};
+use arrow::datatypes::{DataType, Float64Type, SchemaRef};
+
 use super::judge::{Bounds, CheckedRule, Join, Over};
 use crate::diag::{Diagnostic, Failure, Result, Span, nearest};
 use crate::query::errors::did_you_mean;
@@ -25,10 +29,29 @@ const USUAL: &[&str] = &[
     "preemptions",
 ];
 
+/// Names of Vidur's configuration explorer, in seconds: the times that are summed, and the tokens that the sum is divided by.
+/// Vidur divides by all tokens of a reply, also the first.
+const EXPLORER: &[(&str, &[&str], Option<&str>)] = &[
+    ("request_scheduling_delay", &["queue_ns"], None),
+    ("request_e2e_time", &["e2e_ns"], None),
+    ("request_e2e_time_normalized", &["e2e_ns"], Some("output_tokens")),
+    ("request_execution_plus_preemption_time", &["prefill_ns", "decode_ns"], None),
+    ("request_execution_plus_preemption_time_normalized", &["prefill_ns", "decode_ns"], Some("output_tokens")),
+    ("prefill_e2e_time", &["ttft_ns"], None),
+    ("prefill_e2e_time_normalized", &["ttft_ns"], Some("input_tokens")),
+    ("prefill_time_execution_plus_preemption", &["prefill_ns"], None),
+    ("prefill_time_execution_plus_preemption_normalized", &["prefill_ns"], Some("input_tokens")),
+    ("decode_time_execution_plus_preemption_normalized", &["decode_ns"], Some("output_tokens")),
+];
+
 /// A metric of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metric {
     pub name: String,
+    /// Columns of the requests whose sum it is.
+    pub columns: Vec<String>,
+    /// Column that the sum is divided by.
+    pub per: Option<&'static str>,
     /// What the stored value is divided by.
     pub divisor: f64,
     /// A latency: infinite for a request that was not served.
@@ -39,18 +62,47 @@ pub struct Metric {
 
 impl Metric {
     fn named(name: &str) -> Metric {
+        if let Some((_, columns, per)) = EXPLORER.iter().find(|(known, ..)| *known == name) {
+            return Metric {
+                name: name.to_string(),
+                columns: columns.iter().map(|c| c.to_string()).collect(),
+                per: *per,
+                divisor: 1e9,
+                is_time: true,
+                is_per_token: false,
+            };
+        }
         let has = |unit: &str| name.split('_').any(|word| word == unit);
         Metric {
             name: name.to_string(),
+            // Times are stored in nanoseconds.
+            columns: vec![unit(name, "ms", "ns")],
+            per: None,
             divisor: if has("ms") { 1e6 } else { 1.0 },
             is_time: has("ms") || has("ns"),
             is_per_token: name.starts_with("tpot_") || name.starts_with("itl_"),
         }
     }
 
-    /// The column of the requests that holds it: times are stored in nanoseconds.
-    pub fn column(&self) -> String {
-        unit(&self.name, "ms", "ns")
+    /// Its values in requests with its columns, before they are divided by the unit.
+    ///
+    /// # Errors
+    /// A column is missing, or no number.
+    pub fn values(&self, requests: &RecordBatch) -> Result<Float64Array> {
+        let wrong = |name: &str| Failure::stage("slo::input", format!("the requests have no usable column `{name}`"));
+        let numbers = |name: &str| -> Result<Float64Array> {
+            let column = requests.column_by_name(name).ok_or_else(|| wrong(name))?;
+            let column = cast(column, &DataType::Float64).map_err(|_| wrong(name))?;
+            Ok(column.as_primitive::<Float64Type>().clone())
+        };
+        let mut sum = numbers(&self.columns[0])?;
+        for name in &self.columns[1..] {
+            sum = binary(&sum, &numbers(name)?, |a, b| a + b).map_err(|_| wrong(name))?;
+        }
+        match self.per {
+            Some(name) => binary(&sum, &numbers(name)?, |a, b| a / b).map_err(|_| wrong(name)),
+            None => Ok(sum),
+        }
     }
 }
 
@@ -100,16 +152,25 @@ fn checked_rule(rule: &Rule, metrics: &[Metric]) -> Result<CheckedRule> {
 /// Everything that is wrong with the stage's settings.
 pub fn problems(slo: &Slo, cx: &CheckCx) -> Vec<Diagnostic> {
     let mut problems = source_problems(&slo.from.0, cx);
-    if slo.rules.is_empty() {
+    let table = format!("{}_requests", slo.from.0.value);
+    let schema = cx.tables.get(&table).and_then(|t| t.schema.as_ref());
+    problems.extend(rules_problems(&slo.rules, slo.from.0.at.as_ref(), schema));
+    problems
+}
+
+/// Everything that is wrong with rules over requests with these columns, where they are known.
+pub fn rules_problems(rules: &[Rule], at: Option<&Span>, requests: Option<&SchemaRef>) -> Vec<Diagnostic> {
+    let mut problems = Vec::new();
+    if rules.is_empty() {
         problems.push(
             Diagnostic::new("slo::rules", "there are no rules")
-                .at(slo.from.0.at.clone())
-                .help("e.g. `rules: [{ name: interactive, quantile: 0.99, all: [{ metric: ttft_ms, max: 500 }] }]`"),
+                .at(at.cloned())
+                .help("e.g. `[{ name: interactive, quantile: 0.99, all: [{ metric: ttft_ms, max: 500 }] }]`"),
         );
     }
-    let valid = valid_metrics(slo, cx);
+    let valid = valid_metrics(requests);
     let mut names = BTreeSet::new();
-    for rule in &slo.rules {
+    for rule in rules {
         if !names.insert(rule.name.value.as_str()) {
             let what = format!("there are two rules named `{}`", rule.name.value);
             problems.push(Diagnostic::new("slo::name", what).at(rule.name.at.clone()));
@@ -140,17 +201,17 @@ fn source_problems(from: &Text, cx: &CheckCx) -> Vec<Diagnostic> {
     vec![Diagnostic::new("slo::from", what).at(from.at.clone()).help(help)]
 }
 
-fn valid_metrics(slo: &Slo, cx: &CheckCx) -> Vec<String> {
-    let table = format!("{}_requests", slo.from.0.value);
-    let Some(schema) = cx.tables.get(&table).and_then(|t| t.schema.as_ref()) else {
-        return USUAL.iter().map(|m| m.to_string()).collect();
+fn valid_metrics(requests: Option<&SchemaRef>) -> Vec<String> {
+    let explorer = EXPLORER.iter().map(|(name, ..)| name.to_string());
+    let Some(schema) = requests else {
+        return USUAL.iter().map(|m| m.to_string()).chain(explorer).collect();
     };
     let keys = ["scenario_id", "request_id", "replica"];
     let numeric: Vec<&String> =
         schema.fields().iter().filter(|f| f.data_type().is_numeric()).map(|f| f.name()).collect();
     let times = numeric.iter().map(|n| unit(n, "ns", "ms")).filter(|n| !numeric.contains(&n));
     let others = numeric.iter().filter(|n| !keys.contains(&n.as_str())).map(|n| n.to_string());
-    times.chain(others).collect()
+    times.chain(others).chain(explorer).collect()
 }
 
 fn rule_problems(rule: &Rule, valid: &[String], problems: &mut Vec<Diagnostic>) {

@@ -328,8 +328,28 @@ fn metrics_are_columns_in_another_unit() {
     for (name, column, divisor) in cases {
         let rules = [rule("r", Some(0.5), None, vec![limit(name, Some(1.0), None)])];
         let found = metrics(&rules);
-        assert_eq!((found[0].column().as_str(), found[0].divisor), (column, divisor), "{name}");
+        assert_eq!((found[0].columns[0].as_str(), found[0].divisor), (column, divisor), "{name}");
     }
+}
+
+#[test]
+fn the_explorers_metrics_are_in_seconds_and_per_token() {
+    let int = |values: [Option<i64>; 2]| Arc::new(Int64Array::from(values.to_vec())) as ArrayRef;
+    let requests = RecordBatch::try_from_iter(vec![
+        ("prefill_ns", int([Some(500_000_000), Some(1)])),
+        ("decode_ns", int([Some(1_500_000_000), None])),
+        ("output_tokens", int([Some(3), Some(1)])),
+    ])
+    .unwrap();
+    let value = |name: &str| {
+        let rules = [rule("r", Some(0.5), None, vec![limit(name, Some(1.0), None)])];
+        let metric = metrics(&rules).remove(0);
+        let values = metric.values(&requests).unwrap();
+        [0, 1].map(|i| values.is_valid(i).then(|| values.value(i) / metric.divisor))
+    };
+    assert_eq!(value("decode_time_execution_plus_preemption_normalized"), [Some(0.5), None]);
+    assert_eq!(value("request_execution_plus_preemption_time"), [Some(2.0), None]);
+    assert_eq!(value("prefill_time_execution_plus_preemption"), [Some(0.5), Some(1e-9)]);
 }
 
 #[test]

@@ -168,7 +168,7 @@ fn lengths(site: &Site, p: &mut Problems) {
         if len < 2 {
             p.add("deployment.max_model_len", format!("is {len}; must hold a prompt and an output, at least 2"));
         }
-        if len > site.model.max_pos {
+        if len > site.model.max_pos && !site.deployment.allow_long_max_model_len {
             p.add(
                 "deployment.max_model_len",
                 format!("{len} is beyond the {} positions of the model", site.model.max_pos),

@@ -140,6 +140,7 @@ pub fn scenario_8b() -> Scenario {
             enable_expert_parallel: false,
             dtype: Dtype::Bf16,
             max_model_len: None,
+            allow_long_max_model_len: false,
             scheduler: Scheduler::default(),
             speculative: None,
             router: Router::RoundRobin,
