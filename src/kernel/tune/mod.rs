@@ -13,6 +13,7 @@ mod cma_es;
 mod eigen;
 mod fresh;
 mod grid;
+pub mod hssp;
 pub mod hypervolume;
 pub mod least_squares;
 mod nsga2;
