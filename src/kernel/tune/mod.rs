@@ -17,6 +17,7 @@ pub mod hssp;
 pub mod hypervolume;
 pub mod least_squares;
 mod nsga2;
+pub mod nsga3;
 pub mod pareto;
 mod random;
 mod space;
