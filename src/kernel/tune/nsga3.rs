@@ -13,16 +13,8 @@
 
 use rand_pcg::Pcg64;
 
-use super::pareto;
+use super::pareto::{self, Candidate};
 use crate::rng;
-
-/// One who may be kept.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Candidate {
-    pub objectives: Vec<f64>,
-    /// By how much constraints are violated in sum; at most 0 where none is.
-    pub violation: f64,
-}
 
 /// The weight of the other objectives when the extreme point of one is looked for.
 const OTHERS: f64 = 1e6;
