@@ -95,27 +95,17 @@ pub fn select(candidates: &[Candidate], keep: usize, references: &[Vec<f64>], rn
         let ranks = pareto::ranks(&points);
         let mut sizes = vec![0; feasible.len()];
         ranks.iter().for_each(|&r| sizes[r] += 1);
-        let mut room = keep;
-        let last = sizes
-            .iter()
-            .position(|&size| {
-                size > room || {
-                    room -= size;
-                    room == 0
-                }
-            })
-            .unwrap_or(0);
-        let whole = if sizes[last] > room { last } else { last + 1 };
+        let (mut whole, mut room) = (0, keep);
+        while sizes[whole] <= room {
+            room -= sizes[whole];
+            whole += 1;
+        }
         let of = |wanted: &dyn Fn(usize) -> bool| -> Vec<usize> {
             (0..points.len()).filter(|&i| wanted(ranks[i])).collect()
         };
-        let sure = of(&|rank| rank < whole);
-        kept = sure.iter().map(|&i| feasible[i]).collect();
-        if kept.len() < keep {
-            let tied = of(&|rank| rank == whole);
-            let chosen = fill_niches(&points, &sure, &tied, keep - sure.len(), references, rng);
-            kept.extend(chosen.into_iter().map(|i| feasible[i]));
-        }
+        let (sure, tied) = (of(&|rank| rank < whole), of(&|rank| rank == whole));
+        let chosen = if room > 0 { fill_niches(&points, &sure, &tied, room, references, rng) } else { Vec::new() };
+        kept = sure.iter().chain(&chosen).map(|&i| feasible[i]).collect();
     }
     kept.sort_unstable();
     kept

@@ -5,9 +5,9 @@
 
 Reads the lines that bench_optuna.py and the kernel's example `samplers` write: library, version, sampler, function,
 seed, trials, cpu_seconds, values (one list of objectives per trial, or null where a rule was broken or nothing came
-out). One objective: the best so far. Several: the hypervolume so far, in percent of the most there can be, or, for
-`tuner`, of the volume of all runs together. The ratio compares CPU time per trial with Optuna's sampler of the same
-family (`tpe*` with `tpe`, and so on) at the same number of trials, and is left out where there is none.
+out). One objective: the best so far. Several: the hypervolume so far, in percent of the most there can be. The ratio
+compares CPU time per trial with Optuna's sampler of the same family (`tpe*` with `tpe`, and so on) at the same number
+of trials, and is left out where there is none.
 """
 
 import argparse
@@ -59,12 +59,12 @@ def hypervolume(points, reference):
     return total
 
 
-def quality(run, most):
+def quality(run):
     values = run["values"]
     points = [n for n in CHECKPOINTS if n <= len(values)]
     if run["function"] not in REFERENCES:
         return {n: min((v[0] for v in values[:n] if v), default=float("inf")) for n in points}
-    reference = REFERENCES[run["function"]][0]
+    reference, most = REFERENCES[run["function"]]
     return {n: 100 * hypervolume([v for v in values[:n] if v], reference) / most for n in points}
 
 
@@ -88,9 +88,6 @@ def main():
     groups = collections.defaultdict(list)
     for run in runs:
         groups[run["function"], run["library"] + " " + run["version"], run["sampler"]].append(run)
-    most = {name: limit for name, (_, limit) in REFERENCES.items()}
-    every = [v for run in runs if run["function"] == "tuner" for v in run["values"] if v]
-    most["tuner"] = hypervolume(every, REFERENCES["tuner"][0]) if every else 1.0
     speed = {key: statistics.median(r["cpu_seconds"] / r["trials"] for r in rows) for key, rows in groups.items()}
 
     def optuna_speed(name, sampler, trials):
@@ -106,7 +103,7 @@ def main():
         for (function, library, sampler), members in groups.items():
             if function != name:
                 continue
-            reached = [quality(run, most.get(name)) for run in members]
+            reached = [quality(run) for run in members]
             at = [n for n in CHECKPOINTS if all(n in r for r in reached)]
             summary = {n: quartiles([r[n] for r in reached]) for n in at}
             own = speed[function, library, sampler]

@@ -195,12 +195,13 @@ FUNCTIONS = {
     "tuner": (TUNER, 2, tuner),
 }
 
-# Up to where hypervolume is counted, and the most that there can be of it; none is known for the tuner.
+# Up to where hypervolume is counted, and the most that there can be of it. That of the tuner is the most that is known:
+# of all 1,719,600 legal configurations that leave everything at its best that has one best value.
 REFERENCES = {
     "zdt1": ((1.1, 5.0), 5.5 - 1 / 3),
     "zdt2": ((1.1, 5.0), 5.5 - 2 / 3),
     "dtlz2": ((1.5, 1.5, 1.5), 1.5**3 - math.pi / 6),
-    "tuner": ((1.0, 0.0), None),
+    "tuner": ((1.0, 0.0), 77.06366720795045),
 }
 
 # One point of each, with its values: what another program has to give as well.
