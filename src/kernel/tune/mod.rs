@@ -13,11 +13,19 @@ mod cma_es;
 mod eigen;
 mod fresh;
 mod grid;
+pub mod halving;
+pub mod hssp;
+pub mod hypervolume;
+pub mod importance;
 pub mod least_squares;
 mod nsga2;
+pub mod nsga3;
+pub mod paired;
 pub mod pareto;
+pub mod racing;
 mod random;
 mod space;
+pub mod stagnation;
 #[cfg(test)]
 mod testbed;
 
