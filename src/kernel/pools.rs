@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::profile::Supplied;
 use crate::scenario::{Deployment, Dtype, GpuSpec, KvCache, ModelSpec, Scenario};
-use crate::sim::{latency::Latency, router::Router, scheduler::Scheduler, speculative::Speculative};
+use crate::sim::{lanes, latency::Latency, router::Router, scheduler::Scheduler, speculative::Speculative};
 
 /// What the replicas of a pool do for a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -272,6 +272,7 @@ impl Scenario {
         let settled = |mut site: Site| {
             let mut changes = Scheduler::settle(&mut site.deployment, &site.model, &site.gpu);
             changes.extend(Speculative::settle(&mut site.deployment, site.role));
+            changes.extend(lanes::told(&site));
             // An engine may have said how many ranks there are.
             site.first = first;
             first += site.engines();

@@ -651,14 +651,17 @@ impl Replica {
 
     /// Starts the step that was formed, or lets it wait for the one that runs.
     fn launch(&mut self, f: &Forming, env: &Env<'_>, out: &mut Out) -> Result<bool, SimError> {
-        let waits = self.waits();
+        let (waits, running) = (self.waits(), self.seated() as u64);
         let t = &mut self.totals;
         t.kv_blocks_max = t.kv_blocks_max.max(self.pool.used());
-        t.running_max = t.running_max.max(self.running.len() as u64);
+        t.running_max = t.running_max.max(running);
         t.waiting_max = t.waiting_max.max(waits);
         let empty = f.shape.decode_requests == 0 && f.shape.prefill_requests == 0;
-        if empty && f.preempted == 0 && self.running.is_empty() && self.flights.is_empty() {
+        if empty && f.preempted == 0 && self.running.is_empty() && self.rests() {
             self.asleep = true;
+            return Ok(false);
+        }
+        if empty && self.lanes.is_some() && self.nothing_to_send(f) {
             return Ok(false);
         }
         if empty && !self.flights.is_empty() {
@@ -685,6 +688,10 @@ impl Replica {
                 self.timing.step(raw + more).ok_or_else(not_sensible)?
             }
         };
+        if self.lanes.is_some() {
+            self.send(f, duration, env, out);
+            return Ok(true);
+        }
         let end = start + duration;
         if env.wants_steps {
             out.steps.push((end, self.step_row(start, duration, &f.shape, f.preempted)));
@@ -716,7 +723,7 @@ impl Replica {
     }
 
     /// Requests whose prompt the step completes: from the next step on they decode.
-    fn advance_prompts(&mut self, flight: &Flight, env: &Env<'_>) {
+    pub(super) fn advance_prompts(&mut self, flight: &Flight, env: &Env<'_>) {
         let mut any = false;
         for chunk in flight.chunks.iter().filter(|chunk| chunk.completes) {
             any = true;
@@ -743,7 +750,7 @@ impl Replica {
         }
     }
 
-    fn trim_log(&mut self) {
+    pub(super) fn trim_log(&mut self) {
         let regular = |slot: &u32| {
             let live = &self.live[*slot as usize];
             (!live.exact).then_some(live.from)

@@ -21,7 +21,7 @@ use super::node::{Engine, Env, Reports};
 use super::replica::Replica;
 use super::scheduler::{Scheduler, exclusive};
 use super::tiers::{self, Shared, TierFacts};
-use super::{Parts, SimError, Sink, Summary, latency, lora};
+use super::{Parts, SimError, Sink, Summary, lanes, latency, lora};
 use crate::pools::{Role, Site};
 use crate::request::Requests;
 use crate::scenario::{Deployment, ModelSpec, Scenario};
@@ -163,6 +163,7 @@ fn engine(id: u32, site: &Site, (kind, tiers): (&PoolKind, &[TierFacts]), watche
                 replica.pool.watch();
             }
             replica.give_tiers(tiers);
+            replica.give_lanes(lanes::batches(d, site.role), d);
             Engine::Batch(Box::new(replica))
         }
     }

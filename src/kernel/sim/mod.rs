@@ -182,6 +182,7 @@ mod harvest;
 mod itl;
 mod jitter;
 pub mod kv;
+pub(crate) mod lanes;
 pub mod latency;
 mod live;
 mod load;

@@ -33,6 +33,7 @@ use super::forming::Former;
 use super::jitter::Jitter;
 use super::kv::extents::Extents;
 use super::kv::hashes::Derivation;
+use super::lanes::Lanes;
 use super::latency::{BatchShape, DecodeForm};
 pub(super) use super::live::{Chunk, Flight, Live, Phase, Written};
 use super::log::StepLog;
@@ -140,6 +141,8 @@ pub(super) struct Replica {
     pub tiers: Option<Box<Tiers>>,
     pub adapters: Option<Box<Adapters>>,
     pub speculating: Option<Box<Speculating>>,
+    /// Where several batches are in flight.
+    pub lanes: Option<Box<Lanes>>,
     /// Scratch: (admission, slot) of requests that the ending step completes.
     pub done: Vec<(u64, u32)>,
 }
@@ -224,6 +227,7 @@ impl Replica {
             totals: Tally::default(),
             kv_since: SimTime::ZERO,
             tiers: None,
+            lanes: None,
         }
     }
 
@@ -245,6 +249,9 @@ impl Replica {
     }
 
     fn pass(&mut self, limit: SimTime, env: &Env<'_>, out: &mut Out) -> Result<(), SimError> {
+        if self.lanes.is_some() {
+            return self.pass_in_lanes(limit, env, out);
+        }
         loop {
             if !self.due {
                 match self.flights.front() {
@@ -341,7 +348,7 @@ impl Replica {
         gone.retain(|(_, slot)| !self.is_away(*slot));
         self.asleep &= gone.is_empty();
         gone.sort_unstable();
-        gone.into_iter().for_each(|(_, slot)| self.abort(slot, env, out));
+        gone.into_iter().for_each(|(_, slot)| self.abort_in_lane(slot, env, out));
     }
 
     fn enqueue(&mut self, place: u32, at: SimTime, work: Work, env: &Env<'_>) {
@@ -518,7 +525,7 @@ impl Replica {
             prefill_requests: shape.prefill_requests as u32,
             prefill_tokens: shape.prefill_tokens as u32,
             context_tokens: shape.decode_context + shape.prefill_context,
-            running: self.running.len() as u32,
+            running: self.seated() as u32,
             waiting: self.waits() as u32,
             preempted,
             kv_blocks_used: self.pool.used(),
@@ -551,7 +558,7 @@ impl Replica {
 
     /// Nothing is left: every block is free again.
     fn assert_idle(&self) {
-        assert!(self.is_empty() && self.flights.is_empty(), "requests were left behind");
+        assert!(self.is_empty() && self.rests(), "requests were left behind");
         assert!(self.pool.used() == 0, "{} of {} KV blocks leaked", self.pool.used(), self.pool.total());
         assert!(self.decodes == 0 && self.context == 0, "sums do not return to zero");
     }
@@ -574,12 +581,12 @@ impl Node for Replica {
     }
 
     fn load(&self) -> Load {
-        Load { waiting: self.waits() as u32, running: self.running.len() as u32, blocks_used: self.pool.used() }
+        Load { waiting: self.waits() as u32, running: self.seated() as u32, blocks_used: self.pool.used() }
     }
 
     fn is_empty(&self) -> bool {
         let coming = self.pending.is_empty() && self.ghosts.is_empty() && self.moving.is_empty();
-        coming && self.nobody_waits() && self.running.is_empty() && self.fetching() == 0
+        coming && self.nobody_waits() && self.seated() == 0 && self.fetching() == 0
     }
 
     fn reply_tokens(&self, env: &Env<'_>) -> u64 {
@@ -597,7 +604,7 @@ impl Node for Replica {
         };
         let queue = self.waiters().chain(self.fetched());
         let here = self.running.iter().copied().chain(queue).chain(self.moving.values().copied());
-        here.map(left).sum::<u64>() + self.pending.iter().chain(&self.ghosts).map(coming).sum::<u64>()
+        here.map(left).sum::<u64>() + self.reply_tokens_in_lanes() + self.pending.iter().chain(&self.ghosts).map(coming).sum::<u64>()
     }
 
     fn wake(&self, env: &Env<'_>) -> SimTime {
@@ -621,15 +628,16 @@ impl Node for Replica {
             return;
         }
         self.lay_ghosts(|at| at <= horizon, env, out);
-        if self.flights.is_empty() {
+        if self.rests() {
             self.clock = self.clock.max(horizon);
         }
-        let between = self.flights.is_empty() || (self.due && self.clock == horizon);
+        let between = self.rests() || (self.due && self.clock == horizon);
         self.settle(horizon, between, env, out);
         let waiting: Vec<u32> = self.waiters().chain(self.fetched()).collect();
         for slot in self.running.clone().into_iter().chain(waiting) {
             self.leave_unfinished(slot, horizon, env, out);
         }
+        self.close_lanes(horizon, env, out);
         while let Some(Reverse((_, place, work))) = self.pending.pop().or_else(|| self.ghosts.pop()) {
             if work != Work::Reply {
                 let request = env.demand.nth(place as usize);
@@ -642,7 +650,7 @@ impl Node for Replica {
     }
 
     fn add_to(&self, summary: &mut Summary) {
-        summary.steps += self.handed + self.pauses;
+        summary.steps += self.handed + self.pauses + self.handed_in_lanes();
         if let Some(adapters) = &self.adapters {
             summary.adapters.merge(&adapters.sums);
         }

@@ -19,6 +19,7 @@ mod adapters;
 mod caches;
 mod forming;
 mod journey;
+mod lanes;
 mod moving;
 mod orders;
 mod parts;

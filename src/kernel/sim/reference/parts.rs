@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::adapters::Shelf;
 use super::forming::sglang;
+use super::lanes::Line;
 use super::pools::Pool;
 use super::steptime::Noise;
 use super::tiers::{Shelf as Store, Trip};
@@ -318,6 +319,8 @@ pub(super) struct Machine {
     /// The step that runs, and with asynchronous scheduling the one after it.
     pub current: Option<Step>,
     pub next: Option<Step>,
+    /// Those in flight behind it, where there may be several.
+    pub line: Line,
     /// Encoder tokens that are kept for requests.
     pub encoded: BTreeMap<usize, usize>,
     /// Blocks that requests hold whatever their length.
@@ -356,6 +359,7 @@ impl Machine {
             by_hash: BTreeMap::new(),
             current: None,
             next: None,
+            line: Line::new(&pool.deployment, pool.role),
             encoded: BTreeMap::new(),
             fixed: BTreeMap::new(),
             room: VecDeque::new(),

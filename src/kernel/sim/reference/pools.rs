@@ -27,6 +27,7 @@ pub(super) struct Pool {
     /// Its place among the pools.
     pub number: usize,
     pub role: Role,
+    pub deployment: Deployment,
     pub scheduler: Scheduler,
     pub speculative: Option<Speculative>,
     pub common: Common,
@@ -82,6 +83,7 @@ impl Pool {
         Ok(Pool {
             number,
             role: site.role,
+            deployment: d.clone(),
             scheduler: d.scheduler.clone(),
             speculative: d.speculative.clone(),
             common,

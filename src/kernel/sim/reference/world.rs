@@ -290,16 +290,17 @@ impl<'a> World<'a> {
                 Stage::Prefill | Stage::PrefillOnly | Stage::Whole => life.queued = Some(now),
             }
             self.joins(r, i);
+            self.replicas[r].line.came = true;
             self.replicas[r].waiting.push_back(i);
             self.prefetch(r, i, now);
         }
         gone
     }
 
-    /// Requests in the queue and running whose client is gone, if no step runs.
+    /// Requests in the queue and running whose client is gone, if no step runs, or one of several in flight has ended.
     fn clients_gone(&self, r: usize, now: SimTime) -> Vec<usize> {
         let machine = &self.replicas[r];
-        let between_steps = machine.current.is_none();
+        let between_steps = machine.current.is_none() || machine.line.ended;
         let queue = machine.waiting.iter().chain(&machine.running).filter(|_| between_steps);
         let queue = queue.filter(|i| self.lives[**i].trip.is_none());
         queue.copied().filter(|i| self.lives[*i].is_left(now)).collect()
@@ -392,6 +393,9 @@ impl<'a> World<'a> {
     /// Where no step runs: starts the one that was formed, or forms one and starts it; with asynchronous scheduling,
     /// forms the one after it too.
     fn start(&mut self, r: usize, now: SimTime) -> Result<(), SimError> {
+        if self.replicas[r].line.most > 1 {
+            return self.fill_line(r, now);
+        }
         if self.replicas[r].current.is_some() {
             return Ok(());
         }
@@ -416,6 +420,8 @@ impl<'a> World<'a> {
     /// Ends the step that ends now, if one does: its tokens come out, and what they complete leaves.
     fn end_step(&mut self, r: usize, now: SimTime, sink: &mut dyn Sink) -> bool {
         let Some(step) = self.replicas[r].current.take_if(|step| step.end() == now) else { return false };
+        self.replicas[r].line.ended = true;
+        self.replicas[r].current = self.replicas[r].line.behind.pop_front();
         self.count_step(r, &step);
         self.store_filled(r, &step, now);
         if sink.wants_steps() {
@@ -440,9 +446,11 @@ impl<'a> World<'a> {
 
     fn count_step(&mut self, r: usize, step: &Step) {
         self.count_mix(r, step.mix);
+        // Of several in flight at a time, every moment counts once.
+        let since = step.row.start.max(std::mem::replace(&mut self.replicas[r].line.busy, step.end()));
         let s = &mut self.totals[self.replicas[r].pool.number];
         s.steps += 1;
-        s.busy += step.row.duration;
+        s.busy += step.end() - since;
         s.speculation.draft_ns += step.drafting.0;
         let (work, shape) = (&mut s.work, &step.shape);
         work.decode_requests += shape.decode_requests;

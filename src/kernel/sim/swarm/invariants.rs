@@ -10,7 +10,7 @@ use crate::pools::{FirstToken, Site};
 use crate::request::Requests;
 use crate::scenario::Scenario;
 use crate::sim::scheduler::{Scheduler, VllmV1};
-use crate::sim::{Quirks, RequestRow, Speculation, Status, Summary, latency};
+use crate::sim::{Quirks, RequestRow, Speculation, Status, Summary, lanes, latency};
 use crate::units::SimTime;
 
 struct Checked<'a> {
@@ -47,8 +47,14 @@ impl Place {
         !self.site.deployment.kv.tiers.is_empty()
     }
 
+    /// Steps are formed while others run.
     fn asynchronous(&self) -> bool {
-        self.rules().is_some_and(|rules| rules.async_scheduling)
+        self.rules().is_some_and(|rules| rules.async_scheduling) || self.batches() > 1
+    }
+
+    /// Batches in flight at most.
+    fn batches(&self) -> usize {
+        lanes::batches(&self.site.deployment, self.site.role) as usize
     }
 }
 

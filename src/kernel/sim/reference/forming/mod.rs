@@ -78,6 +78,11 @@ impl World<'_> {
         if forming.batch.is_empty() && forming.preempted == 0 && self.replicas[r].current.is_none() {
             return Ok(None);
         }
+        let others = self.replicas[r].line.most > 1 && self.replicas[r].current.is_some();
+        if forming.batch.is_empty() && others && forming.more == SimDuration::ZERO {
+            self.note_peaks(r);
+            return Ok(None);
+        }
         for part in &mut forming.batch {
             let life = &mut self.lives[part.life];
             let end = part.certain();
@@ -545,7 +550,9 @@ impl World<'_> {
 
     fn count_stalls(&mut self, r: usize, batch: &[Part]) {
         let without = |i: &&usize| !batch.iter().any(|part| part.life == **i);
-        let stalled = |i: &&usize| self.lives[**i].decodes() && !self.is_about_to_be_cut(r, **i);
+        let stalled = |i: &&usize| {
+            self.lives[**i].decodes() && !self.is_about_to_be_cut(r, **i) && !self.is_in_flight(r, **i)
+        };
         let stalls = self.replicas[r].running.iter().filter(without).filter(stalled).count();
         self.seen.stalls += stalls as u64;
         if self.replicas[r].running.iter().filter(without).any(|i| self.lives[*i].drafts > 0) {

@@ -13,7 +13,7 @@ impl Checked<'_> {
         self.sums()?;
         for at in 0..self.places.len() {
             let name = &self.places[at].site.name;
-            self.steps(at).and_then(|()| self.integrals(at)).map_err(|e| format!("pool {name}: {e}"))?;
+            self.flights(at).and_then(|()| self.steps(at)).and_then(|()| self.integrals(at)).map_err(|e| format!("pool {name}: {e}"))?;
         }
         self.computed_tokens()
     }
@@ -70,6 +70,30 @@ impl Checked<'_> {
         Ok(())
     }
 
+    /// Where several batches may be in flight: no more are, and they end in the order in which they were formed.
+    fn flights(&self, at: usize) -> Result<(), String> {
+        let place = &self.places[at];
+        if place.batches() < 2 {
+            return Ok(());
+        }
+        let mut busy = 0;
+        for replica in place.engines() {
+            let own: Vec<&StepRow> = self.steps_of(at).filter(|row| row.replica == replica).collect();
+            let mut until = SimTime::ZERO;
+            for (n, row) in own.iter().enumerate() {
+                let ahead = own[..n].iter().filter(|other| end(other) > row.start).count();
+                ensure(ahead < place.batches(), || format!("{ahead} batches are ahead of {row:?}"))?;
+                ensure(n == 0 || own[n - 1].start <= row.start, || format!("{row:?} overtakes the one before"))?;
+                ensure(end(row) > until, || format!("{row:?} ends before the one in front of it"))?;
+                busy += (end(row) - row.start.max(until)).0;
+                until = end(row);
+            }
+        }
+        let s = self.totals(at);
+        let count = self.steps_of(at).count() as u64;
+        ensure(busy == s.busy.0 && count == s.steps, || format!("{count} batches, {busy} ns do not add up to {s:?}"))
+    }
+
     /// Steps take time, follow each other, keep to the limits, and add up.
     fn steps(&self, at: usize) -> Result<(), String> {
         let (place, s) = (&self.places[at], self.totals(at));
@@ -89,7 +113,7 @@ impl Checked<'_> {
         for replica in place.engines() {
             let own: Vec<&StepRow> = self.steps_of(at).filter(|row| row.replica == replica).collect();
             let apart = own.windows(2).all(|w| end(w[0]) <= w[1].start);
-            ensure(apart, || format!("steps of replica {replica} overlap"))?;
+            ensure(apart || place.batches() > 1, || format!("steps of replica {replica} overlap"))?;
             match place.site.role {
                 Role::Mixed => self.never_idle(replica, &own)?,
                 Role::Prefill => self.prompts_run(replica, &own)?,
@@ -99,7 +123,8 @@ impl Checked<'_> {
         }
         let busy: i64 = self.steps_of(at).map(|row| row.duration.0).sum();
         let count = self.steps_of(at).count() as u64;
-        ensure(busy == s.busy.0 && count == s.steps, || format!("steps do not add up to {s:?}"))?;
+        let added = busy == s.busy.0 || place.batches() > 1;
+        ensure(added && count == s.steps, || format!("steps do not add up to {s:?}"))?;
         let limits = s.kv_blocks_max <= s.kv_blocks_total && s.running_max <= u64::from(rules.max_num_seqs);
         ensure(limits, || format!("beyond its limits: {s:?}"))?;
         work("its own", self.steps_of(at), &s.work)

@@ -1,6 +1,7 @@
 //! The other schedulers of batches: the scenarios of the swarm with one of them in the place of vLLM's.
 
 mod faster_transformer;
+mod lanes;
 mod lightllm;
 mod lora;
 mod orca;
@@ -51,6 +52,7 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
         conversations::draw(dice, &sizes, &mut s.workload, &mut requests);
     }
     (engine_of.draw)(dice, &sizes, &mut s);
+    lanes::draw(engine_of.name, &mut s);
     // Adapters, for whoever heeds them.
     let common = s.deployment.scheduler.common();
     let heeds = common.is_some_and(|c| c.knows_adapters && c.policy != QueueOrder::Fair);

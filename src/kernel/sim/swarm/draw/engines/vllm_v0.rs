@@ -20,6 +20,13 @@ pub(super) const RULES: &[&str] = &[
     "vllm_v0: swapped out",
     "vllm_v0: too few blocks to come back to",
     "vllm_v0: swapped in",
+    "vllm_v0: the batch has its share of the seats",
+    "vllm_v0: the batch has its share of those that decode",
+    "lanes: formed while another batch is in flight",
+    "lanes: three in flight",
+    "lanes: formed for a request that came",
+    "lanes: waits at a stage behind the first",
+    "lanes: a batch leaves a request out",
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
