@@ -58,7 +58,7 @@ pub struct Pool {
     /// Tensor-parallel size.
     #[serde(default)]
     pub tp: Option<u32>,
-    /// Pipeline-parallel size.
+    /// Pipeline-parallel size. In a pool with a role one batch at a time passes all stages.
     #[serde(default)]
     pub pp: Option<u32>,
     /// Data-parallel size.

@@ -37,7 +37,10 @@ pub struct Deployment {
     /// Tensor-parallel size: GPUs that share every layer of a replica.
     #[serde(default = "one")]
     pub tp: u32,
-    /// Pipeline-parallel size: stages that the layers of a replica are cut into.
+    /// Pipeline-parallel size: stages that the layers of a replica are cut into. With the schedulers `vllm_v1`, `vllm_v0`,
+    /// `sarathi`, `orca` and `faster_transformer`, up to as many batches are in flight, each in a stage of its own; with the
+    /// others, and with `async_scheduling`, `scheduling_policy: fair`, `speculative`, `lora`, `encoder`, `kv.tiers` or pools
+    /// of a role, one batch at a time passes all stages.
     #[serde(default = "one")]
     pub pp: u32,
     /// Data-parallel size: engines of a replica, each with `tp * pp` GPUs, a scheduler and a KV cache of its own. The

@@ -58,6 +58,7 @@ pub(super) struct Share {
     /// Blocks whose content became known.
     filled: u32,
     resumed: bool,
+    fresh: bool,
 }
 
 impl Replica {
@@ -199,7 +200,7 @@ impl Replica {
         }
         self.note_written(slot, computed / self.block_size, filled);
         if self.common.policy == QueueOrder::Priority {
-            self.shares.push(Share { slot, tokens, before: computed, again: 0, filled, resumed });
+            self.shares.push(Share { slot, tokens, before: computed, again: 0, filled, resumed, fresh });
         }
     }
 
@@ -209,7 +210,7 @@ impl Replica {
         self.look_ahead(slot, tokens);
         let (again, filled) = self.book_chunk(slot, computed, tokens, computed, f, env);
         if self.common.policy == QueueOrder::Priority {
-            self.shares.push(Share { slot, tokens, before: computed, again, filled, resumed: false });
+            self.shares.push(Share { slot, tokens, before: computed, again, filled, resumed: false, fresh: false });
         }
     }
 
@@ -260,6 +261,10 @@ impl Replica {
             if share.resumed {
                 live.stalled = true;
                 self.stalled += 1;
+                self.next.resumed.retain(|other| *other != slot);
+            } else if share.fresh {
+                live.fresh = true;
+                self.fresh.push(slot);
                 self.next.resumed.retain(|other| *other != slot);
             } else {
                 f.regular -= 1;

@@ -15,9 +15,12 @@
 //! leaves an empty one. When it ends, its lane is the replica's own again, and who was in none joins it. So a batch costs what a
 //! step costs, and only requests that change lanes are touched one by one: those that a batch leaves out.
 
+use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::mem::swap;
+use std::sync::atomic::Ordering;
 
+use super::SimError;
 use super::batch::Forming;
 use super::engine::{HORIZON, too_long};
 use super::forming::Former;
@@ -26,12 +29,9 @@ use super::node::{Env, Out, Work};
 use super::replica::{Flight, Live, Phase, Replica};
 use super::scheduler::{QueueOrder, Scheduler};
 use super::spread::Spread;
-use super::SimError;
 use crate::pools::{Role, Site};
 use crate::scenario::Deployment;
 use crate::units::{SimDuration, SimTime};
-use std::cmp::Reverse;
-use std::sync::atomic::Ordering;
 
 /// Batches that an engine of such a deployment has in flight at most.
 pub(super) fn batches(d: &Deployment, role: Role) -> u32 {
@@ -41,18 +41,20 @@ pub(super) fn batches(d: &Deployment, role: Role) -> u32 {
 /// The scheduler is simulated with several batches in flight.
 fn knows(d: &Deployment) -> bool {
     match &d.scheduler {
-        Scheduler::Sarathi(_) | Scheduler::Orca(_) | Scheduler::FasterTransformer(_) | Scheduler::VllmV0(_) => true,
         Scheduler::VllmV1(_)
-        | Scheduler::Lightllm(_)
-        | Scheduler::Sglang(_)
-        | Scheduler::Trtllm(_)
-        | Scheduler::Exclusive(_) => false,
+        | Scheduler::VllmV0(_)
+        | Scheduler::Sarathi(_)
+        | Scheduler::Orca(_)
+        | Scheduler::FasterTransformer(_) => true,
+        Scheduler::Lightllm(_) | Scheduler::Sglang(_) | Scheduler::Trtllm(_) | Scheduler::Exclusive(_) => false,
     }
 }
 
 /// With what it is simulated with one batch at a time, whatever `pp`.
 fn hindrances(d: &Deployment, role: Role) -> Vec<&'static str> {
-    let fair = d.scheduler.common().is_some_and(|common| common.policy == QueueOrder::Fair);
+    let common = d.scheduler.common();
+    let fair = common.is_some_and(|common| common.policy == QueueOrder::Fair);
+    let ahead = common.is_some_and(|common| common.async_scheduling);
     let all = [
         (role != Role::Mixed, "pools of a role"),
         (d.speculative.is_some(), "speculative"),
@@ -60,6 +62,7 @@ fn hindrances(d: &Deployment, role: Role) -> Vec<&'static str> {
         (d.encoder.is_some(), "encoder"),
         (!d.kv.tiers.is_empty(), "kv.tiers"),
         (fair, "scheduling_policy fair"),
+        (ahead, "async_scheduling"),
     ];
     all.into_iter().filter(|(there, _)| *there).map(|(_, name)| name).collect()
 }
@@ -110,6 +113,8 @@ pub(super) struct Lanes {
     most: usize,
     /// A batch is formed when a request reaches the queue, too.
     at_arrivals: bool,
+    /// The next chunk of a prompt may be in a batch while one before it is in flight.
+    chunks_follow: bool,
     quantum_ns: i64,
     /// Batches in flight, in the order in which they were formed, and so in that of their ends.
     flying: VecDeque<Lane>,
@@ -138,6 +143,12 @@ impl Lanes {
             *free = at;
         }
         at
+    }
+
+    /// The lane of those that the batch being formed leaves out, or an empty one.
+    fn unused(&mut self) -> Lane {
+        let lane = self.apart.take().or_else(|| self.spare.pop());
+        lane.unwrap_or_else(|| unreachable!("there are more lanes than batches"))
     }
 
     fn all(&self) -> impl Iterator<Item = &Lane> {
@@ -171,6 +182,7 @@ impl Replica {
         self.lanes = Some(Box::new(Lanes {
             most: batches as usize,
             at_arrivals: !matches!(d.scheduler, Scheduler::VllmV1(_)),
+            chunks_follow: matches!(d.scheduler, Scheduler::VllmV1(_)),
             quantum_ns: d.tick.map_or(1, |tick| tick.duration().0),
             flying: VecDeque::new(),
             apart: None,
@@ -349,13 +361,7 @@ impl Replica {
     pub(super) fn send(&mut self, f: &Forming, duration: SimDuration, env: &Env<'_>, out: &mut Out) {
         let start = self.clock;
         let left = std::mem::take(&mut self.the_lanes().left);
-        if !left.is_empty() {
-            let lanes = self.the_lanes();
-            let lane = lanes.apart.take().or_else(|| lanes.spare.pop());
-            let Some(mut lane) = lane else { unreachable!("there are more lanes than batches") };
-            self.move_to(&left, &mut lane, env);
-            self.the_lanes().apart = Some(lane);
-        }
+        self.move_apart(&left, env);
         let lanes = self.the_lanes();
         let end = lanes.pass(start, duration);
         // Of several in flight at a time, every moment counts once.
@@ -377,14 +383,56 @@ impl Replica {
         if self.log.is_long() {
             self.trim_log();
         }
-        let lanes = self.the_lanes();
-        let lane = lanes.apart.take().or_else(|| lanes.spare.pop());
-        let Some(mut lane) = lane else { unreachable!("there are more lanes than batches") };
+        if self.the_lanes().chunks_follow {
+            let prompts = self.prefills.clone();
+            self.move_apart(&prompts, env);
+        }
+        let mut lane = self.the_lanes().unused();
         self.exchange(&mut lane);
         self.the_lanes().flying.push_back(lane);
     }
 
-    /// Requests of the replica's own lane go to another one; neither is in flight.
+    fn move_apart(&mut self, slots: &[u32], env: &Env<'_>) {
+        if !slots.is_empty() {
+            let mut lane = self.the_lanes().unused();
+            self.move_to(slots, &mut lane, env);
+            self.the_lanes().apart = Some(lane);
+        }
+    }
+
+    /// The batch in flight that has the request which goes when blocks are missing, if one has.
+    pub(super) fn lane_of_victim(&self, env: &Env<'_>) -> Option<usize> {
+        let lanes = self.lanes.as_deref()?;
+        let rank = |slot: u32| match self.common.policy {
+            QueueOrder::Priority => (Some(self.key(slot, env)), 0),
+            _ => (None, self.live[slot as usize].seq),
+        };
+        let last = |running: &[u32]| running.iter().map(|slot| rank(*slot)).max();
+        let own = last(&self.running);
+        let flying = lanes.flying.iter().enumerate().map(|(at, lane)| (last(&lane.running), Some(at)));
+        flying.chain([(own, None)]).max()?.1
+    }
+
+    /// The one of this batch in flight loses its blocks; a token that is on its way comes out.
+    pub(super) fn preempt_in(&mut self, lane: usize, f: &mut Forming, env: &Env<'_>) {
+        self.swap_flying(lane);
+        if let Some(at) = self.victim(env) {
+            self.evict(at, f, env);
+        }
+        self.swap_flying(lane);
+    }
+
+    /// A batch in flight computes something of a request that waits: it lost its blocks meanwhile.
+    pub(super) fn is_on_its_way(&self, slot: u32) -> bool {
+        let has = |lane: &Lane| {
+            let mut chunks = lane.flights.iter().flat_map(|flight| &flight.chunks);
+            let mut tokens = lane.flights.iter().flat_map(|flight| flight.early.iter().chain(&flight.resumed));
+            chunks.any(|chunk| chunk.slot == slot) || tokens.any(|other| *other == slot)
+        };
+        self.lanes.as_deref().is_some_and(|lanes| lanes.flying.iter().any(has))
+    }
+
+    /// Requests of the replica's own lane go to another one that is not in flight, and are in no batch but with chunks.
     fn move_to(&mut self, slots: &[u32], lane: &mut Lane, env: &Env<'_>) {
         let mut lengths = Vec::with_capacity(slots.len());
         for slot in slots {
@@ -436,6 +484,13 @@ impl Replica {
                 self.swap_flying(at);
             }
             None => self.abort(slot, env, out),
+        }
+        // Whatever it has in batches in flight is nobody's: others may have its place.
+        let flying = self.lanes.iter_mut().flat_map(|lanes| &mut lanes.flying);
+        for flight in flying.flat_map(|lane| &mut lane.flights) {
+            flight.chunks.retain(|chunk| chunk.slot != slot);
+            flight.resumed.retain(|other| *other != slot);
+            flight.early.retain(|other| *other != slot);
         }
     }
 

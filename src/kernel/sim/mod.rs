@@ -11,6 +11,7 @@
 //! | `graph`, `flow` | who waits for whom; what is sent when |
 //! | `disagg`, `transfer`, `moving` | requests of several parts; bytes on their way; KV caches that leave an engine or come |
 //! | `node`, `replica`, `batch`, `ending` | what the cluster wants of an engine; one engine: time passing, forming a step, ending one |
+//! | `lanes` | several batches in flight: stages of a pipeline |
 //! | [`scheduler`] | the rules: decisions about one request at a time; `exclusive` is a node of its own |
 //! | [`speculative`], `verify` | drafts: the rules; who verifies how many, and what comes of it |
 //! | [`kv`], [`tiers`] | memory plan, content hashes, the block pool; stores behind it |
@@ -39,7 +40,9 @@
 //! **A step** of a replica lasts what the latency model says of its batch, plus `scheduler_overhead_us` (with
 //! asynchronous scheduling: at least that), at least 1 ns, rounded down to whole ticks, at least one. A model that asks
 //! for 13 days or more is an error. A step whose batch has no tokens lasts one tick. Its tokens come out at its end; the
-//! step that completes a prompt yields a token.
+//! step that completes a prompt yields a token. With stages of a pipeline (`pp`) and a scheduler that has several batches in
+//! flight, a step passes the stages in that time if no other holds it up, and is *formed* where it would start otherwise
+//! (`lanes`).
 //!
 //! **Overheads** belong to the latency model: `step_us`, and `request_us` for every request with tokens in the batch, are
 //! part of what it says of the batch; `tokenize_us`, `tokenize_per_token_us` and half of `network_rtt_ms` go before the
@@ -51,7 +54,7 @@
 //! steps, and no overheads.
 //!
 //! **Clients that go** (timeout, cancellation) are noticed between steps: at the end of the step that runs then (with
-//! asynchronous scheduling: of the first of the two), at once where none runs. A token that came out until then counts,
+//! asynchronous scheduling, or several batches in flight: of the first of them), at once where none runs. A token that came out until then counts,
 //! and a request that was completed until then is served. It loses its blocks, and its tokens of a step that still
 //! runs are nobody's. A request whose client is gone when it reaches the queue never enters it (`queued` stays `None`).
 //!
@@ -350,6 +353,8 @@ impl RequestRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepRow {
     pub replica: u32,
+    /// When it was formed, or the one before it ended; and until its tokens come out. With several batches in flight (`pp`),
+    /// what it waits at stages is part of it.
     pub start: SimTime,
     pub duration: SimDuration,
     pub decode_requests: u32,
@@ -424,7 +429,7 @@ pub struct Summary {
     pub steps: u64,
     /// Last completion, rejection or abort; the horizon where something is in flight.
     pub end: SimTime,
-    /// Time that replicas spent in steps, or servers with requests, summed over them.
+    /// Time that replicas spent in steps (of several in flight every moment once), or servers with requests, summed over them.
     pub busy: SimDuration,
     /// KV blocks of one replica; of several pools, the most.
     pub kv_blocks_total: u64,

@@ -604,7 +604,9 @@ impl Node for Replica {
         };
         let queue = self.waiters().chain(self.fetched());
         let here = self.running.iter().copied().chain(queue).chain(self.moving.values().copied());
-        here.map(left).sum::<u64>() + self.reply_tokens_in_lanes() + self.pending.iter().chain(&self.ghosts).map(coming).sum::<u64>()
+        here.map(left).sum::<u64>()
+            + self.reply_tokens_in_lanes()
+            + self.pending.iter().chain(&self.ghosts).map(coming).sum::<u64>()
     }
 
     fn wake(&self, env: &Env<'_>) -> SimTime {

@@ -91,6 +91,10 @@ impl Replica {
                 (false, _) => self.chunk_need(live, tokens),
             };
             while self.pool.free() < need {
+                if let Some(lane) = self.lane_of_victim(env) {
+                    self.preempt_in(lane, f, env);
+                    continue;
+                }
                 let Some(victim_at) = self.victim(env) else { break 'running };
                 let victim = self.running.remove(victim_at);
                 f.preempted += 1;
@@ -114,14 +118,16 @@ impl Replica {
         }
         for at in at..self.running.len() {
             let slot = self.running[at];
-            if self.live[slot as usize].phase == Phase::Decode {
-                self.stall(slot, f);
+            match self.live[slot as usize].phase {
+                Phase::Decode if self.lanes.is_some() => self.leave_out(slot),
+                Phase::Decode => self.stall(slot, f),
+                _ => {}
             }
         }
     }
 
     /// Place in `running` of the request that goes when blocks are missing.
-    fn victim(&self, env: &Env<'_>) -> Option<usize> {
+    pub(in crate::sim) fn victim(&self, env: &Env<'_>) -> Option<usize> {
         match self.common.policy {
             QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
                 self.running.len().checked_sub(1)
@@ -132,7 +138,7 @@ impl Replica {
 
     /// Admits waiting requests in order until one does not fit; false where time alone may change that.
     fn admit(&mut self, rules: VllmV1, f: &mut Forming, env: &Env<'_>) -> bool {
-        while f.budget > 0 && rules.has_seat(self.running.len()) {
+        while f.budget > 0 && rules.has_seat(self.seated()) {
             if let Some(slot) = self.loaded.front() {
                 if !self.admit_ready(slot, rules, f, env) {
                     return true;
@@ -140,6 +146,9 @@ impl Replica {
                 continue;
             }
             let Some(slot) = self.next_waiting(env) else { return true };
+            if self.is_on_its_way(slot) {
+                return true;
+            }
             let target = self.live[slot as usize].target;
             let (hits, idle) = self.prefix_of(slot, env);
             let loads = match self.ask_tiers(slot, hits, idle, env) {

@@ -420,7 +420,8 @@ impl<'a> World<'a> {
     /// Ends the step that ends now, if one does: its tokens come out, and what they complete leaves.
     fn end_step(&mut self, r: usize, now: SimTime, sink: &mut dyn Sink) -> bool {
         let Some(step) = self.replicas[r].current.take_if(|step| step.end() == now) else { return false };
-        self.replicas[r].line.ended = true;
+        let line = &mut self.replicas[r].line;
+        line.ended = line.most > 1;
         self.replicas[r].current = self.replicas[r].line.behind.pop_front();
         self.count_step(r, &step);
         self.store_filled(r, &step, now);

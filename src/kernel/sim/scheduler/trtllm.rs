@@ -33,7 +33,7 @@
 //! tokens; there those beyond `max_input_len` are dropped. Where a paused request would not fit into a step again, the engine
 //! fails in the middle of its work; here `max_num_tokens` is refused. Left out: the overlap of scheduling and execution
 //! (`disable_overlap_scheduler: true` is what is simulated) and with it the two steps that MAX_UTILIZATION looks ahead with
-//! pipeline parallelism, partial reuse of blocks, a cache in host memory (`host_cache_size: 0`), sliding windows, beams,
+//! pipeline parallelism (one batch at a time passes all stages), partial reuse of blocks, a cache in host memory (`host_cache_size: 0`), sliding windows, beams,
 //! draft tokens, adapters, attention data parallelism, KV caches that come from other engines.
 
 use schemars::JsonSchema;

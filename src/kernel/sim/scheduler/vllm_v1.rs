@@ -21,6 +21,12 @@
 //!    of the prompt (`sjf`; not in vLLM, from inference-sim) or by deadline (`edf`, not in vLLM), by the latest start
 //!    (`least_slack`, not in vLLM), each then by arrival and number, where a preempted request takes its ordered place; or
 //!    by the tenant that was served least (`fair`, not in vLLM: [`crate::sim`]'s `fair.rs`), then the same.
+//! 5. **Stages of a pipeline** (`pp`): up to `pp` batches are in flight ([`lanes`](crate::sim); `core.py`,
+//!    `step_with_batch_queue`; `timelines/lanes.rs`). The next one is formed at once while there are fewer, then whenever the
+//!    first of them ends; what comes meanwhile waits for that. A request whose tokens are all computed or in flight is passed
+//!    over until its next one is out; the next chunk of a prompt may follow one in flight. A victim may be in flight: it loses
+//!    its blocks, and a token that is on its way comes out. It is admitted again when nothing of it is in flight any more, and
+//!    holds up the queue until then (vLLM would compute the token twice).
 //!
 //! A preempted request that is admitted again computes its prompt and the tokens it had generated, as one prompt.
 //! Drafts are in [`speculative`](crate::sim::speculative), encoder budgets in [`encoder`](crate::sim::encoder). Left out:

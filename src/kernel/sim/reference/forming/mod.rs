@@ -550,9 +550,8 @@ impl World<'_> {
 
     fn count_stalls(&mut self, r: usize, batch: &[Part]) {
         let without = |i: &&usize| !batch.iter().any(|part| part.life == **i);
-        let stalled = |i: &&usize| {
-            self.lives[**i].decodes() && !self.is_about_to_be_cut(r, **i) && !self.is_in_flight(r, **i)
-        };
+        let stalled =
+            |i: &&usize| self.lives[**i].decodes() && !self.is_about_to_be_cut(r, **i) && !self.is_in_flight(r, **i);
         let stalls = self.replicas[r].running.iter().filter(without).filter(stalled).count();
         self.seen.stalls += stalls as u64;
         if self.replicas[r].running.iter().filter(without).any(|i| self.lives[*i].drafts > 0) {

@@ -9,17 +9,11 @@ use crate::sim::scheduler::Sarathi;
 impl World<'_> {
     pub(super) fn form_sarathi(&mut self, r: usize, rules: &Sarathi, f: &mut Forming) {
         f.budget = rules.chunk_size as usize;
-        let share = self.share(r, rules.batch_size_cap);
-        let prompts = self.pass_over_running(r, share, f);
+        let prompts = self.pass_over_running(r, f);
         for i in prompts {
             let missing = self.lives[i].target - self.lives[i].computed;
             let tokens = missing.min(f.budget);
-            if tokens == 0 {
-                let several = self.replicas[r].line.most > 1;
-                assert!(several, "who decodes had a token of the step before, and so had every prompt that has begun");
-                self.fire("sarathi: nothing is left for a prompt that has begun");
-                continue;
-            }
+            assert!(tokens > 0, "who decodes had a token of the step before, and so had every prompt that has begun");
             if tokens < missing {
                 self.fire("sarathi: a prompt that has begun is cut again");
             }
@@ -31,14 +25,10 @@ impl World<'_> {
     }
 
     /// A token for everybody who decodes, in order; returns those whose prompts are not done.
-    fn pass_over_running(&mut self, r: usize, share: usize, f: &mut Forming) -> Vec<usize> {
+    fn pass_over_running(&mut self, r: usize, f: &mut Forming) -> Vec<usize> {
         let mut left: VecDeque<usize> = self.available(r).into();
         let mut prompts = Vec::new();
         while let Some(i) = left.pop_front() {
-            if f.batch.len() == share {
-                self.fire("sarathi: the batch has its share of those that decode");
-                break;
-            }
             if !self.lives[i].decodes() {
                 prompts.push(i);
                 continue;

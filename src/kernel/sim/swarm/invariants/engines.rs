@@ -13,7 +13,10 @@ impl Checked<'_> {
         self.sums()?;
         for at in 0..self.places.len() {
             let name = &self.places[at].site.name;
-            self.flights(at).and_then(|()| self.steps(at)).and_then(|()| self.integrals(at)).map_err(|e| format!("pool {name}: {e}"))?;
+            self.flights(at)
+                .and_then(|()| self.steps(at))
+                .and_then(|()| self.integrals(at))
+                .map_err(|e| format!("pool {name}: {e}"))?;
         }
         self.computed_tokens()
     }

@@ -38,6 +38,8 @@ pub const ENGINES: &[Engine] = &[
     Engine { name: "tiers", rules: tiers::RULES, draw: tiers::draw },
     // vLLM's V1 with adapters.
     Engine { name: "lora", rules: lora::RULES, draw: lora::draw },
+    // vLLM's V1 with pipeline stages.
+    Engine { name: "lanes", rules: lanes::RULES, draw: lanes::vllm_v1 },
     Engine { name: "orders", rules: orders::RULES, draw: orders::draw },
 ];
 

@@ -17,14 +17,11 @@ pub(super) const RULES: &[&str] = &[
     "sarathi: too few blocks",
     "sarathi: admitted in a step that preempts",
     "sarathi: a new prompt is cut",
-    "sarathi: the batch has its share of those that decode",
     "sarathi: the batch has its share of the seats",
-    "sarathi: nothing is left for a prompt that has begun",
     "lanes: formed while another batch is in flight",
     "lanes: three in flight",
     "lanes: formed for a request that came",
     "lanes: waits at a stage behind the first",
-    "lanes: a batch leaves a request out",
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
