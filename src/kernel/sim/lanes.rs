@@ -429,12 +429,14 @@ impl Replica {
             let mut tokens = lane.flights.iter().flat_map(|flight| flight.early.iter().chain(&flight.resumed));
             chunks.any(|chunk| chunk.slot == slot) || tokens.any(|other| *other == slot)
         };
-        self.lanes.as_deref().is_some_and(|lanes| lanes.flying.iter().any(has))
+        let lost = self.live[slot as usize].preemptions > 0;
+        lost && self.lanes.as_deref().is_some_and(|lanes| lanes.flying.iter().any(has))
     }
 
     /// Requests of the replica's own lane go to another one that is not in flight, and are in no batch but with chunks.
     fn move_to(&mut self, slots: &[u32], lane: &mut Lane, env: &Env<'_>) {
         let mut lengths = Vec::with_capacity(slots.len());
+        let decodes = self.decodes;
         for slot in slots {
             let at = self.position(*slot);
             self.running.remove(at);
@@ -449,9 +451,11 @@ impl Replica {
                 other => unreachable!("{other:?} is in a batch"),
             }
         }
-        let mut gone = slots.to_vec();
-        gone.sort_unstable();
-        self.finishes.retain(|Reverse((.., slot))| gone.binary_search(slot).is_err());
+        if self.decodes < decodes {
+            let mut gone = slots.to_vec();
+            gone.sort_unstable();
+            self.finishes.retain(|Reverse((.., slot))| gone.binary_search(slot).is_err());
+        }
         self.swap(lane);
         for (slot, computed) in slots.iter().zip(lengths) {
             let seq = self.live[*slot as usize].seq;

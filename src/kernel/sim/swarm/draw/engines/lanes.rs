@@ -38,5 +38,9 @@ pub(super) fn vllm_v1(dice: &mut Dice, _: &Sizes, s: &mut Scenario) {
     s.deployment.pp = dice.range(2, 4);
     if let Scheduler::VllmV1(rules) = &mut s.deployment.scheduler {
         rules.async_scheduling &= dice.one_in(4);
+        if rules.enable_chunked_prefill && dice.one_in(4) {
+            // Fewer than there are replies.
+            rules.max_num_batched_tokens = dice.range(1, 4);
+        }
     }
 }
