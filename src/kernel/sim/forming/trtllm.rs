@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 
 use crate::sim::batch::{Forming, Seat, new_blocks};
 use crate::sim::node::Env;
-use crate::sim::replica::{Phase, Replica};
+use crate::sim::replica::{Live, Phase, Replica};
 use crate::sim::scheduler::{CapacitySchedulerPolicy, ContextChunkingPolicy, Trtllm};
 
 /// See the head of the file.
@@ -114,8 +114,11 @@ impl State {
                 fitting.passed = true;
                 continue;
             }
-            let has = if waits { 0 } else { u64::from(live.target.div_ceil(replica.block_size)) };
-            let need = (to_the_end(replica, slot, env) - has) as i64;
+            let all = to_the_end(replica, slot, env);
+            let need = match waits {
+                true => all + u64::from(replica.fixed),
+                false => all - u64::from(live.target.div_ceil(replica.block_size)),
+            } as i64;
             if need > available && !waits {
                 break;
             }
@@ -144,7 +147,7 @@ impl State {
                     fitting.passed = true;
                     continue;
                 }
-                taken += u64::from(live.target.div_ceil(replica.block_size));
+                taken += to_start(replica, live);
                 if taken > replica.pool.free() {
                     break;
                 }
@@ -173,7 +176,7 @@ impl State {
                         at += 1;
                         continue;
                     }
-                    u64::from(live.target.div_ceil(replica.block_size))
+                    to_start(replica, live)
                 }
                 Phase::Decode => new_blocks(replica.computed(live), 1, replica.block_size),
                 Phase::Prefill | Phase::Ending | Phase::Moving | Phase::Fetching => 0,
@@ -319,7 +322,12 @@ fn contexts(replica: &Replica) -> Vec<u32> {
     list.into_iter().map(|(_, slot)| slot).collect()
 }
 
-/// Blocks that a request may have in the end.
+/// Blocks that a fetched request takes when it starts: those of its whole prompt, and what it holds whatever its length.
+fn to_start(replica: &Replica, live: &Live) -> u64 {
+    u64::from(live.target.div_ceil(replica.block_size) + replica.fixed)
+}
+
+/// Blocks of its tokens that a request may have in the end.
 fn to_the_end(replica: &Replica, slot: u32, env: &Env<'_>) -> u64 {
     let live = &replica.live[slot as usize];
     let most = u64::from(live.input) + u64::from(env.demand.cap(live.request, env.max_len));
