@@ -657,7 +657,7 @@ impl Replica {
         t.running_max = t.running_max.max(self.running.len() as u64);
         t.waiting_max = t.waiting_max.max(waits);
         let empty = f.shape.decode_requests == 0 && f.shape.prefill_requests == 0;
-        if empty && f.preempted == 0 && self.running.is_empty() && self.flights.is_empty() {
+        if empty && f.preempted == 0 && self.decodes == 0 && self.flights.is_empty() {
             self.asleep = true;
             return Ok(false);
         }

@@ -1,7 +1,10 @@
 //! Forming a step by the rules of [`Trtllm`]: first whose blocks fit, then how many tokens of whom go into the step. Those that
 //! generate are looked at one by one only where some of them may get nothing.
 
+use std::collections::btree_map::Iter;
 use std::collections::{BTreeSet, BinaryHeap};
+use std::iter::Peekable;
+use std::vec::IntoIter;
 
 use crate::sim::batch::{Forming, Seat, new_blocks};
 use crate::sim::node::Env;
@@ -104,12 +107,10 @@ impl State {
         let mut contributed = if fixed { None } else { Some(contributed(replica, env)) };
         let mut available = replica.pool.free() as i64 - (replica.promised as i64 - held_by_decodes(replica) as i64);
         let mut full = false;
-        for slot in contexts(replica) {
+        let mut contexts = Contexts::new(replica);
+        while let Some(slot) = contexts.next(!full) {
             let live = &replica.live[slot as usize];
             let waits = live.phase == Phase::Waiting;
-            if waits && full {
-                continue;
-            }
             if waits && contributed.as_mut().is_some_and(|known| waits_for_prefix(replica, slot, known, env)) {
                 fitting.passed = true;
                 continue;
@@ -140,7 +141,8 @@ impl State {
         }
         let mut known = contributed(replica, env);
         let mut taken = replica.decode_need();
-        for slot in contexts(replica) {
+        let mut contexts = Contexts::new(replica);
+        while let Some(slot) = contexts.next(true) {
             let live = &replica.live[slot as usize];
             if live.phase == Phase::Waiting {
                 if waits_for_prefix(replica, slot, &mut known, env) {
@@ -161,19 +163,22 @@ impl State {
     fn next_step_in_order(&self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) -> Fitting {
         let mut fitting = Fitting::default();
         let mut known = contributed(replica, env);
-        let of = |slot: &u32| (replica.live[*slot as usize].place, *slot);
-        let mut list: Vec<_> = replica.running.iter().map(of).collect();
-        list.extend(replica.fetched.iter().map(|(place, slot)| (Some(*place), *slot)));
-        list.sort_unstable();
-        let (mut at, mut end, mut taken) = (0, list.len(), 0);
-        while at < end {
-            let slot = list[at].1;
+        // Of those that were fetched, only who is reached is looked at: they can be many.
+        let mut started = by_place(replica, &replica.running);
+        let (mut at, mut fetched, mut end, mut taken) = (0, 0, u64::MAX, 0);
+        loop {
+            let running = started.get(at).copied();
+            let waiting = replica.fetched.range(fetched..end).next().map(|(place, slot)| (*place, *slot));
+            let Some((place, slot)) = running.into_iter().chain(waiting).min() else { return fitting };
             let live = &replica.live[slot as usize];
+            let waits = live.phase == Phase::Waiting;
+            if waits {
+                fetched = place + 1;
+            }
             let need = match live.phase {
                 Phase::Waiting => {
                     if waits_for_prefix(replica, slot, &mut known, env) {
                         fitting.passed = true;
-                        at += 1;
                         continue;
                     }
                     to_start(replica, live)
@@ -181,22 +186,23 @@ impl State {
                 Phase::Decode => new_blocks(replica.computed(live), 1, replica.block_size),
                 Phase::Prefill | Phase::Ending | Phase::Moving | Phase::Fetching => 0,
             };
-            let mut room = taken + need <= replica.pool.free();
-            while !room && at < end {
-                let started = |at: &usize| replica.live[list[*at].1 as usize].phase != Phase::Waiting;
-                let Some(victim) = (at..end).rev().find(started) else { return fitting };
-                let place = replica.position(list[victim].1);
-                replica.evict(place, f, env);
-                end = victim;
-                room = taken + need <= replica.pool.free();
+            while taken + need > replica.pool.free() {
+                if started.len() <= at {
+                    return fitting;
+                }
+                let Some((of_victim, victim)) = started.pop() else { return fitting };
+                let running = replica.position(victim);
+                replica.evict(running, f, env);
+                // The list ends before it.
+                end = of_victim;
+                if victim == slot {
+                    return fitting;
+                }
             }
-            if at < end {
-                taken += need;
-                fitting.list.push(slot);
-            }
-            at += 1;
+            taken += need;
+            fitting.list.push(slot);
+            at += usize::from(!waits);
         }
-        fitting
     }
 
     /// Who of them generates, unless all do, and the tokens of each prompt.
@@ -313,13 +319,39 @@ fn decodes(replica: &Replica) -> impl Iterator<Item = u32> + '_ {
     replica.running.iter().copied().filter(|slot| replica.live[*slot as usize].phase == Phase::Decode)
 }
 
-/// Prompts that are under way or were fetched, in the order of the list.
-fn contexts(replica: &Replica) -> Vec<u32> {
-    let of = |slot: &u32| (replica.live[*slot as usize].place, *slot);
-    let mut list: Vec<_> = replica.prefills.iter().map(of).collect();
-    list.extend(replica.fetched.iter().map(|(place, slot)| (Some(*place), *slot)));
+/// These requests by their place in the list.
+fn by_place(replica: &Replica, slots: &[u32]) -> Vec<(u64, u32)> {
+    let place = |slot: &u32| replica.live[*slot as usize].place.unwrap_or_else(|| unreachable!("who runs was fetched"));
+    let mut list: Vec<_> = slots.iter().map(|slot| (place(slot), *slot)).collect();
     list.sort_unstable();
-    list.into_iter().map(|(_, slot)| slot).collect()
+    list
+}
+
+/// Prompts that are under way or were fetched, in the order of the list. Those that were fetched can be many, and are looked at
+/// one by one.
+struct Contexts<'a> {
+    started: Peekable<IntoIter<(u64, u32)>>,
+    fetched: Peekable<Iter<'a, u64, u32>>,
+}
+
+impl Contexts<'_> {
+    fn new(replica: &Replica) -> Contexts<'_> {
+        let started = by_place(replica, &replica.prefills);
+        Contexts { started: started.into_iter().peekable(), fetched: replica.fetched.iter().peekable() }
+    }
+
+    /// The next one; of those that were fetched only if `all`.
+    fn next(&mut self, all: bool) -> Option<u32> {
+        let fetched = self.fetched.peek().filter(|_| all).map(|(place, _)| **place);
+        let started = self.started.peek().map(|(place, _)| *place);
+        match (started, fetched) {
+            (None, None) => None,
+            (Some(started), fetched) if fetched.is_none_or(|fetched| started < fetched) => {
+                self.started.next().map(|(_, slot)| slot)
+            }
+            _ => self.fetched.next().map(|(_, slot)| *slot),
+        }
+    }
 }
 
 /// Blocks that a fetched request takes when it starts: those of its whole prompt, and what it holds whatever its length.

@@ -42,6 +42,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Common, QueueOrder};
 use crate::pools::Site;
+use crate::scenario::KvCache;
 use crate::sim::engine;
 
 /// TensorRT-LLM's in-flight batching, under its own names and defaults.
@@ -107,11 +108,6 @@ impl Default for Trtllm {
     }
 }
 
-/// Share of the GPU's memory that a deployment says nothing about.
-const UTILIZATION: f64 = 0.9;
-/// Longest time of the host, in microseconds.
-const OVERHEAD_MAX_US: f64 = 60e6;
-
 impl Trtllm {
     pub(super) fn common(&self) -> Common {
         Common {
@@ -146,16 +142,15 @@ impl Trtllm {
             let message = format!("is {fraction}; must be above 0, and 1 at most");
             found.push(("deployment.scheduler.trtllm.free_gpu_memory_fraction", message));
         }
-        if kv.gpu_memory_utilization != UTILIZATION {
+        if kv.gpu_memory_utilization != KvCache::default().gpu_memory_utilization {
             let message = "is vLLM's; TensorRT-LLM gives the cache a share of what is left beside weights and \
                            activations, scheduler.trtllm.free_gpu_memory_fraction";
             found.push(("deployment.kv.gpu_memory_utilization", message.to_string()));
         }
-        let us = self.scheduler_overhead_us;
-        if !(0.0..=OVERHEAD_MAX_US).contains(&us) {
-            let message = format!("is {us}; must be 0 to {OVERHEAD_MAX_US} microseconds");
-            found.push(("deployment.scheduler.trtllm.scheduler_overhead_us", message));
-        }
+        found.extend(super::bad_overhead(
+            "deployment.scheduler.trtllm.scheduler_overhead_us",
+            self.scheduler_overhead_us,
+        ));
         if self.enable_chunked_context && self.max_num_tokens > 0 && self.max_num_tokens < kv.block_size {
             let message = format!(
                 "is {}, less than the {} tokens of a block: chunks are cut to whole blocks, and a longer prompt would \
