@@ -43,9 +43,13 @@ impl State {
         f.budget = self.rules.max_num_tokens;
         let in_order = self.is_in_order(replica);
         let pauses = self.rules.capacity_scheduler_policy == CapacitySchedulerPolicy::MaxUtilization;
-        let sure = in_order && replica.stalled == 0 && replica.decode_need() <= replica.pool.free();
-        let fitting = match (pauses, sure) {
+        let fitting = match (pauses, in_order && replica.stalled == 0) {
             (false, _) => self.to_completion(replica, env),
+            (true, true) if self.pause_last(replica, f, env) => Fitting {
+                generate: true,
+                list: by_place(replica, &replica.prefills).into_iter().map(|(_, slot)| slot).collect(),
+                passed: false,
+            },
             (true, true) => self.next_step(replica, env),
             (true, false) => self.next_step_in_order(replica, f, env),
         };
@@ -86,14 +90,32 @@ impl State {
     /// Whoever was fetched stands behind all that started.
     fn is_in_order(&mut self, replica: &Replica) -> bool {
         let Some((first, _)) = replica.fetched.first_key_value() else { return true };
+        self.last_started(replica).is_none_or(|(place, _)| place < *first)
+    }
+
+    /// The last of the list that started, and its place.
+    fn last_started(&mut self, replica: &Replica) -> Option<(u64, u32)> {
         while let Some((place, seq, slot)) = self.started.peek().copied() {
             let live = &replica.live[slot as usize];
             if live.seq == seq && live.phase != Phase::Waiting {
-                return place < *first;
+                return Some((place, slot));
             }
             self.started.pop();
         }
-        true
+        None
+    }
+
+    /// Where all that started stand before all that did not: the last of them are paused, until the others have the blocks of
+    /// this step. In turn, each would pause the last until it has its own, and so none more than these. Whether any is: then
+    /// nobody behind them is looked at.
+    fn pause_last(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) -> bool {
+        let before = f.preempted;
+        while replica.decode_need() > replica.pool.free() {
+            let Some((_, slot)) = self.last_started(replica) else { unreachable!("who needs blocks has started") };
+            let running = replica.position(slot);
+            replica.evict(running, f, env);
+        }
+        f.preempted > before
     }
 
     /// Those that generate, and behind them, in the order of the list, who can have all blocks that it may ever need.
@@ -133,7 +155,7 @@ impl State {
         fitting
     }
 
-    /// Where all that started have the blocks of this step: they, and who else can have his.
+    /// Where all that started stand first, and have the blocks of this step: they, and who else can have his.
     fn next_step(&self, replica: &Replica, env: &Env<'_>) -> Fitting {
         let mut fitting = Fitting { generate: true, ..Fitting::default() };
         if replica.prefills.is_empty() && replica.fetched.is_empty() {
