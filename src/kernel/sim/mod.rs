@@ -195,6 +195,7 @@ mod reference_exclusive;
 mod replica;
 pub mod router;
 mod runs;
+pub mod samples;
 pub mod scheduler;
 pub mod speculative;
 mod spread;
@@ -300,16 +301,19 @@ pub struct RequestRow {
     /// When the client has the last token; only where [`Status::served`].
     pub finished: Option<SimTime>,
     pub input_tokens: u32,
+    /// Parallel samples ([`samples`]): what follows is of all of them together, unless it says otherwise.
+    pub samples: u32,
     /// Tokens generated.
     pub output_tokens: u32,
-    /// Prompt tokens found in the prefix cache at first admission.
+    /// Prompt tokens found in the prefix cache at first admission; of several samples, what the first to be admitted found.
     pub cached_tokens: u32,
     /// Tokens that tiers behind the prefix cache had, over all admissions.
     pub fetched_tokens: u32,
     /// Tokens computed again because a preemption lost them, or as [`FirstToken::Decode`](crate::pools::FirstToken) says.
     pub recomputed_tokens: u32,
     pub preemptions: u32,
-    /// Time lost to preemptions: from each until the end of the step that has computed again what it lost.
+    /// Time lost to preemptions: from each until the end of the step that has computed again what it lost. Of several
+    /// samples, that of the one that lost most.
     pub preempted: SimDuration,
     /// `None` with fewer than two tokens.
     pub itl: Option<ItlStats>,
@@ -332,6 +336,7 @@ impl RequestRow {
             first_token: None,
             finished: None,
             input_tokens: 0,
+            samples: 1,
             output_tokens: 0,
             cached_tokens: 0,
             fetched_tokens: 0,

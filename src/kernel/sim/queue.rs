@@ -18,13 +18,14 @@ const DEAD_MAX: usize = 64;
 /// No entry of a line has this number.
 const NOWHERE: i64 = i64::MIN;
 
-/// What a request is ordered by: rank, then arrival, then number.
+/// What a request is ordered by: rank, then arrival, then number, of itself and of its sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     /// Priority value, prompt length, deadline or latest start in nanoseconds, tenant; 0 for first come, first served.
     pub rank: i64,
     pub arrival: SimTime,
     pub request: u32,
+    pub sample: u32,
 }
 
 /// See the head of the file.
@@ -54,9 +55,15 @@ impl Queue {
         (self.order == QueueOrder::Fair).then_some(&mut self.fair)
     }
 
-    /// The key of a request with so many tokens of prompt here, which are estimated to take so long: the same for as long as
-    /// it lives.
-    pub(super) fn key(&self, demand: &Demand<'_>, request: u32, prompt: u32, work: SimDuration) -> Key {
+    /// The key of a sample of a request with so many tokens of prompt here, which are estimated to take so long: the same for as
+    /// long as it lives.
+    pub(super) fn key(
+        &self,
+        demand: &Demand<'_>,
+        (request, sample): (u32, u32),
+        prompt: u32,
+        work: SimDuration,
+    ) -> Key {
         let rank = match self.order {
             QueueOrder::Fcfs => 0,
             QueueOrder::Priority => i64::from(demand.priority(request)),
@@ -68,7 +75,7 @@ impl Queue {
             },
             QueueOrder::Fair => demand.tenant(request),
         };
-        Key { rank, arrival: demand.arrival(request), request }
+        Key { rank, arrival: demand.arrival(request), request, sample }
     }
 
     /// At the end, or at its ordered place.
@@ -193,8 +200,8 @@ impl Queue {
 
     /// The requests of a tenant in the queue.
     fn of(&self, tenant: i64) -> impl Iterator<Item = (&Key, &u32)> {
-        let low = Key { rank: tenant, arrival: SimTime(i64::MIN), request: 0 };
-        let high = Key { rank: tenant, arrival: SimTime::MAX, request: u32::MAX };
+        let low = Key { rank: tenant, arrival: SimTime(i64::MIN), request: 0, sample: 0 };
+        let high = Key { rank: tenant, arrival: SimTime::MAX, request: u32::MAX, sample: u32::MAX };
         self.sorted.range(low..=high)
     }
 

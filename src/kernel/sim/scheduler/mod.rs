@@ -200,6 +200,8 @@ pub(crate) struct Common {
     pub asks_tiers: bool,
     /// Speculative decoding is simulated with it.
     pub speculates: bool,
+    /// What it makes of a request with several samples.
+    pub samples: Samples,
     /// With [`QueueOrder::Sjf`]: the most tokens that a reply may have go first, not the shortest prompt.
     pub longest_reply_first: bool,
     /// Who is preempted goes to the end of the queue.
@@ -209,6 +211,17 @@ pub(crate) struct Common {
     pub fills_late: bool,
     /// The latency model is shown batches as they are, and what it says is what they take.
     pub plain: bool,
+}
+
+/// What becomes of a request with several samples: see [`crate::sim::samples`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Samples {
+    /// The engine knows no such requests.
+    None,
+    /// Every sample is a request to the scheduler.
+    Requests,
+    /// The same, behind a request that computes the prompt.
+    BehindPrompt,
 }
 
 impl Common {
@@ -229,6 +242,7 @@ impl Common {
             reserves: false,
             asks_tiers: false,
             speculates: false,
+            samples: Samples::None,
             longest_reply_first: false,
             requeues_last: false,
             fills_late: false,

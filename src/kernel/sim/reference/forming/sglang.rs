@@ -164,6 +164,9 @@ impl World<'_> {
     }
 
     fn most_out(&self, r: usize, i: usize) -> i64 {
+        if self.lives[i].ahead {
+            return 0;
+        }
         i64::from(self.demand.cap(self.lives[i].request, self.replicas[r].pool.max_len as u32))
     }
 
@@ -441,7 +444,7 @@ impl World<'_> {
         match rules.schedule_policy {
             SchedulePolicy::Fcfs => return,
             SchedulePolicy::Lof => {
-                let life = |i: &usize| (&self.lives[*i].arrival, &self.lives[*i].request);
+                let life = |i: &usize| (&self.lives[*i].arrival, &self.lives[*i].request, &self.lives[*i].sample);
                 queue.sort_by_key(|i| (Reverse(self.most_out(r, *i)), life(i)));
             }
             SchedulePolicy::Random => {

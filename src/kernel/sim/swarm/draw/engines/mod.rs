@@ -5,6 +5,7 @@ mod lightllm;
 mod lora;
 mod orca;
 mod orders;
+mod samples;
 mod sarathi;
 mod sglang;
 mod tiers;
@@ -38,6 +39,7 @@ pub const ENGINES: &[Engine] = &[
     // vLLM's V1 with adapters.
     Engine { name: "lora", rules: lora::RULES, draw: lora::draw },
     Engine { name: "orders", rules: orders::RULES, draw: orders::draw },
+    Engine { name: "samples", rules: samples::RULES, draw: samples::draw },
 ];
 
 /// The scenario of a seed for one of them.
@@ -60,5 +62,6 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
     if s.deployment.lora.is_some() {
         requests.adapter = lora::asked(dice, requests.len());
     }
+    super::samples::draw(seed, if engine_of.name == "samples" { 1 } else { 5 }, &mut s, &mut requests);
     (s, requests)
 }
