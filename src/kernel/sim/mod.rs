@@ -267,7 +267,9 @@ impl Status {
 /// The gaps between consecutive tokens of one request, as the engine hands them out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ItlStats {
-    /// Sum of the gaps: last token minus first.
+    /// How many there are: one less than tokens of every sample.
+    pub count: u64,
+    /// Sum of the gaps: last token minus first, of every sample.
     pub sum: SimDuration,
     /// 99th percentile, linear interpolation, to the nearest nanosecond (half up).
     pub p99: SimDuration,

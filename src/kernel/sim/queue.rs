@@ -332,7 +332,7 @@ mod tests {
                 let slot = unused.pop().unwrap_or(slots);
                 slots = slots.max(slot + 1);
                 let rank = if order == QueueOrder::Fcfs { 0 } else { below(5) as i64 };
-                let key = Key { rank, arrival: SimTime(below(3) as i64), request };
+                let key = Key { rank, arrival: SimTime(below(3) as i64), request, sample: 0 };
                 let front = action == 9;
                 if front {
                     queue.push_front(slot, key)
@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn what_leaves_the_middle_of_a_line_is_not_searched_nor_kept() {
         let mut queue = Queue::new(QueueOrder::Fcfs);
-        let key = Key { rank: 0, arrival: SimTime::ZERO, request: 0 };
+        let key = Key { rank: 0, arrival: SimTime::ZERO, request: 0, sample: 0 };
         let n = 200_000;
         (0..n).for_each(|slot| queue.push(slot, key));
         assert!((1..n - 1).rev().all(|slot| queue.remove(slot, key)));
@@ -388,7 +388,7 @@ mod tests {
         let late = [(load, [0, -4, 30, 1_000_007, 1_000_002]), (Load::default(), [0, -4, 30, i64::MAX, i64::MAX])];
         for (load, expect) in late {
             let demand = Demand::new(&load, &requests, 1).unwrap();
-            let keys = ORDERS.map(|order| Queue::new(order).key(&demand, 0, 30, SimDuration(5)));
+            let keys = ORDERS.map(|order| Queue::new(order).key(&demand, (0, 0), 30, SimDuration(5)));
             assert_eq!(keys.map(|key| key.rank), expect);
             assert!(keys.iter().all(|key| (key.arrival, key.request) == (SimTime(7), 0)));
         }
@@ -397,7 +397,7 @@ mod tests {
     #[test]
     fn tenants_go_by_their_counters() {
         let mut queue = Queue::new(QueueOrder::Fair);
-        let key = |tenant, request| Key { rank: tenant, arrival: SimTime(0), request };
+        let key = |tenant, request| Key { rank: tenant, arrival: SimTime(0), request, sample: 0 };
         for (slot, tenant) in [7, 7, 3, 3, -1].into_iter().enumerate() {
             queue.push(slot as u32, key(tenant, slot as u32));
         }

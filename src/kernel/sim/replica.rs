@@ -381,6 +381,9 @@ impl Replica {
             };
             live.known = self.known_blocks(&live, env);
             let slot = self.slot(live);
+            if several {
+                self.sample_entered(slot);
+            }
             self.wait(slot, abort, env);
             self.prefetch(slot, at, env);
         }

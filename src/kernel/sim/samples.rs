@@ -4,8 +4,9 @@
 //! |---|---|---|
 //! | 1. **vLLM's V1** makes `n` requests of one in its frontend, which reach the queue at once, in order. To the scheduler they are requests like others: each has a seat, a place in the batch, and blocks of its own but for what the prefix cache shares; each is preempted by itself | `v1/engine/async_llm.py` `add_request`, `v1/engine/parallel_sampling.py` `ParentRequest` | `samples_are_requests_that_share_what_the_cache_finds`, `every_sample_takes_a_seat`, `samples_are_preempted_one_by_one` |
 //! | 2. **SGLang** first sends a request that computes the prompt and generates nothing that anybody gets (`max_new_tokens: 0`), and when that is done `n` requests, which find its pages | `managers/tokenizer_manager.py` `_handle_batch_request` | `sglang_computes_the_prompt_before_the_samples` |
-//! | 3. **One decision of the router** for all of them: both are frontends of one engine | the same | `samples_stay_together` |
-//! | 4. **The request** has its first token with the first of any sample, is done with the last token of the last one, and goes whole when its client goes | `parallel_sampling.py` `get_outputs`; SGLang `_handle_batch_request` | `the_first_token_of_any_and_the_last_of_all`, `a_client_takes_all_samples_along` |
+//! | 3. **TensorRT-LLM** makes a request and `n - 1` children of one as it takes it from the queue, which it does only where all of them may be active beside those that are; then they are requests like others, of which all but the first wait for the prefix (rule 6 of [`Trtllm`](super::scheduler::Trtllm)) | `_torch/pyexecutor/request_utils.py` `get_from_waiting_queue`, `merge_requests`; `llm_request.py` `create_child_request` | `trtllm_takes_all_samples_at_once` |
+//! | 4. **One decision of the router** for all of them: each of these is the frontend of one engine | the same | `samples_stay_together` |
+//! | 5. **The request** has its first token with the first of any sample, is done with the last token of the last one, and goes whole when its client goes | `parallel_sampling.py` `get_outputs`; SGLang `_handle_batch_request` | `the_first_token_of_any_and_the_last_of_all`, `a_client_takes_all_samples_along` |
 //!
 //! *Lengths.* All samples of a request have the length that the trace gives: it knows no other. A cap cuts each of them.
 //!
@@ -21,8 +22,8 @@
 //! The token that ends SGLang's request for the prompt is nobody's.
 //!
 //! *Refused*: the other schedulers ([`unfit`]), speculative decoding, encoders, tiers behind the prefix cache, and prefill,
-//! decode and encode pools. Beam search is none of these engines': vLLM's V1 took it out of its scheduler, and its frontend asks for one
-//! token of every beam at a time; SGLang has none.
+//! decode and encode pools; for TensorRT-LLM more samples than may be active, which its queue would wait for forever. Left out: beam
+//! search. vLLM's V1 took it out of its scheduler (its frontend asks for one token of every beam at a time), and SGLang has none.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -39,7 +40,7 @@ use crate::scenario::{Load, Scenario};
 use crate::units::{SimDuration, SimTime};
 
 /// Most samples of a request: vLLM's `VLLM_MAX_N_SEQUENCES`.
-pub(crate) const N_MAX: u32 = 16_384;
+pub const N_MAX: u32 = 16_384;
 /// Tokens, about, of the blocks by which prompts are told apart that the trace says nothing of.
 const UNIT: u32 = 256;
 
@@ -50,22 +51,29 @@ pub(crate) fn asked(load: &Load, requests: &Requests) -> bool {
 
 /// The same of what a scenario says itself.
 pub(crate) fn asked_of_all(load: &Load) -> bool {
-    let several = |n: Option<u32>| n.is_some_and(|n| n > 1);
-    several(load.n) || load.classes.values().any(|class| several(class.n))
+    most_of_all(load) > 1
 }
 
-/// Why a pool serves no requests of several samples.
-pub(crate) fn unfit(site: &Site) -> Option<&'static str> {
+/// Most samples that a scenario itself asks for.
+pub(crate) fn most_of_all(load: &Load) -> u32 {
+    load.classes.values().filter_map(|class| class.n).chain(load.n).max().unwrap_or(1)
+}
+
+/// Why a pool serves no requests of so many samples, which are several.
+pub(crate) fn unfit(site: &Site, n: u32) -> Option<String> {
     let d = &site.deployment;
     let engine = match &d.scheduler {
         Scheduler::VllmV1(_) | Scheduler::Sglang(_) => None,
-        Scheduler::VllmV0(_) => Some("requests of several sequences are not simulated with vllm_v0"),
-        Scheduler::Lightllm(_) => Some("requests of several sequences are not simulated with lightllm"),
-        Scheduler::Trtllm(_) => Some("requests of several sequences are not simulated with trtllm"),
-        Scheduler::FasterTransformer(_) => Some("FasterTransformer generates one sample of a request"),
-        Scheduler::Sarathi(_) => Some("Sarathi-Serve knows requests of one sequence only"),
-        Scheduler::Orca(_) => Some("Orca knows requests of one sequence only"),
-        Scheduler::Exclusive(_) => Some("an exclusive server holds one request, with one reply"),
+        Scheduler::Trtllm(rules) => (n > rules.max_batch_size).then(|| {
+            let most = rules.max_batch_size;
+            format!("{n} samples can never be active together, max_batch_size is {most}")
+        }),
+        Scheduler::VllmV0(_) => Some("requests of several sequences are not simulated with vllm_v0".to_string()),
+        Scheduler::Lightllm(_) => Some("samples are not simulated with lightllm".to_string()),
+        Scheduler::FasterTransformer(_) => Some("samples are not simulated with faster_transformer".to_string()),
+        Scheduler::Sarathi(_) => Some("Sarathi-Serve knows requests of one sequence only".to_string()),
+        Scheduler::Orca(_) => Some("Orca knows requests of one sequence only".to_string()),
+        Scheduler::Exclusive(_) => Some("an exclusive server holds one request, with one reply".to_string()),
     };
     let rest = [
         (site.role != Role::Mixed, "samples are not simulated where prompts and replies are computed apart"),
@@ -73,7 +81,7 @@ pub(crate) fn unfit(site: &Site) -> Option<&'static str> {
         (d.encoder.is_some(), "samples are not simulated with an encoder"),
         (!d.kv.tiers.is_empty(), "samples are not simulated with tiers behind the prefix cache"),
     ];
-    engine.or_else(|| rest.into_iter().find(|(is, _)| *is).map(|(_, message)| message))
+    engine.or_else(|| rest.into_iter().find(|(is, _)| *is).map(|(_, message)| message.to_string()))
 }
 
 /// # Errors
@@ -85,10 +93,11 @@ pub(crate) fn check(scenario: &Scenario, requests: &Requests) -> Result<(), SimE
         let message = format!("request {i} has an n of {n}; must be 1 to {N_MAX}");
         return Err(SimError::Invalid { path: "workload".into(), message });
     }
-    if !asked(&scenario.workload, requests) {
+    let most = requests.n.iter().flatten().copied().chain([most_of_all(&scenario.workload)]).max().unwrap_or(1);
+    if most < 2 {
         return Ok(());
     }
-    match scenario.sites().iter().find_map(unfit) {
+    match scenario.sites().iter().find_map(|site| unfit(site, most)) {
         Some(why) => Err(SimError::Invalid { path: "workload.n".into(), message: format!("is above 1: {why}") }),
         None => Ok(()),
     }
@@ -144,6 +153,8 @@ pub(super) struct Parent {
     /// It waits for the one that computes its prompt.
     behind: bool,
     place: u32,
+    /// Slots of those that entered, in order.
+    slots: Vec<u32>,
     /// What is known of those that have left.
     row: Option<RequestRow>,
     /// When the one that is spoken of was admitted first, and its number.
@@ -169,6 +180,7 @@ impl Replica {
             left: n,
             behind: ahead,
             place,
+            slots: Vec::new(),
             row: None,
             first: None,
             gaps: Vec::new(),
@@ -185,6 +197,21 @@ impl Replica {
                 self.parents.insert(request, new);
                 if ahead { (0..1, true) } else { (0..n, false) }
             }
+        }
+    }
+
+    /// A sample entered the queue.
+    pub(super) fn sample_entered(&mut self, slot: u32) {
+        if let Some(parent) = self.parents.get_mut(&self.live[slot as usize].request) {
+            parent.slots.push(slot);
+        }
+    }
+
+    /// This one, and the samples that entered the queue with it.
+    pub(super) fn siblings(&self, slot: u32) -> Vec<u32> {
+        match self.parents.get(&self.live[slot as usize].request) {
+            Some(parent) => parent.slots.clone(),
+            None => vec![slot],
         }
     }
 

@@ -152,8 +152,9 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Vec<SimError>> {
     for (site, pool) in sites.iter().zip(named()) {
         p.pool = pool;
         site::check(site, &mut p);
-        if samples::asked_of_all(&scenario.workload)
-            && let Some(why) = samples::unfit(site)
+        let n = samples::most_of_all(&scenario.workload);
+        if n > 1
+            && let Some(why) = samples::unfit(site, n)
         {
             p.add("workload.n", format!("is above 1: {why}"));
         }

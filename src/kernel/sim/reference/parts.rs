@@ -257,7 +257,7 @@ pub(super) fn stats(mut gaps: Vec<i64>) -> Option<ItlStats> {
     let high = *gaps.get(rank / 100 + 1).unwrap_or(&max);
     let hundredths = i128::from(low) * 100 + i128::from(high - low) * part;
     let p99 = ((hundredths + 50) / 100) as i64;
-    Some(ItlStats { sum: SimDuration(sum), p99: SimDuration(p99), max: SimDuration(max) })
+    Some(ItlStats { count: gaps.len() as u64, sum: SimDuration(sum), p99: SimDuration(p99), max: SimDuration(max) })
 }
 
 /// What one request does in a step.

@@ -89,6 +89,14 @@ impl World<'_> {
         Some(parent)
     }
 
+    /// A request of the queue, and the samples that came with it.
+    pub(super) fn with_its_samples(&self, i: usize) -> Vec<usize> {
+        match self.lives[i].parent {
+            Some(parent) => self.lives[parent].children.clone(),
+            None => vec![i],
+        }
+    }
+
     /// Whether a sample found the prompt that another one computes in the step being formed.
     pub(super) fn note_sharing(&mut self, i: usize, hits: usize, batch: &[Part]) {
         let parent = self.lives[i].parent;

@@ -204,7 +204,10 @@ impl Checked<'_> {
         let known = row.preemptions == 0 && row.status.served() && !self.full_hits();
         ensure(!known || row.recomputed_tokens == u32::from(again), || "computed again for no reason".to_string())?;
         let Some(itl) = row.itl else { return ensure(tokens <= row.samples, || "no gaps".to_string()) };
-        ensure(tokens >= 2 && itl.p99 <= itl.max && itl.max <= itl.sum, || "impossible gaps".to_string())?;
+        // Every sample has one gap less than tokens.
+        let begun = u64::from(tokens) - itl.count;
+        let each = (1..=u64::from(row.samples)).contains(&begun);
+        ensure(each && tokens >= 2 && itl.p99 <= itl.max && itl.max <= itl.sum, || "impossible gaps".to_string())?;
         // Those of a request that started again are of its second life.
         if let (Some(first), Some(left)) = (self.first_out(row), row.finished.and(self.left(row)))
             && !self.quirks.restart_from_prompt
@@ -298,9 +301,7 @@ impl Checked<'_> {
         let gaps = &self.summary.itl;
         let count: u64 = gaps.iter().map(|(_, n)| n).sum();
         let time: i128 = gaps.iter().map(|(gap, n)| i128::from(gap.0) * i128::from(*n)).sum();
-        // A sample without tokens has no gap less.
-        let gaps_of = |row: &RequestRow, samples: u32| u64::from(row.output_tokens.saturating_sub(samples));
-        let (least, expect_count) = (self.sum(|row| gaps_of(row, row.samples)), self.sum(|row| gaps_of(row, 1)));
+        let expect_count = self.sum(|row| row.itl.map_or(0, |itl| itl.count));
         let itls = self.rows.requests.iter().filter_map(|row| row.itl);
         let expect_time: i128 = itls.clone().map(|itl| i128::from(itl.sum.0)).sum();
         // What was lost with the tokens of a request that started again counts too.
@@ -308,7 +309,7 @@ impl Checked<'_> {
         let adds_up = if lost {
             count >= expect_count && time >= expect_time
         } else {
-            (least..=expect_count).contains(&count) && time == expect_time
+            (count, time) == (expect_count, expect_time)
         };
         ensure(adds_up, || format!("{count} gaps of {time} ns, not {expect_count} of {expect_time}"))?;
         // Tokens of one step come out together.

@@ -177,6 +177,31 @@ fn sglang_computes_the_prompt_before_the_samples() {
 }
 
 #[test]
+fn trtllm_takes_all_samples_at_once() {
+    // The second of three requests has two samples, for which there are no two places before 3 ms; the third waits behind it.
+    let trtllm = |most| Scheduler::Trtllm(Trtllm { max_batch_size: most, ..Trtllm::default() });
+    let exact = |s: &mut Scenario| s.workload.exact_max_tokens = true;
+    let rows = ["finished q0 s0 f1 d3 o3", "finished q0 s3 f4 d5 o4 i2/1/1", "finished q0 s5 f6 d6 o1"];
+    let asked = [ask(0.0, 3, 3), several(0.0, 3, 2, 2), ask(0.0, 3, 1)];
+    let steps = [
+        "0+1 d0 p3/1 c0 r1 w3 x0 b1",
+        "1+1 d1 p0/0 c3 r1 w3 x0 b1",
+        "2+1 d1 p0/0 c4 r1 w3 x0 b2",
+        "3+1 d0 p6/2 c0 r2 w1 x0 b2",
+    ];
+    check_scheduler(&trtllm(2), exact, &asked, &rows, &steps, |s| assert_eq!((s.injected, s.running_max), (3, 2)));
+    // The second sample waits for the block that the first one computes.
+    check_scheduler(
+        &trtllm(2),
+        exact,
+        &[several(0.0, 6, 2, 2)],
+        &["finished q0 s0 f1 d3 o4 i2/1/1"],
+        &["0+1 d0 p6/1 c0 r1 w1 x0 b2", "1+1 d1 p2/1 c10 r2 w0 x0 b3", "2+1 d1 p0/0 c6 r1 w0 x0 b2"],
+        whatever,
+    );
+}
+
+#[test]
 fn what_other_engines_do_not_know_is_refused() {
     let found = |edit: &dyn Fn(&mut Scenario)| -> Vec<String> {
         let mut s = scenario(|_, _| ());
@@ -193,7 +218,7 @@ fn what_other_engines_do_not_know_is_refused() {
         Scheduler::Exclusive(Exclusive::default()),
         Scheduler::VllmV0(VllmV0::default()),
         Scheduler::Lightllm(Lightllm::default()),
-        Scheduler::Trtllm(Trtllm::default()),
+        Scheduler::Trtllm(Trtllm { max_batch_size: 1, ..Trtllm::default() }),
         Scheduler::FasterTransformer(FasterTransformer::default()),
     ];
     for scheduler in schedulers {
