@@ -15,7 +15,7 @@
 //! | [`speculative`], `verify` | drafts: the rules; who verifies how many, and what comes of it |
 //! | [`kv`], [`tiers`] | memory plan, content hashes, the block pool; stores behind it |
 //! | [`latency`] | step times |
-//! | [`encoder`] | encoder inputs on the replicas themselves |
+//! | [`encoder`], [`samples`] | encoder inputs on the replicas themselves; parallel samples of a request |
 //! | `queue`, `load`, `timing`, `jitter` | who is next; what arrives and what clients want; how long a step lasts |
 //! | `itl`, `log`, `work` | gaps of all requests, gaps of one, sums over steps |
 //! | [`reference`], `reference_exclusive`, [`swarm`], `timelines` | the oracles, random scenarios, cases by hand |
@@ -317,7 +317,7 @@ pub struct RequestRow {
     /// Time lost to preemptions: from each until the end of the step that has computed again what it lost. Of several
     /// samples, that of the one that lost most.
     pub preempted: SimDuration,
-    /// `None` with fewer than two tokens.
+    /// `None` with fewer than two tokens of any sample.
     pub itl: Option<ItlStats>,
 }
 
