@@ -168,7 +168,11 @@ fn request_columns() -> Vec<Field> {
              served",
         ),
         ns("e2e_ns", true, "Finished minus arrival; null unless served"),
-        ns("itl_ns_mean", true, "Mean gap between its tokens (of all samples), to the nearest ns; null for fewer than two tokens"),
+        ns(
+            "itl_ns_mean",
+            true,
+            "Mean gap between its tokens (of all samples), to the nearest ns; null for fewer than two tokens",
+        ),
         ns("itl_ns_p99", true, "99th percentile of the gaps between its tokens (linear interpolation, nearest ns)"),
         ns("itl_ns_max", true, "Longest gap between two of its tokens"),
         int32("preemptions", "", "Times that it lost its KV cache to other requests"),

@@ -153,8 +153,12 @@ fn values_that_cannot_be_are_named_with_their_request() {
             int64(&[0, 0, 1 << 40]),
             "request 20 of `trace`: priority is 1099511627776; must be -2147483648 to 2147483647",
         ),
-        ("n", int64(&[0, 16_385, 4]), "request 10 of `trace`: n is 16385; must be 1 to 16384\n\
-         request 30 of `trace`: n is 0; must be 1 to 16384"),
+        (
+            "n",
+            int64(&[0, 16_385, 4]),
+            "request 10 of `trace`: n is 16385; must be 1 to 16384\n\
+         request 30 of `trace`: n is 0; must be 1 to 16384",
+        ),
         ("max_tokens", int64(&[0, 5, 5]), "request 30 of `trace`: max_tokens is 0; must be 1 to 16777216"),
         (
             "acceptance",

@@ -151,19 +151,20 @@ fn a_request_goes_before_its_class_and_that_before_all() {
 fn sglang_computes_the_prompt_before_the_samples() {
     // The samples find the first page; the second is computed by each, with the last token in it, and kept once. The token at 1
     // ms is nobody's.
+    let two = Ask { max_tokens: Some(2), ..several(0.0, 8, 2, 2) };
     let sglang = Scheduler::Sglang(Sglang { schedule_policy: SchedulePolicy::Fcfs, ..Sglang::default() });
     check_scheduler(
         &sglang,
         |_| (),
-        &[several(0.0, 8, 2, 2)],
+        &[two],
         &["finished q0 s0 f2 d3 o4 i2/1/1"],
         &["0+1 d0 p8/1 c0 r1 w0 x0 b2", "1+1 d0 p8/2 c8 r2 w0 x0 b3", "2+1 d2 p0/0 c16 r2 w0 x0 b4"],
         |s| assert_eq!((s.injected, s.prefix_tokens_queried, s.prefix_tokens_hit), (1, 24, 8)),
     );
     // Who goes while the prompt is computed goes whole, and who goes then too.
-    let early = Ask { timeout: Some(0.5), ..several(0.0, 8, 2, 2) };
+    let early = Ask { timeout: Some(0.5), ..two };
     check_scheduler(&sglang, |_| (), &[early], &["timed_out q0 s0 f- d- o0"], &[], whatever);
-    let then = Ask { timeout: Some(1.0), ..several(0.0, 8, 2, 2) };
+    let then = Ask { timeout: Some(1.0), ..two };
     check_scheduler(
         &sglang,
         |_| (),
