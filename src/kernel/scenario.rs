@@ -221,6 +221,10 @@ pub struct Load {
     /// Most tokens that a request may generate, as in the OpenAI API. A reply that is cut is `length_capped`.
     #[serde(default)]
     pub max_tokens: Option<u32>,
+    /// Parallel samples of a request, as in the OpenAI API: so many replies to one prompt. All of them have the length that
+    /// the trace gives, which knows no other. Default: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u32>,
     /// Clients ask for exactly as many tokens as they get, as benchmark clients with `ignore_eos` do: a scheduler that
     /// plans by what a request may generate plans by that. Without, it plans by `max_tokens`, or where there is none by what
     /// `max_model_len` leaves.
@@ -362,6 +366,9 @@ pub struct ClassRules {
     /// Most tokens that a request of the class may generate.
     #[serde(default)]
     pub max_tokens: Option<u32>,
+    /// Parallel samples of a request of the class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u32>,
 }
 
 /// Which requests count in the figures of a scenario. Every request is simulated; raw counts are kept beside.

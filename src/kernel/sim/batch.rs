@@ -597,8 +597,9 @@ impl Replica {
             Phase::Waiting | Phase::Moving | Phase::Fetching => {}
         }
         let now = self.clock;
+        let known = self.known_blocks(&self.live[slot as usize], env);
         let live = &mut self.live[slot as usize];
-        live.known = self.derivation.known_blocks(env.requests, live.request as usize, self.block_size);
+        live.known = known;
         live.peak = live.peak.max(computed);
         if env.quirks.restart_from_prompt {
             (live.emitted, live.first_token) = (0, None);

@@ -61,6 +61,7 @@ pub(super) fn accept<'a>(scenario: &Scenario, requests: &'a Requests) -> Result<
     if let Err(problems) = super::check(scenario) {
         return Err(problems.into_iter().next().unwrap_or(SimError::Cancelled));
     }
+    super::samples::check(scenario, requests)?;
     let demand = Demand::new(&scenario.workload, requests, scenario.seed)?;
     if demand.last().is_some_and(|t| t > HORIZON) {
         return Err(too_long());
@@ -76,6 +77,8 @@ pub(super) fn simulate(
     parts: Parts,
 ) -> Result<Summary, SimError> {
     let Parts { quirks, models, draws } = parts;
+    let completed = super::samples::complete(scenario, requests);
+    let requests = completed.as_ref();
     let demand = accept(scenario, requests)?;
     let sites = scenario.sites();
     let kinds = sites.iter().map(|site| kind(site, requests)).collect::<Result<Vec<_>, _>>()?;

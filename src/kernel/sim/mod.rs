@@ -17,7 +17,7 @@
 //! | [`speculative`], `verify` | drafts: the rules; who verifies how many, and what comes of it |
 //! | [`kv`], [`tiers`] | memory plan, content hashes, the block pool; stores behind it |
 //! | [`latency`] | step times |
-//! | [`encoder`] | encoder inputs on the replicas themselves |
+//! | [`encoder`], [`samples`] | encoder inputs on the replicas themselves; parallel samples of a request |
 //! | [`lora`] | adapters: who must wait for one, what they cost |
 //! | `queue`, `fair`, `load`, `timing`, `jitter` | who is next, also by tenants; what arrives and what clients want; how long a step lasts |
 //! | `itl`, `log`, `work` | gaps of all requests, gaps of one, sums over steps |
@@ -201,6 +201,7 @@ mod reference_exclusive;
 mod replica;
 pub mod router;
 mod runs;
+pub mod samples;
 pub mod scheduler;
 pub mod speculative;
 mod spread;
@@ -272,7 +273,9 @@ impl Status {
 /// The gaps between consecutive tokens of one request, as the engine hands them out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ItlStats {
-    /// Sum of the gaps: last token minus first.
+    /// How many there are: one less than tokens of every sample.
+    pub count: u64,
+    /// Sum of the gaps: last token minus first, of every sample.
     pub sum: SimDuration,
     /// 99th percentile, linear interpolation, to the nearest nanosecond (half up).
     pub p99: SimDuration,
@@ -306,18 +309,21 @@ pub struct RequestRow {
     /// When the client has the last token; only where [`Status::served`].
     pub finished: Option<SimTime>,
     pub input_tokens: u32,
+    /// Parallel samples ([`samples`]): what follows is of all of them together, unless it says otherwise.
+    pub samples: u32,
     /// Tokens generated.
     pub output_tokens: u32,
-    /// Prompt tokens found in the prefix cache at first admission.
+    /// Prompt tokens found in the prefix cache at first admission; of several samples, what the first to be admitted found.
     pub cached_tokens: u32,
     /// Tokens that tiers behind the prefix cache had, over all admissions.
     pub fetched_tokens: u32,
     /// Tokens computed again because a preemption lost them, or as [`FirstToken::Decode`](crate::pools::FirstToken) says.
     pub recomputed_tokens: u32,
     pub preemptions: u32,
-    /// Time lost to preemptions: from each until the end of the step that has computed again what it lost.
+    /// Time lost to preemptions: from each until the end of the step that has computed again what it lost. Of several
+    /// samples, that of the one that lost most.
     pub preempted: SimDuration,
-    /// `None` with fewer than two tokens.
+    /// `None` with fewer than two tokens of any sample.
     pub itl: Option<ItlStats>,
 }
 
@@ -338,6 +344,7 @@ impl RequestRow {
             first_token: None,
             finished: None,
             input_tokens: 0,
+            samples: 1,
             output_tokens: 0,
             cached_tokens: 0,
             fetched_tokens: 0,

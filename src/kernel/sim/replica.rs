@@ -41,6 +41,7 @@ use super::lora::{Adapters, NO_ADAPTER};
 use super::node::{Env, Node, Out, Work};
 use super::queue::{Key, Queue};
 use super::router::Load;
+use super::samples::Parents;
 use super::scheduler::{Common, QueueOrder, Scheduler};
 use super::spread::Spread;
 use super::tiers::{TierFacts, Tiers};
@@ -134,6 +135,8 @@ pub(super) struct Replica {
     pub caps: BinaryHeap<Reverse<(u64, u64, u32)>>,
     pub live: Vec<Live>,
     pub unused: Vec<u32>,
+    /// Requests of several samples.
+    pub parents: Parents,
     generation: u32,
     pub next_seq: u64,
     pub jitter: Option<Box<Jitter>>,
@@ -217,6 +220,7 @@ impl Replica {
             caps: BinaryHeap::new(),
             live: Vec::new(),
             unused: Vec::new(),
+            parents: Parents::new(),
             generation: 0,
             pool: Extents::new(blocks),
             next_seq: 0,
@@ -343,44 +347,61 @@ impl Replica {
                 break;
             }
             let Reverse((_, request, slot, generation)) = PeekMut::pop(top);
-            if self.live[slot as usize].generation == generation {
-                gone.push((request, slot));
+            let live = &self.live[slot as usize];
+            if live.generation == generation {
+                gone.push((request, live.sample, slot));
             }
         }
-        gone.retain(|(_, slot)| !self.is_away(*slot));
+        gone.retain(|(.., slot)| !self.is_away(*slot));
         self.asleep &= gone.is_empty();
         gone.sort_unstable();
-        gone.into_iter().for_each(|(_, slot)| self.abort_in_lane(slot, env, out));
+        gone.into_iter().for_each(|(.., slot)| self.abort_in_lane(slot, env, out));
     }
 
     fn enqueue(&mut self, place: u32, at: SimTime, work: Work, env: &Env<'_>) {
         let request = env.demand.nth(place as usize);
         let input = prompt(request, work, env);
         let abort = env.demand.abort(place as usize);
+        let (samples, ahead) = self.samples_of(place, request, env);
         // The engine knows that a part of a request is to end with its prompt.
         let (output, capped) = match work {
-            Work::Whole | Work::Reply => env.demand.output(request, env.max_len),
-            Work::Prompt | Work::HeldPrompt | Work::Encode => (1, true),
+            Work::Whole | Work::Reply if !ahead => env.demand.output(request, env.max_len),
+            Work::Whole | Work::Reply | Work::Prompt | Work::HeldPrompt | Work::Encode => (1, true),
         };
-        let known = self.derivation.known_blocks(env.requests, request as usize, self.block_size);
-        let slot = self.slot(Live {
-            request,
-            adapter: env.adapters.as_ref().map_or(NO_ADAPTER, |plan| plan.of(env.requests, request, work)),
-            work,
-            input,
-            output,
-            capped,
-            target: input,
-            tenant: env.demand.tenant(request),
-            queued: at,
-            since: at,
-            known,
-            goes: abort.map_or(Status::Cancelled, |(_, status)| status),
-            told: !env.reports.prompts,
-            ..Live::default()
-        });
-        self.wait(slot, abort, env);
-        self.prefetch(slot, at, env);
+        let several = ahead || samples.end > 1;
+        for sample in samples {
+            let mut live = Live {
+                request,
+                adapter: env.adapters.as_ref().map_or(NO_ADAPTER, |plan| plan.of(env.requests, request, work)),
+                work,
+                input,
+                output,
+                capped,
+                several,
+                ahead,
+                sample,
+                target: input,
+                tenant: env.demand.tenant(request),
+                queued: at,
+                since: at,
+                goes: abort.map_or(Status::Cancelled, |(_, status)| status),
+                told: !env.reports.prompts,
+                ..Live::default()
+            };
+            live.known = self.known_blocks(&live, env);
+            let slot = self.slot(live);
+            if several {
+                self.sample_entered(slot);
+            }
+            self.wait(slot, abort, env);
+            self.prefetch(slot, at, env);
+        }
+    }
+
+    /// Blocks of a request whose content the trace knows.
+    pub(super) fn known_blocks(&self, live: &Live, env: &Env<'_>) -> u32 {
+        let known = self.derivation.known_blocks(env.requests, live.request as usize, self.block_size);
+        self.known_of_sample(live, known)
     }
 
     /// A slot for a request, with the buffers of one that had it.
@@ -484,14 +505,14 @@ impl Replica {
             true => u32::MAX - self.most_out(slot, env),
             false => live.input,
         };
-        self.waiting.key(env.demand, live.request, first, live.work_time)
+        self.waiting.key(env.demand, (live.request, live.sample), first, live.work_time)
     }
 
     /// Tokens that a request may generate here, as the scheduler is told: one where its reply is made elsewhere.
     pub(super) fn most_out(&self, slot: u32, env: &Env<'_>) -> u32 {
         let live = &self.live[slot as usize];
         match live.work {
-            Work::Whole | Work::Reply => env.demand.cap(live.request, env.max_len),
+            Work::Whole | Work::Reply => live.cap(env),
             Work::Prompt | Work::HeldPrompt | Work::Encode => 1,
         }
     }
@@ -570,6 +591,7 @@ impl Replica {
     /// Nothing is left: every block is free again.
     fn assert_idle(&self) {
         assert!(self.is_empty() && self.rests(), "requests were left behind");
+        assert!(self.parents.is_empty(), "samples were lost");
         assert!(self.pool.used() == 0, "{} of {} KV blocks leaked", self.pool.used(), self.pool.total());
         assert!(self.decodes == 0 && self.context == 0, "sums do not return to zero");
     }
@@ -604,12 +626,16 @@ impl Node for Replica {
         let left = |slot: u32| {
             let live = &self.live[slot as usize];
             match live.work {
+                Work::Whole if live.ahead => self.replies_behind(live, env),
                 Work::Whole | Work::Reply => u64::from(live.output - self.emitted(live)),
                 Work::Prompt | Work::HeldPrompt | Work::Encode => 0,
             }
         };
         let coming = |Reverse((_, place, work)): &Reverse<(SimTime, u32, Work)>| match work {
-            Work::Whole => u64::from(env.demand.output(env.demand.nth(*place as usize), env.max_len).0),
+            Work::Whole => {
+                let request = env.demand.nth(*place as usize);
+                u64::from(env.demand.output(request, env.max_len).0) * u64::from(env.demand.samples(request))
+            }
             // Of a reply on its way the slot is known.
             Work::Reply | Work::Prompt | Work::HeldPrompt | Work::Encode => 0,
         };

@@ -185,7 +185,7 @@ impl State {
         for slot in replica.running.iter().filter(|slot| decodes(replica, **slot)) {
             let live = &replica.live[*slot as usize];
             out += u64::from(replica.emitted(live));
-            most += u64::from(env.demand.cap(live.request, env.max_len));
+            most += u64::from(live.cap(env));
         }
         if replica.decodes == 0 {
             self.reset_ratio();

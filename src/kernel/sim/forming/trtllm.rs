@@ -39,7 +39,7 @@ impl State {
 
     /// See [`super::Former::form`].
     pub(super) fn form(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) {
-        self.fetch(replica);
+        self.fetch(replica, env);
         f.budget = self.rules.max_num_tokens;
         let in_order = self.is_in_order(replica);
         let pauses = self.rules.capacity_scheduler_policy == CapacitySchedulerPolicy::MaxUtilization;
@@ -77,14 +77,31 @@ impl State {
     }
 
     /// The first of the queue become active while there is a place.
-    fn fetch(&mut self, replica: &mut Replica) {
+    fn fetch(&mut self, replica: &mut Replica, env: &Env<'_>) {
         while replica.running.len() + replica.fetched.len() < self.rules.max_batch_size as usize {
-            let Some(slot) = replica.waiting.pop_front() else { return };
-            replica.charge_prompt(slot);
-            replica.live[slot as usize].place = Some(self.fetched);
-            replica.fetched.insert(self.fetched, slot);
-            self.fetched += 1;
+            let Some(slot) = replica.waiting.front() else { return };
+            if replica.live[slot as usize].several {
+                let all = replica.siblings(slot);
+                let active = replica.running.len() + replica.fetched.len();
+                if active + all.len() > self.rules.max_batch_size as usize {
+                    return;
+                }
+                for slot in all {
+                    replica.unqueue(slot, env);
+                    self.activate(replica, slot);
+                }
+                continue;
+            }
+            replica.waiting.pop_front();
+            self.activate(replica, slot);
         }
+    }
+
+    fn activate(&mut self, replica: &mut Replica, slot: u32) {
+        replica.charge_prompt(slot);
+        replica.live[slot as usize].place = Some(self.fetched);
+        replica.fetched.insert(self.fetched, slot);
+        self.fetched += 1;
     }
 
     /// Whoever was fetched stands behind all that started.

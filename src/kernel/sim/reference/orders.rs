@@ -113,7 +113,7 @@ impl World<'_> {
         if self.policy(r) != QueueOrder::Fair {
             return;
         }
-        let came = |i: &usize| (self.lives[*i].arrival, self.lives[*i].request);
+        let came = |i: &usize| (self.lives[*i].arrival, self.lives[*i].request, self.lives[*i].sample);
         let others = self.replicas[r].waiting.iter().filter(|other| self.queues(**other));
         if others.map(came).min().is_some_and(|first| first < came(&i)) {
             self.fire("fair: another tenant goes first");

@@ -48,6 +48,13 @@ pub(super) struct Sent {
 pub(super) struct Life {
     pub request: u32,
     pub place: usize,
+    /// How many samples it has; those that entered a queue; of a sample: its request, its number, and that it only computes
+    /// the prompt of the others.
+    pub samples: u32,
+    pub children: Vec<usize>,
+    pub parent: Option<usize>,
+    pub sample: u32,
+    pub ahead: bool,
     /// When it is sent, or [`SimTime::MAX`] where that is not known yet.
     pub arrival: SimTime,
     /// It was routed, or will never be sent.
@@ -117,6 +124,11 @@ impl Life {
         Life {
             request,
             place,
+            samples: demand.samples(request),
+            children: Vec::new(),
+            parent: None,
+            sample: 0,
+            ahead: false,
             arrival: demand.arrival(request),
             arrived: false,
             stage: Stage::Whole,
@@ -217,6 +229,7 @@ impl Life {
             kv_ready: self.kv_ready,
             first_token: self.tokens.first().map(|t| *t + self.after_token),
             input_tokens: self.input as u32,
+            samples: self.samples,
             output_tokens: self.tokens.len() as u32,
             cached_tokens: self.cached as u32,
             fetched_tokens: self.fetched_tokens as u32,
@@ -231,7 +244,11 @@ impl Life {
 
 /// The gaps between tokens that came out at these times.
 pub(super) fn itl(tokens: &[SimTime]) -> Option<ItlStats> {
-    let mut gaps: Vec<i64> = tokens.windows(2).map(|w| (w[1] - w[0]).0).collect();
+    stats(tokens.windows(2).map(|w| (w[1] - w[0]).0).collect())
+}
+
+/// What is told of these gaps.
+pub(super) fn stats(mut gaps: Vec<i64>) -> Option<ItlStats> {
     gaps.sort_unstable();
     let max = *gaps.last()?;
     let sum = gaps.iter().sum();
@@ -241,7 +258,7 @@ pub(super) fn itl(tokens: &[SimTime]) -> Option<ItlStats> {
     let high = *gaps.get(rank / 100 + 1).unwrap_or(&max);
     let hundredths = i128::from(low) * 100 + i128::from(high - low) * part;
     let p99 = ((hundredths + 50) / 100) as i64;
-    Some(ItlStats { sum: SimDuration(sum), p99: SimDuration(p99), max: SimDuration(max) })
+    Some(ItlStats { count: gaps.len() as u64, sum: SimDuration(sum), p99: SimDuration(p99), max: SimDuration(max) })
 }
 
 /// What one request does in a step.

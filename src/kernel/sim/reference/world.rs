@@ -193,7 +193,7 @@ impl<'a> World<'a> {
             let mut left = self.fill_queue(r, now);
             self.note_queue(r);
             left.extend(self.clients_gone(r, now));
-            left.sort_by_key(|i| self.lives[*i].request);
+            left.sort_by_key(|i| (self.lives[*i].request, self.lives[*i].sample));
             for i in left {
                 self.abort(r, i, now);
                 if self.replicas[r].pool.role == Role::Decode {
@@ -280,20 +280,23 @@ impl<'a> World<'a> {
         while self.replicas[r].coming.first().is_some_and(|c| c.at <= now) {
             let i = self.replicas[r].coming.remove(0).life;
             let life = &mut self.lives[i];
-            if life.is_left(now) {
+            let again = !life.children.is_empty();
+            if life.is_left(now) && !again {
                 self.seen.never_queued += 1;
                 gone.push(i);
                 continue;
             }
             match life.stage {
                 Stage::Encode | Stage::Reply => {}
-                Stage::Prefill | Stage::PrefillOnly | Stage::Whole => life.queued = Some(now),
+                Stage::Prefill | Stage::PrefillOnly | Stage::Whole => life.queued = life.queued.or(Some(now)),
             }
-            self.joins(r, i);
-            self.replicas[r].line.came = true;
-            self.replicas[r].rests = false;
-            self.replicas[r].waiting.push_back(i);
-            self.prefetch(r, i, now);
+            for i in self.samples_of(r, i) {
+                self.joins(r, i);
+                self.replicas[r].line.came = true;
+                self.replicas[r].rests = false;
+                self.replicas[r].waiting.push_back(i);
+                self.prefetch(r, i, now);
+            }
         }
         gone
     }
@@ -310,6 +313,8 @@ impl<'a> World<'a> {
     /// The client of a request has gone, and that is noticed where the request is.
     pub(super) fn abort(&mut self, r: usize, i: usize, now: SimTime) {
         let Some((_, status)) = self.lives[i].abort else { return };
+        self.leave(r, i, now);
+        let Some(i) = self.ended_with(i) else { return };
         let counter = match status {
             Status::TimedOut => &mut self.summary.timed_out,
             Status::Cancelled => &mut self.summary.cancelled,
@@ -318,7 +323,6 @@ impl<'a> World<'a> {
             }
         };
         *counter += 1;
-        self.leave(r, i, now);
         self.summary.end = self.summary.end.max(now);
         let row = self.row(i, status);
         self.went[r].push(row);
@@ -337,8 +341,9 @@ impl<'a> World<'a> {
             (life.arrived, life.gone, life.arrival) = (true, true, now);
             self.summary.cancelled += 1;
             self.summary.never_sent += 1;
-            let input_tokens = life.input as u32;
-            let row = RequestRow { input_tokens, ..RequestRow::new(life.request, home, Status::Cancelled, now) };
+            let (input_tokens, samples) = (life.input as u32, life.samples);
+            let row =
+                RequestRow { input_tokens, samples, ..RequestRow::new(life.request, home, Status::Cancelled, now) };
             self.never.push(row);
         }
     }
@@ -386,7 +391,10 @@ impl<'a> World<'a> {
     }
 
     fn row(&mut self, i: usize, status: Status) -> RequestRow {
-        let row = self.lives[i].row(status);
+        let row = match self.lives[i].children.is_empty() {
+            true => self.lives[i].row(status),
+            false => self.row_of_samples(i, status),
+        };
         self.summary.recomputed_tokens += u64::from(row.recomputed_tokens);
         row
     }
@@ -476,9 +484,11 @@ impl<'a> World<'a> {
             self.seen.wasted += u64::from(part.yields);
             return false;
         }
-        for sent in life.sent.iter_mut().filter(|sent| sent.engine == r) {
+        let whole = life.parent.unwrap_or(part.life);
+        for sent in self.lives[whole].sent.iter_mut().filter(|sent| sent.engine == r) {
             sent.done = sent.done.max((part.from + part.tokens).min(sent.prompt));
         }
+        let life = &mut self.lives[part.life];
         let kept = &mut self.replicas[r].encoded;
         if kept.get(&part.life).is_some_and(|tokens| part.from + part.tokens >= (*tokens).min(life.input)) {
             kept.remove(&part.life);
@@ -512,8 +522,9 @@ impl<'a> World<'a> {
             life.computed = part.from + count;
             life.most = life.most.max(life.computed);
         }
-        life.dealt_with(r, false);
-        life.tokens.len() == life.output
+        let all = life.tokens.len() == life.output;
+        self.lives[whole].dealt_with(r, false);
+        all
     }
 
     /// The request has all its tokens.
@@ -522,6 +533,10 @@ impl<'a> World<'a> {
             self.extend(r, i, 1);
         }
         self.leave(r, i, now);
+        if self.lives[i].ahead {
+            return self.send_samples(r, i, now);
+        }
+        let Some(i) = self.ended_with(i) else { return };
         let status = if self.lives[i].cut { Status::LengthCapped } else { Status::Finished };
         match self.lives[i].cut {
             true => self.summary.length_capped += 1,
@@ -565,7 +580,7 @@ impl<'a> World<'a> {
         let all = self.lives.iter().all(|life| life.arrived);
         assert!(all || horizon < SimTime::MAX, "requests were never sent");
         let mut left: Vec<usize> =
-            (0..self.lives.len()).filter(|i| self.lives[*i].arrived && !self.lives[*i].gone).collect();
+            (0..self.demand.count()).filter(|i| self.lives[*i].arrived && !self.lives[*i].gone).collect();
         if left.is_empty() {
             return;
         }
@@ -576,6 +591,9 @@ impl<'a> World<'a> {
             self.summary.injected += 1;
             self.summary.in_flight += 1;
             self.lives[i].end_loss(horizon);
+            for child in self.lives[i].children.clone() {
+                self.lives[child].end_loss(horizon);
+            }
             let row = self.row(i, Status::InFlight);
             sink.request(row);
         }

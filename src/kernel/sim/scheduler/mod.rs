@@ -208,6 +208,8 @@ pub(crate) struct Common {
     pub asks_tiers: bool,
     /// Speculative decoding is simulated with it.
     pub speculates: bool,
+    /// What it makes of a request with several samples.
+    pub samples: Samples,
     /// With [`QueueOrder::Sjf`]: the most tokens that a reply may have go first, not the shortest prompt.
     pub longest_reply_first: bool,
     /// Requests whose KV caches have come run in the order in which they came, whatever the order of the queue.
@@ -219,6 +221,17 @@ pub(crate) struct Common {
     pub fills_late: bool,
     /// The latency model is shown batches as they are, and what it says is what they take.
     pub plain: bool,
+}
+
+/// What becomes of a request with several samples: see [`crate::sim::samples`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Samples {
+    /// The engine knows no such requests.
+    None,
+    /// Every sample is a request to the scheduler.
+    Requests,
+    /// The same, behind a request that computes the prompt.
+    BehindPrompt,
 }
 
 impl Common {
@@ -239,6 +252,7 @@ impl Common {
             reserves: false,
             asks_tiers: false,
             speculates: false,
+            samples: Samples::None,
             longest_reply_first: false,
             joins_in_order: false,
             requeues_last: false,

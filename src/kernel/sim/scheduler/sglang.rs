@@ -75,7 +75,7 @@ use serde::{Deserialize, Serialize};
 pub use kernels::{AttentionBackend, KernelCost, MoeA2aBackend, SamplingBackend};
 pub(super) use server_args::settle;
 
-use super::{Common, QueueOrder};
+use super::{Common, QueueOrder, Samples};
 
 /// With more requests waiting, `lpm` leaves them as they stand.
 pub(crate) const LPM_MAX: usize = 128;
@@ -252,6 +252,7 @@ impl Sglang {
             overhead_hidden: !self.disable_overlap_schedule,
             caches_prefixes: !self.disable_radix_cache,
             plain: self.kernel_factors.is_empty(),
+            samples: Samples::BehindPrompt,
             ..Common::new(policy)
         }
     }

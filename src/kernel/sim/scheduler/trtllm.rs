@@ -24,7 +24,7 @@
 //! Generation requests and prompts share steps. `max_seq_len` is `deployment.max_model_len` (lowered to what the cache
 //! holds), `tokens_per_block` is `kv.block_size` (there 32 by default), `enable_block_reuse` is `kv.enable_prefix_caching`;
 //! `scheduling_policy` orders the queue from which requests are fetched (there first come, first served). It never says
-//! who is paused: that is always the last of the list.
+//! who is paused: that is always the last of the list. Parallel samples are in [`samples`](crate::sim::samples).
 //!
 //! Different here: there, a fetched prompt that does not fit (rule 2) ends the search for those under way behind it, too: with
 //! rule 6 they can hold the blocks that it waits for, and the engine stops for good. Within a step, those that generate get their blocks first (there: prompts do), which shows in what the
@@ -40,7 +40,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Common, QueueOrder};
+use super::{Common, QueueOrder, Samples};
 use crate::pools::Site;
 use crate::scenario::KvCache;
 use crate::sim::engine;
@@ -116,6 +116,7 @@ impl Trtllm {
             seats: u64::from(self.max_batch_size),
             overhead_us: self.scheduler_overhead_us,
             caches_prefixes: true,
+            samples: Samples::Requests,
             ..Common::new(self.scheduling_policy)
         }
     }

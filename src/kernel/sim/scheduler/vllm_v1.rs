@@ -29,10 +29,11 @@
 //!    holds up the queue until then (vLLM would compute the token twice).
 //!
 //! A preempted request that is admitted again computes its prompt and the tokens it had generated, as one prompt.
-//! Drafts are in [`speculative`](crate::sim::speculative), encoder budgets in [`encoder`](crate::sim::encoder). Left out:
+//! Drafts are in [`speculative`](crate::sim::speculative), encoder budgets in [`encoder`](crate::sim::encoder), parallel samples
+//! in [`samples`](crate::sim::samples). Left out:
 //! partial-prefill limits, and vLLM's `max_model_len - 1` bound on the tokens of a step, which only shortens the last chunk of prompts that are rejected here.
 
-use super::{Common, VllmV1};
+use super::{Common, Samples, VllmV1};
 
 impl VllmV1 {
     pub(super) fn common(&self) -> Common {
@@ -48,6 +49,7 @@ impl VllmV1 {
             asks_tiers: true,
             knows_adapters: true,
             speculates: true,
+            samples: Samples::Requests,
             ..Common::new(self.scheduling_policy)
         }
     }

@@ -166,7 +166,7 @@ impl World<'_> {
         let lives = &self.lives;
         let priority = |i: &&usize| {
             let life = &lives[**i];
-            (self.demand.priority(life.request), life.arrival, life.request)
+            (self.demand.priority(life.request), life.arrival, life.request, life.sample)
         };
         let victim = match self.replicas[r].pool.common.policy {
             QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
@@ -240,7 +240,7 @@ impl World<'_> {
         let first_by = |key: &dyn Fn(&Life) -> i64| {
             (0..waiting.len()).filter(looked_at).min_by_key(|at| {
                 let life = &self.lives[waiting[*at]];
-                (key(life), life.arrival, life.request)
+                (key(life), life.arrival, life.request, life.sample)
             })
         };
         let first = match self.replicas[r].pool.common.policy {
@@ -252,7 +252,7 @@ impl World<'_> {
                 let places = (0..waiting.len()).filter(looked_at);
                 places.min_by_key(|at| {
                     let life = &self.lives[waiting[*at]];
-                    (self.latest_start(waiting[*at]), life.arrival, life.request)
+                    (self.latest_start(waiting[*at]), life.arrival, life.request, life.sample)
                 })
             }
             QueueOrder::Fair if any_ready => (0..waiting.len()).find(looked_at),
@@ -260,7 +260,7 @@ impl World<'_> {
                 let places = (0..waiting.len()).filter(looked_at);
                 places.min_by_key(|at| {
                     let life = &self.lives[waiting[*at]];
-                    (self.counter(r, waiting[*at]), life.arrival, life.request)
+                    (self.counter(r, waiting[*at]), life.arrival, life.request, life.sample)
                 })
             }
         };
@@ -278,7 +278,8 @@ impl World<'_> {
             QueueOrder::LeastSlack => Some(self.latest_start(i)),
         };
         // Without a key, they are in the order of the queue.
-        queue.sort_by_key(|i| key(*i).map(|key| (key, self.lives[*i].arrival, self.lives[*i].request)));
+        let came = |i: usize| (self.lives[i].arrival, self.lives[i].request, self.lives[i].sample);
+        queue.sort_by_key(|i| key(*i).map(|key| (key, came(*i))));
         queue
     }
 
@@ -313,6 +314,7 @@ impl World<'_> {
         self.replicas[r].waiting.remove(at);
         self.replicas[r].running.push(i);
         self.note_admission(r, i, hits.len(), f.now);
+        self.note_sharing(i, hits.len(), &f.batch);
         let mut computed = hits.len() * pool.block_size;
         let (hits, missing) = if tokens > 0 { (hits, 0) } else { (Vec::new(), hits.len()) };
         hits.iter().for_each(|id| self.replicas[r].share(*id));
@@ -443,7 +445,8 @@ impl World<'_> {
     /// Blocks whose content the trace knows.
     pub(super) fn known_blocks(&self, r: usize, i: usize) -> usize {
         let (pool, request) = (&self.replicas[r].pool, self.lives[i].request as usize);
-        pool.derivation.known_blocks(self.requests, request, pool.block_size as u32) as usize
+        let known = pool.derivation.known_blocks(self.requests, request, pool.block_size as u32) as usize;
+        if self.is_another_sample(r, i) { known.min(self.lives[i].input / pool.block_size) } else { known }
     }
 
     pub(super) fn hash(&self, r: usize, i: usize, block: usize) -> u64 {

@@ -175,6 +175,9 @@ impl World<'_> {
     }
 
     fn most_out(&self, r: usize, i: usize) -> i64 {
+        if self.lives[i].ahead {
+            return 0;
+        }
         if matches!(self.lives[i].stage, Stage::Prefill | Stage::PrefillOnly) {
             return 1;
         }
@@ -468,7 +471,7 @@ impl World<'_> {
         match rules.schedule_policy {
             SchedulePolicy::Fcfs => return,
             SchedulePolicy::Lof => {
-                let life = |i: &usize| (&self.lives[*i].arrival, &self.lives[*i].request);
+                let life = |i: &usize| (&self.lives[*i].arrival, &self.lives[*i].request, &self.lives[*i].sample);
                 queue.sort_by_key(|i| (Reverse(self.most_out(r, *i)), life(i)));
             }
             SchedulePolicy::Random => {

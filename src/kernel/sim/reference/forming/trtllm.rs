@@ -36,11 +36,18 @@ impl World<'_> {
         while self.active(r).len() < rules.max_batch_size as usize {
             let Some(at) = self.head(r) else { return };
             let i = self.replicas[r].waiting[at];
+            let together = self.with_its_samples(i);
+            if self.active(r).len() + together.len() > rules.max_batch_size as usize {
+                self.fire("trtllm: no room for all samples");
+                break;
+            }
             self.note_overtaking(r, i);
-            self.leaves_queue(r, i);
-            self.charge_prompt(r, i);
-            self.lives[i].listed = Some(self.replicas[r].listed);
-            self.replicas[r].listed += 1;
+            for i in together {
+                self.leaves_queue(r, i);
+                self.charge_prompt(r, i);
+                self.lives[i].listed = Some(self.replicas[r].listed);
+                self.replicas[r].listed += 1;
+            }
         }
         if self.head(r).is_some() {
             self.fire("trtllm: full");

@@ -3,6 +3,7 @@
 use super::{Checked, Place, ensure};
 use crate::pools::Role;
 use crate::sim::lora::Loading;
+use crate::sim::scheduler::Scheduler;
 use crate::sim::{RequestRow, StepRow, Summary, WorkSums};
 use crate::units::SimTime;
 
@@ -145,11 +146,15 @@ impl Checked<'_> {
         let rows = &self.rows.requests;
         // What tiers have of it after a preemption was computed before that.
         let fetched = |r: &RequestRow| if s.preemptions == 0 { r.fetched_tokens } else { 0 };
+        let several = rows.iter().any(|row| row.samples > 1);
         let of = |r: &RequestRow| {
-            let all = r.input_tokens + r.output_tokens + r.recomputed_tokens;
-            u64::from(all - r.cached_tokens - fetched(r)) - 1
+            let all = r.input_tokens * self.prompts_of(r) + r.output_tokens + r.recomputed_tokens;
+            // Of several samples the hits are told together.
+            let cached = if several { 0 } else { r.cached_tokens };
+            u64::from(all - cached - fetched(r)) - u64::from(r.samples)
         };
         let served: u64 = rows.iter().filter(|row| row.status.served()).map(of).sum();
+        let served = served - if several { s.prefix_tokens_hit } else { 0 };
         // Those of a rejected request are lost.
         let tokens = |row: &RequestRow| self.requests.encoder_tokens.get(row.request as usize).copied().flatten();
         let again = |row: &RequestRow| if row.status.served() { 0 } else { row.recomputed_tokens };
@@ -160,10 +165,19 @@ impl Checked<'_> {
         let in_vain = drafts.draft_tokens + drafts.drafts - drafts.emitted_tokens;
         let (computed, expect) = (s.work.decode_requests + s.work.prefill_tokens - in_vain, served + encoded);
         // What was lost may be found again, and more than that if another request went on with it.
-        let exact = s.preemptions == 0 || self.requests.block_tokens == 0;
+        let exact = s.preemptions == 0 || (self.requests.block_tokens == 0 && !several);
         ensure(computed == expect || (!exact && computed <= expect) || self.full_hits(), || {
             format!("{computed} tokens were computed, not {expect}")
         })
+    }
+
+    /// How often the prompt of a request is computed, but for what is found of it.
+    fn prompts_of(&self, row: &RequestRow) -> u32 {
+        let scheduler = &self.places[self.place_of(row.replica)].site.deployment.scheduler;
+        match scheduler {
+            Scheduler::Sglang(_) if row.samples > 1 => row.samples + 1,
+            _ => row.samples,
+        }
     }
 
     /// Requests are somewhere from the queue to the end of their part; blocks are in use while steps run.
@@ -180,13 +194,17 @@ impl Checked<'_> {
                 None => known = false,
             }
         }
+        // Samples leave at times of their own.
+        let most = self.rows.requests.iter().map(|row| row.samples).max().unwrap_or(1);
         let total = s.running_ns + s.waiting_ns;
-        ensure(total == expect || (!known && total >= expect), || format!("{total} request ns, not {expect}"))?;
+        let right = total == expect || (!known && total >= expect);
+        let range = expect..=expect * i128::from(most);
+        ensure(right || (most > 1 && known && range.contains(&total)), || format!("{total} request ns, not {expect}"))?;
         let first = match role {
             Role::Mixed | Role::Prefill => true,
             Role::Encode | Role::Decode => false,
         };
-        if first && known && self.summary.preemptions == 0 {
+        if first && known && self.summary.preemptions == 0 && most == 1 {
             let waited = |row: &RequestRow| {
                 let part = self.parts(row).into_iter().next().filter(|part| part.place == at)?;
                 Some(i128::from(row.scheduled.map(|t| t.0).or(part.until)? - part.from))

@@ -6,6 +6,7 @@ mod lightllm;
 mod lora;
 mod orca;
 mod orders;
+mod samples;
 mod sarathi;
 mod sglang;
 mod tiers;
@@ -41,6 +42,7 @@ pub const ENGINES: &[Engine] = &[
     // vLLM's V1 with pipeline stages.
     Engine { name: "lanes", rules: lanes::RULES, draw: lanes::vllm_v1 },
     Engine { name: "orders", rules: orders::RULES, draw: orders::draw },
+    Engine { name: "samples", rules: samples::RULES, draw: samples::draw },
 ];
 
 /// The scenario of a seed for one of them.
@@ -65,5 +67,6 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
     if s.deployment.lora.is_some() {
         requests.adapter = lora::asked(dice, requests.len());
     }
+    super::samples::draw(seed, if engine_of.name == "samples" { 1 } else { 5 }, &mut s, &mut requests);
     (s, requests)
 }

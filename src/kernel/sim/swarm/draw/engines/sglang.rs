@@ -39,6 +39,8 @@ pub(super) const RULES: &[&str] = &[
     "sglang: without a graph",
     "sglang: kernels cost",
     "sglang: replies in a row",
+    "samples: behind their prompt",
+    "samples: gone with their prompt",
     "sglang: a cache has come",
     "sglang: no seat for a cache that has come",
     "sglang: rests",

@@ -19,6 +19,7 @@ pub(super) const RULES: &[&str] = &[
     "trtllm: a later chunk fits",
     "trtllm: chunks of equal progress",
     "trtllm: a first chunk behind a prefix",
+    "trtllm: no room for all samples",
     "trtllm: windows and states do not fit",
 ];
 
