@@ -682,7 +682,7 @@ impl Replica {
                 }
                 let raw = self.jitter.as_mut().map_or(said, |jitter| jitter.take(said));
                 let more = more + self.slowdown(start, raw);
-                self.timing.step(raw + more).ok_or_else(not_sensible)?
+                self.timing.step(SimDuration(raw.0.saturating_add(more.0))).ok_or_else(not_sensible)?
             }
         };
         let end = start + duration;

@@ -311,7 +311,7 @@ impl Replica {
             Gated::Skip => {}
         }
         // Where nobody may, nobody is looked at.
-        let all = self.waiting.len() as u64;
+        let all = self.waits();
         let may = match plan.background {
             true => all - adapters.waiting_cold,
             false => all - adapters.waiting + adapters.waiting_used,
@@ -320,6 +320,29 @@ impl Replica {
             return None;
         }
         self.waiting.iter().find(|slot| self.gate(*slot, env) == Gated::Go)
+    }
+
+    /// The same of all that wait: those that hold their blocks go before the others.
+    pub(in crate::sim) fn next_ready(&self, env: &Env<'_>) -> Option<u32> {
+        for slot in self.loaded.iter() {
+            match self.gate(slot, env) {
+                Gated::Go => return Some(slot),
+                Gated::Stop => return None,
+                Gated::Skip => {}
+            }
+        }
+        self.next_waiting(env)
+    }
+
+    /// Takes out of [`Replica::loaded`] what [`Self::next_ready`] said.
+    pub(in crate::sim) fn unload(&mut self, slot: u32, env: &Env<'_>) {
+        if self.loaded.front() == Some(slot) {
+            self.loaded.pop_front();
+        } else {
+            let key = self.key(slot, env);
+            let there = self.loaded.remove(slot, key);
+            assert!(there, "a request with its blocks must be among those");
+        }
     }
 
     /// Takes out of the queue what [`Self::next_waiting`] said.
@@ -403,7 +426,7 @@ impl Replica {
         }
         adapters.searches += 1;
         let looked_at = if plan.skips { usize::MAX } else { 1 };
-        for slot in self.waiting.iter().take(looked_at) {
+        for slot in self.loaded.iter().chain(self.waiting.iter()).take(looked_at) {
             let at = self.live[slot as usize].adapter;
             if at == NO_ADAPTER {
                 continue;

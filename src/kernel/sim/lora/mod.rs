@@ -66,6 +66,10 @@ const MAX_LORA_RANKS: [u32; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
 const BASE_MAX_US: f64 = 60e6;
 /// Largest factor per adapter.
 const FACTOR_MAX: f64 = 1e3;
+/// Least bandwidth: a megabyte per second. What is slower is not the way of an adapter, and its loads would not end.
+const GB_PER_S_MIN: f64 = 1e-3;
+/// Most bytes per rank: an adapter of the largest rank is then larger than the memory of any GPU.
+const BYTES_PER_RANK_MAX: f64 = 1e9;
 
 /// Adapters and their slots, in vLLM's words where it has some.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -291,8 +295,8 @@ impl Lora {
             }
         }
         match self.bytes_per_rank {
-            Some(bytes) if !(bytes.is_finite() && bytes > 0.0) => {
-                add("bytes_per_rank", format!("is {bytes}; must be a number above 0"));
+            Some(bytes) if !(bytes > 0.0 && bytes <= BYTES_PER_RANK_MAX) => {
+                add("bytes_per_rank", format!("is {bytes}; must be above 0 and at most {BYTES_PER_RANK_MAX:e}"));
             }
             None if self.target_modules.is_empty() => add("target_modules", "is empty: there must be one".to_string()),
             Some(_) | None => {}
@@ -314,8 +318,8 @@ impl Lora {
             }
         }
         for (path, bandwidth) in [("load_gb_per_s", self.load_gb_per_s), ("disk_gb_per_s", self.disk_gb_per_s)] {
-            if let Some(gb_per_s) = bandwidth.filter(|b| !(b.is_finite() && *b > 0.0)) {
-                add(path, format!("is {gb_per_s}; must be a number above 0"));
+            if let Some(gb_per_s) = bandwidth.filter(|b| !(b.is_finite() && *b >= GB_PER_S_MIN)) {
+                add(path, format!("is {gb_per_s}; must be a number, {GB_PER_S_MIN} or more"));
             }
         }
         if !self.factors.iter().all(|f| (0.0..=FACTOR_MAX).contains(&f.factor)) {

@@ -114,8 +114,14 @@ impl World<'_> {
     /// This request of the queue is about to be admitted.
     pub(super) fn note_passed(&mut self, r: usize, admitted: usize) {
         let Some(Lora { gate: Gate::Skip, .. }) = self.lora(r) else { return };
-        if self.queue(r).into_iter().take_while(|i| *i != admitted).any(|i| self.gate(r, i) == Gated::Skip) {
+        let queue = self.queue(r);
+        let passed = queue.into_iter().take_while(|i| *i != admitted).filter(|i| self.gate(r, *i) == Gated::Skip);
+        let passed: Vec<usize> = passed.collect();
+        if !passed.is_empty() {
             self.fire("lora: one goes before another that waits for its adapter");
+        }
+        if passed.into_iter().any(|i| self.lives[i].hits.is_some()) {
+            self.fire("tiers: what was fetched waits for its adapter");
         }
     }
 
@@ -131,6 +137,9 @@ impl World<'_> {
     /// A request is admitted: its adapter is there, or is loaded before the step runs.
     pub(super) fn bring_adapter(&mut self, r: usize, i: usize, f: &mut Forming) {
         let Some(adapter) = self.adapter_of(r, i) else { return };
+        if self.lives[i].hits.is_some() {
+            self.fire("tiers: a fetched request has an adapter");
+        }
         if self.replicas[r].shelf.here.contains(&adapter) {
             return;
         }

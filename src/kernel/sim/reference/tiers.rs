@@ -6,6 +6,7 @@ use super::world::World;
 use crate::request::Requests;
 use crate::sim::TierSummary;
 use crate::sim::latency::BatchShape;
+use crate::sim::scheduler::QueueOrder;
 use crate::sim::tiers::{Fetch, TierFacts, WritePolicy};
 use crate::units::{SimDuration, SimTime};
 
@@ -259,6 +260,7 @@ impl World<'_> {
     /// It takes its blocks, and waits for what comes.
     fn begin_fetch(&mut self, r: usize, i: usize, hits: &[usize], parts: &[Part], now: SimTime) {
         let until = self.begin_reads(r, i, parts, now);
+        self.leaves_queue(r, i);
         let pool = self.pool(r);
         let to = parts.last().map_or(hits.len(), |part| part.to);
         hits.iter().for_each(|id| self.replicas[r].share(*id));
@@ -277,6 +279,9 @@ impl World<'_> {
         life.trip = Some(Trip { until, number: self.replicas[r].trips, hits: hits.len(), to });
         self.note_blocks(r);
         self.fire("tiers: a fetch");
+        if pool.common.policy == QueueOrder::Fair {
+            self.fire("tiers: a fetch for a tenant");
+        }
         if self.lives[i].preemptions > 0 {
             self.fire("tiers: a fetch after a preemption");
         }
@@ -388,6 +393,9 @@ impl World<'_> {
         SimDuration(more)
     }
 }
+
+/// A request that was fetched waits for room in the encoder.
+pub(super) const ENCODER_WAITS: &str = "tiers: what was fetched waits for the encoder";
 
 /// What is loaded by the step that admits a request.
 pub(super) struct Loads(Vec<Part>);

@@ -137,7 +137,9 @@ impl Replica {
     pub(in crate::sim) fn admit_fetched(&mut self, slot: u32, tokens: u32, f: &mut Forming, env: &Env<'_>) {
         let live = &self.live[slot as usize];
         let (computed, hits) = (live.computed, live.computed / self.block_size - live.fetched);
+        self.charge_prompt(slot);
         self.first_admission(slot, hits);
+        self.adapter_runs(slot, f, env);
         let now = self.clock;
         let live = &mut self.live[slot as usize];
         self.totals.waiting_ns += i128::from((now - live.since).0);
@@ -146,6 +148,7 @@ impl Replica {
         self.next_seq += 1;
         self.running.push(slot);
         self.prefills.push(slot);
+        self.encode(slot, computed, f, env);
         let context = if env.quirks.hits_without_context { 0 } else { computed };
         self.book_chunk(slot, computed, tokens, context, f, env);
     }

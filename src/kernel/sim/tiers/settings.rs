@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::pools::{Role, Site};
 use crate::request::Requests;
 use crate::sim::kv::hashes::{self, Derivation};
-use crate::sim::scheduler::{QueueOrder, Scheduler};
+use crate::sim::scheduler::Scheduler;
 use crate::sim::{SimError, facts};
 use crate::units::{SimDuration, Tick};
 
@@ -239,7 +239,8 @@ pub(in crate::sim) fn facts_of(site: &Site, requests: &Requests) -> Result<Vec<T
     let one = |(at, tier): (usize, &Tier)| {
         let tokens = tier.block_size.unwrap_or(kv.block_size);
         let chunk = tokens / kv.block_size;
-        let derivation = hashes::derivation(requests, tokens, kv.enable_prefix_caching).map_err(|e| match e {
+        let derivation = hashes::derivation(requests, tokens, kv.enable_prefix_caching);
+        let derivation = derivation.map(|known| known.with(site.deployment.lora.is_some())).map_err(|e| match e {
             SimError::Invalid { message, .. } => {
                 SimError::Invalid { path: format!("deployment.kv.tiers.{at}.block_size").into(), message }
             }
@@ -287,15 +288,8 @@ pub(in crate::sim) fn problems(site: &Site) -> Vec<(Cow<'static, str>, String)> 
         whole("are for replicas that do everything; those of prefill, decode and encode pools have none");
     }
     let d = &site.deployment;
-    for (there, what) in
-        [(d.lora.is_some(), "lora"), (d.speculative.is_some(), "speculative"), (d.encoder.is_some(), "encoder")]
-    {
-        if there {
-            whole(&format!("are not simulated together with deployment.{what}; leave out one of the two"));
-        }
-    }
-    if d.scheduler.common().is_some_and(|common| common.policy == QueueOrder::Fair) {
-        whole("are not simulated with the queue order `fair`");
+    if d.speculative.is_some() {
+        whole("are not simulated together with deployment.speculative; leave out one of the two");
     }
     match d.scheduler.common() {
         None => whole("hold blocks of a KV cache, and the exclusive scheduler has none"),

@@ -339,12 +339,7 @@ impl World<'_> {
         let computed = hits.len() * self.replicas[r].pool.block_size;
         let life = &mut self.lives[i];
         (life.blocks, life.computed) = (hits.to_vec(), computed);
-        if let Some(tokens) = self.to_encode(r, i, computed) {
-            self.replicas[r].encoded.insert(i, tokens);
-            let number = self.replicas[r].pool.number;
-            self.totals[number].encoder_tokens += tokens as u64;
-            f.inputs.push(tokens);
-        }
+        self.encode(r, i, computed, f);
     }
 
     /// `prepare_for_extend`, `mix_with_running`.

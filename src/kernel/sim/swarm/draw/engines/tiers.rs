@@ -2,7 +2,7 @@
 
 use super::super::{Dice, Sizes, kinds_of_layers};
 use crate::scenario::{Cancel, Scenario};
-use crate::sim::scheduler::Scheduler;
+use crate::sim::scheduler::{QueueOrder, Scheduler};
 use crate::sim::tiers::{Device, Fetch, Replacement, Tier, TierKind, Ttl, WritePolicy};
 
 /// See [`super::Engine::rules`].
@@ -19,6 +19,10 @@ pub(super) const RULES: &[&str] = &[
     "tiers: what engines share is read",
     "tiers: one leaves for another",
     "tiers: what is evicted is stored",
+    "tiers: a fetch for a tenant",
+    "tiers: a fetched request has an adapter",
+    "tiers: what was fetched waits for its adapter",
+    "tiers: what was fetched waits for the encoder",
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
@@ -32,6 +36,9 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
     let d = &mut s.deployment;
     if let Scheduler::VllmV1(rules) = &mut d.scheduler {
         rules.recompute_full_hits = true;
+        if dice.one_in(6) {
+            rules.scheduling_policy = QueueOrder::Fair;
+        }
     }
     d.kv.enable_prefix_caching = true;
     if dice.one_in(3) {
