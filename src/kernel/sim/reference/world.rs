@@ -49,7 +49,7 @@ pub(super) struct World<'a> {
     conversations: Conversations,
     gaps: BTreeMap<SimDuration, u64>,
     /// Up to when the integrals are.
-    integrated: SimTime,
+    pub integrated: SimTime,
     /// Rows of this instant: by replica, of ends of steps, and of transfers that ended and clients that went; of requests
     /// that were rejected, and of those that will never be sent.
     ended: Vec<Vec<RequestRow>>,
@@ -417,7 +417,9 @@ impl<'a> World<'a> {
     fn end_step(&mut self, r: usize, now: SimTime, sink: &mut dyn Sink) -> bool {
         let Some(step) = self.replicas[r].current.take_if(|step| step.end() == now) else { return false };
         self.count_step(r, &step);
-        self.store_filled(r, &step, now);
+        if !self.replicas[r].pool.common.fills_late {
+            self.store_filled(r, &step, now);
+        }
         if sink.wants_steps() {
             sink.step(step.row);
         }

@@ -293,7 +293,7 @@ pub(in crate::sim) fn problems(site: &Site) -> Vec<(Cow<'static, str>, String)> 
     }
     match d.scheduler.common() {
         None => whole("hold blocks of a KV cache, and the exclusive scheduler has none"),
-        Some(common) if !common.asks_tiers => whole("are not asked by this scheduler; vllm_v1 does"),
+        Some(common) if !common.asks_tiers => whole(unasked(&d.scheduler)),
         Some(_) => {}
     }
     if let Scheduler::VllmV1(rules) = &site.deployment.scheduler
@@ -307,6 +307,22 @@ pub(in crate::sim) fn problems(site: &Site) -> Vec<(Cow<'static, str>, String)> 
         all.extend(found.into_iter().map(|(field, text)| (format!("deployment.kv.tiers.{at}.{field}").into(), text)));
     }
     all
+}
+
+/// Why a scheduler asks no tiers.
+fn unasked(scheduler: &Scheduler) -> &'static str {
+    match scheduler {
+        Scheduler::VllmV0(_) => {
+            "are not asked by vLLM's version 0, which moves whole requests (swap_space_gib); vllm_v1 and sglang ask them"
+        }
+        Scheduler::Trtllm(_) => {
+            "are not simulated with TensorRT-LLM (host_cache_size is 0); vllm_v1 and sglang ask them"
+        }
+        Scheduler::Sarathi(_) | Scheduler::Orca(_) | Scheduler::FasterTransformer(_) | Scheduler::Lightllm(_) => {
+            "are not asked by this scheduler, whose project has none, as it is simulated; vllm_v1 and sglang ask them"
+        }
+        Scheduler::VllmV1(_) | Scheduler::Sglang(_) | Scheduler::Exclusive(_) => "are not asked by this scheduler",
+    }
 }
 
 /// What is wrong with one tier, by field.

@@ -3,6 +3,8 @@
 
 use super::*;
 use crate::sim::TierSummary;
+use crate::sim::encoder::Encoder;
+use crate::sim::lora::Lora;
 use crate::sim::tiers::{Fetch, Replacement, Tier, Ttl, WritePolicy};
 
 const BLOCK: u128 = 524_288;
@@ -337,5 +339,80 @@ fn engines_may_share_a_tier() {
             "finished q5.5 s6 f7 d7 o1 c8 @1",
         ],
         0,
+    );
+}
+
+/// Asks of the first and the third with these adapters; the second has none.
+#[track_caller]
+fn with_adapters(first: u32, third: u32, row: &str) {
+    let [a, b] = before(3);
+    let a = Ask { adapter: Some(first), ..a };
+    check(
+        |s, _| {
+            blocks(s, 4);
+            s.deployment.kv.tiers = vec![tier()];
+            // Rank 16: a millisecond.
+            let (bytes_per_rank, load_gb_per_s) = (Some(62_500.0), Some(1.0));
+            s.deployment.lora = Some(Lora { max_loras: 2, bytes_per_rank, load_gb_per_s, ..Lora::default() });
+        },
+        &[a, Ask { at: 2.0, ..b }, Ask { adapter: Some(third), ..again() }],
+        &["finished q0 s0 f2 d2 o1", "finished q2 s2 f3 d3 o1", row],
+        &[],
+        whatever,
+    );
+}
+
+#[test]
+fn tiers_tell_adapters_apart() {
+    // Its adapter is on the GPU still.
+    with_adapters(0, 0, "finished q5 s7 f8 d8 o1 c4 t8");
+    // Of the other adapter nothing is there, and it is loaded in the step.
+    with_adapters(0, 1, "finished q5 s5 f7 d7 o1");
+}
+
+#[test]
+fn what_was_fetched_is_not_encoded() {
+    // Twelve tokens are there; the encoder takes a millisecond for an input that reaches beyond them.
+    let [a, b] = before(3);
+    let when = |encoder: u32, row: &str| {
+        check(
+            |s, _| {
+                blocks(s, 4);
+                s.deployment.kv.tiers = vec![tier()];
+                s.deployment.encoder = Some(Encoder { relative_cost: 1.0, ..Encoder::default() });
+            },
+            &[a, b, Ask { encoder: Some(encoder), ..again() }],
+            &["finished q0 s0 f1 d1 o1", "finished q1 s1 f2 d2 o1", row],
+            &[],
+            whatever,
+        );
+    };
+    when(12, "finished q5 s7 f8 d8 o1 c4 t8");
+    when(13, "finished q5 s7 f9 d9 o1 c4 t8");
+}
+
+#[test]
+fn a_fetch_is_not_charged() {
+    // The first to be served at 5 ms is fetched: its tenant goes on with the next, and is charged for that. Then the other
+    // tenant goes, and what was fetched goes when it has come.
+    let [a, b] = before(7);
+    let of = |tenant: u32, ask: Ask| Ask { tenant: Some(tenant), ..ask };
+    check(
+        |s, r| {
+            blocks(s, 8);
+            s.deployment.kv.tiers = vec![tier()];
+            (r.scheduling_policy, r.max_num_seqs) = (QueueOrder::Fair, 1);
+        },
+        &[of(1, a), of(1, b), of(1, again()), of(1, ask(5.0, 3, 1)), of(2, ask(5.0, 3, 1)), of(1, ask(5.0, 3, 1))],
+        &[
+            "finished q0 s0 f1 d1 o1",
+            "finished q1 s1 f2 d2 o1",
+            "finished q5 s7 f8 d8 o1 c4 t8",
+            "finished q5 s5 f6 d6 o1",
+            "finished q5 s6 f7 d7 o1",
+            "finished q5 s8 f9 d9 o1",
+        ],
+        &[],
+        whatever,
     );
 }

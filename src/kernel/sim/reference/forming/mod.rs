@@ -50,6 +50,7 @@ impl World<'_> {
     pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Option<Step>, SimError> {
         let pool = self.pool(r);
         self.begin_load(r, now);
+        let trips = self.replicas[r].trips;
         let mut forming = Forming {
             now,
             budget: 0,
@@ -70,6 +71,9 @@ impl World<'_> {
             Scheduler::Sglang(rules) => self.form_sglang(r, rules, &mut forming),
             Scheduler::Trtllm(rules) => self.form_trtllm(r, rules, &mut forming),
             Scheduler::Exclusive(_) => unreachable!("the oracle of another scheduler"),
+        }
+        if self.replicas[r].trips > trips {
+            self.begin_load(r, now);
         }
         self.store_evicted(r, now);
         if let Some(failed) = forming.failed {
@@ -265,6 +269,10 @@ impl World<'_> {
         let key = |i: usize| match self.replicas[r].pool.common.policy {
             QueueOrder::Fcfs | QueueOrder::Fair => None,
             QueueOrder::Priority => Some(i64::from(self.demand.priority(self.lives[i].request))),
+            QueueOrder::Sjf if self.replicas[r].pool.common.longest_reply_first => {
+                let most = self.demand.cap(self.lives[i].request, self.replicas[r].pool.max_len as u32);
+                Some(-i64::from(most))
+            }
             QueueOrder::Sjf => Some(self.lives[i].prompt as i64),
             QueueOrder::Edf => Some(self.demand.deadline(self.lives[i].request).0),
             QueueOrder::LeastSlack => Some(self.latest_start(i)),
@@ -387,6 +395,17 @@ impl World<'_> {
     /// Admits a request whose blocks have come from tiers, and so many tokens behind them.
     fn seat_fetched(&mut self, r: usize, at: usize, hits: usize, tokens: usize, f: &mut Forming) {
         let i = self.replicas[r].waiting[at];
+        self.sit_fetched(r, at, hits, f);
+        let from = self.lives[i].computed;
+        let fits = self.extend(r, i, tokens);
+        assert!(fits, "it holds the blocks of its prompt");
+        let context = if self.quirks.hits_without_context { 0 } else { from };
+        f.batch.push(self.part(i, false, from, tokens, context));
+    }
+
+    /// The same, before its tokens are counted.
+    fn sit_fetched(&mut self, r: usize, at: usize, hits: usize, f: &mut Forming) {
+        let i = self.replicas[r].waiting[at];
         self.note_passed(r, i);
         self.bring_adapter(r, i, f);
         self.charge_prompt(r, i);
@@ -396,10 +415,6 @@ impl World<'_> {
         (self.lives[i].ready, self.lives[i].hits) = (false, None);
         let from = self.lives[i].computed;
         self.encode(r, i, from, f);
-        let fits = self.extend(r, i, tokens);
-        assert!(fits, "it holds the blocks of its prompt");
-        let context = if self.quirks.hits_without_context { 0 } else { from };
-        f.batch.push(self.part(i, false, from, tokens, context));
     }
 
     /// Admits a request whose KV cache has come: its next token, or the last one of its prompt again.

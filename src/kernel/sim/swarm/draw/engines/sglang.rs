@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::{Dice, Sizes};
+use super::tiers;
 use crate::scenario::Scenario;
 use crate::sim::kv::plan;
 use crate::sim::scheduler::{AttentionBackend, KernelCost, SchedulePolicy, Scheduler, Sglang};
@@ -38,6 +39,20 @@ pub(super) const RULES: &[&str] = &[
     "sglang: without a graph",
     "sglang: kernels cost",
     "sglang: replies in a row",
+    "sglang: a fetched prompt is cut",
+    "tiers: a fetch",
+    "tiers: a fetch after a preemption",
+    "tiers: a prefetch",
+    "tiers: a blocking load",
+    "tiers: no room for a whole prompt",
+    "tiers: what is evicted is stored",
+    "tiers: a fetched request has an adapter",
+    "lora: loaded in the step",
+    "lora: loaded in the background",
+    "lora: one goes before another that waits for its adapter",
+    "lora: a slot is given up",
+    "lora: a slot for those without an adapter",
+    "lora: those without an adapter give up their slot",
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
@@ -92,6 +107,8 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
     if let Some(blocks) = &mut s.deployment.kv.num_gpu_blocks {
         *blocks = (*blocks).max(fixed + 10_u64.div_ceil(page as u64));
     }
+    tiers::beside(dice, sizes, s);
+    rules.disable_radix_cache &= s.deployment.kv.tiers.is_empty();
     s.deployment.scheduler = Scheduler::Sglang(rules);
 }
 

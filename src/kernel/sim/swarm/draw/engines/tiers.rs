@@ -25,6 +25,15 @@ pub(super) const RULES: &[&str] = &[
     "tiers: what was fetched waits for the encoder",
 ];
 
+/// For other schedulers that ask tiers, in some scenarios.
+pub(super) fn beside(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
+    if dice.one_in(3) {
+        let count = dice.pick(&[1, 1, 2]);
+        s.deployment.kv.enable_prefix_caching = true;
+        s.deployment.kv.tiers = (0..count).map(|_| tier(dice, sizes)).collect();
+    }
+}
+
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
     // What is asked for again has often left the cache.
     if dice.one_in(2) {
