@@ -209,3 +209,28 @@ fn adapters_need_batches_that_heed_them() {
     let of_lora: Vec<String> = told(&s).into_iter().filter(|text| text.starts_with("deployment.lora")).collect();
     assert_eq!(of_lora, ["deployment.lora: the exclusive scheduler has no batches, and knows no adapters"]);
 }
+
+#[test]
+fn schedulers_without_adapters_say_why() {
+    let told_of = |scheduler: &str, gate: Gate| -> Vec<String> {
+        let mut s = scenario_8b();
+        s.deployment.lora = Some(Lora { gate, ..Lora::default() });
+        s.deployment.scheduler = serde_json::from_str(scheduler).unwrap();
+        told(&s).into_iter().filter(|text| text.starts_with("deployment.lora") || text.starts_with("gate")).collect()
+    };
+    for (scheduler, reason) in [
+        (r#"{"sarathi": {}}"#, "the project of this scheduler has no adapters"),
+        (r#"{"orca": {}}"#, "the project of this scheduler has no adapters"),
+        (r#"{"faster_transformer": {}}"#, "the project of this scheduler has no adapters"),
+        (r#"{"lightllm": {}}"#, "the project of this scheduler has no adapters"),
+        (r#"{"trtllm": {}}"#, "PEFT cache"),
+        (r#"{"vllm_v0": {"preemption_mode": "swap"}}"#, "swapped requests"),
+    ] {
+        let found = told_of(scheduler, Gate::Skip);
+        assert!(found.len() == 1 && found[0].contains(reason), "{scheduler}: {found:?}");
+    }
+    let sglang = r#"{"sglang": {}}"#;
+    assert_eq!(told_of(sglang, Gate::Skip), [""; 0]);
+    let found = told_of(sglang, Gate::HeadOfLine);
+    assert!(found.len() == 1 && found[0].starts_with("gate: must be skip"), "{found:?}");
+}
