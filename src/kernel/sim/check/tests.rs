@@ -647,7 +647,8 @@ fn tiers_must_hold_something_and_move_it() {
 fn tiers_go_with_adapters_encoders_and_tenants_where_they_are_asked() {
     let told_of = |scheduler: &str, edit: fn(&mut Scenario)| -> Vec<String> {
         let mut s = scenario_8b();
-        s.deployment.kv.tiers = vec![Tier { device: Some(Device::CpuDram), capacity_gib: Some(1.0), ..Tier::default() }];
+        s.deployment.kv.tiers =
+            vec![Tier { device: Some(Device::CpuDram), capacity_gib: Some(1.0), ..Tier::default() }];
         s.deployment.scheduler = serde_json::from_str(scheduler).unwrap();
         edit(&mut s);
         let found = check(&s).err().unwrap_or_default();

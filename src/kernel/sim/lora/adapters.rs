@@ -342,6 +342,9 @@ impl Replica {
 
     /// The same of all that wait: those that hold their blocks go before the others.
     pub(in crate::sim) fn next_ready(&self, env: &Env<'_>) -> Option<u32> {
+        if self.loaded.is_empty() {
+            return self.next_waiting(env);
+        }
         for slot in self.loaded.iter() {
             match self.gate(slot, env) {
                 Gated::Go => return Some(slot),

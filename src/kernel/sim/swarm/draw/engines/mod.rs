@@ -54,7 +54,7 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
     // Adapters, for whoever heeds them.
     let common = s.deployment.scheduler.common();
     let heeds = common.is_some_and(|c| c.knows_adapters && c.policy != QueueOrder::Fair);
-    if heeds && dice.one_in(4) {
+    if heeds && dice.one_in(if s.deployment.kv.tiers.is_empty() { 4 } else { 2 }) {
         lora::draw(dice, &sizes, &mut s);
     }
     if !s.deployment.kv.tiers.is_empty() && matches!(s.deployment.scheduler, Scheduler::VllmV1(_)) {

@@ -2,6 +2,7 @@
 
 use super::super::{Dice, Sizes, kinds_of_layers};
 use crate::scenario::{Cancel, Scenario};
+use crate::sim::kv::plan;
 use crate::sim::scheduler::{QueueOrder, Scheduler};
 use crate::sim::tiers::{Device, Fetch, Replacement, Tier, TierKind, Ttl, WritePolicy};
 
@@ -21,8 +22,6 @@ pub(super) const RULES: &[&str] = &[
     "tiers: what is evicted is stored",
     "tiers: a fetch for a tenant",
     "tiers: a fetched request has an adapter",
-    "tiers: what was fetched waits for its adapter",
-    "tiers: what was fetched waits for the encoder",
 ];
 
 /// For other schedulers that ask tiers, in some scenarios.
@@ -31,6 +30,11 @@ pub(super) fn beside(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
         let count = dice.pick(&[1, 1, 2]);
         s.deployment.kv.enable_prefix_caching = true;
         s.deployment.kv.tiers = (0..count).map(|_| tier(dice, sizes)).collect();
+        // About one long request, with what a prompt must leave.
+        let few = u64::from((sizes.longest + sizes.block_size + 9).div_ceil(sizes.block_size));
+        let fixed = plan::blocks_per_request(&s.deployment, &s.model);
+        let blocks = &mut s.deployment.kv.num_gpu_blocks;
+        *blocks = blocks.map(|blocks| if dice.one_in(3) { blocks } else { blocks.min(few + fixed) });
     }
 }
 
