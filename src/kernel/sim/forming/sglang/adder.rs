@@ -82,7 +82,7 @@ impl State {
             return false;
         }
         let cut = r.prefills.first().copied();
-        if (self.full || (r.waiting.is_empty() && r.loaded.is_empty())) && cut.is_none() {
+        if (self.full || (r.waiting.is_empty() && (r.tiers.is_none() || r.loaded.is_empty()))) && cut.is_none() {
             return false;
         }
         let listed = r.decodes + self.gone;
@@ -159,15 +159,15 @@ impl State {
         self.taken.push((slot, live.computed, tokens as u32));
         adder.pages += r.chunk_need(live, tokens as u32);
         let whole = tokens == rest;
-        let reply = if whole { self.clipped(env.demand.cap(live.request, env.max_len)) } else { 0 };
+        let reply = if whole { self.clipped(r.most_out(slot, env)) } else { 0 };
         adder.add(tokens, reply);
         adder.cut = !whole;
     }
 
-    /// Rules 3 to 7, and 22: who holds its pages goes first.
+    /// Rules 3 to 7, and 25: who holds its pages goes first.
     fn add_waiting(&mut self, adder: &mut Adder, r: &mut Replica, f: &mut Forming, env: &Env<'_>) {
         let seats = u64::from(self.rules.settled.running_max).saturating_sub(r.decodes + self.gone);
-        while let Some(slot) = r.next_ready(env) {
+        while let Some(slot) = if r.tiers.is_some() { r.next_ready(env) } else { r.next_waiting(env) } {
             if self.taken.len() as u64 >= seats {
                 self.full = true;
                 return;
@@ -242,7 +242,7 @@ impl State {
             return Err(Stop::Other);
         }
         let live = &r.live[slot as usize];
-        let (target, cap) = (live.target, env.demand.cap(live.request, env.max_len));
+        let (target, cap) = (live.target, r.most_out(slot, env));
         let (hits, idle) = r.prefix_of(slot, env);
         let reply = self.clipped(cap.saturating_sub(live.emitted));
         let total = (i64::from(target - hits * r.block_size) + reply) as f64;
@@ -253,7 +253,7 @@ impl State {
         let locked = (idle as i64 + i64::from(r.fixed)) * adder.page;
         let mut loads = 0;
         if r.tiers.is_some() {
-            // Rules 21 and 22.
+            // Rules 24 and 25.
             let all = u64::from(target.div_ceil(r.block_size) - hits) + idle + u64::from(r.fixed);
             if total >= adder.total() - locked as f64 || adder.beside + r.set_aside() + all > r.pool.free() {
                 return Err(Stop::NoToken);
