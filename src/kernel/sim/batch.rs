@@ -78,8 +78,12 @@ impl Replica {
         self.start_load(env);
         let mut f = Forming::default();
         let mut former = std::mem::take(&mut self.former);
+        let begun = self.tiers.as_ref().map_or(0, |tiers| tiers.begun());
         former.form(self, &mut f, env);
         self.former = former;
+        if self.tiers.as_ref().is_some_and(|tiers| tiers.begun() > begun) {
+            self.start_load(env);
+        }
         self.store_evicted(self.clock);
         if let Some(failed) = f.failed.take() {
             return Err(failed);
@@ -514,19 +518,15 @@ impl Replica {
             return;
         }
         let live = &self.live[slot as usize];
-        let (mut block, to) = (live.held.blocks(), (computed / self.block_size).min(live.known));
-        if block >= to {
+        let (from, to) = (live.held.blocks(), (computed / self.block_size).min(live.known));
+        if from >= to {
             return;
         }
+        let request = live.request;
         self.sum_blocks();
-        let live = &mut self.live[slot as usize];
-        let request = live.request as usize;
-        while block < to {
-            let (unit, first) = self.derivation.unit_of(block);
-            let count = (self.derivation.unit_blocks() - first).min(to - block);
-            let hash = self.derivation.unit_hash(env.requests, request, unit);
-            self.pool.fill_once(&mut live.held, hash, first, count);
-            block += count;
+        self.fill(slot, from, to, env);
+        if self.tiers.is_some() {
+            self.store_written(&[Written { slot, request, from, to }], env);
         }
     }
 
@@ -539,7 +539,10 @@ impl Replica {
             let (unit, first) = self.derivation.unit_of(block);
             let count = (self.derivation.unit_blocks() - first).min(to - block);
             let hash = self.derivation.unit_hash(env.requests, request, unit);
-            self.pool.fill(&mut live.held, hash, first, count);
+            match self.common.fills_late {
+                true => self.pool.fill_once(&mut live.held, hash, first, count),
+                false => self.pool.fill(&mut live.held, hash, first, count),
+            }
             block += count;
         }
     }
@@ -693,7 +696,7 @@ impl Replica {
                 }
                 let raw = self.jitter.as_mut().map_or(said, |jitter| jitter.take(said));
                 let more = more + self.slowdown(start, raw);
-                self.timing.step(raw + more).ok_or_else(not_sensible)?
+                self.timing.step(SimDuration(raw.0.saturating_add(more.0))).ok_or_else(not_sensible)?
             }
         };
         if self.lanes.is_some() {

@@ -435,12 +435,16 @@ impl Replica {
         let key = self.key(slot, env);
         let live = &self.live[slot as usize];
         let (request, generation, loaded, since) = (live.request, live.generation, live.loaded, live.since);
+        let fetched = live.fetched > 0;
         if let Some((gone, _)) = abort {
             self.aborts.push(Reverse((gone, request, slot, generation)));
         }
         // The head may be another now.
         self.blocked &= !self.waiting.is_ordered() && !loaded;
-        self.adapter_waits(slot, since, env);
+        // While it was fetched it waited, too.
+        if !fetched {
+            self.adapter_waits(slot, since, env);
+        }
         if loaded { &mut self.loaded } else { &mut self.waiting }.push(slot, key);
     }
 

@@ -691,3 +691,38 @@ fn tiers_must_hold_something_and_move_it() {
     let found = check_requests(&s, &Requests { block_tokens: 64, ..r }).unwrap_err();
     assert!(found[0].to_string().starts_with("deployment.kv.tiers.0.block_size: "), "{}", found[0]);
 }
+
+#[test]
+fn tiers_go_with_adapters_encoders_and_tenants_where_they_are_asked() {
+    let told_of = |scheduler: &str, edit: fn(&mut Scenario)| -> Vec<String> {
+        let mut s = scenario_8b();
+        s.deployment.kv.tiers =
+            vec![Tier { device: Some(Device::CpuDram), capacity_gib: Some(1.0), ..Tier::default() }];
+        s.deployment.scheduler = serde_json::from_str(scheduler).unwrap();
+        edit(&mut s);
+        let found = check(&s).err().unwrap_or_default();
+        found.iter().map(ToString::to_string).filter(|text| text.starts_with("deployment.kv.tiers")).collect()
+    };
+    let adapters: fn(&mut Scenario) = |s| s.deployment.lora = serde_json::from_str("{}").unwrap();
+    let encoder: fn(&mut Scenario) = |s| s.deployment.encoder = serde_json::from_str("{}").unwrap();
+    for (scheduler, edit) in [
+        (r#"{"vllm_v1": {}}"#, adapters),
+        (r#"{"vllm_v1": {}}"#, encoder),
+        (r#"{"vllm_v1": {"scheduling_policy": "fair"}}"#, |_| ()),
+        (r#"{"sglang": {}}"#, adapters),
+        (r#"{"sglang": {}}"#, |_| ()),
+    ] {
+        assert_eq!(told_of(scheduler, edit), [""; 0], "{scheduler}");
+    }
+    for (scheduler, reason) in [
+        (r#"{"sarathi": {}}"#, "whose project has none"),
+        (r#"{"orca": {}}"#, "whose project has none"),
+        (r#"{"faster_transformer": {}}"#, "whose project has none"),
+        (r#"{"lightllm": {}}"#, "whose project has none"),
+        (r#"{"trtllm": {}}"#, "host_cache_size"),
+        (r#"{"vllm_v0": {}}"#, "swap_space_gib"),
+    ] {
+        let found = told_of(scheduler, |_| ());
+        assert!(found.len() == 1 && found[0].contains(reason), "{scheduler}: {found:?}");
+    }
+}

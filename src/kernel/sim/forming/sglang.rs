@@ -113,7 +113,8 @@ impl State {
             }
             let listed = replica.decodes + self.gone;
             let seats = u64::from(self.rules.settled.running_max).saturating_sub(listed);
-            let joins = seats.min(replica.loaded.len() as u64);
+            // What was fetched from tiers is a prompt.
+            let joins = if replica.tiers.is_some() { 0 } else { seats.min(replica.loaded.len() as u64) };
             self.forget_gone();
             self.full &= listed > 0 || joins == 0;
             if replica.decodes > 0 || joins > 0 {
@@ -157,7 +158,10 @@ impl State {
             left => left - 1,
         };
         let seated = replica.loaded.is_empty() || replica.decodes >= u64::from(self.rules.settled.running_max);
-        let settled = seated && (self.full || replica.waiting.is_empty());
+        let settled = match replica.tiers {
+            Some(_) => self.full,
+            None => seated && (self.full || replica.waiting.is_empty()),
+        };
         replica.blocked = settled && !replica.nobody_waits() && replica.prefills.is_empty();
     }
 

@@ -139,17 +139,17 @@ impl Replica {
     /// Admits waiting requests in order until one does not fit; false where time alone may change that.
     fn admit(&mut self, rules: VllmV1, f: &mut Forming, env: &Env<'_>) -> bool {
         while f.budget > 0 && rules.has_seat(self.seated()) {
-            if let Some(slot) = self.loaded.front() {
+            let Some(slot) = self.next_ready(env) else { return true };
+            let (target, loaded) = (self.live[slot as usize].target, self.live[slot as usize].loaded);
+            if loaded {
                 if !self.admit_ready(slot, rules, f, env) {
                     return true;
                 }
                 continue;
             }
-            let Some(slot) = self.next_waiting(env) else { return true };
             if self.is_on_its_way(slot) {
                 return true;
             }
-            let target = self.live[slot as usize].target;
             let (hits, idle) = self.prefix_of(slot, env);
             let loads = match self.ask_tiers(slot, hits, idle, env) {
                 Asked::NoRoom => return true,
@@ -164,7 +164,7 @@ impl Replica {
                 return true;
             }
             if !self.can_encode(slot, computed, f, env) {
-                return true;
+                return self.tiers.is_none();
             }
             self.dequeue(slot, env);
             self.seat(slot, &Seat { hits, tokens, spare: 0 }, f, env);
@@ -172,16 +172,20 @@ impl Replica {
         true
     }
 
-    /// Admits the first of those that hold their blocks, if it fits into the budget.
+    /// Admits one of those that hold their blocks, if it fits into the budget.
     fn admit_ready(&mut self, slot: u32, rules: VllmV1, f: &mut Forming, env: &Env<'_>) -> bool {
         let live = &self.live[slot as usize];
         if live.fetched == 0 {
-            self.loaded.pop_front();
+            self.unload(slot, env);
             self.admit_loaded(slot, f, env);
             return true;
         }
-        let Some(tokens) = rules.waiting_tokens(live.target - live.computed, f.budget) else { return false };
-        self.loaded.pop_front();
+        let computed = live.computed;
+        let Some(tokens) = rules.waiting_tokens(live.target - computed, f.budget) else { return false };
+        if !self.can_encode(slot, computed, f, env) {
+            return false;
+        }
+        self.unload(slot, env);
         self.admit_fetched(slot, tokens, f, env);
         true
     }

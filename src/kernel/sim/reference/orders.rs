@@ -30,9 +30,10 @@ impl World<'_> {
         }
     }
 
-    /// A request of the queue that no list of active requests holds, and that has no KV cache from elsewhere.
+    /// A request of the queue that no list of active requests holds, and that has no KV cache from elsewhere, or awaits it.
     fn queues(&self, i: usize) -> bool {
-        !self.lives[i].ready && self.lives[i].listed.is_none()
+        let life = &self.lives[i];
+        !life.ready && life.listed.is_none() && life.trip.is_none()
     }
 
     /// The request is about to enter the queue.

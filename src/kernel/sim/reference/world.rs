@@ -49,7 +49,7 @@ pub(super) struct World<'a> {
     conversations: Conversations,
     gaps: BTreeMap<SimDuration, u64>,
     /// Up to when the integrals are.
-    integrated: SimTime,
+    pub integrated: SimTime,
     /// Rows of this instant: by replica, of ends of steps, and of transfers that ended and clients that went; of requests
     /// that were rejected, and of those that will never be sent.
     ended: Vec<Vec<RequestRow>>,
@@ -433,7 +433,9 @@ impl<'a> World<'a> {
         line.ended = line.most > 1;
         self.replicas[r].current = self.replicas[r].line.behind.pop_front();
         self.count_step(r, &step);
-        self.store_filled(r, &step, now);
+        if !self.replicas[r].pool.common.fills_late {
+            self.store_filled(r, &step, now);
+        }
         if sink.wants_steps() {
             sink.step(step.row);
         }

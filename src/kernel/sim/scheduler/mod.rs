@@ -200,12 +200,16 @@ pub(crate) struct Common {
     pub caches_prefixes: bool,
     /// Heeds adapters: see [`super::lora`].
     pub knows_adapters: bool,
+    /// Requests without an adapter need a slot, too: one for all of them.
+    pub base_needs_slot: bool,
     /// Blocks that must be free beyond those that are taken, for decode requests to go on unasked.
     pub slack: u64,
     /// All blocks that a request may ever have are taken when it is admitted.
     pub reserves: bool,
     /// Asks the tiers behind the prefix cache ([`crate::sim::tiers`]).
     pub asks_tiers: bool,
+    /// A prompt that was cut waits for blocks, and nobody gives his up for it: fetches leave it those of its rest.
+    pub cut_waits: bool,
     /// Speculative decoding is simulated with it.
     pub speculates: bool,
     /// What it makes of a request with several samples.
@@ -248,9 +252,11 @@ impl Common {
             recompute_full_hits: true,
             caches_prefixes: false,
             knows_adapters: false,
+            base_needs_slot: false,
             slack: 0,
             reserves: false,
             asks_tiers: false,
+            cut_waits: false,
             speculates: false,
             samples: Samples::None,
             longest_reply_first: false,

@@ -27,6 +27,11 @@
 //! | 21. **Disaggregation.** On a decode server, requests whose KV caches have come join the step of replies in the order in which they came, as far as there are seats; one of a reply that ended is there after the next step of replies | disaggregation/decode.py `get_new_prebuilt_batch` | `caches_that_came_join_where_there_are_seats` |
 //! | 22. ... it keeps no prefixes | server_args.py `_handle_pd_disaggregation` | `a_decode_server_keeps_no_prefixes` |
 //! | 23. A prefill server counts on one token of each request | disaggregation/prefill.py `max_new_tokens = 1` | `a_prefill_server_expects_one_token_of_each` |
+//! | 24. Tiers (HiCache): where the tokens of rule 4 are there, and the pages of the whole prompt beside those that a prompt which was cut still lacks, tiers are asked for what the tree has not. Of what a `blocking` tier (host memory) has, neither chunk nor `max_prefill_tokens` know, and the step lasts longer by it | schedule_policy.py `add_one_req` (`host_hit_length`, `init_load_back`), hiradix_cache.py `load_back` | `the_host_has_what_the_tree_has_not` |
+//! | 25. Of what other tiers have (storage), also those with `prefetch`, the request waits with its pages, and goes before all that have none, whatever is left for replies | hiradix_cache.py `prefetch_from_storage`, scheduler.py (`check_prefetch_progress`) | `what_was_fetched_goes_first` |
+//! | 26. `write_through`: stored is what can be found from now on, when it can (rule 16); `on_evict` is `write_back` | hiradix_cache.py `_inc_hit_count`, `evict` | `what_can_be_found_is_stored` |
+//! | 27. With tiers, where tokens are missing and nobody runs, the batch is not full (rule 7) | scheduler.py (`enable_hierarchical_cache`) | `what_was_fetched_goes_first` |
+//! | 28. LoRA: who asks for an adapter for which the batch has no slot is passed over ([`crate::sim::lora`], rule 11) | scheduler.py `_can_schedule_lora_req` | `adapters_of_a_batch_have_slots`, `requests_without_an_adapter_need_a_slot` |
 //!
 //! **Parallelism.** `tp_size`, `dp_size` and `pp_size` are other names of the deployment's `tp`, `dp` and `pp`, from which GPUs,
 //! memory and times follow: a field of the deployment that is 1 takes what is said here, else both must agree. With
@@ -59,8 +64,14 @@
 //! - A client that goes is noticed between steps, and its request leaves at once.
 //! - Random orders are not Python's. Data-parallel ranks do not wait for each other, pipeline stages do not work on several
 //!   batches. What a request holds for windows and states is taken as it is admitted, as everywhere in this simulator, not from
-//!   pools of their own. Left out: priorities, speculative decoding, LoRA, hierarchical caches, grammars,
-//!   `ignore_eos` estimates without the radix cache.
+//!   pools of their own. Left out: priorities, speculative decoding, grammars, `ignore_eos` estimates without
+//!   the radix cache.
+//! - HiCache loads layer by layer while the step computes, so that a step lasts as long as the slower of the two; here they add
+//!   up. What comes from storage goes to the host's memory there, and to the GPU with admission; here to pages of the GPU at
+//!   once. `load_back_threshold` (10 tokens), `prefetch_threshold` (256), `write_through_selective` (the second use) and
+//!   `prefetch` policies other than `wait_complete` are left out, and the host's memory has what the deployment says of
+//!   the tier, not `hicache_ratio` of the GPU's. A look at the queue that leads to nothing, while nobody runs, leaves its
+//!   order (rules 12 to 15) as it was, where tiers or adapters are what is waited for.
 
 mod kernels;
 mod server_args;
@@ -251,6 +262,10 @@ impl Sglang {
             overhead_us: self.scheduler_overhead_us,
             overhead_hidden: !self.disable_overlap_schedule,
             caches_prefixes: !self.disable_radix_cache,
+            knows_adapters: true,
+            base_needs_slot: true,
+            asks_tiers: true,
+            cut_waits: true,
             plain: self.kernel_factors.is_empty(),
             samples: Samples::BehindPrompt,
             ..Common::new(policy)

@@ -50,6 +50,7 @@ impl World<'_> {
     pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Option<Step>, SimError> {
         let pool = self.pool(r);
         self.begin_load(r, now);
+        let trips = self.replicas[r].trips;
         let mut forming = Forming {
             now,
             budget: 0,
@@ -70,6 +71,9 @@ impl World<'_> {
             Scheduler::Sglang(rules) => self.form_sglang(r, rules, &mut forming),
             Scheduler::Trtllm(rules) => self.form_trtllm(r, rules, &mut forming),
             Scheduler::Exclusive(_) => unreachable!("the oracle of another scheduler"),
+        }
+        if self.replicas[r].trips > trips {
+            self.begin_load(r, now);
         }
         self.store_evicted(r, now);
         if let Some(failed) = forming.failed {
@@ -117,7 +121,7 @@ impl World<'_> {
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
                 let start = self.replicas[r].current.as_ref().map_or(now, Step::end);
                 let tiers = forming.loads + self.slowed(r, start, raw);
-                step_time(raw + forming.more + tiers, pool.overhead, pool.tick)?
+                step_time(SimDuration(raw.0.saturating_add((forming.more + tiers).0)), pool.overhead, pool.tick)?
             }
         };
         let row = self.step_row(r, duration, &shape, forming.preempted);
@@ -231,7 +235,7 @@ impl World<'_> {
     /// those that wait for their adapters may be passed over, or hold up all.
     fn head(&self, r: usize) -> Option<usize> {
         let waiting = &self.replicas[r].waiting;
-        let any_ready = waiting.iter().any(|i| self.lives[*i].ready);
+        let any_ready = waiting.iter().any(|i| self.lives[*i].ready && self.gate(r, *i) != Gated::Skip);
         let looked_at = |at: &usize| {
             let life = &self.lives[waiting[*at]];
             let free = life.listed.is_none() && life.trip.is_none();
@@ -267,12 +271,18 @@ impl World<'_> {
         first.filter(|at| self.gate(r, waiting[*at]) == Gated::Go)
     }
 
-    /// Requests in the queue in the order in which they are looked at. With fair sharing there are no adapters.
+    /// Requests in the queue in the order in which they are looked at, those that hold their blocks before the others. Who is
+    /// being fetched is not looked at. With fair sharing there are no adapters.
     pub(super) fn queue(&self, r: usize) -> Vec<usize> {
         let mut queue: Vec<usize> = self.replicas[r].waiting.iter().copied().collect();
+        queue.retain(|i| self.lives[*i].trip.is_none());
         let key = |i: usize| match self.replicas[r].pool.common.policy {
             QueueOrder::Fcfs | QueueOrder::Fair => None,
             QueueOrder::Priority => Some(i64::from(self.demand.priority(self.lives[i].request))),
+            QueueOrder::Sjf if self.replicas[r].pool.common.longest_reply_first => {
+                let most = self.demand.cap(self.lives[i].request, self.replicas[r].pool.max_len as u32);
+                Some(-i64::from(most))
+            }
             QueueOrder::Sjf => Some(self.lives[i].prompt as i64),
             QueueOrder::Edf => Some(self.demand.deadline(self.lives[i].request).0),
             QueueOrder::LeastSlack => Some(self.latest_start(i)),
@@ -280,6 +290,7 @@ impl World<'_> {
         // Without a key, they are in the order of the queue.
         let came = |i: usize| (self.lives[i].arrival, self.lives[i].request, self.lives[i].sample);
         queue.sort_by_key(|i| key(*i).map(|key| (key, came(*i))));
+        queue.sort_by_key(|i| !self.lives[*i].ready);
         queue
     }
 
@@ -324,13 +335,18 @@ impl World<'_> {
         self.lives[i].computed = computed;
         let fits = self.extend(r, i, tokens);
         assert!(fits, "an admitted request must get its blocks");
-        if let Some(tokens) = self.to_encode(r, i, computed) {
-            self.replicas[r].encoded.insert(i, tokens);
-            self.totals[pool.number].encoder_tokens += tokens as u64;
-            f.inputs.push(tokens);
-        }
+        self.encode(r, i, computed, f);
         let context = if self.quirks.hits_without_context { 0 } else { computed };
         f.batch.push(self.part(i, false, computed, tokens, context));
+    }
+
+    /// A request is admitted, of which so many tokens are there: what it needs is encoded.
+    fn encode(&mut self, r: usize, i: usize, computed: usize, f: &mut Forming) {
+        let Some(tokens) = self.to_encode(r, i, computed) else { return };
+        let number = self.replicas[r].pool.number;
+        self.replicas[r].encoded.insert(i, tokens);
+        self.totals[number].encoder_tokens += tokens as u64;
+        f.inputs.push(tokens);
     }
 
     /// Encoder tokens that request `i` needs on this replica, if the first `computed` of its prompt are there.
@@ -390,15 +406,27 @@ impl World<'_> {
 
     /// Admits a request whose blocks have come from tiers, and so many tokens behind them.
     fn seat_fetched(&mut self, r: usize, at: usize, hits: usize, tokens: usize, f: &mut Forming) {
-        let Some(i) = self.replicas[r].waiting.remove(at) else { unreachable!("nobody stands there") };
-        self.replicas[r].running.push(i);
-        self.note_admission(r, i, hits, f.now);
-        (self.lives[i].ready, self.lives[i].hits) = (false, None);
+        let i = self.replicas[r].waiting[at];
+        self.sit_fetched(r, at, hits, f);
         let from = self.lives[i].computed;
         let fits = self.extend(r, i, tokens);
         assert!(fits, "it holds the blocks of its prompt");
         let context = if self.quirks.hits_without_context { 0 } else { from };
         f.batch.push(self.part(i, false, from, tokens, context));
+    }
+
+    /// The same, before its tokens are counted.
+    fn sit_fetched(&mut self, r: usize, at: usize, hits: usize, f: &mut Forming) {
+        let i = self.replicas[r].waiting[at];
+        self.note_passed(r, i);
+        self.bring_adapter(r, i, f);
+        self.charge_prompt(r, i);
+        self.replicas[r].waiting.remove(at);
+        self.replicas[r].running.push(i);
+        self.note_admission(r, i, hits, f.now);
+        (self.lives[i].ready, self.lives[i].hits) = (false, None);
+        let from = self.lives[i].computed;
+        self.encode(r, i, from, f);
     }
 
     /// Admits a request whose KV cache has come: its next token, or the last one of its prompt again.

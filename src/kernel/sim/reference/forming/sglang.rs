@@ -9,8 +9,10 @@ use rand_pcg::Pcg64;
 use super::Forming;
 use crate::rng;
 use crate::sim::latency::BatchShape;
+use crate::sim::lora::Gated;
 use crate::sim::reference::parts::Stage;
 use crate::sim::reference::pools::Pool;
+use crate::sim::reference::tiers::Loads;
 use crate::sim::reference::world::World;
 use crate::sim::scheduler::{SchedulePolicy, Sglang};
 use crate::units::{SimDuration, SimTime};
@@ -52,6 +54,7 @@ struct Adder {
     run: Vec<(usize, usize, usize)>,
     /// Pages of those, and of replies beside them.
     pages: usize,
+    beside: usize,
     cut: Option<usize>,
 }
 
@@ -91,7 +94,11 @@ impl Adder {
 impl World<'_> {
     pub(super) fn form_sglang(&mut self, r: usize, rules: &Sglang, f: &mut Forming) {
         // Those whose KV caches have come are no part of the queue.
-        let (mut came, queue) = self.replicas[r].waiting.iter().copied().partition(|i| self.lives[*i].ready);
+        let (mut came, queue) = self.replicas[r]
+            .waiting
+            .iter()
+            .copied()
+            .partition(|i| self.lives[*i].ready && self.lives[*i].hits.is_none());
         self.replicas[r].waiting = queue;
         self.form_with(r, rules, &mut came, f);
         while let Some(i) = came.pop_back() {
@@ -197,8 +204,9 @@ impl World<'_> {
     fn prompts(&mut self, r: usize, rules: &Sglang, f: &mut Forming) {
         let memory = &self.replicas[r].sglang;
         let (cut, listed) = (memory.cut, memory.list.len());
-        if (memory.full || self.replicas[r].waiting.is_empty()) && cut.is_none() {
-            if memory.full && !self.replicas[r].waiting.is_empty() {
+        let nobody = self.looked_at(r).is_empty();
+        if (memory.full || nobody) && cut.is_none() {
+            if memory.full && !nobody {
                 self.fire("sglang: full");
                 if self.alive(r).len() < listed {
                     self.fire("sglang: who ended is not noticed yet");
@@ -213,34 +221,53 @@ impl World<'_> {
             self.fire("sglang: not mixed for want of pages");
             return;
         }
-        self.sort_queue(r, rules);
-        let owed: i64 = self.replicas[r].sglang.list.iter().map(|i| self.reply_left(r, rules, *i)).sum();
-        if self.alive(r).len() < listed {
-            self.fire("sglang: who ended still counts");
-        }
-        let page = self.replicas[r].pool.block_size as i64;
-        let taken = if mixed { listed as i64 } else { 0 };
-        let mut adder = Adder {
-            page,
-            free: self.replicas[r].free.len() as i64 * page,
-            total_offset: taken as f64 + owed as f64 * self.ratio(r, rules),
-            now_offset: taken,
-            input: i64::from(rules.max_prefill_tokens) - taken,
-            chunk: chunk.map(|size| size - taken),
-            run: Vec::new(),
-            pages: beside,
-            cut: None,
-        };
-        if let Some(i) = cut {
-            self.add_cut(r, rules, i, &mut adder);
-            if adder.run.is_empty() {
-                self.fire("sglang: a cut prompt waits for pages");
+        loop {
+            let trips = self.replicas[r].trips;
+            let stood = (self.replicas[r].waiting.clone(), self.replicas[r].sglang.numbers.clone());
+            self.sort_queue(r, rules);
+            let owed: i64 = self.replicas[r].sglang.list.iter().map(|i| self.reply_left(r, rules, *i)).sum();
+            if self.alive(r).len() < listed {
+                self.fire("sglang: who ended still counts");
+            }
+            let page = self.replicas[r].pool.block_size as i64;
+            let taken = if mixed { listed as i64 } else { 0 };
+            let mut adder = Adder {
+                page,
+                free: self.replicas[r].free.len() as i64 * page,
+                total_offset: taken as f64 + owed as f64 * self.ratio(r, rules),
+                now_offset: taken,
+                input: i64::from(rules.max_prefill_tokens) - taken,
+                chunk: chunk.map(|size| size - taken),
+                run: Vec::new(),
+                pages: beside,
+                beside,
+                cut: None,
+            };
+            if let Some(i) = cut {
+                self.add_cut(r, rules, i, &mut adder);
+                if adder.run.is_empty() {
+                    self.fire("sglang: a cut prompt waits for pages");
+                    return;
+                }
+            }
+            self.add_waiting(r, rules, &mut adder, f);
+            if !adder.run.is_empty() {
+                self.run_prompts(r, mixed, adder, f);
                 return;
             }
-        }
-        self.add_waiting(r, rules, &mut adder, f);
-        if !adder.run.is_empty() {
-            self.run_prompts(r, mixed, adder, f);
+            // With nobody running there may be any number of looks: one that leads to nothing leaves all as it was, and one
+            // after which the queue is shorter is followed by another.
+            let machine = &mut self.replicas[r];
+            if !machine.running.is_empty() {
+                return;
+            }
+            if machine.trips == trips {
+                if !machine.shelves.is_empty() || machine.pool.adapters.is_some() {
+                    (machine.waiting, machine.sglang.numbers) = stood;
+                }
+                return;
+            }
+            self.fire("sglang: looks again behind a fetch");
         }
     }
 
@@ -267,15 +294,16 @@ impl World<'_> {
         let tokens = tokens.min(rest);
         let reply = if whole { self.most_out(r, i).min(i64::from(rules.clip_max_new_tokens_estimation)) } else { 0 };
         adder.add(tokens, reply);
-        adder.pages +=
-            (self.lives[i].computed + tokens as usize).div_ceil(adder.page as usize) - self.lives[i].blocks.len();
+        adder.pages += (self.lives[i].computed + tokens as usize)
+            .div_ceil(adder.page as usize)
+            .saturating_sub(self.lives[i].blocks.len());
         adder.run.push((i, 0, tokens as usize));
         adder.cut = if whole { None } else { Some(i) };
     }
 
     fn add_waiting(&mut self, r: usize, rules: &Sglang, adder: &mut Adder, f: &mut Forming) {
         let seats = (rules.settled.running_max as usize).saturating_sub(self.replicas[r].sglang.list.len());
-        while let Some(i) = self.replicas[r].waiting.front().copied() {
+        while let Some(i) = self.first_of_queue(r) {
             if adder.run.len() >= seats {
                 self.fire("sglang: no seat");
                 self.replicas[r].sglang.full = true;
@@ -285,12 +313,63 @@ impl World<'_> {
                 Added::Continue => {}
                 Added::NoToken => {
                     self.fire("sglang: no tokens");
-                    self.replicas[r].sglang.full = true;
+                    let served = !adder.run.is_empty() || !self.replicas[r].sglang.list.is_empty();
+                    self.replicas[r].sglang.full |= served || self.replicas[r].shelves.is_empty();
                     return;
                 }
                 Added::Other => return,
             }
         }
+    }
+
+    /// The waiting queue: those that hold their pages before the others, without those that are being fetched.
+    fn looked_at(&self, r: usize) -> Vec<usize> {
+        let mut all: Vec<usize> = self.replicas[r].waiting.iter().copied().collect();
+        all.retain(|i| self.lives[*i].trip.is_none());
+        all.sort_by_key(|i| !self.lives[*i].ready);
+        all
+    }
+
+    /// The first that its adapter lets run.
+    fn first_of_queue(&self, r: usize) -> Option<usize> {
+        let first = self.looked_at(r).into_iter().find(|i| self.gate(r, *i) != Gated::Skip);
+        first.filter(|i| self.gate(r, *i) == Gated::Go)
+    }
+
+    /// One of which a part was fetched: its pages are its own.
+    fn add_fetched(&mut self, r: usize, rules: &Sglang, i: usize, adder: &mut Adder, f: &mut Forming) -> Added {
+        let rest = (self.lives[i].target - self.lives[i].computed) as i64;
+        let Some(tokens) = self.chunk_of(rest, adder) else { return Added::Other };
+        let Some(hits) = self.lives[i].hits else { unreachable!("it was fetched") };
+        let Some(at) = self.replicas[r].waiting.iter().position(|other| *other == i) else { unreachable!("it waits") };
+        self.sit_fetched(r, at, hits, f);
+        let paged = (tokens as f64 / adder.page as f64).ceil() as i64 * adder.page;
+        let reply = self.most_out(r, i).min(i64::from(rules.clip_max_new_tokens_estimation));
+        adder.total_offset += if tokens < rest { 0.0 } else { reply as f64 };
+        adder.input -= paged;
+        adder.chunk = adder.chunk.map(|chunk| chunk - paged);
+        adder.run.push((i, hits, tokens as usize));
+        if tokens < rest {
+            self.fire("sglang: a fetched prompt is cut");
+            adder.cut = Some(i);
+        }
+        adder.budget()
+    }
+
+    /// Tokens of a prompt that lacks so many, by the budgets of the step.
+    fn chunk_of(&mut self, rest: i64, adder: &Adder) -> Option<i64> {
+        let paged = (rest as usize).div_ceil(adder.page as usize) as i64 * adder.page;
+        if paged >= adder.input && !adder.run.is_empty() {
+            self.fire("sglang: max_prefill_tokens");
+            return None;
+        }
+        let Some(chunk) = adder.chunk.filter(|chunk| paged > *chunk) else { return Some(rest) };
+        let tokens = chunk / adder.page * adder.page;
+        if tokens <= 0 || adder.cut.is_some() {
+            self.fire("sglang: chunk too small");
+            return None;
+        }
+        Some(tokens)
     }
 
     /// `add_one_req`.
@@ -299,41 +378,60 @@ impl World<'_> {
             self.fire("sglang: enough prompts");
             return Added::Other;
         }
+        if self.lives[i].ready {
+            return self.add_fetched(r, rules, i, adder, f);
+        }
+        let page = adder.page as usize;
         let hits = self.look_up(r, i);
-        let rest = (self.lives[i].target - hits.len() * adder.page as usize) as i64;
-        let total = (rest + self.reply_left(r, rules, i)) as f64;
+        let behind = self.lives[i].target - hits.len() * page;
+        let total = (behind as i64 + self.reply_left(r, rules, i)) as f64;
         if total >= adder.total() {
             return Added::NoToken;
-        }
-        let paged = (rest as usize).div_ceil(adder.page as usize) as i64 * adder.page;
-        if paged >= adder.input && !adder.run.is_empty() {
-            self.fire("sglang: max_prefill_tokens");
-            return Added::Other;
         }
         let unused = hits.iter().filter(|id| self.replicas[r].blocks[**id].users == 0).count();
         // They are not free any more when it runs.
         let idle = unused + self.replicas[r].pool.fixed;
-        if total >= adder.total() - (idle as i64 * adder.page) as f64 {
+        let evictable = total < adder.total() - (idle as i64 * adder.page) as f64;
+        let mut loads = Loads::none();
+        if !self.replicas[r].shelves.is_empty() {
+            let whole = behind.div_ceil(page) + idle;
+            if !evictable {
+                self.fire("sglang: what is found cannot be evicted");
+                return Added::NoToken;
+            }
+            if adder.beside + self.set_aside(r) + whole > self.replicas[r].free.len() {
+                self.fire("tiers: no room for a whole prompt");
+                return Added::NoToken;
+            }
+            match self.tiers_for(r, i, &hits, f.now) {
+                Ok(parts) => loads = parts,
+                Err(fetched) => {
+                    assert!(fetched, "there is room");
+                    adder.free -= whole as i64 * adder.page;
+                    return Added::Continue;
+                }
+            }
+        }
+        let rest = (behind - loads.count() * page) as i64;
+        let paged = (rest as usize).div_ceil(page) as i64 * adder.page;
+        if paged >= adder.input && !adder.run.is_empty() {
+            self.fire("sglang: max_prefill_tokens");
+            return Added::Other;
+        }
+        if !evictable {
             self.fire("sglang: what is found cannot be evicted");
             return Added::NoToken;
         }
-        let mut tokens = rest;
-        if let Some(chunk) = adder.chunk.filter(|chunk| paged > *chunk) {
-            tokens = chunk / adder.page * adder.page;
-            if tokens <= 0 || adder.cut.is_some() {
-                self.fire("sglang: chunk too small");
-                return Added::Other;
-            }
-        }
-        let pages = (tokens as usize).div_ceil(adder.page as usize);
+        let Some(tokens) = self.chunk_of(rest, adder) else { return Added::Other };
+        let pages = loads.count() + (tokens as usize).div_ceil(page);
         if adder.pages + pages + idle > self.replicas[r].free.len() {
             self.fire("sglang: no pages");
             return Added::NoToken;
         }
         let cut = tokens < rest;
-        self.lock(r, i, &hits, f);
-        adder.free -= idle as i64 * adder.page;
-        adder.pages += pages;
+        self.lock(r, i, &hits, &loads, f);
+        adder.free -= (idle + loads.count()) as i64 * adder.page;
+        adder.pages += pages - loads.count();
         let reply = self.most_out(r, i).min(i64::from(rules.clip_max_new_tokens_estimation));
         adder.add(tokens, if cut { 0 } else { reply });
         adder.run.push((i, hits.len(), tokens as usize));
@@ -345,23 +443,21 @@ impl World<'_> {
     }
 
     /// The head of the queue runs; what was found of it is its own.
-    fn lock(&mut self, r: usize, i: usize, hits: &[usize], f: &mut Forming) {
+    fn lock(&mut self, r: usize, i: usize, hits: &[usize], loads: &Loads, f: &mut Forming) {
+        self.note_passed(r, i);
+        self.bring_adapter(r, i, f);
         self.leaves_queue(r, i);
         self.charge_prompt(r, i);
-        self.replicas[r].waiting.pop_front();
+        self.replicas[r].waiting.retain(|other| *other != i);
         self.replicas[r].running.push(i);
         self.note_admission(r, i, hits.len(), f.now);
         hits.iter().for_each(|id| self.replicas[r].share(*id));
+        self.lives[i].blocks = hits.to_vec();
+        let loaded = self.load(r, i, loads, f);
         self.replicas[r].hold_fixed(i);
-        let computed = hits.len() * self.replicas[r].pool.block_size;
-        let life = &mut self.lives[i];
-        (life.blocks, life.computed) = (hits.to_vec(), computed);
-        if let Some(tokens) = self.to_encode(r, i, computed) {
-            self.replicas[r].encoded.insert(i, tokens);
-            let number = self.replicas[r].pool.number;
-            self.totals[number].encoder_tokens += tokens as u64;
-            f.inputs.push(tokens);
-        }
+        let computed = (hits.len() + loaded) * self.replicas[r].pool.block_size;
+        self.lives[i].computed = computed;
+        self.encode(r, i, computed, f);
     }
 
     /// `prepare_for_extend`, `mix_with_running`.
@@ -466,13 +562,17 @@ impl World<'_> {
 
     /// `calc_priority`.
     fn sort_queue(&mut self, r: usize, rules: &Sglang) {
-        let mut queue: Vec<usize> = self.replicas[r].waiting.iter().copied().collect();
+        // Who has pages already, and who is being fetched, is not compared.
+        let waiting: Vec<usize> = self.replicas[r].waiting.iter().copied().collect();
+        let apart = |i: &usize| self.lives[*i].ready || self.lives[*i].trip.is_some();
+        let (mut apart, mut queue): (Vec<usize>, Vec<usize>) = waiting.into_iter().partition(apart);
         let stood = queue.clone();
         match rules.schedule_policy {
             SchedulePolicy::Fcfs => return,
             SchedulePolicy::Lof => {
                 let life = |i: &usize| (&self.lives[*i].arrival, &self.lives[*i].request, &self.lives[*i].sample);
                 queue.sort_by_key(|i| (Reverse(self.most_out(r, *i)), life(i)));
+                apart.sort_by_key(|i| (Reverse(self.most_out(r, *i)), life(i)));
             }
             SchedulePolicy::Random => {
                 let Some(numbers) = &mut self.replicas[r].sglang.numbers else { unreachable!("they are at hand") };
@@ -495,7 +595,8 @@ impl World<'_> {
                 SchedulePolicy::DfsWeight => "sglang: dfs-weight",
             });
         }
-        self.replicas[r].waiting = queue.into();
+        apart.extend(queue);
+        self.replicas[r].waiting = apart.into();
     }
 
     /// Hashes of the known blocks of all tokens of a waiting request.
@@ -542,14 +643,21 @@ impl World<'_> {
 
     /// What a request has computed can be found from now on; what is there already is kept once.
     pub(in crate::sim::reference) fn fill_late(&mut self, r: usize, i: usize, computed: usize) {
-        if !self.replicas[r].pool.common.fills_late || self.lives[i].blocks.is_empty() {
-            return;
+        if self.replicas[r].pool.common.fills_late && !self.lives[i].blocks.is_empty() {
+            let new = self.keep_once(r, i, computed);
+            self.store_found(r, i, &new, self.integrated);
         }
+    }
+
+    /// The same; returns the blocks of which that is news.
+    pub(in crate::sim::reference) fn keep_once(&mut self, r: usize, i: usize, computed: usize) -> Vec<usize> {
+        let mut new = Vec::new();
         for block in 0..self.known_blocks(r, i).min(computed / self.replicas[r].pool.block_size) {
             let (own, hash) = (self.lives[i].blocks[block], self.hash(r, i, block));
             if self.replicas[r].blocks[own].hash == Some(hash) {
                 continue;
             }
+            new.push(block);
             match self.replicas[r].find(hash) {
                 Some(other) => {
                     self.fire("sglang: kept once");
@@ -560,6 +668,7 @@ impl World<'_> {
                 None => self.replicas[r].fill(own, hash),
             }
         }
+        new
     }
 
     /// See [`World::said`].

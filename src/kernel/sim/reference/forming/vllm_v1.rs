@@ -1,6 +1,7 @@
 //! vLLM's V1 scheduler.
 
 use super::Forming;
+use crate::sim::reference::tiers::ENCODER_WAITS;
 use crate::sim::reference::world::World;
 use crate::sim::scheduler::VllmV1;
 
@@ -67,6 +68,10 @@ impl World<'_> {
                 let wanted = chunk(rules, self.lives[i].target - self.lives[i].computed);
                 if !rules.enable_chunked_prefill && wanted > f.budget {
                     self.seen.blocked += 1;
+                    return;
+                }
+                if !self.can_encode(r, i, self.lives[i].computed, f) {
+                    self.fire(ENCODER_WAITS);
                     return;
                 }
                 let tokens = wanted.min(f.budget);

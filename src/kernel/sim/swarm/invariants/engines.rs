@@ -217,8 +217,11 @@ impl Checked<'_> {
         };
         let (blocks, running) = (over_steps(|row| row.kv_blocks_used), over_steps(|row| u64::from(row.running)));
         let exact = match role {
-            // Blocks are also kept for what comes from tiers.
-            Role::Mixed if self.places[at].fetches() => s.kv_block_ns >= blocks && s.running_ns == running,
+            // Blocks are also kept for what comes from tiers; where equal contents are kept once, some are free when it comes.
+            Role::Mixed if self.places[at].fetches() => {
+                let once = self.places[at].site.deployment.scheduler.common().is_some_and(|common| common.fills_late);
+                (s.kv_block_ns >= blocks || once) && s.running_ns == running
+            }
             Role::Mixed => (s.kv_block_ns, s.running_ns) == (blocks, running),
             // Blocks are also kept for transfers, and free when those end.
             Role::Prefill => s.running_ns == running,

@@ -3,6 +3,7 @@
 use super::super::{Dice, Sizes};
 use crate::scenario::Scenario;
 use crate::sim::lora::{Adapter, Gate, Loading, Lora, RankFactor};
+use crate::sim::scheduler::Scheduler;
 
 pub(super) const RULES: &[&str] = &[
     "lora: loaded in the step",
@@ -38,7 +39,10 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
         default_rank: dice.pick(&[None, Some(1), Some(20)]),
         adapters,
         bytes_per_rank: Some(1e6 / 16.0),
-        gate: dice.pick(&[Gate::Skip, Gate::HeadOfLine]),
+        gate: match (&s.deployment.scheduler, dice.pick(&[Gate::Skip, Gate::HeadOfLine])) {
+            (Scheduler::Sglang(_), _) => Gate::Skip,
+            (_, gate) => gate,
+        },
         loading: dice.pick(&[Loading::InStep, Loading::Background]),
         load_base_us: us(dice, 4),
         // A millisecond for rank 16.

@@ -15,11 +15,11 @@ mod vllm_v0;
 
 use super::cluster;
 use super::conversations;
-use super::{Dice, Sizes, engine, latency};
+use super::{Dice, Sizes, encoder, engine, latency};
 use crate::request::Requests;
 use crate::rng;
 use crate::scenario::Scenario;
-use crate::sim::scheduler::QueueOrder;
+use crate::sim::scheduler::{QueueOrder, Scheduler};
 
 /// A scheduler: its name, the rules that its scenarios must fire, and what gives a scenario its settings.
 pub struct Engine {
@@ -61,8 +61,11 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
     let common = s.deployment.scheduler.common();
     let heeds = common.is_some_and(|c| c.knows_adapters && c.policy != QueueOrder::Fair);
     let heeds = heeds && s.deployment.pools.is_empty();
-    if heeds && s.deployment.kv.tiers.is_empty() && dice.one_in(4) {
+    if heeds && dice.one_in(if s.deployment.kv.tiers.is_empty() { 4 } else { 2 }) {
         lora::draw(dice, &sizes, &mut s);
+    }
+    if !s.deployment.kv.tiers.is_empty() && matches!(s.deployment.scheduler, Scheduler::VllmV1(_)) {
+        encoder(seed, &mut s, &mut requests);
     }
     if s.deployment.lora.is_some() {
         requests.adapter = lora::asked(dice, requests.len());

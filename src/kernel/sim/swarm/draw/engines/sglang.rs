@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::{Dice, Sizes, cluster};
+use super::tiers;
 use crate::pools::{Decider, FirstToken, Pool, PoolFacts, Role};
 use crate::scenario::Scenario;
 use crate::sim::kv::plan;
@@ -41,6 +42,20 @@ pub(super) const RULES: &[&str] = &[
     "sglang: replies in a row",
     "samples: behind their prompt",
     "samples: gone with their prompt",
+    "sglang: a fetched prompt is cut",
+    "tiers: a fetch",
+    "tiers: a fetch after a preemption",
+    "tiers: a prefetch",
+    "tiers: a blocking load",
+    "tiers: no room for a whole prompt",
+    "tiers: what is evicted is stored",
+    "tiers: a fetched request has an adapter",
+    "lora: loaded in the step",
+    "lora: loaded in the background",
+    "lora: one goes before another that waits for its adapter",
+    "lora: a slot is given up",
+    "lora: a slot for those without an adapter",
+    "lora: those without an adapter give up their slot",
     "sglang: a cache has come",
     "sglang: no seat for a cache that has come",
     "sglang: rests",
@@ -101,6 +116,10 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
     let split = dice.one_in(3);
     if split && rules.schedule_policy == SchedulePolicy::Random {
         rules.schedule_policy = SchedulePolicy::Lpm;
+    }
+    if !split {
+        tiers::beside(dice, sizes, s);
+        rules.disable_radix_cache &= s.deployment.kv.tiers.is_empty();
     }
     s.deployment.scheduler = Scheduler::Sglang(rules);
     if split {
