@@ -21,6 +21,10 @@
 //! | With `dp` above 1 that is left out, and a warning says so | D `_maybe_disable_dynamic_sd_for_data_parallel` | `check/tests.rs` |
 //! | Together with `async_scheduling`: refused | 0.11 `engine/arg_utils.py`; allowed since 0.12 | `check/tests.rs` |
 //!
+//! **Other engines** have rules of their own for slots, blocks and passes, under the same names: SGLang rules 21 to 27 of
+//! [`Sglang`](super::scheduler::Sglang)'s table, TensorRT-LLM rules 11 to 13 of [`Trtllm`](super::scheduler::Trtllm)'s. Luck,
+//! what comes out, and how it is counted are the same.
+//!
 //! **Verification in the latency model.** A request that verifies drafts is a chunk of `1 + k` tokens after its context, as it
 //! is in vLLM, where one kernel call has queries of any length: its cache is read once, `1 + k` rows go through the weights.
 //! So in batches (and steps' rows, and sums over work) it counts as a prompt's chunk, whose prompt is as long as context and
@@ -59,7 +63,7 @@ const STREAM: &str = "speculative/acceptance";
 /// Numbers of luck are below this.
 const LUCK_END: u64 = 1 << 53;
 
-/// Speculative decoding, in vLLM's words (`speculative_config`) as far as vLLM has one.
+/// Speculative decoding, in vLLM's words (`speculative_config`) as far as vLLM has one; with `vllm_v1`, `sglang`, `trtllm`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Speculative {
@@ -133,15 +137,22 @@ impl Speculative {
     /// Slots beyond those of the tokens of a step.
     pub(crate) fn lookahead(&self, scheduler: &Scheduler) -> u32 {
         match (scheduler, self.method) {
-            (_, DraftMethod::Ngram) => 0,
-            (Scheduler::VllmV1(_), _) => self.num_speculative_tokens,
-            (_, _) => 0,
+            (Scheduler::VllmV1(_), DraftMethod::DraftModel | DraftMethod::Eagle | DraftMethod::Mtp) => {
+                self.num_speculative_tokens
+            }
+            (Scheduler::VllmV1(_), DraftMethod::Ngram) => 0,
+            // What SGLang takes for drafts while they are made it has given back before they are verified.
+            (Scheduler::Sglang(_) | Scheduler::Trtllm(_), _) => 0,
+            (other, _) => unreachable!("{other:?} is refused"),
         }
     }
 
-    /// Whether the last block of a prefix that was found is computed again.
-    pub(crate) fn drops_hit(&self, scheduler: &Scheduler) -> bool {
-        matches!(scheduler, Scheduler::VllmV1(_)) && matches!(self.method, DraftMethod::Eagle | DraftMethod::Mtp)
+    /// Whether the drafter goes on from what the model made of the tokens before.
+    pub(crate) fn follows_model(&self) -> bool {
+        match self.method {
+            DraftMethod::Eagle | DraftMethod::Mtp => true,
+            DraftMethod::Ngram | DraftMethod::DraftModel => false,
+        }
     }
 
     /// What the engines of a pool make of it of their own accord, in place; the path of each change, and what it is.
@@ -200,10 +211,14 @@ impl Speculative {
                  (later versions form the next step with placeholders for drafts that do not exist yet)"
                     .to_string(),
             )),
+            Scheduler::VllmV1(_) => {}
             other => {
-                if other.common().is_none_or(|common| !common.speculates) {
-                    let message = "speculative decoding is not simulated with this scheduler; use `vllm_v1`";
+                if let Some(message) = unknown_to(other) {
                     found.push(("deployment.scheduler", message.to_string()));
+                }
+                if !self.by_batch_size().is_empty() {
+                    let path = "deployment.speculative.num_speculative_tokens_per_batch_size";
+                    found.push((path, "is vLLM's; only `vllm_v1` looks at it".to_string()));
                 }
             }
         }
@@ -250,6 +265,25 @@ impl Speculative {
                 let falls = rates.is_sorted_by(|a, b| a >= b);
                 (!falls).then(|| "must not rise: each is the rate of all positions up to it".to_string())
             }
+        }
+    }
+}
+
+/// Why a scheduler has no drafts, where it has none.
+fn unknown_to(scheduler: &Scheduler) -> Option<&'static str> {
+    match scheduler {
+        Scheduler::VllmV1(_) | Scheduler::Sglang(_) | Scheduler::Trtllm(_) => None,
+        Scheduler::Sarathi(_) | Scheduler::Orca(_) | Scheduler::FasterTransformer(_) => Some(
+            "has no speculative decoding: neither Sarathi-Serve, Orca nor FasterTransformer does; use `vllm_v1`, `sglang` or `trtllm`",
+        ),
+        Scheduler::Lightllm(_) => Some(
+            "is LightLLM without multi-token prediction, as its paper has it; for drafts use `vllm_v1`, `sglang` or `trtllm`",
+        ),
+        Scheduler::VllmV0(_) => {
+            Some("speculative decoding is not simulated with this scheduler; use `vllm_v1`, `sglang` or `trtllm`")
+        }
+        Scheduler::Exclusive(_) => {
+            Some("has no steps that could verify drafts: it serves at given rates; use `vllm_v1`, `sglang` or `trtllm`")
         }
     }
 }

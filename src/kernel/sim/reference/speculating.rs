@@ -4,7 +4,8 @@ use super::parts::{Part, Step};
 use super::pools::Pool;
 use super::world::World;
 use crate::sim::latency::BatchShape;
-use crate::sim::speculative::{luck, luck_of};
+use crate::sim::scheduler::Scheduler;
+use crate::sim::speculative::{DraftMethod, luck, luck_of};
 use crate::units::SimDuration;
 
 /// What happens to drafts.
@@ -13,16 +14,42 @@ pub(in crate::sim) const NONE_ACCEPTED: &str = "speculative: no draft accepted";
 pub(in crate::sim) const PAST_THE_END: &str = "speculative: accepted past the end of the reply";
 pub(in crate::sim) const CUT: &str = "speculative: drafts were cut";
 pub(in crate::sim) const BLOCKS_KEPT: &str = "speculative: blocks kept for rejected drafts";
+pub(in crate::sim) const BLOCKS_GIVEN_BACK: &str = "speculative: blocks of rejected drafts given back";
+pub(in crate::sim) const BEYOND_THE_END: &str = "speculative: drafts beyond what was set aside";
 pub(in crate::sim) const KEPT: &str = "speculative: drafts kept through a step without tokens";
 pub(in crate::sim) const GIVEN_BACK: &str = "speculative: a victim gave back its drafts";
 pub(in crate::sim) const HIT_DROPPED: &str = "speculative: last block of a hit dropped";
 pub(in crate::sim) const NO_DRAFT: &str = "speculative: nothing drafted in a large batch";
 
+/// The engine takes blocks for all drafts, wherever the sequence must end, and keeps none for those that are rejected.
+fn gives_back(scheduler: &Scheduler) -> bool {
+    matches!(scheduler, Scheduler::Sglang(_) | Scheduler::Trtllm(_))
+}
+
 impl World<'_> {
+    /// Drafts go on from what the model made of the tokens before.
+    fn drafts_from_states(&self, r: usize) -> bool {
+        self.replicas[r].pool.speculative.as_ref().is_some_and(|rules| rules.follows_model())
+    }
+
     /// Whether the last block of a prefix that was found is computed again.
     pub(super) fn drops_hit(&self, r: usize) -> bool {
         let pool = &self.replicas[r].pool;
-        pool.speculative.as_ref().is_some_and(|rules| rules.drops_hit(&pool.scheduler))
+        self.drafts_from_states(r)
+            && match &pool.scheduler {
+                // The token behind the last page is the next page.
+                Scheduler::Sglang(_) => pool.block_size == 1,
+                Scheduler::Trtllm(_) => false,
+                _ => true,
+            }
+    }
+
+    /// Tokens at the end of a sequence that its contents in the cache leave out: SGLang knows a token by itself and the next
+    /// one, and of the last there is none.
+    pub(super) fn unpaired(&self, r: usize) -> usize {
+        let pool = &self.replicas[r].pool;
+        let pairs = matches!(pool.scheduler, Scheduler::Sglang(_)) && pool.block_size > 1 && self.drafts_from_states(r);
+        usize::from(pairs)
     }
 
     /// Tokens that a request which decodes wants in the next step.
@@ -32,12 +59,11 @@ impl World<'_> {
             return 1;
         }
         let mut wanted = 1 + life.drafts;
+        if gives_back(&pool.scheduler) {
+            return wanted;
+        }
         // What its tokens attend to must leave a place for one more.
         while wanted > 1 && life.computed + wanted > pool.max_len - 1 {
-            wanted -= 1;
-        }
-        let held = (life.missing + life.blocks.len()) * pool.block_size;
-        while wanted > 1 && pool.common.reserves && life.computed + wanted > held {
             wanted -= 1;
         }
         wanted
@@ -57,10 +83,18 @@ impl World<'_> {
                 slots += 1;
             }
         }
+        if let Scheduler::Trtllm(_) = &pool.scheduler {
+            let life = &self.lives[i];
+            let last = life.prompt + self.demand.cap(life.request, pool.max_len as u32) as usize;
+            if slots > last {
+                slots = last;
+                self.fire(BEYOND_THE_END);
+            }
+        }
         let unfilled = self.lives[i].blocks.iter().position(|id| self.replicas[r].blocks[*id].hash.is_none());
         let filled_from = unfilled.unwrap_or(self.lives[i].blocks.len());
         let have = self.lives[i].missing + self.lives[i].blocks.len();
-        let need = if pool.common.reserves { 0 } else { slots.div_ceil(pool.block_size).saturating_sub(have) };
+        let need = slots.div_ceil(pool.block_size).saturating_sub(have);
         if need > self.replicas[r].free.len() {
             return None;
         }
@@ -71,7 +105,9 @@ impl World<'_> {
         let mut part = self.part(i, decode, from, tokens, from);
         part.filled_from = filled_from * pool.block_size;
         // Of tokens that are certain, also those of the last step.
-        self.note_contents(r, i, 0, part.certain());
+        if !pool.common.fills_late {
+            self.note_contents(r, i, 0, part.certain());
+        }
         Some(part)
     }
 
@@ -111,6 +147,20 @@ impl World<'_> {
         emitted
     }
 
+    /// Blocks that hold nothing but what was rejected are free again.
+    pub(super) fn give_back(&mut self, r: usize, i: usize) {
+        let pool = self.pool(r);
+        if !gives_back(&pool.scheduler) {
+            return;
+        }
+        let kept = self.lives[i].computed.div_ceil(pool.block_size);
+        while self.lives[i].blocks.len() > kept {
+            let Some(id) = self.lives[i].blocks.pop() else { unreachable!("it holds more than that") };
+            self.replicas[r].release(&[id]);
+            self.fire(BLOCKS_GIVEN_BACK);
+        }
+    }
+
     /// What scenarios should reach.
     fn note_verification(&mut self, r: usize, part: &Part, accepted: usize, left: usize) {
         let (drafts, life) = (part.tokens - 1, &self.lives[part.life]);
@@ -146,7 +196,13 @@ impl World<'_> {
     pub(super) fn drafting(&mut self, r: usize, pool: &Pool, batch: &[Part], said: SimDuration) -> SimDuration {
         let Some(rules) = &pool.speculative else { return SimDuration::ZERO };
         let parts: Vec<&Part> = batch.iter().filter(|part| part.tokens > 0).collect();
-        let passes = rules.drafted(parts.len() as u64);
+        let prompts = batch.iter().all(|part| !part.decode);
+        let passes = match &pool.scheduler {
+            // It drafts before it verifies, from what the pass over the prompt left.
+            Scheduler::Sglang(_) if prompts && rules.method == DraftMethod::Ngram => 0,
+            Scheduler::Sglang(_) if prompts => 1,
+            _ => rules.drafted(parts.len() as u64),
+        };
         let of_model = |time: SimDuration| (rules.draft_share * time.0 as f64) as i64;
         let mut time = 0_i64;
         for pass in 0..passes {

@@ -503,7 +503,11 @@ impl<'a> World<'a> {
             life.most = life.most.max(life.computed);
         }
         life.dealt_with(r, false);
-        life.tokens.len() == life.output
+        let done = life.tokens.len() == life.output;
+        if part.decode {
+            self.give_back(r, part.life);
+        }
+        done
     }
 
     /// The request has all its tokens.

@@ -23,6 +23,7 @@ mod pools;
 mod routers;
 mod sarathi;
 mod sglang;
+mod sglang_drafts;
 mod speculative;
 mod tiers;
 mod times;

@@ -129,7 +129,7 @@ impl World<'_> {
             | Scheduler::Orca(_)
             | Scheduler::Lightllm(_)
             | Scheduler::Trtllm(_) => pool.model.step(shape),
-            Scheduler::Sglang(rules) => self.said_by_sglang(&pool, rules, shape),
+            Scheduler::Sglang(rules) => self.said_by_sglang(r, &pool, rules, shape),
             Scheduler::FasterTransformer(rules) => pool.model.step(&self.padded(r, rules, shape)),
         }
     }
@@ -313,6 +313,7 @@ impl World<'_> {
         let fits = self.extend(r, i, tokens);
         assert!(fits, "an admitted request must get its blocks");
         if let Some(tokens) = self.to_encode(r, i, computed) {
+            self.fire("encoder: encoded before a prompt");
             self.replicas[r].encoded.insert(i, tokens);
             self.totals[pool.number].encoder_tokens += tokens as u64;
             f.inputs.push(tokens);
@@ -446,6 +447,7 @@ impl World<'_> {
         let (pool, target) = (&self.replicas[r].pool, self.lives[i].target);
         // The last token is computed again even if all is found: its output is the first new token.
         let usable = if pool.common.recompute_full_hits { target - 1 } else { target };
+        let usable = usable.saturating_sub(self.unpaired(r));
         self.found(r, i, usable / pool.block_size)
     }
 

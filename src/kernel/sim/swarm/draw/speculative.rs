@@ -25,8 +25,8 @@ pub fn scenario_speculative(seed: u64) -> (Scenario, Requests) {
     let (mut s, mut requests, _, sizes) = engine(seed);
     latency::draw(seed, &sizes, &mut s);
     let dice = &mut Dice(rng::stream(seed, "swarm/speculative"));
-    s.deployment.speculative = Some(speculative(dice, &sizes));
-    requests.acceptance = dice.column(4, requests.len(), |dice| dice.pick(&[0.0, 0.3, 0.9, 1.0]));
+    s.deployment.speculative = Some(drafts(dice, &sizes));
+    requests.acceptance = own(dice, requests.len());
     match dice.range(0, 5) {
         0 | 1 => {}
         2 => cluster::one_pool(dice, &mut s, &mut requests),
@@ -50,7 +50,12 @@ fn in_time(scheduler: &mut Scheduler) {
     }
 }
 
-fn speculative(dice: &mut Dice, sizes: &Sizes) -> Speculative {
+/// How often drafts of requests are accepted, where these say so themselves.
+pub(super) fn own(dice: &mut Dice, count: usize) -> Vec<Option<f64>> {
+    dice.column(4, count, |dice| dice.pick(&[0.0, 0.3, 0.9, 1.0]))
+}
+
+pub(super) fn drafts(dice: &mut Dice, sizes: &Sizes) -> Speculative {
     let tokens = dice.pick(&[1, 2, 3, 5, 8]);
     let method = dice.pick(&[DraftMethod::Ngram, DraftMethod::DraftModel, DraftMethod::Eagle, DraftMethod::Mtp]);
     let mut by_batch_size = Vec::new();

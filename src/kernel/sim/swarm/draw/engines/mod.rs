@@ -1,5 +1,6 @@
 //! The other schedulers of batches: the scenarios of the swarm with one of them in the place of vLLM's.
 
+mod drafts;
 mod faster_transformer;
 mod lightllm;
 mod lora;
@@ -13,11 +14,12 @@ mod vllm_v0;
 
 use super::cluster;
 use super::conversations;
-use super::{Dice, Sizes, engine, latency};
+use super::speculative;
+use super::{Dice, Sizes, encoder, engine, latency};
 use crate::request::Requests;
 use crate::rng;
 use crate::scenario::Scenario;
-use crate::sim::scheduler::QueueOrder;
+use crate::sim::scheduler::{QueueOrder, Scheduler};
 
 /// A scheduler: its name, the rules that its scenarios must fire, and what gives a scenario its settings.
 pub struct Engine {
@@ -37,6 +39,8 @@ pub const ENGINES: &[Engine] = &[
     Engine { name: "tiers", rules: tiers::RULES, draw: tiers::draw },
     // vLLM's V1 with adapters.
     Engine { name: "lora", rules: lora::RULES, draw: lora::draw },
+    Engine { name: "sglang_drafts", rules: drafts::SGLANG, draw: drafts::sglang_drafts },
+    Engine { name: "trtllm_drafts", rules: drafts::TRTLLM, draw: drafts::trtllm_drafts },
     Engine { name: "orders", rules: orders::RULES, draw: orders::draw },
 ];
 
@@ -54,11 +58,25 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
     // Adapters, for whoever heeds them.
     let common = s.deployment.scheduler.common();
     let heeds = common.is_some_and(|c| c.knows_adapters && c.policy != QueueOrder::Fair);
+    let heeds = heeds && s.deployment.speculative.is_none();
     if heeds && s.deployment.kv.tiers.is_empty() && dice.one_in(4) {
         lora::draw(dice, &sizes, &mut s);
     }
     if s.deployment.lora.is_some() {
         requests.adapter = lora::asked(dice, requests.len());
+    }
+    let encodes = matches!(s.deployment.scheduler, Scheduler::Sglang(_) | Scheduler::Trtllm(_));
+    if encodes {
+        encoder(seed, &mut s, &mut requests);
+    }
+    if let Some(encoder) = &mut s.deployment.encoder {
+        encoder.max_num_encoder_input_tokens = None;
+        if matches!(s.deployment.scheduler, Scheduler::Trtllm(_)) {
+            encoder.encoder_cache_size = None;
+        }
+    }
+    if s.deployment.speculative.is_some() {
+        requests.acceptance = speculative::own(dice, requests.len());
     }
     (s, requests)
 }

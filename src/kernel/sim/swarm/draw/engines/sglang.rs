@@ -38,6 +38,8 @@ pub(super) const RULES: &[&str] = &[
     "sglang: without a graph",
     "sglang: kernels cost",
     "sglang: replies in a row",
+    "encoder: encoded before a prompt",
+    "encoder: encoded again",
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {

@@ -19,6 +19,7 @@ pub(super) const RULES: &[&str] = &[
     "trtllm: a later chunk fits",
     "trtllm: chunks of equal progress",
     "trtllm: a first chunk behind a prefix",
+    "encoder: encoded before a prompt",
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {

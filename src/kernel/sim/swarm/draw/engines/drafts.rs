@@ -1,0 +1,85 @@
+//! Scenarios of engines other than vLLM's V1 that decode speculatively.
+
+use super::super::{Dice, Sizes, speculative};
+use super::{sglang, trtllm};
+use crate::scenario::Scenario;
+use crate::sim::scheduler::{MoeA2aBackend, QueueOrder, Scheduler};
+
+/// What every scenario of [`sglang_drafts`] together must fire, by the names that the oracle counts under.
+pub(super) const SGLANG: &[&str] = &[
+    "speculative: all drafts accepted",
+    "speculative: no draft accepted",
+    "speculative: accepted past the end of the reply",
+    "speculative: blocks of rejected drafts given back",
+    "speculative: last block of a hit dropped",
+    "sglang: replies pause",
+    "sglang: a cut prompt goes first",
+    "sglang: no seat",
+    "sglang: no tokens",
+    "sglang: full",
+    "sglang: who ended still counts",
+    "sglang: idle",
+    "sglang: retracted from the end, with drafts",
+    "sglang: kept once",
+    "sglang: padded with drafts",
+    "sglang: kernels cost",
+    "sglang: replies in a row",
+];
+
+/// SGLang with drafts.
+pub(super) fn sglang_drafts(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
+    sglang::draw(dice, sizes, s);
+    let page = s.deployment.kv.block_size;
+    let mut drafts = speculative::drafts(dice, sizes);
+    drafts.num_speculative_tokens_per_batch_size.clear();
+    // What the drafts of one request take must be there beside the least cache.
+    let pages = (1 + drafts.num_speculative_tokens).div_ceil(page);
+    if let Some(blocks) = &mut s.deployment.kv.num_gpu_blocks {
+        *blocks += u64::from(pages);
+    }
+    s.deployment.speculative = Some(drafts);
+    if let Scheduler::Sglang(rules) = &mut s.deployment.scheduler {
+        rules.max_running_requests = rules.max_running_requests.filter(|_| dice.one_in(2));
+        // Graphs for even numbers of requests only.
+        if dice.one_in(3) {
+            (rules.enable_two_batch_overlap, rules.moe_a2a_backend) = (true, MoeA2aBackend::Deepep);
+            rules.cuda_graph_max_bs = Some(24);
+        }
+    }
+}
+
+/// The same for [`trtllm_drafts`].
+pub(super) const TRTLLM: &[&str] = &[
+    "speculative: all drafts accepted",
+    "speculative: no draft accepted",
+    "speculative: accepted past the end of the reply",
+    "speculative: blocks of rejected drafts given back",
+    "speculative: drafts beyond what was set aside",
+    "speculative: drafts kept through a step without tokens",
+    "trtllm: no room for drafts",
+    "trtllm: not enough blocks to completion",
+    "trtllm: not enough blocks for a step",
+    "trtllm: a static batch is not done",
+    "trtllm: pauses himself",
+    "trtllm: pauses the last",
+    "trtllm: waits for a prefix",
+    "trtllm: chunks first come first served",
+    "trtllm: chunks of equal progress",
+];
+
+/// TensorRT-LLM with drafts.
+pub(super) fn trtllm_drafts(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
+    trtllm::draw(dice, sizes, s);
+    let mut drafts = speculative::drafts(dice, sizes);
+    drafts.num_speculative_tokens_per_batch_size.clear();
+    if let Scheduler::Trtllm(rules) = &mut s.deployment.scheduler {
+        // A step holds the drafts of one request, or of some.
+        let few = (1 + drafts.num_speculative_tokens) * dice.range(1, 3);
+        rules.max_num_tokens = rules.max_num_tokens.max(few);
+        // Tenants are charged before anybody knows what comes out.
+        if rules.scheduling_policy == QueueOrder::Fair {
+            rules.scheduling_policy = QueueOrder::Fcfs;
+        }
+    }
+    s.deployment.speculative = Some(drafts);
+}
