@@ -676,11 +676,10 @@ impl Replica {
             true => self.timing.step(f.more).ok_or_else(not_sensible)?,
             false => {
                 let more = f.more + self.encoder_time(f, env);
-                let said = self.former.step(env.model, &f.shape);
-                let said = env.adapters.as_ref().map_or(said, |plan| plan.costs.step(said, mix));
-                let mut said = said;
+                let plain = self.former.step(env.model, &f.shape);
+                let mut said = env.adapters.as_ref().map_or(plain, |plan| plan.costs.step(plain, mix));
                 if let Some(speculating) = &self.speculating {
-                    let drafting = speculating.drafting(said, (&f.shape, f.pause), env.model, &self.former);
+                    let drafting = speculating.drafting(plain, (&f.shape, f.pause), env.model, &self.former);
                     said = SimDuration(said.0.saturating_add(drafting.0));
                     self.next.drafting = drafting;
                 }

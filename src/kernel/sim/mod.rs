@@ -12,7 +12,7 @@
 //! | `disagg`, `transfer`, `moving` | requests of several parts; bytes on their way; KV caches that leave an engine or come |
 //! | `node`, `replica`, `batch`, `ending` | what the cluster wants of an engine; one engine: time passing, forming a step, ending one |
 //! | [`scheduler`] | the rules: decisions about one request at a time; `exclusive` is a node of its own |
-//! | [`speculative`], `verify` | drafts: the rules; who verifies how many, and what comes of it |
+//! | [`speculative`], [`adaptive`], `verify` | drafts: the rules, and SGLang's about their length; who verifies how many, and what comes of it |
 //! | [`kv`], [`tiers`] | memory plan, content hashes, the block pool; stores behind it |
 //! | [`latency`] | step times |
 //! | [`encoder`] | encoder inputs on the replicas themselves |
@@ -162,6 +162,7 @@
 //! The times of the client's side (`first_token`, `finished`) are those of the engine that makes the reply: the prefill
 //! replica only where the reply is its token alone.
 
+pub mod adaptive;
 mod batch;
 mod check;
 mod classes;

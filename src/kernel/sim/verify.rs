@@ -5,6 +5,7 @@
 //! ends. Its tokens handed out are [`Live::emitted`] at any time, its step of the last token is not known, its blocks are
 //! [`Live::room`] while it decodes, and nobody counts who will need a block. Its gaps above 0 are still those of the log.
 
+use super::adaptive::Tuner;
 use super::batch::{Forming, new_blocks};
 use super::forming::Former;
 use super::latency::{BatchShape, LatencyModel, ns};
@@ -39,6 +40,8 @@ pub(super) struct Speculating {
     block_size: u32,
     /// Blocks that hold nothing but what was rejected are free when the step ends.
     gives_back: bool,
+    /// How long drafts are, where that follows what was accepted.
+    tuner: Option<Tuner>,
     /// Passes of the drafter in a step of prompts alone, where these are others than in a step that verifies.
     passes_of_prompts: Option<u32>,
     /// By position, below which number of luck a draft is accepted.
@@ -60,7 +63,13 @@ pub(super) struct Speculating {
 impl Speculating {
     pub(super) fn new(d: &Deployment, env: &Env<'_>) -> Option<Box<Speculating>> {
         let (rules, scheduler) = (d.speculative.clone()?, &d.scheduler);
-        let most = rules.num_speculative_tokens;
+        let most = rules.longest();
+        let tuner = match (scheduler, &rules.adaptive) {
+            (Scheduler::Sglang(own), Some(adaptive)) => {
+                Some(Tuner::new(adaptive, rules.num_speculative_tokens, own.captured()))
+            }
+            _ => None,
+        };
         let sglang = matches!(scheduler, Scheduler::Sglang(_));
         let gives_back = sglang || matches!(scheduler, Scheduler::Trtllm(_));
         let single = d.kv.block_size == 1;
@@ -73,6 +82,7 @@ impl Speculating {
             pairs: follows && sglang && !single,
             ceiling: if gives_back { NO_CEILING } else { env.max_len },
             gives_back,
+            tuner,
             passes_of_prompts: sglang.then(|| u32::from(rules.method != DraftMethod::Ngram)),
             thresholds: (0..most as usize).map(|position| threshold(rules.chance(position, None))).collect(),
             least_left: u32::MAX,
@@ -100,7 +110,8 @@ impl Speculating {
         former: &Former,
     ) -> SimDuration {
         let other = self.passes_of_prompts.filter(|_| prompts);
-        let passes = i64::from(other.unwrap_or_else(|| self.drafted(shape)));
+        let drafted = || self.tuner.as_ref().map_or_else(|| self.drafted(shape), |tuner| tuner.steps);
+        let passes = i64::from(other.unwrap_or_else(drafted));
         let mut time = SimDuration::from_us(self.rules.draft_us).0.saturating_mul(passes);
         let share = self.rules.draft_share;
         if share > 0.0 && passes > 0 {
@@ -244,6 +255,17 @@ impl Replica {
         live.room = (computed.div_ceil(self.block_size) + std::mem::take(&mut live.spare)) * self.block_size;
     }
 
+    /// Before a step of all that decode: how many tokens each has drafted, where that follows what was accepted.
+    pub(super) fn choose_drafts(&mut self) {
+        let decodes = self.decodes;
+        let Some(speculating) = &mut self.speculating else { return };
+        let Some(steps) = speculating.tuner.as_mut().map(|tuner| tuner.choose(decodes)) else { return };
+        speculating.forget();
+        for slot in &self.running {
+            self.live[*slot as usize].drafted = steps;
+        }
+    }
+
     /// Every decode request verifies its drafts, for all of which there are blocks.
     pub(super) fn verify_all(&mut self, f: &mut Forming, env: &Env<'_>) {
         let singly = self.common.policy == QueueOrder::Priority || self.spread.asked || !self.fresh.is_empty();
@@ -328,6 +350,7 @@ impl Replica {
         let (mut sums, steps) = ((0, 0), self.steps as i64);
         let drafted = speculating.drafted(&flight.shape);
         let (mut more, mut least) = (0, u32::MAX);
+        let (mut verified, mut came_out) = (0, 0);
         for slot in &self.running {
             let live = &mut self.live[*slot as usize];
             if live.phase != Phase::Decode {
@@ -342,6 +365,7 @@ impl Replica {
                 let tokens = (1 + accepted).min(live.output - before);
                 live.emitted = before + tokens;
                 live.drafted = drafted;
+                (verified, came_out) = (verified + 1, came_out + u64::from(tokens - 1));
                 if drafts > 0 {
                     live.base += i64::from(tokens - 1);
                     more += u64::from(tokens - 1);
@@ -366,6 +390,9 @@ impl Replica {
             let missing = speculating.missing(computed, wanted, live);
             sums.0 += u64::from(wanted);
             sums.1 += u64::from(if missing > 0 { missing.div_ceil(self.block_size) } else { 0 });
+        }
+        if let Some(tuner) = speculating.tuner.as_mut().filter(|_| verified > 0) {
+            tuner.learn(verified, came_out);
         }
         speculating.least_left = least;
         // A completed request is still to leave: that makes them void.

@@ -32,10 +32,10 @@ pub(super) fn check(site: &Site, p: &mut Problems) {
     }
     if let Some(speculative) = &site.deployment.speculative {
         p.extend(speculative.problems(site));
-        if site.deployment.lora.is_some() {
+        if site.deployment.lora.is_some() && !matches!(site.deployment.scheduler, Scheduler::VllmV1(_)) {
             p.add(
                 "deployment.speculative",
-                "drafts for requests with adapters are not simulated: leave out one of the two",
+                "drafts for requests with adapters are simulated with `vllm_v1` only: leave out one of the two",
             );
         }
     }

@@ -150,6 +150,7 @@ impl State {
 
     /// A step of replies, of which there are some, all with their pages.
     fn replies(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) {
+        replica.choose_drafts();
         replica.decode_all(f, env);
         self.unasked = match self.unasked {
             0 => self.rules.decode_steps() - 1,

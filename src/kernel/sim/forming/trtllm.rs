@@ -41,6 +41,9 @@ impl State {
         let in_order = self.is_in_order(replica);
         let pauses = self.rules.capacity_scheduler_policy == CapacitySchedulerPolicy::MaxUtilization;
         let sure = in_order && replica.stalled == 0 && replica.decode_need() <= replica.pool.free();
+        // Where some lack tokens for their drafts, prompts before them in the list go on.
+        let tokens = if replica.speculating.is_some() { replica.verify_sums().0 } else { 0 };
+        let sure = sure && tokens <= u64::from(self.rules.max_num_tokens);
         let fitting = match (pauses, sure) {
             (false, _) => self.to_completion(replica, env),
             (true, true) => self.next_step(replica, env),

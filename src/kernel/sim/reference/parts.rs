@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::adapters::Shelf;
 use super::forming::sglang;
 use super::pools::Pool;
+use super::speculating::{self, AdaptiveEntry};
 use super::steptime::Noise;
 use super::tiers::{Shelf as Store, Trip};
 use crate::sim::latency::BatchShape;
@@ -333,6 +334,10 @@ pub(super) struct Machine {
     /// Steps that were extrapolated, and were estimates only.
     pub estimates: u64,
     pub sglang: sglang::Memory,
+    /// By entry, and what the requests of the step that ends had accepted; tokens that it drafted.
+    pub adaptive: Vec<AdaptiveEntry>,
+    pub accepted: Vec<usize>,
+    pub steps: usize,
     /// FasterTransformer: the requests that the batch was formed of.
     pub batch: Vec<usize>,
     /// LightLLM: steps of tokens since it looked at the queue.
@@ -364,6 +369,9 @@ impl Machine {
             evicted: Vec::new(),
             estimates: 0,
             sglang: sglang::Memory::new(seed, number),
+            adaptive: speculating::entries(&pool),
+            accepted: Vec::new(),
+            steps: 0,
             shelf: Shelf::default(),
             noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),
             batch: Vec::new(),

@@ -3,6 +3,7 @@
 use super::parts::{Part, Step};
 use super::pools::Pool;
 use super::world::World;
+use crate::sim::adaptive::AdaptiveBatch;
 use crate::sim::latency::BatchShape;
 use crate::sim::scheduler::Scheduler;
 use crate::sim::speculative::{DraftMethod, luck, luck_of};
@@ -20,6 +21,80 @@ pub(in crate::sim) const KEPT: &str = "speculative: drafts kept through a step w
 pub(in crate::sim) const GIVEN_BACK: &str = "speculative: a victim gave back its drafts";
 pub(in crate::sim) const HIT_DROPPED: &str = "speculative: last block of a hit dropped";
 pub(in crate::sim) const NO_DRAFT: &str = "speculative: nothing drafted in a large batch";
+
+/// SGLang's `AdaptiveStepSlot`.
+pub(in crate::sim::reference) struct AdaptiveEntry {
+    rules: AdaptiveBatch,
+    current_steps: u32,
+    ema_accept_len: f64,
+    batch_count: u32,
+}
+
+/// One for every entry of the settings.
+pub(in crate::sim::reference) fn entries(pool: &Pool) -> Vec<AdaptiveEntry> {
+    let Some(rules) = &pool.speculative else { return Vec::new() };
+    let Some(adaptive) = &rules.adaptive else { return Vec::new() };
+    let entry = |batch: &AdaptiveBatch| {
+        let candidates = &batch.candidate_steps;
+        let current_steps = match candidates.contains(&rules.num_speculative_tokens) {
+            true => rules.num_speculative_tokens,
+            false => candidates[candidates.len() / 2],
+        };
+        let ema_accept_len = f64::from(current_steps) - 1.0;
+        AdaptiveEntry { rules: batch.clone(), current_steps, ema_accept_len, batch_count: 0 }
+    };
+    adaptive.batches.iter().map(entry).collect()
+}
+
+impl AdaptiveEntry {
+    /// `update`, `_recompute_params`: what was accepted of every request of a batch.
+    fn update(&mut self, accepted: &[usize]) {
+        let rules = &self.rules;
+        if self.current_steps > 0 {
+            let mean = accepted.iter().sum::<usize>() as f64 / accepted.len() as f64;
+            self.ema_accept_len = (1.0 - rules.ema_alpha) * self.ema_accept_len + rules.ema_alpha * mean;
+        }
+        self.batch_count += 1;
+        let warm = self.batch_count > rules.warmup_batches;
+        if !warm || !(self.batch_count - rules.warmup_batches).is_multiple_of(rules.update_interval) {
+            return;
+        }
+        let old = self.current_steps;
+        let below = |steps: u32| rules.candidate_steps.iter().copied().filter(|other| *other < steps).max();
+        let above = |steps: u32| rules.candidate_steps.iter().copied().filter(|other| *other > steps).min();
+        if old == 0 {
+            self.current_steps = above(old).unwrap_or(0);
+            if self.current_steps > 0 && self.ema_accept_len < 0.0 {
+                self.ema_accept_len = f64::from(self.current_steps) - 1.0;
+            }
+            return;
+        }
+        let mut steps = old;
+        while let Some(shorter) = below(steps) {
+            let threshold = if shorter == 0 { 0.5 } else { f64::from(shorter) - 0.5 } + rules.down_hysteresis;
+            if self.ema_accept_len > threshold {
+                break;
+            }
+            steps = shorter;
+        }
+        if steps == old {
+            while let Some(longer) = above(steps)
+                && self.ema_accept_len > f64::from(steps) - 0.5 + rules.up_hysteresis
+            {
+                steps = longer;
+            }
+        }
+        if rules.ceiling_coeff > 0.0 && steps <= old {
+            let ceiling = f64::max(1.0, libm::ceil(self.ema_accept_len * rules.ceiling_coeff));
+            while let Some(shorter) = below(steps)
+                && f64::from(steps) > ceiling
+            {
+                steps = shorter;
+            }
+        }
+        self.current_steps = steps;
+    }
+}
 
 /// The engine takes blocks for all drafts, wherever the sequence must end, and keeps none for those that are rejected.
 fn gives_back(scheduler: &Scheduler) -> bool {
@@ -147,6 +222,52 @@ impl World<'_> {
         emitted
     }
 
+    /// The entry for a batch of so many requests.
+    fn adaptive_entry(&self, r: usize, requests: usize) -> usize {
+        let pool = &self.replicas[r].pool;
+        let Scheduler::Sglang(rules) = &pool.scheduler else { unreachable!("nobody else adapts") };
+        let graph = rules.captured().into_iter().find(|size| *size as usize >= requests);
+        let padded = graph.map_or(requests, |size| size as usize);
+        let entries = &self.replicas[r].adaptive;
+        entries.iter().rposition(|entry| entry.rules.batch_size as usize <= padded).unwrap_or(0)
+    }
+
+    /// These are about to decode: as many tokens were drafted for each as their batch drafts.
+    pub(super) fn adapt(&mut self, r: usize, requests: &[usize]) {
+        if self.replicas[r].adaptive.is_empty() || requests.is_empty() {
+            return;
+        }
+        let entry = self.adaptive_entry(r, requests.len());
+        if entry > 0 {
+            self.fire("adaptive: a larger batch");
+        }
+        let steps = self.replicas[r].adaptive[entry].current_steps as usize;
+        if steps == 0 {
+            self.fire("adaptive: no drafts");
+        }
+        self.replicas[r].steps = steps;
+        requests.iter().for_each(|i| self.lives[*i].drafts = steps);
+    }
+
+    /// A step has ended.
+    pub(super) fn learn(&mut self, r: usize) {
+        let accepted = std::mem::take(&mut self.replicas[r].accepted);
+        if self.replicas[r].adaptive.is_empty() || accepted.is_empty() {
+            return;
+        }
+        let at = self.adaptive_entry(r, accepted.len());
+        let entry = &mut self.replicas[r].adaptive[at];
+        let before = entry.current_steps;
+        entry.update(&accepted);
+        let after = entry.current_steps;
+        if after > before {
+            self.fire("adaptive: longer");
+        }
+        if after < before {
+            self.fire("adaptive: shorter");
+        }
+    }
+
     /// Blocks that hold nothing but what was rejected are free again.
     pub(super) fn give_back(&mut self, r: usize, i: usize) {
         let pool = self.pool(r);
@@ -201,6 +322,7 @@ impl World<'_> {
             // It drafts before it verifies, from what the pass over the prompt left.
             Scheduler::Sglang(_) if prompts && rules.method == DraftMethod::Ngram => 0,
             Scheduler::Sglang(_) if prompts => 1,
+            Scheduler::Sglang(_) if rules.adaptive.is_some() => self.replicas[r].steps as u32,
             _ => rules.drafted(parts.len() as u64),
         };
         let of_model = |time: SimDuration| (rules.draft_share * time.0 as f64) as i64;

@@ -428,6 +428,7 @@ impl<'a> World<'a> {
         let complete: Vec<usize> =
             step.batch.iter().filter(|part| self.hand_out(r, part, now)).map(|part| part.life).collect();
         self.draft(r, &step);
+        self.learn(r);
         for i in complete {
             match self.lives[i].stage {
                 Stage::Encode => self.encoder_done(r, i, now),
@@ -506,6 +507,7 @@ impl<'a> World<'a> {
         let done = life.tokens.len() == life.output;
         if part.decode {
             self.give_back(r, part.life);
+            self.replicas[r].accepted.push(count - 1);
         }
         done
     }

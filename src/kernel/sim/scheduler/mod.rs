@@ -203,8 +203,6 @@ pub(crate) struct Common {
     pub reserves: bool,
     /// Asks the tiers behind the prefix cache ([`crate::sim::tiers`]).
     pub asks_tiers: bool,
-    /// Speculative decoding is simulated with it.
-    pub speculates: bool,
     /// With [`QueueOrder::Sjf`]: the most tokens that a reply may have go first, not the shortest prompt.
     pub longest_reply_first: bool,
     /// Who is preempted goes to the end of the queue.
@@ -233,7 +231,6 @@ impl Common {
             slack: 0,
             reserves: false,
             asks_tiers: false,
-            speculates: false,
             longest_reply_first: false,
             requeues_last: false,
             fills_late: false,

@@ -255,7 +255,6 @@ impl Sglang {
             overhead_hidden: !self.disable_overlap_schedule,
             caches_prefixes: !self.disable_radix_cache,
             plain: self.kernel_factors.is_empty(),
-            speculates: true,
             ..Common::new(policy)
         }
     }

@@ -124,7 +124,6 @@ impl Trtllm {
             seats: u64::from(self.max_batch_size),
             overhead_us: self.scheduler_overhead_us,
             caches_prefixes: true,
-            speculates: true,
             ..Common::new(self.scheduling_policy)
         }
     }

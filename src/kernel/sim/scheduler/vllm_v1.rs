@@ -41,7 +41,6 @@ impl VllmV1 {
             caches_prefixes: true,
             asks_tiers: true,
             knows_adapters: true,
-            speculates: true,
             ..Common::new(self.scheduling_policy)
         }
     }

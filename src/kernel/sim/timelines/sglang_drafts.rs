@@ -1,8 +1,9 @@
 //! Timelines of SGLang's scheduler with drafts (rules 21 to 25 of its table). Pages have four tokens.
 
 use super::sglang::{ask, blocks, check, of, reckless, rows_of};
-use super::{linear, ms, whatever};
+use super::{Ask, linear, ms, whatever};
 use crate::scenario::Scenario;
+use crate::sim::adaptive::{Adaptive, AdaptiveBatch};
 use crate::sim::scheduler::{MoeA2aBackend, Sglang};
 use crate::sim::speculative::{Acceptance, DraftMethod, Speculative};
 
@@ -11,6 +12,7 @@ fn drafts(s: &mut Scenario, method: DraftMethod, tokens: u32, acceptance: Accept
         method,
         num_speculative_tokens: tokens,
         num_speculative_tokens_per_batch_size: Vec::new(),
+        adaptive: None,
         acceptance,
         draft_us: 0.0,
         draft_share: 0.0,
@@ -166,4 +168,55 @@ fn graphs_pad_with_drafts() {
     // For even numbers only: three requests run as four.
     let even = |r: &mut Sglang| (r.enable_two_batch_overlap, r.moe_a2a_backend) = (true, MoeA2aBackend::Deepep);
     done(&even, "1.9 2.6");
+}
+
+/// Every batch counts, and at once.
+fn eager(batch_size: u32, candidate_steps: &[u32]) -> AdaptiveBatch {
+    AdaptiveBatch {
+        batch_size,
+        candidate_steps: candidate_steps.to_vec(),
+        ema_alpha: 1.0,
+        update_interval: 1,
+        warmup_batches: 0,
+        down_hysteresis: 0.0,
+        ..AdaptiveBatch::default()
+    }
+}
+
+/// Tokens of every step.
+fn tokens(edit: impl Fn(&mut Speculative), asked: &[Ask], expect: &[u32]) {
+    let edit = |s: &mut Scenario, _: &mut Sglang| edit(drafts(s, DraftMethod::Eagle, 1, Acceptance::Rate(1.0)));
+    rows_of(edit, asked, |name, got, _| {
+        let tokens: Vec<u32> = got.steps.iter().map(|row| row.prefill_tokens + row.decode_requests).collect();
+        assert_eq!(tokens, expect, "{name}");
+    });
+}
+
+#[test]
+fn the_draft_follows_what_is_accepted() {
+    // All of one, three and five is accepted: from each the next; with seven it stays. 1 + 2 + 4 + 6 + 8 + 8 tokens.
+    let adaptive = |rates: &'static [f64]| {
+        move |drafts: &mut Speculative| {
+            drafts.adaptive = Some(Adaptive { batches: vec![eager(1, &[1, 3, 5, 7])] });
+            drafts.acceptance = Acceptance::Rates(rates.to_vec());
+        }
+    };
+    tokens(adaptive(&[1.0; 7]), &[ask(0.0, 3, 29, 29)], &[3, 2, 4, 6, 8, 8]);
+    // Two are accepted at most: of three that is enough for neither more nor less.
+    tokens(adaptive(&[1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]), &[ask(0.0, 3, 9, 9)], &[3, 2, 4, 4]);
+    // None is accepted of three, with which it begins here: one is tried from then on.
+    let from_three = |drafts: &mut Speculative| {
+        adaptive(&[0.0; 7])(drafts);
+        drafts.num_speculative_tokens = 3;
+    };
+    tokens(from_three, &[ask(0.0, 3, 4, 4)], &[3, 4, 2, 2]);
+}
+
+#[test]
+fn entries_by_batch_size() {
+    // One request drafts two tokens, two draft none; alone again, the other one drafts two.
+    let by_size = |drafts: &mut Speculative| {
+        drafts.adaptive = Some(Adaptive { batches: vec![eager(1, &[2]), eager(2, &[0])] });
+    };
+    tokens(by_size, &[ask(0.0, 3, 3, 3), ask(0.0, 3, 6, 6)], &[6, 2, 2, 3]);
 }

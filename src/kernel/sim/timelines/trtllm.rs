@@ -269,6 +269,7 @@ fn in_vain(tokens: u32) -> impl Fn(&mut Scenario, &mut Trtllm) {
             method: DraftMethod::Mtp,
             num_speculative_tokens: tokens,
             num_speculative_tokens_per_batch_size: Vec::new(),
+            adaptive: None,
             acceptance: Acceptance::Rate(0.0),
             draft_us: 0.0,
             draft_share: 0.0,

@@ -100,9 +100,10 @@ impl World<'_> {
             true => step_time(forming.more, pool.overhead, pool.tick)?,
             false => {
                 forming.more += self.encoder_time(&pool, &forming.inputs);
-                let said = self.said(r, &shape);
-                let said = self.with_adapters(r, said, mix);
-                drafting = self.drafting(r, &pool, &forming.batch, said);
+                let plain = self.said(r, &shape);
+                let said = self.with_adapters(r, plain, mix);
+                // The drafter has no adapters.
+                drafting = self.drafting(r, &pool, &forming.batch, plain);
                 let said = SimDuration(said.0.saturating_add(drafting.0));
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
                 let start = self.replicas[r].current.as_ref().map_or(now, Step::end);

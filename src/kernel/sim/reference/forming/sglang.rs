@@ -398,7 +398,7 @@ impl World<'_> {
     /// (`new_tokens_required_next_decode`).
     fn pages_of_replies(&self, r: usize) -> usize {
         if let Some(drafts) = &self.replicas[r].pool.speculative {
-            let tokens = 1 + drafts.num_speculative_tokens as usize;
+            let tokens = 1 + drafts.longest() as usize;
             return self.alive(r).len() * tokens.div_ceil(self.replicas[r].pool.block_size);
         }
         let full = |i: &usize| self.lives[*i].computed.is_multiple_of(self.replicas[r].pool.block_size);
@@ -420,6 +420,7 @@ impl World<'_> {
         }
         let list = self.replicas[r].sglang.list.clone();
         self.replicas[r].sglang.full &= list.len() == before;
+        self.adapt(r, &list);
         for i in self.replicas[r].running.clone().into_iter().filter(|i| list.contains(i)) {
             let fits = self.go_on(r, i, 1, f);
             assert!(fits, "its page was counted");

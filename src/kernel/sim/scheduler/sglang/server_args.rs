@@ -92,7 +92,7 @@ impl Sglang {
     /// `_handle_speculative_decoding`.
     fn by_speculation(&mut self, d: &Deployment, told: &mut Vec<Told>) {
         let Some(drafts) = &d.speculative else { return };
-        self.settled.verified = 1 + drafts.num_speculative_tokens;
+        self.settled.verified = 1 + drafts.longest();
         if self.max_running_requests.is_none() {
             self.max_running_requests = Some(SPECULATIVE_REQUESTS);
             let what =

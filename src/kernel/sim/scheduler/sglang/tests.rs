@@ -284,3 +284,33 @@ fn what_drafts_change() {
     };
     assert_eq!(refused(&by_batch), ["deployment.speculative.num_speculative_tokens_per_batch_size"]);
 }
+
+#[test]
+fn adaptive_drafts_are_checked() {
+    let refused = |edit: &dyn Fn(&mut Scenario, &mut Sglang), method: &str, adaptive: &str| {
+        let text = format!(
+            r#"{{"method": "{method}", "num_speculative_tokens": 3, "acceptance": {{"rate": 0.7}}, "adaptive": {adaptive}}}"#
+        );
+        told(&scenario(|s, r| {
+            (s.deployment.speculative, r.max_running_requests) = (serde_json::from_str(&text).ok(), Some(300));
+            edit(s, r);
+        }))
+        .1
+    };
+    let path = ["deployment.speculative.adaptive"];
+    assert_eq!(refused(&|_, _| (), "eagle", "{}"), [""; 0]);
+    assert_eq!(refused(&|_, _| (), "ngram", "{}"), path);
+    assert_eq!(refused(&|_, _| (), "mtp", r#"{"batches": []}"#), path);
+    let overlaps = |_: &mut Scenario, r: &mut Sglang| {
+        (r.enable_two_batch_overlap, r.moe_a2a_backend) = (true, MoeA2aBackend::Deepep);
+    };
+    assert_eq!(refused(&overlaps, "eagle", "{}"), path);
+    // Pages are planned for the longest draft.
+    let s = scenario(|s, _| {
+        s.deployment.speculative = serde_json::from_str(
+            r#"{"method": "eagle", "num_speculative_tokens": 3, "acceptance": {"rate": 0.7}, "adaptive": {}}"#,
+        )
+        .ok();
+    });
+    assert_eq!(settled(&s).1.settled.verified, 8);
+}

@@ -3,7 +3,9 @@
 use super::super::{Dice, Sizes, speculative};
 use super::{sglang, trtllm};
 use crate::scenario::Scenario;
+use crate::sim::adaptive::{Adaptive, AdaptiveBatch};
 use crate::sim::scheduler::{MoeA2aBackend, QueueOrder, Scheduler};
+use crate::sim::speculative::Acceptance;
 
 /// What every scenario of [`sglang_drafts`] together must fire, by the names that the oracle counts under.
 pub(super) const SGLANG: &[&str] = &[
@@ -24,6 +26,10 @@ pub(super) const SGLANG: &[&str] = &[
     "sglang: padded with drafts",
     "sglang: kernels cost",
     "sglang: replies in a row",
+    "adaptive: a larger batch",
+    "adaptive: no drafts",
+    "adaptive: longer",
+    "adaptive: shorter",
 ];
 
 /// SGLang with drafts.
@@ -32,8 +38,15 @@ pub(super) fn sglang_drafts(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
     let page = s.deployment.kv.block_size;
     let mut drafts = speculative::drafts(dice, sizes);
     drafts.num_speculative_tokens_per_batch_size.clear();
+    if drafts.follows_model() && dice.one_in(2) {
+        drafts.adaptive = Some(adaptive(dice));
+        if let Acceptance::Rates(_) = drafts.acceptance {
+            drafts.acceptance = Acceptance::Rate(dice.pick(&[0.2, 0.6, 0.9]));
+        }
+    }
     // What the drafts of one request take must be there beside the least cache.
-    let pages = (1 + drafts.num_speculative_tokens).div_ceil(page);
+    let pages = (1 + drafts.longest()).div_ceil(page);
+    let adapts = drafts.adaptive.is_some();
     if let Some(blocks) = &mut s.deployment.kv.num_gpu_blocks {
         *blocks += u64::from(pages);
     }
@@ -41,11 +54,27 @@ pub(super) fn sglang_drafts(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
     if let Scheduler::Sglang(rules) = &mut s.deployment.scheduler {
         rules.max_running_requests = rules.max_running_requests.filter(|_| dice.one_in(2));
         // Graphs for even numbers of requests only.
-        if dice.one_in(3) {
+        if !adapts && dice.one_in(3) {
             (rules.enable_two_batch_overlap, rules.moe_a2a_backend) = (true, MoeA2aBackend::Deepep);
             rules.cuda_graph_max_bs = Some(24);
         }
     }
+}
+
+/// Lengths that are chosen anew often.
+fn adaptive(dice: &mut Dice) -> Adaptive {
+    let mut entry = |batch_size: u32| AdaptiveBatch {
+        batch_size,
+        candidate_steps: dice.pick(&[vec![1, 3, 5, 7], vec![0, 1, 3], vec![2, 3], vec![0], vec![0, 2, 8]]),
+        ema_alpha: dice.pick(&[0.2, 0.7, 1.0]),
+        update_interval: dice.range(1, 3),
+        warmup_batches: dice.range(0, 4),
+        up_hysteresis: dice.pick(&[0.0, 0.3]),
+        down_hysteresis: dice.pick(&[0.0, -0.25]),
+        ceiling_coeff: dice.pick(&[0.0, 0.0, 1.0, 1.5]),
+    };
+    let batches = vec![entry(1), entry(3)];
+    Adaptive { batches }
 }
 
 /// The same for [`trtllm_drafts`].

@@ -3,7 +3,7 @@
 mod drafts;
 mod faster_transformer;
 mod lightllm;
-mod lora;
+pub(super) mod lora;
 mod orca;
 mod orders;
 mod sarathi;
