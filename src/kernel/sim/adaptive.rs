@@ -117,7 +117,8 @@ impl AdaptiveBatch {
         let sound = [self.up_hysteresis, self.down_hysteresis].iter().all(|by| most.contains(by));
         if !sound || !(0.0..=TOKENS_MAX).contains(&self.ceiling_coeff) {
             return Some(format!(
-                "of batch size {size}: hysteresis must be -{TOKENS_MAX} to {TOKENS_MAX} tokens, ceiling_coeff 0 to {TOKENS_MAX}"
+                "of batch size {size}: hysteresis must be -{TOKENS_MAX} to {TOKENS_MAX} tokens, ceiling_coeff 0 to \
+                 {TOKENS_MAX}"
             ));
         }
         None

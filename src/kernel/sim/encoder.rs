@@ -76,7 +76,8 @@ impl Encoder {
             | Scheduler::FasterTransformer(_)
             | Scheduler::Lightllm(_)
             | Scheduler::Exclusive(_) => {
-                let message = "vllm_v1, sglang and trtllm encode on their replicas; beside others, a pool with the role encode does";
+                let message = "vllm_v1, sglang and trtllm encode on their replicas; beside others, a pool with the role \
+                               encode does";
                 found.push(("deployment.encoder", message.to_string()));
             }
         }

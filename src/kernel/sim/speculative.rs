@@ -32,9 +32,9 @@
 //! chunk; one without drafts is a decode request as ever. Latent attention verifies by the cheaper kernel of decoding in
 //! reality: the models' prompts make it dearer than it is.
 //!
-//! **Drafting** takes `k * draft_us`, and `draft_share` of what the latency model says of the step (without adapters) for the first pass (over all
-//! tokens of the step) and of a batch in which every request of the step decodes one token for each of the `k - 1` others.
-//! It is part of every step with tokens, before jitter; `k` is that of the step.
+//! **Drafting** takes `k * draft_us`, and `draft_share` of what the latency model says of the step (without adapters) for
+//! the first pass (over all tokens of the step) and of a batch in which every request of the step decodes one token for each
+//! of the `k - 1` others. It is part of every step with tokens, before jitter; `k` is that of the step.
 //!
 //! **Luck.** Whether token `t` of request `r` would have been guessed is one number, a hash of seed, `r` and `t`: the same
 //! under every scheduler and draft length, so that scenarios of one seed compare in pairs.
@@ -77,7 +77,8 @@ pub struct Speculative {
     /// order. A batch size between two ranges belongs to the lower one, one beyond all to the last. Default: always as many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub num_speculative_tokens_per_batch_size: Vec<[u32; 3]>,
-    /// With `sglang`: as many tokens as were accepted of late ([`Adaptive`]); `num_speculative_tokens` are those of the first drafts.
+    /// With `sglang`: as many tokens as were accepted of late ([`Adaptive`]); `num_speculative_tokens` are those of the first
+    /// drafts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adaptive: Option<Adaptive>,
     /// How often drafts are accepted, where the request does not say so itself (column `acceptance`).
@@ -305,7 +306,8 @@ fn unknown_to(scheduler: &Scheduler) -> Option<&'static str> {
     match scheduler {
         Scheduler::VllmV1(_) | Scheduler::Sglang(_) | Scheduler::Trtllm(_) => None,
         Scheduler::Sarathi(_) | Scheduler::Orca(_) | Scheduler::FasterTransformer(_) => Some(
-            "has no speculative decoding: neither Sarathi-Serve, Orca nor FasterTransformer does; use `vllm_v1`, `sglang` or `trtllm`",
+            "has no speculative decoding, nor have Sarathi-Serve, Orca and FasterTransformer; use `vllm_v1`, `sglang` or \
+             `trtllm`",
         ),
         Scheduler::Lightllm(_) => Some(
             "is LightLLM without multi-token prediction, as its paper has it; for drafts use `vllm_v1`, `sglang` or `trtllm`",

@@ -60,9 +60,9 @@
 //!   is not. What policies compare (rules 12 to 14) are pages, not pairs.
 //! - A client that goes is noticed between steps, and its request leaves at once.
 //! - Random orders are not Python's. Data-parallel ranks do not wait for each other, pipeline stages do not work on several
-//!   batches. What a request holds for windows and states is taken as it is admitted, as everywhere in this simulator, not from
-//!   pools of their own. Left out: priorities, trees of drafts, SGLANG_ENABLE_SPEC_V2, LoRA, hierarchical caches, disaggregation, grammars,
-//!   `ignore_eos` estimates without the radix cache.
+//!   batches. What a request holds for windows and states is taken as it is admitted, as everywhere in this simulator, not
+//!   from pools of their own. Left out: priorities, trees of drafts, SGLANG_ENABLE_SPEC_V2, LoRA, hierarchical caches,
+//!   disaggregation, grammars, `ignore_eos` estimates without the radix cache.
 
 mod kernels;
 mod server_args;

@@ -28,17 +28,19 @@
 //! `scheduling_policy` orders the queue from which requests are fetched (there first come, first served). It never says
 //! who is paused: that is always the last of the list.
 //!
-//! Different here: there, a fetched prompt that does not fit (rule 2) ends the search for those under way behind it, too: with
-//! rule 6 they can hold the blocks that it waits for, and the engine stops for good. Within a step, those that generate get their blocks first (there: prompts do), which shows in what the
-//! prefix cache forgets first only. A block can be found as soon as it is full, as in vLLM; there those of a prompt when all
-//! of it is computed, which rule 6 mostly hides, and those of a reply when the request ends. Rule 6 asks once a step for each
-//! request: there, one for which another was paused in the same step waits a step for itself. A paused request keeps all its
-//! tokens; there those beyond `max_input_len` are dropped. Where a paused request would not fit into a step again, the engine
-//! fails in the middle of its work; here `max_num_tokens` is refused. Drafts beyond prompt and cap have no blocks here; there they
-//! may take one that nobody set aside, and the engine fails where none is free. Left out: the overlap of scheduling and execution
+//! Different here: there, a fetched prompt that does not fit (rule 2) ends the search for those under way behind it, too:
+//! with rule 6 they can hold the blocks that it waits for, and the engine stops for good. Within a step, those that generate
+//! get their blocks first (there: prompts do), which shows in what the prefix cache forgets first only. A block can be found
+//! as soon as it is full, as in vLLM; there those of a prompt when all of it is computed, which rule 6 mostly hides, and
+//! those of a reply when the request ends. Rule 6 asks once a step for each request: there, one for which another was paused
+//! in the same step waits a step for itself. A paused request keeps all its tokens; there those beyond `max_input_len` are
+//! dropped. Where a paused request would not fit into a step again, the engine fails in the middle of its work; here
+//! `max_num_tokens` is refused. Drafts beyond prompt and cap have no blocks here; there they may take one that nobody set
+//! aside, and the engine fails where none is free. Left out: the overlap of scheduling and execution
 //! (`disable_overlap_scheduler: true` is what is simulated) and with it the two steps that MAX_UTILIZATION looks ahead with
 //! pipeline parallelism, partial reuse of blocks, a cache in host memory (`host_cache_size: 0`), sliding windows, beams,
-//! trees of drafts, `draft_len_schedule`, the `max_draft_len - 1` tokens that drafters in the model itself hold beside, adapters, attention data parallelism, KV caches that come from other engines.
+//! trees of drafts, `draft_len_schedule`, the `max_draft_len - 1` tokens that drafters in the model itself hold beside,
+//! adapters, attention data parallelism, KV caches that come from other engines.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

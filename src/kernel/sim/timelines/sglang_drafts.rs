@@ -1,4 +1,5 @@
-//! Timelines of SGLang's scheduler with drafts (rules 21 to 25 of its table). Pages have four tokens.
+//! Timelines of SGLang's scheduler with drafts (rules 21 to 26 of its table), and of adaptive
+//! drafts. Pages have four tokens.
 
 use super::sglang::{ask, blocks, check, of, reckless, rows_of};
 use super::{Ask, linear, ms, whatever};
