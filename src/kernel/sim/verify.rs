@@ -38,6 +38,8 @@ pub(super) struct Speculating {
     /// No tokens and slots lie beyond so many.
     ceiling: u32,
     block_size: u32,
+    /// What a request may have in the end is set aside for it ([`Live::promise`]), and its slots end there.
+    promises: bool,
     /// Blocks that hold nothing but what was rejected are free when the step ends.
     gives_back: bool,
     /// How long drafts are, where that follows what was accepted.
@@ -78,6 +80,7 @@ impl Speculating {
             most,
             lookahead: rules.lookahead(scheduler),
             block_size: d.kv.block_size,
+            promises: matches!(scheduler, Scheduler::Trtllm(_)),
             drops_hit: follows && if sglang { single } else { !gives_back },
             pairs: follows && sglang && !single,
             ceiling: if gives_back { NO_CEILING } else { env.max_len },
@@ -144,10 +147,8 @@ impl Speculating {
     /// Slots that it needs for that beyond those that it has; none beyond what was set aside for it.
     #[inline]
     fn missing(&self, computed: u32, tokens: u32, live: &Live) -> u32 {
-        let ceiling = match live.promise {
-            0 => self.ceiling,
-            blocks => blocks as u32 * self.block_size,
-        };
+        // That is not in the line of memory that every step looks at.
+        let ceiling = if self.promises { live.promise as u32 * self.block_size } else { self.ceiling };
         (computed + tokens + self.lookahead).min(ceiling).saturating_sub(live.room)
     }
 
