@@ -22,8 +22,8 @@
 //! | Adapters ([`super::lora`]) are the model's alone: drafts are made without, and take the time that they would take without | vLLM since 0.10.1 (pull request 21068) | `drafts_are_made_without_adapters` |
 //! | Together with `async_scheduling`: refused | 0.11 `engine/arg_utils.py`; allowed since 0.12 | `check/tests.rs` |
 //!
-//! **Other engines** have rules of their own for slots, blocks and passes, under the same names: SGLang rules 21 to 27 of
-//! [`Sglang`](super::scheduler::Sglang)'s table, TensorRT-LLM rules 11 to 13 of [`Trtllm`](super::scheduler::Trtllm)'s. Luck,
+//! **Other engines** have rules of their own for slots, blocks and passes, under the same names: SGLang rules 24 to 30 of
+//! [`Sglang`](super::scheduler::Sglang)'s table, TensorRT-LLM rules 12 to 14 of [`Trtllm`](super::scheduler::Trtllm)'s. Luck,
 //! what comes out, and how it is counted are the same.
 //!
 //! **Verification in the latency model.** A request that verifies drafts is a chunk of `1 + k` tokens after its context, as it
@@ -232,6 +232,10 @@ impl Speculative {
                     found.push((path, "is vLLM's; only `vllm_v1` looks at it".to_string()));
                 }
             }
+        }
+        if matches!(d.scheduler, Scheduler::Sglang(_)) && site.role != Role::Mixed {
+            let message = "is not simulated on SGLang's prefill and decode servers";
+            found.push(("deployment.speculative", message.to_string()));
         }
         found.extend(self.adaptive_problem(d).map(|message| ("deployment.speculative.adaptive", message)));
         if d.scheduler.common().is_some_and(|common| common.policy == QueueOrder::Fair) {

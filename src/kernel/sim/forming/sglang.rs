@@ -45,7 +45,7 @@ pub(in crate::sim) struct State {
     /// End of the step before.
     ended: SimTime,
     numbers: Option<Pcg64>,
-    /// Tokens of a request in a step that verifies drafts (rule 21); 0 without.
+    /// Tokens of a request in a step that verifies drafts (rule 24); 0 without.
     verified: u32,
     /// Rule 18: sizes that are captured; what a step costs with prompts, with a graph and without: factor and nanoseconds.
     captured: Vec<u32>,
@@ -117,13 +117,16 @@ impl State {
                 return;
             }
             let listed = replica.decodes + self.gone;
+            let seats = u64::from(self.rules.settled.running_max).saturating_sub(listed);
+            let joins = seats.min(replica.loaded.len() as u64);
             self.forget_gone();
-            if replica.decodes > 0 {
+            self.full &= listed > 0 || joins == 0;
+            if replica.decodes > 0 || joins > 0 {
                 self.retract_or_decay(replica, f, env);
             }
             self.full &= replica.decodes == listed;
-            if replica.decodes > 0 {
-                return self.replies(replica, f, env);
+            if replica.decodes > 0 || joins > 0 {
+                return self.replies(replica, joins, f, env);
             }
             if listed == 0 {
                 return;
@@ -148,18 +151,32 @@ impl State {
         self.last = Last::Replies;
     }
 
-    /// A step of replies, of which there are some, all with their pages.
-    fn replies(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) {
+    /// A step of replies, all with their pages, and of so many of those whose KV caches have come.
+    fn replies(&mut self, replica: &mut Replica, joins: u64, f: &mut Forming, env: &Env<'_>) {
         replica.choose_drafts();
         replica.decode_all(f, env);
+        for _ in 0..joins {
+            self.join(replica, f, env);
+        }
         self.unasked = match self.unasked {
             0 => self.rules.decode_steps() - 1,
             left => left - 1,
         };
-        replica.blocked = self.full && !replica.nobody_waits() && replica.prefills.is_empty();
+        let seated = replica.loaded.is_empty() || replica.decodes >= u64::from(self.rules.settled.running_max);
+        let settled = seated && (self.full || replica.waiting.is_empty());
+        replica.blocked = settled && !replica.nobody_waits() && replica.prefills.is_empty();
     }
 
-    /// Rules 9 to 11, where there are replies.
+    /// Rule 21: the first of those whose KV caches have come.
+    fn join(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) {
+        let Some(slot) = replica.loaded.pop_front() else { unreachable!("they were counted") };
+        self.owed.admit(slot, env.demand.cap(replica.live[slot as usize].request, env.max_len));
+        replica.admit_loaded(slot, f, env);
+        let live = &replica.live[slot as usize];
+        self.owed.enter(slot, live.seq, live.emitted, replica.steps);
+    }
+
+    /// Rules 9 to 11, in a step of replies.
     fn retract_or_decay(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) {
         if self.need(replica) <= replica.pool.free() {
             self.decays += 1;
@@ -185,7 +202,7 @@ impl State {
         self.decays = 0;
     }
 
-    /// Pages that a step of replies takes; of one that verifies drafts, those that it might (rule 22).
+    /// Pages that a step of replies takes; of one that verifies drafts, those that it might (rule 25).
     fn need(&self, replica: &Replica) -> u64 {
         match self.verified {
             0 => replica.decode_need(),
@@ -306,7 +323,7 @@ fn decodes(replica: &Replica, slot: u32) -> bool {
     replica.live[slot as usize].phase == Phase::Decode
 }
 
-/// Rule 22: the place of the last that replies.
+/// Rule 25: the place of the last that replies.
 fn last(replica: &Replica) -> usize {
     let found = replica.running.iter().rposition(|slot| decodes(replica, *slot));
     found.unwrap_or_else(|| unreachable!("some decode"))

@@ -338,6 +338,8 @@ pub(super) struct Machine {
     pub adaptive: Vec<AdaptiveEntry>,
     pub accepted: Vec<usize>,
     pub steps: usize,
+    /// Nothing could be formed, and nothing has come or was freed since.
+    pub rests: bool,
     /// FasterTransformer: the requests that the batch was formed of.
     pub batch: Vec<usize>,
     /// LightLLM: steps of tokens since it looked at the queue.
@@ -373,6 +375,7 @@ impl Machine {
             accepted: Vec::new(),
             steps: 0,
             shelf: Shelf::default(),
+            rests: false,
             noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),
             batch: Vec::new(),
             iterations: 0,
@@ -409,6 +412,7 @@ impl Machine {
 
     /// Gives up the blocks of a request, the last one first.
     pub(super) fn release(&mut self, ids: &[usize]) {
+        self.rests = false;
         for &id in ids.iter().rev() {
             self.blocks[id].users -= 1;
             if self.blocks[id].users == 0 {

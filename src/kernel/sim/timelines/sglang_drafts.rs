@@ -1,4 +1,4 @@
-//! Timelines of SGLang's scheduler with drafts (rules 21 to 26 of its table), and of adaptive
+//! Timelines of SGLang's scheduler with drafts (rules 24 to 29 of its table), and of adaptive
 //! drafts. Pages have four tokens.
 
 use super::sglang::{ask, blocks, check, of, reckless, rows_of};
