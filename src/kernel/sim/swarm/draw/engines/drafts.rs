@@ -2,6 +2,7 @@
 
 use super::super::{Dice, Sizes, speculative};
 use super::{sglang, trtllm};
+use crate::pools::Disaggregation;
 use crate::scenario::Scenario;
 use crate::sim::adaptive::{Adaptive, AdaptiveBatch};
 use crate::sim::scheduler::{MoeA2aBackend, QueueOrder, Scheduler};
@@ -35,6 +36,10 @@ pub(super) const SGLANG: &[&str] = &[
 /// SGLang with drafts.
 pub(super) fn sglang_drafts(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
     sglang::draw(dice, sizes, s);
+    // Prefill and decode servers have no drafts here.
+    s.deployment.pools.clear();
+    s.pools.clear();
+    s.deployment.disaggregation = Disaggregation::default();
     let page = s.deployment.kv.block_size;
     let mut drafts = speculative::drafts(dice, sizes);
     drafts.num_speculative_tokens_per_batch_size.clear();
