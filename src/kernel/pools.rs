@@ -271,8 +271,8 @@ impl Scenario {
         let mut first = 0;
         let settled = |mut site: Site| {
             let mut changes = Scheduler::settle_role(&mut site.deployment, site.role);
-            changes.extend(Scheduler::settle(&mut site.deployment, &site.model, &site.gpu));
             changes.extend(Speculative::settle(&mut site.deployment, site.role));
+            changes.extend(Scheduler::settle(&mut site.deployment, &site.model, &site.gpu));
             changes.extend(lanes::told(&site));
             // An engine may have said how many ranks there are.
             site.first = first;

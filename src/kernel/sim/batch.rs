@@ -445,7 +445,9 @@ impl Replica {
     /// The prefix of a waiting request that the cache holds.
     pub(super) fn prefix_of(&self, slot: u32, env: &Env<'_>) -> (u32, u64) {
         let live = &self.live[slot as usize];
-        let found = self.find_prefix(live.request as usize, live.known, live.target, env);
+        let pairs = self.speculating.as_ref().is_some_and(|s| s.pairs);
+        let target = if pairs { (live.target - 1).max(1) } else { live.target };
+        let found = self.find_prefix(live.request as usize, live.known, target, env);
         match found.0 {
             1.. if self.speculating.as_ref().is_some_and(|s| s.drops_hit) => {
                 let units = self.derivation.units(env.requests, live.request as usize, self.block_size);
@@ -517,6 +519,8 @@ impl Replica {
         if !self.common.fills_late {
             return;
         }
+        let pairs = self.speculating.as_ref().is_some_and(|s| s.pairs);
+        let computed = computed.saturating_sub(u32::from(pairs));
         let live = &self.live[slot as usize];
         let (from, to) = (live.held.blocks(), (computed / self.block_size).min(live.known));
         if from >= to {
@@ -686,11 +690,10 @@ impl Replica {
             true => self.timing.step(f.more).ok_or_else(not_sensible)?,
             false => {
                 let more = f.more + self.encoder_time(f, env);
-                let said = self.former.step(env.model, &f.shape);
-                let said = env.adapters.as_ref().map_or(said, |plan| plan.costs.step(said, mix));
-                let mut said = said;
+                let plain = self.former.step(env.model, &f.shape);
+                let mut said = env.adapters.as_ref().map_or(plain, |plan| plan.costs.step(plain, mix));
                 if let Some(speculating) = &self.speculating {
-                    let drafting = speculating.drafting(said, &f.shape, env.model, &self.former);
+                    let drafting = speculating.drafting(plain, (&f.shape, f.pause), env.model, &self.former);
                     said = SimDuration(said.0.saturating_add(drafting.0));
                     self.next.drafting = drafting;
                 }

@@ -288,7 +288,7 @@ impl Replica {
                 }
                 self.stalled -= u64::from(live.stalled);
                 self.leave_decode(slot);
-                self.former.left(slot, self.steps);
+                self.former.left(slot, self.steps, self.live[slot as usize].emitted);
             }
             Phase::Prefill => self.prefills.retain(|other| *other != slot),
             Phase::Waiting | Phase::Ending | Phase::Moving | Phase::Fetching => {}

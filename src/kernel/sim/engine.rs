@@ -110,7 +110,7 @@ pub(super) fn simulate(
             },
             encoder: Encoder::of(&sites, at, requests),
             fixed_blocks: plan::blocks_per_request(d, &sites[at].model) as u32,
-            longest_prompt: d.scheduler.longest_prompt(kinds[at].blocks, d.kv.block_size),
+            longest_prompt: d.scheduler.longest_prompt(),
             bytes_per_block: plan::plan(d, &sites[at].model, &sites[at].gpu).bytes_per_block,
             wants_steps: sink.wants_steps(),
             reports,

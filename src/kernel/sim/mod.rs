@@ -14,7 +14,7 @@
 //! | `lanes` | several batches in flight: stages of a pipeline |
 //! | `live`, `classes`, `runs`, `foresight` | requests on an engine; decode requests by length; runs of steps of theirs; before when nothing is to be told |
 //! | [`scheduler`], `forming` | the rules, and what is refused; steps formed by them, a file each; `exclusive` is a node of its own |
-//! | [`speculative`], `verify` | drafts: the rules; who verifies how many, and what comes of it |
+//! | [`speculative`], [`adaptive`], `verify` | drafts: the rules, and SGLang's about their length; who verifies how many, and what comes of it |
 //! | [`kv`], [`tiers`] | memory plan, content hashes, the block pool; stores behind it |
 //! | [`latency`] | step times |
 //! | [`encoder`], [`samples`] | encoder inputs on the replicas themselves; parallel samples of a request |
@@ -167,6 +167,7 @@
 //! The times of the client's side (`first_token`, `finished`) are those of the engine that makes the reply: the prefill
 //! replica only where the reply is its token alone.
 
+pub mod adaptive;
 mod batch;
 mod check;
 mod classes;

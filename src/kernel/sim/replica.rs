@@ -174,7 +174,7 @@ impl Replica {
             shortest: timing.step(shortest).unwrap_or(SimDuration(1)),
             jitter,
             adapters: env.adapters.as_ref().map(|plan| Box::new(Adapters::new(plan))),
-            speculating: Speculating::new(d.speculative.as_ref(), scheduler, env),
+            speculating: Speculating::new(d, env),
             block_size: kv.block_size,
             fixed: env.fixed_blocks,
             encoded: 0,

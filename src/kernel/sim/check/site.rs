@@ -28,20 +28,14 @@ pub(super) fn check(site: &Site, p: &mut Problems) {
         lora.problems(site).into_iter().for_each(|(path, message)| p.add(path, message));
     }
     if let Some(encoder) = &site.deployment.encoder {
-        p.extend(encoder.problems());
-        if !matches!(site.deployment.scheduler, Scheduler::VllmV1(_)) {
-            p.add(
-                "deployment.encoder",
-                "only vllm_v1 encodes on its replicas; beside others, a pool with the role encode does",
-            );
-        }
+        p.extend(encoder.problems(&site.deployment.scheduler));
     }
     if let Some(speculative) = &site.deployment.speculative {
         p.extend(speculative.problems(site));
-        if site.deployment.lora.is_some() {
+        if site.deployment.lora.is_some() && !matches!(site.deployment.scheduler, Scheduler::VllmV1(_)) {
             p.add(
                 "deployment.speculative",
-                "drafts for requests with adapters are not simulated: leave out one of the two",
+                "drafts for requests with adapters are simulated with `vllm_v1` only: leave out one of the two",
             );
         }
     }

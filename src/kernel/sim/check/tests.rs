@@ -494,9 +494,55 @@ fn drafts_have_bounds_and_limits() {
     of_deployment(&format!(r#""speculative": {{{passes}}}"#), &["deployment.speculative.draft_share"]);
     let ahead = format!(r#"{}, "scheduler": {{"vllm_v1": {{"async_scheduling": true}}}}"#, eagle(""));
     of_deployment(&ahead, &["deployment.scheduler.vllm_v1.async_scheduling"]);
+    // Engines that have no drafts say so.
+    for (scheduler, reason) in [
+        ("sarathi", "has no speculative decoding"),
+        ("orca", "has no speculative decoding"),
+        ("faster_transformer", "has no speculative decoding"),
+        ("lightllm", "without multi-token prediction"),
+        ("vllm_v0", "is not simulated"),
+    ] {
+        let with = format!(r#"{}, "max_model_len": 2048, "scheduler": {{"{scheduler}": {{}}}}"#, eagle(""));
+        let found = super::check(&scenario(&with, "")).err().unwrap_or_default();
+        let found: Vec<String> = found.iter().map(SimError::to_string).collect();
+        let told = found.iter().any(|e| e.starts_with("deployment.scheduler: ") && e.contains(reason));
+        assert!(told, "{scheduler}: {found:?}");
+    }
+    let adapters = r#""lora": {}, "scheduler": {"trtllm": {}}"#;
+    let found = super::check(&scenario(&format!("{}, {adapters}", eagle("")), "")).err().unwrap_or_default();
+    assert!(
+        found.iter().any(|e| e.to_string().starts_with("deployment.speculative: drafts for requests")),
+        "{found:?}"
+    );
+    of_deployment(&eagle(r#", "adaptive": {}"#), &["deployment.speculative.adaptive"]);
+    let few = format!(r#"{}, "scheduler": {{"trtllm": {{"max_num_tokens": 3}}}}"#, eagle(""));
+    of_deployment(&few, &["deployment.scheduler.trtllm.max_num_tokens"]);
     let rates = r#""latency": {"rates": {"prefill_tokens_per_s": 1e3, "decode_tokens_per_s": 1e2}}"#;
     let servers = format!(r#"{}, "scheduler": {{"exclusive": {{}}}}, {rates}"#, eagle(""));
     of_deployment(&servers, &["deployment.scheduler"]);
+}
+
+#[test]
+fn encoders_have_what_their_engines_have() {
+    let with =
+        |encoder: &str, scheduler: &str| format!(r#""encoder": {encoder}, "scheduler": {{"{scheduler}": {{}}}}"#);
+    let (step, cache) = (r#"{"max_num_encoder_input_tokens": 9}"#, r#"{"encoder_cache_size": 9}"#);
+    let (step_path, cache_path) =
+        ("deployment.encoder.max_num_encoder_input_tokens", "deployment.encoder.encoder_cache_size");
+    for (scheduler, encoder, expect) in [
+        ("vllm_v1", step, None),
+        ("vllm_v1", cache, None),
+        ("sglang", step, Some(step_path)),
+        ("sglang", cache, None),
+        ("trtllm", "{}", None),
+        ("trtllm", step, Some(step_path)),
+        ("trtllm", cache, Some(cache_path)),
+        ("orca", "{}", Some("deployment.encoder")),
+    ] {
+        let limit = r#", "max_model_len": 2048"#;
+        let expect: Vec<&str> = expect.into_iter().collect();
+        of_deployment(&format!("{}{limit}", with(encoder, scheduler)), &expect);
+    }
 }
 
 #[test]

@@ -147,11 +147,11 @@ impl Former {
         }
     }
 
-    /// A request that decoded has ended, or its client is gone.
+    /// A request that decoded has ended, or its client is gone. Where drafts are verified, `emitted` tokens are out.
     #[inline]
-    pub(super) fn left(&mut self, slot: u32, steps: u64) {
+    pub(super) fn left(&mut self, slot: u32, steps: u64, emitted: u32) {
         if let Former::Sglang(state) = self {
-            state.left(slot, steps);
+            state.left(slot, steps, emitted);
         }
     }
 

@@ -43,6 +43,9 @@ impl State {
         f.budget = self.rules.max_num_tokens;
         let in_order = self.is_in_order(replica);
         let pauses = self.rules.capacity_scheduler_policy == CapacitySchedulerPolicy::MaxUtilization;
+        // Where some lack tokens for their drafts, prompts before them in the list go on.
+        let tokens = if replica.speculating.is_some() { replica.verify_sums().0 } else { 0 };
+        let in_order = in_order && tokens <= u64::from(self.rules.max_num_tokens);
         let fitting = match (pauses, in_order && replica.stalled == 0) {
             (false, _) => self.to_completion(replica, env),
             (true, true) if self.pause_last(replica, f, env) => Fitting {
@@ -222,6 +225,10 @@ impl State {
                     }
                     to_start(replica, live)
                 }
+                Phase::Decode if replica.speculating.is_some() => {
+                    let computed = replica.computed(live);
+                    replica.verify_need(live, computed, replica.wanted(live, computed))
+                }
                 Phase::Decode => new_blocks(replica.computed(live), 1, replica.block_size),
                 Phase::Prefill | Phase::Ending | Phase::Moving | Phase::Fetching => 0,
             };
@@ -249,7 +256,28 @@ impl State {
         let most = self.rules.max_num_tokens;
         let (mut left, mut contexts) = (most, Vec::new());
         let mut generating = Vec::new();
-        if fitting.generate {
+        let drafts = replica.speculating.is_some();
+        if fitting.generate && drafts {
+            let sums = replica.verify_sums().0;
+            if sums <= u64::from(most) {
+                left -= sums as u32;
+            } else {
+                let mut places: Vec<_> =
+                    decodes(replica).map(|slot| (replica.live[slot as usize].place, slot)).collect();
+                places.sort_unstable();
+                for (_, slot) in places {
+                    let live = &replica.live[slot as usize];
+                    let tokens = replica.wanted(live, replica.computed(live));
+                    if tokens > left {
+                        break;
+                    }
+                    left -= tokens;
+                    generating.push(slot);
+                }
+                // Who does not fit ends the search for others.
+                return (Some(generating), contexts);
+            }
+        } else if fitting.generate {
             // Whoever began to generate had a token of a step in which the others had theirs.
             assert!(replica.decodes <= u64::from(most), "more generate than a step has tokens");
             left -= replica.decodes as u32;
@@ -257,10 +285,11 @@ impl State {
         for slot in &fitting.list {
             let live = &replica.live[*slot as usize];
             if live.phase == Phase::Decode {
-                if left == 0 {
+                let tokens = replica.wanted(live, replica.computed(live));
+                if tokens > left {
                     break;
                 }
-                left -= 1;
+                left -= tokens;
                 generating.push(*slot);
                 continue;
             }
@@ -407,6 +436,10 @@ fn to_the_end(replica: &Replica, slot: u32, env: &Env<'_>) -> u64 {
 
 /// Blocks of those that generate: the tokens of each, rounded up to blocks.
 fn held_by_decodes(replica: &Replica) -> u64 {
+    if replica.speculating.is_some() {
+        let room = |slot: u32| u64::from(replica.live[slot as usize].room / replica.block_size);
+        return decodes(replica).map(room).sum();
+    }
     let size = replica.class_counts.len();
     let first = replica.class(replica.steps);
     // So many tokens behind a full last block: the classes before that of the full ones.

@@ -495,7 +495,7 @@ impl Replica {
         let Some(adapters) = &mut self.adapters else { return Mix::default() };
         adapters.searches += 1;
         let now = adapters.searches;
-        let all = !f.pause && f.shape.decode_requests == self.decodes;
+        let all = !f.pause && f.shape.decode_requests + f.verifying == self.decodes;
         let mut mix = if all { adapters.decode_mix() } else { Mix::default() };
         let live = &self.live;
         let chunks = self.next.chunks.iter().filter(|chunk| chunk.tokens > 0).map(|chunk| chunk.slot);

@@ -7,6 +7,7 @@ use super::adapters::Shelf;
 use super::forming::sglang;
 use super::lanes::Line;
 use super::pools::Pool;
+use super::speculating::{self, AdaptiveEntry};
 use super::steptime::Noise;
 use super::tiers::{Shelf as Store, Trip};
 use crate::sim::latency::BatchShape;
@@ -353,6 +354,10 @@ pub(super) struct Machine {
     /// Steps that were extrapolated, and were estimates only.
     pub estimates: u64,
     pub sglang: sglang::Memory,
+    /// By entry, and what the requests of the step that ends had accepted; tokens that it drafted.
+    pub adaptive: Vec<AdaptiveEntry>,
+    pub accepted: Vec<usize>,
+    pub steps: usize,
     /// Nothing could be formed, and nothing has come or was freed since.
     pub rests: bool,
     /// FasterTransformer: the requests that the batch was formed of.
@@ -387,6 +392,9 @@ impl Machine {
             evicted: Vec::new(),
             estimates: 0,
             sglang: sglang::Memory::new(seed, number),
+            adaptive: speculating::entries(&pool),
+            accepted: Vec::new(),
+            steps: 0,
             shelf: Shelf::default(),
             rests: false,
             noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),

@@ -446,6 +446,7 @@ impl<'a> World<'a> {
         let complete: Vec<usize> =
             step.batch.iter().filter(|part| self.hand_out(r, part, now)).map(|part| part.life).collect();
         self.draft(r, &step);
+        self.learn(r);
         for i in complete {
             match self.lives[i].stage {
                 Stage::Encode => self.encoder_done(r, i, now),
@@ -524,9 +525,13 @@ impl<'a> World<'a> {
             life.computed = part.from + count;
             life.most = life.most.max(life.computed);
         }
-        let all = life.tokens.len() == life.output;
+        let done = life.tokens.len() == life.output;
         self.lives[whole].dealt_with(r, false);
-        all
+        if part.decode {
+            self.give_back(r, part.life);
+            self.replicas[r].accepted.push(count - 1);
+        }
+        done
     }
 
     /// The request has all its tokens.

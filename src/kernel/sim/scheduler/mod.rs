@@ -73,16 +73,17 @@ impl Scheduler {
         }
     }
 
-    /// Most tokens of a prompt that a replica with so many blocks ever admits, where that is less than what the longest
-    /// prompt plus output says.
-    pub(crate) fn longest_prompt(&self, _blocks: u64, _block_size: u32) -> u32 {
+    /// Most tokens of a prompt that the engine takes; [`u32::MAX`] where it has no limit of its own, and the longest prompt
+    /// plus output alone says.
+    pub(crate) fn longest_prompt(&self) -> u32 {
         match self {
-            Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => u32::MAX,
-            Scheduler::VllmV0(_)
+            Scheduler::VllmV1(_)
+            | Scheduler::VllmV0(_)
             | Scheduler::Sarathi(_)
             | Scheduler::Orca(_)
             | Scheduler::FasterTransformer(_)
-            | Scheduler::Lightllm(_) => u32::MAX,
+            | Scheduler::Lightllm(_)
+            | Scheduler::Exclusive(_) => u32::MAX,
             Scheduler::Sglang(rules) => rules.settled.input_max,
             Scheduler::Trtllm(rules) => rules.longest_prompt(),
         }
@@ -114,11 +115,15 @@ impl Scheduler {
         match self {
             Scheduler::VllmV0(rules) => all.min(beside(rules.watermark(blocks))),
             Scheduler::Sarathi(rules) => all.min(beside(rules.watermark(blocks))),
+            // What a step might take for a request that verifies drafts must be there beside it.
+            Scheduler::Sglang(rules) => {
+                let pages = rules.settled.verified.div_ceil(block_size.max(1));
+                growing.saturating_sub(u64::from(pages)).saturating_mul(u64::from(block_size))
+            }
             Scheduler::VllmV1(_)
             | Scheduler::Orca(_)
             | Scheduler::FasterTransformer(_)
             | Scheduler::Lightllm(_)
-            | Scheduler::Sglang(_)
             | Scheduler::Trtllm(_)
             | Scheduler::Exclusive(_) => all,
         }
@@ -210,8 +215,6 @@ pub(crate) struct Common {
     pub asks_tiers: bool,
     /// A prompt that was cut waits for blocks, and nobody gives his up for it: fetches leave it those of its rest.
     pub cut_waits: bool,
-    /// Speculative decoding is simulated with it.
-    pub speculates: bool,
     /// What it makes of a request with several samples.
     pub samples: Samples,
     /// With [`QueueOrder::Sjf`]: the most tokens that a reply may have go first, not the shortest prompt.
@@ -257,7 +260,6 @@ impl Common {
             reserves: false,
             asks_tiers: false,
             cut_waits: false,
-            speculates: false,
             samples: Samples::None,
             longest_reply_first: false,
             joins_in_order: false,

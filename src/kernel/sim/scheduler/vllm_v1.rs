@@ -48,7 +48,6 @@ impl VllmV1 {
             caches_prefixes: true,
             asks_tiers: true,
             knows_adapters: true,
-            speculates: true,
             samples: Samples::Requests,
             ..Common::new(self.scheduling_policy)
         }

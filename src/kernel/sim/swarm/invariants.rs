@@ -284,7 +284,7 @@ impl Checked<'_> {
         let Some(rules) = &self.s.deployment.speculative else {
             return ensure(*told == Speculation::default(), || format!("drafts out of nowhere: {told:?}"));
         };
-        let most = told.drafts * u64::from(rules.num_speculative_tokens);
+        let most = told.drafts * u64::from(rules.longest());
         let by_position: u64 = told.accepted_by_position.iter().sum();
         let possible = (told.drafts..=most).contains(&told.draft_tokens)
             && told.accepted_tokens <= told.draft_tokens

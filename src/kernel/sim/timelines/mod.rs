@@ -25,6 +25,7 @@ mod routers;
 mod samples;
 mod sarathi;
 mod sglang;
+mod sglang_drafts;
 mod speculative;
 mod tiers;
 mod times;

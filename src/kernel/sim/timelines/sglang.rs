@@ -9,22 +9,27 @@ use super::{
 };
 use crate::pools::{Contention, FirstToken};
 use crate::scenario::{KvCache, Scenario};
+use crate::sim::encoder::Encoder;
 use crate::sim::lora::Lora;
 use crate::sim::scheduler::{AttentionBackend, KernelCost, SchedulePolicy, Scheduler, Sglang};
 use crate::sim::tiers::{Tier, WritePolicy};
 use std::sync::atomic::AtomicBool;
 
 /// A request that may generate `most` tokens.
-fn ask(at: f64, input: u32, output: u32, most: u32) -> Ask {
+pub(super) fn ask(at: f64, input: u32, output: u32, most: u32) -> Ask {
     Ask { max_tokens: Some(most), ..super::ask(at, input, output) }
 }
 
 /// One with contents, that generates one token.
-fn of(at: f64, input: u32, blocks: &'static [u64]) -> Ask {
+pub(super) fn of(at: f64, input: u32, blocks: &'static [u64]) -> Ask {
     Ask { blocks, ..ask(at, input, 1, 1) }
 }
 
-fn rows_of(edit: impl Fn(&mut Scenario, &mut Sglang), asked: &[Ask], mut test: impl FnMut(&str, &Rows, &Summary)) {
+pub(super) fn rows_of(
+    edit: impl Fn(&mut Scenario, &mut Sglang),
+    asked: &[Ask],
+    mut test: impl FnMut(&str, &Rows, &Summary),
+) {
     let mut s = with_vllm(|_, _| ());
     let mut rules = Sglang::default();
     edit(&mut s, &mut rules);
@@ -39,7 +44,7 @@ fn rows_of(edit: impl Fn(&mut Scenario, &mut Sglang), asked: &[Ask], mut test: i
 }
 
 #[track_caller]
-fn check(
+pub(super) fn check(
     edit: impl Fn(&mut Scenario, &mut Sglang),
     asked: &[Ask],
     rows: &[&str],
@@ -55,7 +60,7 @@ fn check(
     });
 }
 
-fn blocks(s: &mut Scenario, blocks: u64) {
+pub(super) fn blocks(s: &mut Scenario, blocks: u64) {
     s.deployment.kv.num_gpu_blocks = Some(blocks);
 }
 
@@ -218,7 +223,7 @@ fn the_ratio_decays() {
 }
 
 /// Nothing is kept for replies: 24 tokens.
-fn reckless(s: &mut Scenario, r: &mut Sglang) {
+pub(super) fn reckless(s: &mut Scenario, r: &mut Sglang) {
     blocks(s, 6);
     r.schedule_conservativeness = 0.0;
 }
@@ -486,6 +491,37 @@ fn overlap_hides_the_host() {
         &[],
         whatever,
     );
+}
+
+#[test]
+fn sglang_encodes_what_it_cannot_keep_again() {
+    // Of a prompt of 12 tokens the first ten are an image, in chunks of eight: with the second, its embeddings are at hand, or
+    // made again. Nobody waits for the encoder.
+    let image = |encoder: u32, ask: Ask| Ask { encoder: Some(encoder), ..ask };
+    for (cache, steps, encoded) in [(None, ["0+1.5", "1.5+1.5"], 12), (Some(9), ["0+1.5", "1.5+1.5"], 22)] {
+        let edit = |s: &mut Scenario, r: &mut Sglang| {
+            s.deployment.encoder =
+                Some(Encoder { encoder_cache_size: cache, relative_cost: 0.5, ..Encoder::default() });
+            r.chunked_prefill_size = Some(8);
+        };
+        rows_of(edit, &[image(10, ask(0.0, 12, 1, 1)), image(2, ask(0.0, 3, 1, 1))], |name, got, summary| {
+            let times: Vec<String> =
+                got.steps.iter().map(|row| format!("{}+{}", ms(row.start.0), ms(row.duration.0))).collect();
+            assert_eq!(times, steps, "{name} {cache:?}");
+            assert_eq!((summary.encoder_tokens, summary.encoder_time.0), (encoded, 1_000_000), "{name} {cache:?}");
+        });
+    }
+    // Alone, the second chunk has nothing to encode but what was not kept.
+    for (cache, time) in [(None, "1"), (Some(9), "1.5")] {
+        let edit = |s: &mut Scenario, r: &mut Sglang| {
+            s.deployment.encoder =
+                Some(Encoder { encoder_cache_size: cache, relative_cost: 0.5, ..Encoder::default() });
+            r.chunked_prefill_size = Some(8);
+        };
+        rows_of(edit, &[image(10, ask(0.0, 12, 1, 1))], |name, got, _| {
+            assert_eq!(ms(got.steps[1].duration.0), time, "{name} {cache:?}");
+        });
+    }
 }
 
 /// One prefill and one decode server, transfers that do not share.

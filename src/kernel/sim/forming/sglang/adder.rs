@@ -6,7 +6,7 @@
 use super::{Last, Prompts, State};
 use crate::sim::batch::{Forming, Seat, new_blocks};
 use crate::sim::node::Env;
-use crate::sim::replica::Replica;
+use crate::sim::replica::{Phase, Replica};
 use crate::sim::tiers::Asked;
 
 /// What is left of every budget.
@@ -96,8 +96,9 @@ impl State {
             let begun = r.tiers.as_ref().map_or(0, |tiers| tiers.begun());
             let stood = self.stands(r);
             self.arrange(r, env);
-            let mut adder = self.adder(r, beside);
+            let mut adder = self.adder(r, beside, env);
             self.taken.clear();
+            self.again = None;
             if let Some(slot) = cut {
                 self.add_cut(slot, &mut adder, r, env);
                 if self.taken.is_empty() {
@@ -119,8 +120,12 @@ impl State {
     }
 
     /// `beside`: requests and pages of replies in the same step.
-    fn adder(&mut self, r: &Replica, (beside, pages): (u64, u64)) -> Adder {
-        let owed = self.owed.tokens(r.steps) + self.gone_tokens;
+    fn adder(&mut self, r: &Replica, (beside, pages): (u64, u64), env: &Env<'_>) -> Adder {
+        let replies = match self.verified {
+            0 => self.owed.tokens(r.steps),
+            _ => self.owed_one_by_one(r, env),
+        };
+        let owed = replies + self.gone_tokens;
         let beside = beside as i64;
         Adder {
             page: i64::from(r.block_size),
@@ -133,6 +138,15 @@ impl State {
             beside: pages,
             cut: false,
         }
+    }
+
+    /// What all that reply may still get, where a step yields several tokens.
+    fn owed_one_by_one(&self, r: &Replica, env: &Env<'_>) -> u64 {
+        let lives = r.running.iter().map(|slot| &r.live[*slot as usize]).filter(|live| live.phase == Phase::Decode);
+        lives
+            .map(|live| env.demand.cap(live.request, env.max_len).saturating_sub(live.emitted))
+            .map(|left| self.clipped(left) as u64)
+            .sum()
     }
 
     fn clipped(&self, tokens: u32) -> i64 {
@@ -157,6 +171,7 @@ impl State {
             return;
         }
         self.taken.push((slot, live.computed, tokens as u32));
+        self.again = Some((slot, live.computed));
         adder.pages += r.chunk_need(live, tokens as u32);
         let whole = tokens == rest;
         let reply = if whole { self.clipped(r.most_out(slot, env)) } else { 0 };
@@ -294,6 +309,9 @@ impl State {
     /// The step is one of those that were taken, and, if `mixed`, of replies.
     fn book(&mut self, mixed: bool, cut: bool, r: &mut Replica, f: &mut Forming, env: &Env<'_>) {
         self.owed.next_step();
+        if let Some((slot, computed)) = self.again {
+            r.encode_again(slot, computed, f, env);
+        }
         let mut completes = 0;
         for at in 0..self.taken.len() {
             let (slot, computed, tokens) = self.taken[at];

@@ -114,9 +114,10 @@ impl World<'_> {
             true => step_time(forming.more, pool.overhead, pool.tick)?,
             false => {
                 forming.more += self.encoder_time(&pool, &forming.inputs);
-                let said = self.said(r, &shape);
-                let said = self.with_adapters(r, said, mix);
-                drafting = self.drafting(r, &pool, &forming.batch, said);
+                let plain = self.said(r, &shape);
+                let said = self.with_adapters(r, plain, mix);
+                // The drafter has no adapters.
+                drafting = self.drafting(r, &pool, &forming.batch, plain);
                 let said = SimDuration(said.0.saturating_add(drafting.0));
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
                 let start = self.replicas[r].current.as_ref().map_or(now, Step::end);
@@ -143,7 +144,7 @@ impl World<'_> {
             | Scheduler::Orca(_)
             | Scheduler::Lightllm(_)
             | Scheduler::Trtllm(_) => pool.model.step(shape),
-            Scheduler::Sglang(rules) => self.said_by_sglang(&pool, rules, shape),
+            Scheduler::Sglang(rules) => self.said_by_sglang(r, &pool, rules, shape),
             Scheduler::FasterTransformer(rules) => pool.model.step(&self.padded(r, rules, shape)),
         }
     }
@@ -343,6 +344,7 @@ impl World<'_> {
     /// A request is admitted, of which so many tokens are there: what it needs is encoded.
     fn encode(&mut self, r: usize, i: usize, computed: usize, f: &mut Forming) {
         let Some(tokens) = self.to_encode(r, i, computed) else { return };
+        self.fire("encoder: encoded before a prompt");
         let number = self.replicas[r].pool.number;
         self.replicas[r].encoded.insert(i, tokens);
         self.totals[number].encoder_tokens += tokens as u64;
@@ -487,6 +489,7 @@ impl World<'_> {
         let (pool, target) = (&self.replicas[r].pool, self.lives[i].target);
         // The last token is computed again even if all is found: its output is the first new token.
         let usable = if pool.common.recompute_full_hits { target - 1 } else { target };
+        let usable = usable.saturating_sub(self.unpaired(r));
         self.found(r, i, usable / pool.block_size)
     }
 

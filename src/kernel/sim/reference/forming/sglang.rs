@@ -17,6 +17,10 @@ use crate::sim::reference::world::World;
 use crate::sim::scheduler::{SchedulePolicy, Sglang};
 use crate::units::{SimDuration, SimTime};
 
+/// What happens with drafts.
+const RETRACTED: &str = "sglang: retracted from the end, with drafts";
+const PADDED: &str = "sglang: padded with drafts";
+
 /// What SGLang keeps between steps.
 #[derive(Default)]
 pub(in crate::sim::reference) struct Memory {
@@ -463,6 +467,16 @@ impl World<'_> {
     /// `prepare_for_extend`, `mix_with_running`.
     fn run_prompts(&mut self, r: usize, mixed: bool, adder: Adder, f: &mut Forming) {
         let mut last = Vec::new();
+        if let Some(i) = self.replicas[r].sglang.cut.filter(|i| adder.run.iter().any(|(other, ..)| other == i)) {
+            // Its embeddings are looked for in the cache.
+            let kept = self.replicas[r].pool.encoder.map_or(0, |limits| limits.cache);
+            if let Some(tokens) = self.to_encode(r, i, self.lives[i].computed).filter(|tokens| *tokens as u64 > kept) {
+                self.fire("encoder: encoded again");
+                let number = self.replicas[r].pool.number;
+                self.totals[number].encoder_tokens += tokens as u64;
+                f.inputs.insert(0, tokens);
+            }
+        }
         for (i, _, tokens) in adder.run {
             // A prompt stays one, however few tokens are left of it.
             let from = self.lives[i].computed;
@@ -492,8 +506,13 @@ impl World<'_> {
         (memory.last, memory.cut) = (Some((last, adder.cut)), adder.cut);
     }
 
-    /// Pages that a token for every reply takes.
+    /// Pages that a token for every reply takes; with drafts, those that all their tokens may take
+    /// (`new_tokens_required_next_decode`).
     fn pages_of_replies(&self, r: usize) -> usize {
+        if let Some(drafts) = &self.replicas[r].pool.speculative {
+            let tokens = 1 + drafts.longest() as usize;
+            return self.alive(r).len() * tokens.div_ceil(self.replicas[r].pool.block_size);
+        }
         let full = |i: &usize| self.lives[*i].computed.is_multiple_of(self.replicas[r].pool.block_size);
         self.alive(r).iter().filter(|i| full(i)).count()
     }
@@ -520,6 +539,7 @@ impl World<'_> {
         }
         let list = self.replicas[r].sglang.list.clone();
         self.replicas[r].sglang.full &= list.len() == before;
+        self.adapt(r, &list);
         for i in self.replicas[r].running.clone().into_iter().filter(|i| list.contains(i)) {
             let fits = self.go_on(r, i, 1, f);
             assert!(fits, "its page was counted");
@@ -543,11 +563,17 @@ impl World<'_> {
         let mut order = self.replicas[r].sglang.list.clone();
         // By admission, then as SGLang sorts: who goes is taken from the end.
         order.sort_by_key(|i| running.iter().position(|other| other == i));
-        order.sort_by_key(|i| (Reverse(self.lives[*i].tokens.len()), self.lives[*i].prompt));
+        let drafts = self.replicas[r].pool.speculative.is_some();
+        if !drafts {
+            order.sort_by_key(|i| (Reverse(self.lives[*i].tokens.len()), self.lives[*i].prompt));
+        }
         while self.pages_of_replies(r) > self.replicas[r].free.len() {
             let Some(i) = order.pop() else { unreachable!("nobody needs pages") };
             let last = if order.is_empty() { "sglang: the last one is retracted" } else { "sglang: retracted" };
             self.fire(last);
+            if drafts {
+                self.fire(RETRACTED);
+            }
             self.preempt(r, i, f);
             self.replicas[r].sglang.list.retain(|other| *other != i);
         }
@@ -652,6 +678,7 @@ impl World<'_> {
     /// The same; returns the blocks of which that is news.
     pub(in crate::sim::reference) fn keep_once(&mut self, r: usize, i: usize, computed: usize) -> Vec<usize> {
         let mut new = Vec::new();
+        let computed = computed.saturating_sub(self.unpaired(r));
         for block in 0..self.known_blocks(r, i).min(computed / self.replicas[r].pool.block_size) {
             let (own, hash) = (self.lives[i].blocks[block], self.hash(r, i, block));
             if self.replicas[r].blocks[own].hash == Some(hash) {
@@ -672,9 +699,11 @@ impl World<'_> {
     }
 
     /// See [`World::said`].
-    pub(super) fn said_by_sglang(&mut self, pool: &Pool, rules: &Sglang, shape: &BatchShape) -> SimDuration {
-        let prompts = shape.prefill_requests > 0;
-        let size = shape.decode_requests as u32;
+    pub(super) fn said_by_sglang(&mut self, r: usize, pool: &Pool, rules: &Sglang, shape: &BatchShape) -> SimDuration {
+        let verifies =
+            pool.speculative.is_some() && shape.prefill_requests > 0 && self.replicas[r].sglang.last.is_none();
+        let prompts = shape.prefill_requests > 0 && !verifies;
+        let size = if verifies { shape.prefill_requests } else { shape.decode_requests } as u32;
         let graph = rules.captured().into_iter().find(|captured| *captured >= size).filter(|_| !prompts);
         if graph.is_some_and(|graph| graph > size) {
             self.fire("sglang: padded");
@@ -682,8 +711,22 @@ impl World<'_> {
         if !prompts && graph.is_none() {
             self.fire("sglang: without a graph");
         }
-        let decode_requests = graph.map_or(shape.decode_requests, u64::from);
-        let said = pool.model.step(&BatchShape { decode_requests, ..*shape });
+        let empty = graph.map_or(0, |graph| u64::from(graph - size));
+        let mut padded = *shape;
+        match verifies {
+            false => padded.decode_requests += empty,
+            true => {
+                let tokens = shape.prefill_tokens / shape.prefill_requests;
+                padded.prefill_requests += empty;
+                padded.prefill_tokens += empty * tokens;
+                padded.prefill_tokens_squared += empty * tokens * tokens;
+                padded.prefill_tokens_x_input += empty * tokens * tokens;
+                if empty > 0 {
+                    self.fire(PADDED);
+                }
+            }
+        }
+        let said = pool.model.step(&padded);
         let mut costs: Vec<_> = rules
             .kernels()
             .into_iter()

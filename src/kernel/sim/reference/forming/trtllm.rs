@@ -6,6 +6,9 @@ use super::Forming;
 use crate::sim::reference::world::World;
 use crate::sim::scheduler::{CapacitySchedulerPolicy, ContextChunkingPolicy, Trtllm};
 
+/// A step has no tokens for the drafts of a request.
+const NO_ROOM_FOR_DRAFTS: &str = "trtllm: no room for drafts";
+
 impl World<'_> {
     pub(super) fn form_trtllm(&mut self, r: usize, rules: &Trtllm, f: &mut Forming) {
         self.make_active(r, rules);
@@ -185,7 +188,11 @@ impl World<'_> {
         match (self.started(r, i), self.generates(r, i)) {
             (false, _) => self.blocks_of(r, self.context_length(i)) + self.fixed_to_take(r, i),
             (true, false) => 0,
-            (true, true) => self.blocks_of(r, life.computed + 1) - self.blocks_of(r, life.computed),
+            (true, true) => {
+                let cap = self.demand.cap(life.request, self.replicas[r].pool.max_len as u32) as usize;
+                let next = (life.computed + self.wanted(r, i)).min(life.prompt + cap);
+                self.blocks_of(r, next) - self.blocks_of(r, life.computed)
+            }
         }
     }
 
@@ -226,12 +233,13 @@ impl World<'_> {
         let (mut batch, mut contexts, mut tokens) = (Vec::new(), Vec::new(), 0);
         for i in scheduled {
             if self.generates(r, *i) {
-                if tokens + 1 > most {
-                    self.fire("trtllm: no token left to generate");
+                let wanted = self.wanted(r, *i);
+                if tokens + wanted > most {
+                    self.fire(if wanted > 1 { NO_ROOM_FOR_DRAFTS } else { "trtllm: no token left to generate" });
                     break;
                 }
-                tokens += 1;
-                batch.push((*i, 1));
+                tokens += wanted;
+                batch.push((*i, wanted));
                 continue;
             }
             let lacks = self.context_length(*i) - self.lives[*i].computed;

@@ -1,9 +1,10 @@
 //! The other schedulers of batches: the scenarios of the swarm with one of them in the place of vLLM's.
 
+mod drafts;
 mod faster_transformer;
 mod lanes;
 mod lightllm;
-mod lora;
+pub(super) mod lora;
 mod orca;
 mod orders;
 mod samples;
@@ -15,6 +16,7 @@ mod vllm_v0;
 
 use super::cluster;
 use super::conversations;
+use super::speculative;
 use super::{Dice, Sizes, encoder, engine, latency};
 use crate::request::Requests;
 use crate::rng;
@@ -41,6 +43,8 @@ pub const ENGINES: &[Engine] = &[
     Engine { name: "lora", rules: lora::RULES, draw: lora::draw },
     // vLLM's V1 with pipeline stages.
     Engine { name: "lanes", rules: lanes::RULES, draw: lanes::vllm_v1 },
+    Engine { name: "sglang_drafts", rules: drafts::SGLANG, draw: drafts::sglang_drafts },
+    Engine { name: "trtllm_drafts", rules: drafts::TRTLLM, draw: drafts::trtllm_drafts },
     Engine { name: "orders", rules: orders::RULES, draw: orders::draw },
     Engine { name: "samples", rules: samples::RULES, draw: samples::draw },
 ];
@@ -60,6 +64,7 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
     // Adapters, for whoever heeds them.
     let common = s.deployment.scheduler.common();
     let heeds = common.is_some_and(|c| c.knows_adapters && c.policy != QueueOrder::Fair);
+    let heeds = heeds && s.deployment.speculative.is_none();
     let heeds = heeds && s.deployment.pools.is_empty();
     if heeds && dice.one_in(if s.deployment.kv.tiers.is_empty() { 4 } else { 2 }) {
         lora::draw(dice, &sizes, &mut s);
@@ -69,6 +74,19 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
     }
     if s.deployment.lora.is_some() {
         requests.adapter = lora::asked(dice, requests.len());
+    }
+    let encodes = matches!(s.deployment.scheduler, Scheduler::Sglang(_) | Scheduler::Trtllm(_));
+    if encodes {
+        encoder(seed, &mut s, &mut requests);
+    }
+    if let Some(encoder) = &mut s.deployment.encoder {
+        encoder.max_num_encoder_input_tokens = None;
+        if matches!(s.deployment.scheduler, Scheduler::Trtllm(_)) {
+            encoder.encoder_cache_size = None;
+        }
+    }
+    if s.deployment.speculative.is_some() {
+        requests.acceptance = speculative::own(dice, requests.len());
     }
     super::samples::draw(seed, if engine_of.name == "samples" { 1 } else { 5 }, &mut s, &mut requests);
     (s, requests)

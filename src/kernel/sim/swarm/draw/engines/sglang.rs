@@ -56,6 +56,8 @@ pub(super) const RULES: &[&str] = &[
     "lora: a slot is given up",
     "lora: a slot for those without an adapter",
     "lora: those without an adapter give up their slot",
+    "encoder: encoded before a prompt",
+    "encoder: encoded again",
     "sglang: a cache has come",
     "sglang: no seat for a cache that has come",
     "sglang: rests",

@@ -20,6 +20,7 @@ pub(super) const RULES: &[&str] = &[
     "trtllm: chunks of equal progress",
     "trtllm: a first chunk behind a prefix",
     "trtllm: no room for all samples",
+    "encoder: encoded before a prompt",
     "trtllm: windows and states do not fit",
 ];
 
