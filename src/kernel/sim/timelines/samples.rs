@@ -234,6 +234,7 @@ fn what_other_engines_do_not_know_is_refused() {
         acceptance: Acceptance::Rate(0.5),
         draft_us: 0.0,
         draft_share: 0.0,
+        adaptive: None,
     };
     let told = found(&|s| s.deployment.speculative = Some(drafts.clone()));
     assert_eq!(told, ["workload.n: is above 1: samples are not simulated with speculative decoding"]);
