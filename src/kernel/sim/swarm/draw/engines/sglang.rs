@@ -40,7 +40,6 @@ pub(super) const RULES: &[&str] = &[
     "sglang: without a graph",
     "sglang: kernels cost",
     "sglang: replies in a row",
-    "sglang: a fetched prompt is cut",
     "tiers: a fetch",
     "tiers: a fetch after a preemption",
     "tiers: a prefetch",
