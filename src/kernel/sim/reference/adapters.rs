@@ -214,6 +214,7 @@ impl World<'_> {
         if let Some((_, adapter)) = shelf.coming.take_if(|(at, _)| *at <= now) {
             shelf.here.push(adapter);
             shelf.note_use(adapter);
+            self.replicas[r].rests = false;
         }
     }
 

@@ -320,6 +320,7 @@ impl World<'_> {
         self.note_loaded(r, i, trip.hits, trip.to);
         self.lives[i].trip = None;
         (self.lives[i].ready, self.lives[i].hits) = (true, Some(trip.hits));
+        self.replicas[r].rests = false;
         self.replicas[r].waiting.retain(|other| *other != i);
         self.replicas[r].waiting.push_back(i);
         if self.lives[i].is_left(now) {

@@ -36,7 +36,8 @@ pub(super) const SGLANG: &[&str] = &[
 /// SGLang with drafts.
 pub(super) fn sglang_drafts(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
     sglang::draw(dice, sizes, s);
-    // Prefill and decode servers have no drafts here.
+    // Prefill and decode servers have no drafts here, and tiers do not know of them.
+    s.deployment.kv.tiers.clear();
     s.deployment.pools.clear();
     s.pools.clear();
     s.deployment.disaggregation = Disaggregation::default();

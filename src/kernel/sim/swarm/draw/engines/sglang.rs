@@ -42,7 +42,6 @@ pub(super) const RULES: &[&str] = &[
     "sglang: replies in a row",
     "samples: behind their prompt",
     "samples: gone with their prompt",
-    "sglang: a fetched prompt is cut",
     "tiers: a fetch",
     "tiers: a fetch after a preemption",
     "tiers: a prefetch",
