@@ -280,10 +280,7 @@ impl World<'_> {
         let key = |i: usize| match self.replicas[r].pool.common.policy {
             QueueOrder::Fcfs | QueueOrder::Fair => None,
             QueueOrder::Priority => Some(i64::from(self.demand.priority(self.lives[i].request))),
-            QueueOrder::Sjf if self.replicas[r].pool.common.longest_reply_first => {
-                let most = self.demand.cap(self.lives[i].request, self.replicas[r].pool.max_len as u32);
-                Some(-i64::from(most))
-            }
+            QueueOrder::Sjf if self.replicas[r].pool.common.longest_reply_first => Some(-self.most_out(r, i)),
             QueueOrder::Sjf => Some(self.lives[i].prompt as i64),
             QueueOrder::Edf => Some(self.demand.deadline(self.lives[i].request).0),
             QueueOrder::LeastSlack => Some(self.latest_start(i)),

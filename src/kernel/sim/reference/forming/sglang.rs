@@ -185,7 +185,7 @@ impl World<'_> {
         (self.most_out(r, i) - out).min(i64::from(rules.clip_max_new_tokens_estimation)).max(0)
     }
 
-    fn most_out(&self, r: usize, i: usize) -> i64 {
+    pub(super) fn most_out(&self, r: usize, i: usize) -> i64 {
         if self.lives[i].ahead {
             return 0;
         }
