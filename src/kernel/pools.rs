@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::profile::Supplied;
 use crate::scenario::{Deployment, Dtype, GpuSpec, KvCache, ModelSpec, Scenario};
-use crate::sim::{latency::Latency, router::Router, scheduler::Scheduler, speculative::Speculative};
+use crate::sim::{lanes, latency::Latency, router::Router, scheduler::Scheduler, speculative::Speculative};
 
 /// What the replicas of a pool do for a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -58,7 +58,7 @@ pub struct Pool {
     /// Tensor-parallel size.
     #[serde(default)]
     pub tp: Option<u32>,
-    /// Pipeline-parallel size.
+    /// Pipeline-parallel size. In a pool with a role one batch at a time passes all stages.
     #[serde(default)]
     pub pp: Option<u32>,
     /// Data-parallel size.
@@ -270,8 +270,10 @@ impl Scenario {
     pub(crate) fn settled_sites(&self) -> Vec<(Site, Vec<(&'static str, String)>)> {
         let mut first = 0;
         let settled = |mut site: Site| {
-            let mut changes = Scheduler::settle(&mut site.deployment, &site.model, &site.gpu);
+            let mut changes = Scheduler::settle_role(&mut site.deployment, site.role);
             changes.extend(Speculative::settle(&mut site.deployment, site.role));
+            changes.extend(Scheduler::settle(&mut site.deployment, &site.model, &site.gpu));
+            changes.extend(lanes::told(&site));
             // An engine may have said how many ranks there are.
             site.first = first;
             first += site.engines();

@@ -31,6 +31,8 @@ pub struct Requests {
     pub cancel: Vec<Option<SimDuration>>,
     /// Most tokens that the request may generate.
     pub max_tokens: Vec<Option<u32>>,
+    /// Parallel samples of the request, at least 1, as in the OpenAI API: see [`crate::sim::samples`].
+    pub n: Vec<Option<u32>>,
     /// Class of service, an index into `class_names`.
     pub class: Vec<Option<u32>>,
     pub class_names: Vec<String>,

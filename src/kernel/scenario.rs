@@ -37,7 +37,10 @@ pub struct Deployment {
     /// Tensor-parallel size: GPUs that share every layer of a replica.
     #[serde(default = "one")]
     pub tp: u32,
-    /// Pipeline-parallel size: stages that the layers of a replica are cut into.
+    /// Pipeline-parallel size: stages that the layers of a replica are cut into. With the schedulers `vllm_v1`, `vllm_v0`,
+    /// `sarathi`, `orca` and `faster_transformer`, up to as many batches are in flight, each in a stage of its own; with the
+    /// others, and with `async_scheduling`, `scheduling_policy: fair`, `speculative`, `lora`, `encoder`, `kv.tiers` or pools
+    /// of a role, one batch at a time passes all stages.
     #[serde(default = "one")]
     pub pp: u32,
     /// Data-parallel size: engines of a replica, each with `tp * pp` GPUs, a scheduler and a KV cache of its own. The
@@ -221,6 +224,10 @@ pub struct Load {
     /// Most tokens that a request may generate, as in the OpenAI API. A reply that is cut is `length_capped`.
     #[serde(default)]
     pub max_tokens: Option<u32>,
+    /// Parallel samples of a request, as in the OpenAI API: so many replies to one prompt. All of them have the length that
+    /// the trace gives, which knows no other. Default: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u32>,
     /// Clients ask for exactly as many tokens as they get, as benchmark clients with `ignore_eos` do: a scheduler that
     /// plans by what a request may generate plans by that. Without, it plans by `max_tokens`, or where there is none by what
     /// `max_model_len` leaves.
@@ -362,6 +369,9 @@ pub struct ClassRules {
     /// Most tokens that a request of the class may generate.
     #[serde(default)]
     pub max_tokens: Option<u32>,
+    /// Parallel samples of a request of the class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n: Option<u32>,
 }
 
 /// Which requests count in the figures of a scenario. Every request is simulated; raw counts are kept beside.

@@ -158,23 +158,39 @@ fn request_columns() -> Vec<Field> {
         ns(
             "tpot_ns",
             true,
-            "Time per output token: (finished - first token) / (output tokens - 1), to the nearest ns; null for one \
-             token, and unless served",
+            "Time per output token: (finished - first token) / (output tokens of a sample - 1), to the nearest ns; \
+             null for one token, and unless served",
         ),
         ns(
             "tpot_incl_first_ns",
             true,
-            "The other convention: (finished - arrival) / output tokens, to the nearest ns; null unless served",
+            "The other convention: (finished - arrival) / output tokens of a sample, to the nearest ns; null unless \
+             served",
         ),
         ns("e2e_ns", true, "Finished minus arrival; null unless served"),
-        ns("itl_ns_mean", true, "Mean gap between its tokens, to the nearest ns; null for fewer than two tokens"),
+        ns(
+            "itl_ns_mean",
+            true,
+            "Mean gap between its tokens (of all samples), to the nearest ns; null for fewer than two tokens",
+        ),
         ns("itl_ns_p99", true, "99th percentile of the gaps between its tokens (linear interpolation, nearest ns)"),
         ns("itl_ns_max", true, "Longest gap between two of its tokens"),
         int32("preemptions", "", "Times that it lost its KV cache to other requests"),
-        ns("preempted_ns", false, "Time lost to preemptions: from each until all is computed again that it lost"),
+        ns(
+            "preempted_ns",
+            false,
+            "Time lost to preemptions: from each until all is computed again that it lost; of several samples, that of \
+             the one that lost most",
+        ),
         int32("input_tokens", "tokens", "Length of the prompt"),
-        int32("output_tokens", "tokens", "Tokens generated, whatever became of the request"),
-        int32("cached_tokens", "tokens", "Prompt tokens found in the prefix cache at first admission"),
+        int32("samples", "", "Parallel samples: replies to the prompt"),
+        int32("output_tokens", "tokens", "Tokens generated, of all samples together, whatever became of the request"),
+        int32(
+            "cached_tokens",
+            "tokens",
+            "Prompt tokens found in the prefix cache at first admission, of several samples at that of the first",
+        ),
+        int32("fetched_tokens", "tokens", "Tokens that came from tiers behind the prefix cache, over all admissions"),
         int32("recomputed_tokens", "tokens", "Tokens computed again: lost to a preemption, or not sent along"),
     ]
 }
@@ -552,8 +568,8 @@ mod tests {
             names.join(" "),
             "scenario_id request_id replica pool prefill_replica status measured class session_id priority arrival_ns \
              deadline_ns encoded_ns queued_ns scheduled_ns prefilled_ns kv_ready_ns first_token_ns finished_ns queue_ns \
-             prefill_ns kv_transfer_ns decode_ns ttft_ns tpot_ns tpot_incl_first_ns e2e_ns itl_ns_mean itl_ns_p99 itl_ns_max preemptions preempted_ns input_tokens output_tokens cached_tokens \
-             recomputed_tokens"
+             prefill_ns kv_transfer_ns decode_ns ttft_ns tpot_ns tpot_incl_first_ns e2e_ns itl_ns_mean itl_ns_p99 itl_ns_max preemptions preempted_ns input_tokens samples output_tokens cached_tokens \
+             fetched_tokens recomputed_tokens"
         );
     }
 

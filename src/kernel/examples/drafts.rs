@@ -18,6 +18,7 @@ fn main() {
         method: DraftMethod::Eagle,
         num_speculative_tokens: 3,
         num_speculative_tokens_per_batch_size: Vec::new(),
+        adaptive: None,
         acceptance: Acceptance::Rate(0.7),
         draft_us: 200.0,
         draft_share: 0.0,

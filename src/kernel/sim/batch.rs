@@ -58,6 +58,7 @@ pub(super) struct Share {
     /// Blocks whose content became known.
     filled: u32,
     resumed: bool,
+    fresh: bool,
 }
 
 impl Replica {
@@ -77,8 +78,12 @@ impl Replica {
         self.start_load(env);
         let mut f = Forming::default();
         let mut former = std::mem::take(&mut self.former);
+        let begun = self.tiers.as_ref().map_or(0, |tiers| tiers.begun());
         former.form(self, &mut f, env);
         self.former = former;
+        if self.tiers.as_ref().is_some_and(|tiers| tiers.begun() > begun) {
+            self.start_load(env);
+        }
         self.store_evicted(self.clock);
         if let Some(failed) = f.failed.take() {
             return Err(failed);
@@ -199,7 +204,7 @@ impl Replica {
         }
         self.note_written(slot, computed / self.block_size, filled);
         if self.common.policy == QueueOrder::Priority {
-            self.shares.push(Share { slot, tokens, before: computed, again: 0, filled, resumed });
+            self.shares.push(Share { slot, tokens, before: computed, again: 0, filled, resumed, fresh });
         }
     }
 
@@ -209,7 +214,7 @@ impl Replica {
         self.look_ahead(slot, tokens);
         let (again, filled) = self.book_chunk(slot, computed, tokens, computed, f, env);
         if self.common.policy == QueueOrder::Priority {
-            self.shares.push(Share { slot, tokens, before: computed, again, filled, resumed: false });
+            self.shares.push(Share { slot, tokens, before: computed, again, filled, resumed: false, fresh: false });
         }
     }
 
@@ -260,6 +265,10 @@ impl Replica {
             if share.resumed {
                 live.stalled = true;
                 self.stalled += 1;
+                self.next.resumed.retain(|other| *other != slot);
+            } else if share.fresh {
+                live.fresh = true;
+                self.fresh.push(slot);
                 self.next.resumed.retain(|other| *other != slot);
             } else {
                 f.regular -= 1;
@@ -436,7 +445,9 @@ impl Replica {
     /// The prefix of a waiting request that the cache holds.
     pub(super) fn prefix_of(&self, slot: u32, env: &Env<'_>) -> (u32, u64) {
         let live = &self.live[slot as usize];
-        let found = self.find_prefix(live.request as usize, live.known, live.target, env);
+        let pairs = self.speculating.as_ref().is_some_and(|s| s.pairs);
+        let target = if pairs { (live.target - 1).max(1) } else { live.target };
+        let found = self.find_prefix(live.request as usize, live.known, target, env);
         match found.0 {
             1.. if self.speculating.as_ref().is_some_and(|s| s.drops_hit) => {
                 let units = self.derivation.units(env.requests, live.request as usize, self.block_size);
@@ -508,20 +519,18 @@ impl Replica {
         if !self.common.fills_late {
             return;
         }
+        let pairs = self.speculating.as_ref().is_some_and(|s| s.pairs);
+        let computed = computed.saturating_sub(u32::from(pairs));
         let live = &self.live[slot as usize];
-        let (mut block, to) = (live.held.blocks(), (computed / self.block_size).min(live.known));
-        if block >= to {
+        let (from, to) = (live.held.blocks(), (computed / self.block_size).min(live.known));
+        if from >= to {
             return;
         }
+        let request = live.request;
         self.sum_blocks();
-        let live = &mut self.live[slot as usize];
-        let request = live.request as usize;
-        while block < to {
-            let (unit, first) = self.derivation.unit_of(block);
-            let count = (self.derivation.unit_blocks() - first).min(to - block);
-            let hash = self.derivation.unit_hash(env.requests, request, unit);
-            self.pool.fill_once(&mut live.held, hash, first, count);
-            block += count;
+        self.fill(slot, from, to, env);
+        if self.tiers.is_some() {
+            self.store_written(&[Written { slot, request, from, to }], env);
         }
     }
 
@@ -534,7 +543,10 @@ impl Replica {
             let (unit, first) = self.derivation.unit_of(block);
             let count = (self.derivation.unit_blocks() - first).min(to - block);
             let hash = self.derivation.unit_hash(env.requests, request, unit);
-            self.pool.fill(&mut live.held, hash, first, count);
+            match self.common.fills_late {
+                true => self.pool.fill_once(&mut live.held, hash, first, count),
+                false => self.pool.fill(&mut live.held, hash, first, count),
+            }
             block += count;
         }
     }
@@ -592,8 +604,9 @@ impl Replica {
             Phase::Waiting | Phase::Moving | Phase::Fetching => {}
         }
         let now = self.clock;
+        let known = self.known_blocks(&self.live[slot as usize], env);
         let live = &mut self.live[slot as usize];
-        live.known = self.derivation.known_blocks(env.requests, live.request as usize, self.block_size);
+        live.known = known;
         live.peak = live.peak.max(computed);
         if env.quirks.restart_from_prompt {
             (live.emitted, live.first_token) = (0, None);
@@ -651,14 +664,19 @@ impl Replica {
 
     /// Starts the step that was formed, or lets it wait for the one that runs.
     fn launch(&mut self, f: &Forming, env: &Env<'_>, out: &mut Out) -> Result<bool, SimError> {
-        let waits = self.waits();
+        let (waits, running) = (self.waits(), self.seated() as u64);
         let t = &mut self.totals;
         t.kv_blocks_max = t.kv_blocks_max.max(self.pool.used());
-        t.running_max = t.running_max.max(self.running.len() as u64);
+        t.running_max = t.running_max.max(running);
         t.waiting_max = t.waiting_max.max(waits);
         let empty = f.shape.decode_requests == 0 && f.shape.prefill_requests == 0;
-        if empty && f.preempted == 0 && self.running.is_empty() && self.flights.is_empty() {
+        // A prompt of which nothing is computed is in the batch; one that waits for blocks is not.
+        let nobody = self.decodes == 0 && self.next.chunks.is_empty();
+        if empty && f.preempted == 0 && nobody && self.rests() {
             self.asleep = true;
+            return Ok(false);
+        }
+        if empty && self.lanes.is_some() && self.nothing_to_send(f) {
             return Ok(false);
         }
         if empty && !self.flights.is_empty() {
@@ -672,19 +690,22 @@ impl Replica {
             true => self.timing.step(f.more).ok_or_else(not_sensible)?,
             false => {
                 let more = f.more + self.encoder_time(f, env);
-                let said = self.former.step(env.model, &f.shape);
-                let said = env.adapters.as_ref().map_or(said, |plan| plan.costs.step(said, mix));
-                let mut said = said;
+                let plain = self.former.step(env.model, &f.shape);
+                let mut said = env.adapters.as_ref().map_or(plain, |plan| plan.costs.step(plain, mix));
                 if let Some(speculating) = &self.speculating {
-                    let drafting = speculating.drafting(said, &f.shape, env.model, &self.former);
+                    let drafting = speculating.drafting(plain, (&f.shape, f.pause), env.model, &self.former);
                     said = SimDuration(said.0.saturating_add(drafting.0));
                     self.next.drafting = drafting;
                 }
                 let raw = self.jitter.as_mut().map_or(said, |jitter| jitter.take(said));
                 let more = more + self.slowdown(start, raw);
-                self.timing.step(raw + more).ok_or_else(not_sensible)?
+                self.timing.step(SimDuration(raw.0.saturating_add(more.0))).ok_or_else(not_sensible)?
             }
         };
+        if self.lanes.is_some() {
+            self.send(f, duration, env, out);
+            return Ok(true);
+        }
         let end = start + duration;
         if env.wants_steps {
             out.steps.push((end, self.step_row(start, duration, &f.shape, f.preempted)));
@@ -716,7 +737,7 @@ impl Replica {
     }
 
     /// Requests whose prompt the step completes: from the next step on they decode.
-    fn advance_prompts(&mut self, flight: &Flight, env: &Env<'_>) {
+    pub(super) fn advance_prompts(&mut self, flight: &Flight, env: &Env<'_>) {
         let mut any = false;
         for chunk in flight.chunks.iter().filter(|chunk| chunk.completes) {
             any = true;
@@ -743,7 +764,7 @@ impl Replica {
         }
     }
 
-    fn trim_log(&mut self) {
+    pub(super) fn trim_log(&mut self) {
         let regular = |slot: &u32| {
             let live = &self.live[*slot as usize];
             (!live.exact).then_some(live.from)

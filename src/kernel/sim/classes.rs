@@ -18,15 +18,16 @@ impl Replica {
         self.context += u64::from(computed);
         self.spread.enter(live.base, self.decodes == 1);
         let entry = Reverse((live.finish, live.seq, slot));
+        self.adapter_decodes(slot, true);
         if self.speculating.is_some() {
             return;
         }
+        let live = &self.live[slot as usize];
         match live.capped && self.common.async_scheduling {
             true => self.caps.push(entry),
             false => self.finishes.push(entry),
         }
         self.enter_class(slot);
-        self.adapter_decodes(slot, true);
     }
 
     pub(super) fn leave_decode(&mut self, slot: u32) {

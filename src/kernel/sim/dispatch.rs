@@ -173,7 +173,9 @@ impl Cluster<'_> {
             Some(trip) => trip.row,
             None => RequestRow::new(request, engine, Status::Rejected, now),
         };
-        let row = RequestRow { status: Status::Rejected, replica: engine, prefill_replica, input_tokens, ..row };
+        let samples = self.demand.samples(request);
+        let row =
+            RequestRow { status: Status::Rejected, replica: engine, prefill_replica, input_tokens, samples, ..row };
         self.gateway.ended(engine, request);
         self.ended(now, engine, row);
     }
@@ -188,7 +190,9 @@ impl Cluster<'_> {
         for place in never {
             let request = self.demand.nth(place as usize);
             let input_tokens = self.demand.requests.input_tokens[request as usize];
-            let never = RequestRow { input_tokens, ..RequestRow::new(request, row.replica, Status::Cancelled, at) };
+            let samples = self.demand.samples(request);
+            let never =
+                RequestRow { input_tokens, samples, ..RequestRow::new(request, row.replica, Status::Cancelled, at) };
             self.harvest.never(never, &mut self.out);
         }
     }

@@ -69,10 +69,13 @@ impl Replica {
         for chunk in flight.chunks.drain(..) {
             let live = &mut self.live[chunk.slot as usize];
             if env.reports.progress && live.first_token.is_none() {
-                let upto = chunk.upto.min(live.input);
-                out.progress.push((self.id, live.request, upto.saturating_sub(live.progressed)));
-                live.progressed = live.progressed.max(upto);
+                let (request, upto) = (live.request, chunk.upto.min(live.input));
+                let more = upto.saturating_sub(live.progressed);
+                live.progressed += more;
+                let more = if live.several { self.progress_of_sample(request, upto) } else { more };
+                out.progress.push((self.id, request, more));
             }
+            let live = &mut self.live[chunk.slot as usize];
             if live.phase != Phase::Waiting && chunk.upto >= live.peak {
                 let since = live.lost_since.take();
                 live.preempted += since.map_or(SimDuration::ZERO, |since| flight.end - since);
@@ -109,10 +112,14 @@ impl Replica {
         let live = &mut self.live[slot as usize];
         live.emitted += 1;
         live.drafted = drafted;
+        let mut begins = None;
         match live.first_token {
             None => {
                 live.first_token = Some(at);
-                if !std::mem::replace(&mut live.told, true) {
+                let told = std::mem::replace(&mut live.told, true);
+                if live.several {
+                    begins = Some(live.request);
+                } else if !told {
                     out.prompts.push((self.id, live.request));
                 }
             }
@@ -133,6 +140,11 @@ impl Replica {
             Phase::Ending | Phase::Waiting if last => self.done.push((live.seq, slot)),
             Phase::Waiting => live.target = live.input + live.emitted,
             Phase::Ending | Phase::Prefill | Phase::Moving | Phase::Fetching => {}
+        }
+        if let Some(request) = begins
+            && self.prompt_of_sample(request)
+        {
+            out.prompts.push((self.id, request));
         }
     }
 
@@ -159,6 +171,7 @@ impl Replica {
         self.done.sort_unstable();
         let mut done = std::mem::take(&mut self.done);
         for (_, slot) in done.drain(..) {
+            let gaps = self.gaps_of_sample(slot);
             let itl = self.itl(slot, self.handed);
             let status = match self.live[slot as usize].capped {
                 true => Status::LengthCapped,
@@ -176,7 +189,7 @@ impl Replica {
                 itl,
                 ..self.row(live, status, env)
             };
-            out.rows.push((self.clock, self.id, row));
+            self.tell(slot, self.clock, row, gaps, out);
         }
         self.done = done;
     }
@@ -185,13 +198,35 @@ impl Replica {
     pub(super) fn abort(&mut self, slot: u32, env: &Env<'_>, out: &mut Out) {
         let live = &self.live[slot as usize];
         let (status, emitted) = (live.goes, self.emitted(live));
+        let gaps = self.gaps_of_sample(slot);
         let itl = self.itl(slot, self.handed);
         self.blocked = false;
         self.withdraw(slot);
         self.leave(slot, 0, env);
         let live = &self.live[slot as usize];
         let row = RequestRow { output_tokens: emitted, itl, ..self.row(live, status, env) };
-        out.rows.push((self.clock, self.id, row));
+        self.tell(slot, self.clock, row, gaps, out);
+    }
+
+    /// A request has left at this time, or one of its samples, whose gaps these are.
+    fn tell(&mut self, slot: u32, at: SimTime, row: RequestRow, gaps: Option<Vec<i64>>, out: &mut Out) {
+        match gaps {
+            Some(gaps) => self.sample_left(at, self.live[slot as usize].sample, row, gaps, out),
+            None => out.rows.push((at, self.id, row)),
+        }
+    }
+
+    /// Gaps between the tokens of one of several samples that came out until now.
+    fn gaps_of_sample(&self, slot: u32) -> Option<Vec<i64>> {
+        let live = &self.live[slot as usize];
+        if !live.several {
+            return None;
+        }
+        let mut gaps = live.gaps.clone();
+        if live.first_token.is_some() && !live.exact {
+            gaps.extend_from_slice(self.log.between(live.from, self.handed.min(live.finish)));
+        }
+        Some(gaps)
     }
 
     /// Whatever the request has in a step that runs is nobody's.
@@ -253,7 +288,7 @@ impl Replica {
                 }
                 self.stalled -= u64::from(live.stalled);
                 self.leave_decode(slot);
-                self.former.left(slot, self.steps);
+                self.former.left(slot, self.steps, self.live[slot as usize].emitted);
             }
             Phase::Prefill => self.prefills.retain(|other| *other != slot),
             Phase::Waiting | Phase::Ending | Phase::Moving | Phase::Fetching => {}
@@ -311,6 +346,7 @@ impl Replica {
             Phase::Moving => unreachable!("what moves is the cluster's"),
         }
         // Its last token may lie before the end of the last step only where it is counted by itself.
+        let gaps = self.gaps_of_sample(slot);
         let itl = self.itl(slot, self.handed);
         let live = &mut self.live[slot as usize];
         if let Some(since) = live.lost_since.take() {
@@ -318,7 +354,7 @@ impl Replica {
         }
         let live = &self.live[slot as usize];
         let row = RequestRow { output_tokens: emitted, itl, ..self.row(live, Status::InFlight, env) };
-        out.rows.push((horizon, self.id, row));
+        self.tell(slot, horizon, row, gaps, out);
     }
 
     /// What is known of a request that reached the queue.
@@ -339,6 +375,10 @@ impl Replica {
     /// What is known of a request that did not.
     pub(super) fn row_of(&self, request: u32, status: Status, env: &Env<'_>) -> RequestRow {
         let input_tokens = env.requests.input_tokens[request as usize];
-        RequestRow { input_tokens, ..RequestRow::new(request, self.id, status, env.demand.arrival(request)) }
+        RequestRow {
+            input_tokens,
+            samples: env.demand.samples(request),
+            ..RequestRow::new(request, self.id, status, env.demand.arrival(request))
+        }
     }
 }

@@ -21,7 +21,7 @@ use super::node::{Engine, Env, Reports};
 use super::replica::Replica;
 use super::scheduler::{Scheduler, exclusive};
 use super::tiers::{self, Shared, TierFacts};
-use super::{Parts, SimError, Sink, Summary, latency, lora};
+use super::{Parts, SimError, Sink, Summary, lanes, latency, lora};
 use crate::pools::{Role, Site};
 use crate::request::Requests;
 use crate::scenario::{Deployment, ModelSpec, Scenario};
@@ -61,6 +61,7 @@ pub(super) fn accept<'a>(scenario: &Scenario, requests: &'a Requests) -> Result<
     if let Err(problems) = super::check(scenario) {
         return Err(problems.into_iter().next().unwrap_or(SimError::Cancelled));
     }
+    super::samples::check(scenario, requests)?;
     let demand = Demand::new(&scenario.workload, requests, scenario.seed)?;
     if demand.last().is_some_and(|t| t > HORIZON) {
         return Err(too_long());
@@ -76,6 +77,8 @@ pub(super) fn simulate(
     parts: Parts,
 ) -> Result<Summary, SimError> {
     let Parts { quirks, models, draws } = parts;
+    let completed = super::samples::complete(scenario, requests);
+    let requests = completed.as_ref();
     let demand = accept(scenario, requests)?;
     let sites = scenario.sites();
     let kinds = sites.iter().map(|site| kind(site, requests)).collect::<Result<Vec<_>, _>>()?;
@@ -107,7 +110,7 @@ pub(super) fn simulate(
             },
             encoder: Encoder::of(&sites, at, requests),
             fixed_blocks: plan::blocks_per_request(d, &sites[at].model) as u32,
-            longest_prompt: d.scheduler.longest_prompt(kinds[at].blocks, d.kv.block_size),
+            longest_prompt: d.scheduler.longest_prompt(),
             bytes_per_block: plan::plan(d, &sites[at].model, &sites[at].gpu).bytes_per_block,
             wants_steps: sink.wants_steps(),
             reports,
@@ -163,6 +166,7 @@ fn engine(id: u32, site: &Site, (kind, tiers): (&PoolKind, &[TierFacts]), watche
                 replica.pool.watch();
             }
             replica.give_tiers(tiers);
+            replica.give_lanes(lanes::batches(d, site.role), d);
             Engine::Batch(Box::new(replica))
         }
     }

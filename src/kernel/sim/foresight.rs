@@ -22,6 +22,9 @@ impl Replica {
         if self.tiers.as_ref().is_some_and(|tiers| tiers.shared) {
             return ghost.min(self.next_of_all(env));
         }
+        if let Some(end) = self.next_end() {
+            return ghost.min(if self.due { after(self.clock) } else { end });
+        }
         let fetched = self.next_fetch().map_or(SimTime::MAX, after);
         ghost.min(self.wake_for_steps(env)).min(fetched)
     }

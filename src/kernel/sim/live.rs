@@ -4,7 +4,7 @@ use super::Status;
 use super::kv::extents::Held;
 use super::latency::BatchShape;
 use super::lora::NO_ADAPTER;
-use super::node::Work;
+use super::node::{Env, Work};
 use crate::units::{SimDuration, SimTime};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +68,10 @@ pub(super) struct Live {
     pub tenant: i64,
     /// Its prompt was charged to its tenant.
     pub charged: bool,
+    /// One of several samples of its request, its number among them, and that it only computes their prompt.
+    pub several: bool,
+    pub ahead: bool,
+    pub sample: u32,
     /// Order of admission.
     pub seq: u64,
     /// Where the scheduler keeps a list of active requests that are yet to start: its place there, to its end.
@@ -112,6 +116,13 @@ pub(super) struct Live {
     pub progressed: u32,
 }
 
+impl Live {
+    /// Most tokens that it may generate, as the engine is told.
+    pub(super) fn cap(&self, env: &Env<'_>) -> u32 {
+        if self.ahead { 0 } else { env.demand.cap(self.request, env.max_len) }
+    }
+}
+
 impl Default for Live {
     /// A request of which nothing is known, and that nobody is to be told of.
     fn default() -> Live {
@@ -137,6 +148,9 @@ impl Default for Live {
             work_time: SimDuration::ZERO,
             tenant: 0,
             charged: false,
+            several: false,
+            ahead: false,
+            sample: 0,
             seq: 0,
             place: None,
             promise: 0,

@@ -37,6 +37,8 @@ pub(crate) struct Demand<'a> {
     pub horizon: SimTime,
     /// See [`Load::exact_max_tokens`].
     exact: bool,
+    /// Some requests may have several samples.
+    sampled: bool,
 }
 
 /// What holds for all requests, or for those of a class.
@@ -46,6 +48,7 @@ struct Rules {
     deadline: Option<SimDuration>,
     timeout: Option<SimDuration>,
     max_tokens: Option<u32>,
+    n: u32,
 }
 
 impl<'a> Demand<'a> {
@@ -83,6 +86,7 @@ impl<'a> Demand<'a> {
             deadline: load.deadline_ms.map(|ms| SimDuration::from_us(ms * 1e3)),
             timeout: load.timeout_s.map(SimDuration::from_s),
             max_tokens: load.max_tokens,
+            n: load.n.unwrap_or(1),
         };
         let class = |name: &String| load.classes.get(name).map_or(rules, |c| of_class(c, &rules));
         let classes: Vec<Rules> = requests.class_names.iter().map(class).collect();
@@ -105,6 +109,7 @@ impl<'a> Demand<'a> {
             out_of_order,
             horizon,
             exact: load.exact_max_tokens,
+            sampled: super::samples::asked(load, requests),
         })
     }
 
@@ -197,6 +202,15 @@ impl<'a> Demand<'a> {
         self.most(request, max_len)
     }
 
+    /// Parallel samples of a request.
+    #[inline]
+    pub(crate) fn samples(&self, request: u32) -> u32 {
+        if !self.sampled {
+            return 1;
+        }
+        own(&self.requests.n, request).unwrap_or_else(|| self.rules(request).n)
+    }
+
     fn most(&self, request: u32, max_len: u32) -> u32 {
         let asked = own(&self.requests.max_tokens, request).or_else(|| self.rules(request).max_tokens);
         (max_len - self.requests.input_tokens[request as usize]).min(asked.unwrap_or(u32::MAX)).max(1)
@@ -217,6 +231,7 @@ fn of_class(class: &ClassRules, all: &Rules) -> Rules {
         deadline: class.deadline_ms.map(|ms| SimDuration::from_us(ms * 1e3)).or(all.deadline),
         timeout: class.timeout_s.map(SimDuration::from_s).or(all.timeout),
         max_tokens: class.max_tokens.or(all.max_tokens),
+        n: class.n.unwrap_or(all.n),
     }
 }
 

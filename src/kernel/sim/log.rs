@@ -103,7 +103,7 @@ impl StepLog {
             self.durations[range].iter().rev().for_each(|d| _ = insert(top, *d));
         }
         let next = top[wanted.saturating_sub(2)];
-        Some(interpolate(top[wanted - 1], next, hundredths, top[0], sum))
+        Some(interpolate(n, (top[wanted - 1], next, top[0]), hundredths, sum))
     }
 }
 
@@ -130,10 +130,10 @@ pub(super) fn rank(n: usize) -> (usize, usize, i64) {
     (low, n - low, (hundredths % 100) as i64)
 }
 
-/// The 99th percentile between the gap below it and the next, and the largest.
-pub(super) fn interpolate(low: i64, next: i64, hundredths: i64, max: i64, sum: SimDuration) -> ItlStats {
+/// Of `n` gaps: the 99th percentile between the gap below it and the next, and the largest.
+pub(super) fn interpolate(n: usize, (low, next, max): (i64, i64, i64), hundredths: i64, sum: SimDuration) -> ItlStats {
     let part = i128::from(next - low) * i128::from(hundredths);
-    ItlStats { sum, p99: SimDuration(low + ((part + 50) / 100) as i64), max: SimDuration(max) }
+    ItlStats { count: n as u64, sum, p99: SimDuration(low + ((part + 50) / 100) as i64), max: SimDuration(max) }
 }
 
 /// Statistics of gaps listed one by one, in any order, which this changes.
@@ -141,11 +141,12 @@ pub(super) fn stats_of(gaps: &mut [i64], sum: SimDuration) -> Option<ItlStats> {
     if gaps.is_empty() {
         return None;
     }
-    let (at, _, hundredths) = rank(gaps.len());
+    let n = gaps.len();
+    let (at, _, hundredths) = rank(n);
     let (_, &mut low, above) = gaps.select_nth_unstable(at);
     let next = above.iter().copied().min().unwrap_or(low);
     let max = above.iter().copied().max().unwrap_or(low);
-    Some(interpolate(low, next, hundredths, max, sum))
+    Some(interpolate(n, (low, next, max), hundredths, sum))
 }
 
 /// The same where there are so many gaps of 0 beside those listed, which are all above 0.
@@ -157,12 +158,12 @@ pub(super) fn stats_with_zeros(gaps: &mut [i64], zeros: usize, sum: SimDuration)
     if at < zeros {
         let max = gaps.iter().copied().max().unwrap_or(0);
         let next = if at + 1 < zeros { 0 } else { gaps.iter().copied().min().unwrap_or(0) };
-        return Some(interpolate(0, next, hundredths, max, sum));
+        return Some(interpolate(n, (0, next, max), hundredths, sum));
     }
     let (_, &mut low, above) = gaps.select_nth_unstable(at - zeros);
     let next = above.iter().copied().min().unwrap_or(low);
     let max = above.iter().copied().max().unwrap_or(low);
-    Some(interpolate(low, next, hundredths, max, sum))
+    Some(interpolate(n, (low, next, max), hundredths, sum))
 }
 
 #[cfg(test)]

@@ -11,12 +11,15 @@
 //! | `graph`, `flow` | who waits for whom; what is sent when |
 //! | `disagg`, `transfer`, `moving` | requests of several parts; bytes on their way; KV caches that leave an engine or come |
 //! | `node`, `replica`, `batch`, `ending` | what the cluster wants of an engine; one engine: time passing, forming a step, ending one |
-//! | [`scheduler`] | the rules: decisions about one request at a time; `exclusive` is a node of its own |
-//! | [`speculative`], `verify` | drafts: the rules; who verifies how many, and what comes of it |
+//! | `lanes` | several batches in flight: stages of a pipeline |
+//! | `live`, `classes`, `runs`, `foresight` | requests on an engine; decode requests by length; runs of steps of theirs; before when nothing is to be told |
+//! | [`scheduler`], `forming` | the rules, and what is refused; steps formed by them, a file each; `exclusive` is a node of its own |
+//! | [`speculative`], [`adaptive`], `verify` | drafts: the rules, and SGLang's about their length; who verifies how many, and what comes of it |
 //! | [`kv`], [`tiers`] | memory plan, content hashes, the block pool; stores behind it |
 //! | [`latency`] | step times |
-//! | [`encoder`] | encoder inputs on the replicas themselves |
-//! | `queue`, `load`, `timing`, `jitter` | who is next; what arrives and what clients want; how long a step lasts |
+//! | [`encoder`], [`samples`] | encoder inputs on the replicas themselves; parallel samples of a request |
+//! | [`lora`] | adapters: who must wait for one, what they cost |
+//! | `queue`, `fair`, `load`, `timing`, `jitter` | who is next, also by tenants; what arrives and what clients want; how long a step lasts |
 //! | `itl`, `log`, `work` | gaps of all requests, gaps of one, sums over steps |
 //! | [`reference`], `reference_exclusive`, [`swarm`], `timelines` | the oracles, random scenarios, cases by hand |
 //!
@@ -39,7 +42,9 @@
 //! **A step** of a replica lasts what the latency model says of its batch, plus `scheduler_overhead_us` (with
 //! asynchronous scheduling: at least that), at least 1 ns, rounded down to whole ticks, at least one. A model that asks
 //! for 13 days or more is an error. A step whose batch has no tokens lasts one tick. Its tokens come out at its end; the
-//! step that completes a prompt yields a token.
+//! step that completes a prompt yields a token. With stages of a pipeline (`pp`) and a scheduler that has several batches in
+//! flight, a step passes the stages in that time if no other holds it up, and is *formed* where it would start otherwise
+//! (`lanes`).
 //!
 //! **Overheads** belong to the latency model: `step_us`, and `request_us` for every request with tokens in the batch, are
 //! part of what it says of the batch; `tokenize_us`, `tokenize_per_token_us` and half of `network_rtt_ms` go before the
@@ -51,7 +56,7 @@
 //! steps, and no overheads.
 //!
 //! **Clients that go** (timeout, cancellation) are noticed between steps: at the end of the step that runs then (with
-//! asynchronous scheduling: of the first of the two), at once where none runs. A token that came out until then counts,
+//! asynchronous scheduling, or several batches in flight: of the first of them), at once where none runs. A token that came out until then counts,
 //! and a request that was completed until then is served. It loses its blocks, and its tokens of a step that still
 //! runs are nobody's. A request whose client is gone when it reaches the queue never enters it (`queued` stays `None`).
 //!
@@ -162,6 +167,7 @@
 //! The times of the client's side (`first_token`, `finished`) are those of the engine that makes the reply: the prefill
 //! replica only where the reply is its token alone.
 
+pub mod adaptive;
 mod batch;
 mod check;
 mod classes;
@@ -182,6 +188,7 @@ mod harvest;
 mod itl;
 mod jitter;
 pub mod kv;
+pub(crate) mod lanes;
 pub mod latency;
 mod live;
 mod load;
@@ -195,6 +202,7 @@ mod reference_exclusive;
 mod replica;
 pub mod router;
 mod runs;
+pub mod samples;
 pub mod scheduler;
 pub mod speculative;
 mod spread;
@@ -266,7 +274,9 @@ impl Status {
 /// The gaps between consecutive tokens of one request, as the engine hands them out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ItlStats {
-    /// Sum of the gaps: last token minus first.
+    /// How many there are: one less than tokens of every sample.
+    pub count: u64,
+    /// Sum of the gaps: last token minus first, of every sample.
     pub sum: SimDuration,
     /// 99th percentile, linear interpolation, to the nearest nanosecond (half up).
     pub p99: SimDuration,
@@ -300,18 +310,21 @@ pub struct RequestRow {
     /// When the client has the last token; only where [`Status::served`].
     pub finished: Option<SimTime>,
     pub input_tokens: u32,
+    /// Parallel samples ([`samples`]): what follows is of all of them together, unless it says otherwise.
+    pub samples: u32,
     /// Tokens generated.
     pub output_tokens: u32,
-    /// Prompt tokens found in the prefix cache at first admission.
+    /// Prompt tokens found in the prefix cache at first admission; of several samples, what the first to be admitted found.
     pub cached_tokens: u32,
     /// Tokens that tiers behind the prefix cache had, over all admissions.
     pub fetched_tokens: u32,
     /// Tokens computed again because a preemption lost them, or as [`FirstToken::Decode`](crate::pools::FirstToken) says.
     pub recomputed_tokens: u32,
     pub preemptions: u32,
-    /// Time lost to preemptions: from each until the end of the step that has computed again what it lost.
+    /// Time lost to preemptions: from each until the end of the step that has computed again what it lost. Of several
+    /// samples, that of the one that lost most.
     pub preempted: SimDuration,
-    /// `None` with fewer than two tokens.
+    /// `None` with fewer than two tokens of any sample.
     pub itl: Option<ItlStats>,
 }
 
@@ -332,6 +345,7 @@ impl RequestRow {
             first_token: None,
             finished: None,
             input_tokens: 0,
+            samples: 1,
             output_tokens: 0,
             cached_tokens: 0,
             fetched_tokens: 0,
@@ -349,6 +363,8 @@ impl RequestRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepRow {
     pub replica: u32,
+    /// When it was formed, or the one before it ended; and until its tokens come out. With several batches in flight (`pp`),
+    /// what it waits at stages is part of it.
     pub start: SimTime,
     pub duration: SimDuration,
     pub decode_requests: u32,
@@ -423,7 +439,7 @@ pub struct Summary {
     pub steps: u64,
     /// Last completion, rejection or abort; the horizon where something is in flight.
     pub end: SimTime,
-    /// Time that replicas spent in steps, or servers with requests, summed over them.
+    /// Time that replicas spent in steps (of several in flight every moment once), or servers with requests, summed over them.
     pub busy: SimDuration,
     /// KV blocks of one replica; of several pools, the most.
     pub kv_blocks_total: u64,

@@ -18,13 +18,14 @@ const DEAD_MAX: usize = 64;
 /// No entry of a line has this number.
 const NOWHERE: i64 = i64::MIN;
 
-/// What a request is ordered by: rank, then arrival, then number.
+/// What a request is ordered by: rank, then arrival, then number, of itself and of its sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     /// Priority value, prompt length, deadline or latest start in nanoseconds, tenant; 0 for first come, first served.
     pub rank: i64,
     pub arrival: SimTime,
     pub request: u32,
+    pub sample: u32,
 }
 
 /// See the head of the file.
@@ -54,9 +55,15 @@ impl Queue {
         (self.order == QueueOrder::Fair).then_some(&mut self.fair)
     }
 
-    /// The key of a request with so many tokens of prompt here, which are estimated to take so long: the same for as long as
-    /// it lives.
-    pub(super) fn key(&self, demand: &Demand<'_>, request: u32, prompt: u32, work: SimDuration) -> Key {
+    /// The key of a sample of a request with so many tokens of prompt here, which are estimated to take so long: the same for as
+    /// long as it lives.
+    pub(super) fn key(
+        &self,
+        demand: &Demand<'_>,
+        (request, sample): (u32, u32),
+        prompt: u32,
+        work: SimDuration,
+    ) -> Key {
         let rank = match self.order {
             QueueOrder::Fcfs => 0,
             QueueOrder::Priority => i64::from(demand.priority(request)),
@@ -68,7 +75,7 @@ impl Queue {
             },
             QueueOrder::Fair => demand.tenant(request),
         };
-        Key { rank, arrival: demand.arrival(request), request }
+        Key { rank, arrival: demand.arrival(request), request, sample }
     }
 
     /// At the end, or at its ordered place.
@@ -193,8 +200,8 @@ impl Queue {
 
     /// The requests of a tenant in the queue.
     fn of(&self, tenant: i64) -> impl Iterator<Item = (&Key, &u32)> {
-        let low = Key { rank: tenant, arrival: SimTime(i64::MIN), request: 0 };
-        let high = Key { rank: tenant, arrival: SimTime::MAX, request: u32::MAX };
+        let low = Key { rank: tenant, arrival: SimTime(i64::MIN), request: 0, sample: 0 };
+        let high = Key { rank: tenant, arrival: SimTime::MAX, request: u32::MAX, sample: u32::MAX };
         self.sorted.range(low..=high)
     }
 
@@ -325,7 +332,7 @@ mod tests {
                 let slot = unused.pop().unwrap_or(slots);
                 slots = slots.max(slot + 1);
                 let rank = if order == QueueOrder::Fcfs { 0 } else { below(5) as i64 };
-                let key = Key { rank, arrival: SimTime(below(3) as i64), request };
+                let key = Key { rank, arrival: SimTime(below(3) as i64), request, sample: 0 };
                 let front = action == 9;
                 if front {
                     queue.push_front(slot, key)
@@ -360,7 +367,7 @@ mod tests {
     #[test]
     fn what_leaves_the_middle_of_a_line_is_not_searched_nor_kept() {
         let mut queue = Queue::new(QueueOrder::Fcfs);
-        let key = Key { rank: 0, arrival: SimTime::ZERO, request: 0 };
+        let key = Key { rank: 0, arrival: SimTime::ZERO, request: 0, sample: 0 };
         let n = 200_000;
         (0..n).for_each(|slot| queue.push(slot, key));
         assert!((1..n - 1).rev().all(|slot| queue.remove(slot, key)));
@@ -381,7 +388,7 @@ mod tests {
         let late = [(load, [0, -4, 30, 1_000_007, 1_000_002]), (Load::default(), [0, -4, 30, i64::MAX, i64::MAX])];
         for (load, expect) in late {
             let demand = Demand::new(&load, &requests, 1).unwrap();
-            let keys = ORDERS.map(|order| Queue::new(order).key(&demand, 0, 30, SimDuration(5)));
+            let keys = ORDERS.map(|order| Queue::new(order).key(&demand, (0, 0), 30, SimDuration(5)));
             assert_eq!(keys.map(|key| key.rank), expect);
             assert!(keys.iter().all(|key| (key.arrival, key.request) == (SimTime(7), 0)));
         }
@@ -390,7 +397,7 @@ mod tests {
     #[test]
     fn tenants_go_by_their_counters() {
         let mut queue = Queue::new(QueueOrder::Fair);
-        let key = |tenant, request| Key { rank: tenant, arrival: SimTime(0), request };
+        let key = |tenant, request| Key { rank: tenant, arrival: SimTime(0), request, sample: 0 };
         for (slot, tenant) in [7, 7, 3, 3, -1].into_iter().enumerate() {
             queue.push(slot as u32, key(tenant, slot as u32));
         }

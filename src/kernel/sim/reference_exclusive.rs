@@ -413,6 +413,7 @@ fn stats(gaps: &[SimDuration]) -> ItlStats {
     let high = gaps[((hundredths + 99) / 100) as usize].0;
     let interpolated = low * 100 + (high - low) * (hundredths % 100);
     ItlStats {
+        count: gaps.len() as u64,
         sum: gaps.iter().fold(SimDuration::ZERO, |sum, gap| sum + *gap),
         p99: SimDuration((interpolated + 50).div_euclid(100)),
         max: gaps[gaps.len() - 1],
@@ -489,7 +490,7 @@ mod tests {
 
     fn load(dice: &mut Dice) -> Load {
         let timeout_s = dice.one_in(4).then(|| dice.range(1, 300) as f64 / 1e3);
-        let chat = ClassRules { priority: Some(-1), timeout_s, max_tokens: Some(9), deadline_ms: Some(50.0) };
+        let chat = ClassRules { priority: Some(-1), timeout_s, max_tokens: Some(9), deadline_ms: Some(50.0), n: None };
         let poisson = dice.one_in(4);
         Load {
             arrivals: if poisson { Arrivals::Poisson } else { Arrivals::Trace },

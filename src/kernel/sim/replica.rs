@@ -33,6 +33,7 @@ use super::forming::Former;
 use super::jitter::Jitter;
 use super::kv::extents::Extents;
 use super::kv::hashes::Derivation;
+use super::lanes::Lanes;
 use super::latency::{BatchShape, DecodeForm};
 pub(super) use super::live::{Chunk, Flight, Live, Phase, Written};
 use super::log::StepLog;
@@ -40,6 +41,7 @@ use super::lora::{Adapters, NO_ADAPTER};
 use super::node::{Env, Node, Out, Work};
 use super::queue::{Key, Queue};
 use super::router::Load;
+use super::samples::Parents;
 use super::scheduler::{Common, QueueOrder, Scheduler};
 use super::spread::Spread;
 use super::tiers::{TierFacts, Tiers};
@@ -133,6 +135,8 @@ pub(super) struct Replica {
     pub caps: BinaryHeap<Reverse<(u64, u64, u32)>>,
     pub live: Vec<Live>,
     pub unused: Vec<u32>,
+    /// Requests of several samples.
+    pub parents: Parents,
     generation: u32,
     pub next_seq: u64,
     pub jitter: Option<Box<Jitter>>,
@@ -140,6 +144,8 @@ pub(super) struct Replica {
     pub tiers: Option<Box<Tiers>>,
     pub adapters: Option<Box<Adapters>>,
     pub speculating: Option<Box<Speculating>>,
+    /// Where several batches are in flight.
+    pub lanes: Option<Box<Lanes>>,
     /// Scratch: (admission, slot) of requests that the ending step completes.
     pub done: Vec<(u64, u32)>,
 }
@@ -168,7 +174,7 @@ impl Replica {
             shortest: timing.step(shortest).unwrap_or(SimDuration(1)),
             jitter,
             adapters: env.adapters.as_ref().map(|plan| Box::new(Adapters::new(plan))),
-            speculating: Speculating::new(d.speculative.as_ref(), scheduler, env),
+            speculating: Speculating::new(d, env),
             block_size: kv.block_size,
             fixed: env.fixed_blocks,
             encoded: 0,
@@ -190,6 +196,8 @@ impl Replica {
             waiting: Queue::new(common.policy),
             loaded: Queue::new(match common.policy {
                 QueueOrder::Fair => QueueOrder::Fcfs,
+                // Those that come from tiers are in the order of the others.
+                _ if common.joins_in_order && kv.tiers.is_empty() => QueueOrder::Fcfs,
                 other => other,
             }),
             fetched: BTreeMap::new(),
@@ -213,6 +221,7 @@ impl Replica {
             caps: BinaryHeap::new(),
             live: Vec::new(),
             unused: Vec::new(),
+            parents: Parents::new(),
             generation: 0,
             pool: Extents::new(blocks),
             next_seq: 0,
@@ -224,6 +233,7 @@ impl Replica {
             totals: Tally::default(),
             kv_since: SimTime::ZERO,
             tiers: None,
+            lanes: None,
         }
     }
 
@@ -245,6 +255,9 @@ impl Replica {
     }
 
     fn pass(&mut self, limit: SimTime, env: &Env<'_>, out: &mut Out) -> Result<(), SimError> {
+        if self.lanes.is_some() {
+            return self.pass_in_lanes(limit, env, out);
+        }
         loop {
             if !self.due {
                 match self.flights.front() {
@@ -287,7 +300,8 @@ impl Replica {
     /// The next time at which something enters the queue, or a client goes.
     pub(super) fn next_change(&self) -> Option<SimTime> {
         let queued = self.pending.peek().map(|Reverse((at, ..))| *at);
-        let gone = self.aborts.peek().map(|Reverse((at, ..))| *at).filter(|_| !self.nobody_waits());
+        let patient = !self.nobody_waits() || !self.running.is_empty();
+        let gone = self.aborts.peek().map(|Reverse((at, ..))| *at).filter(|_| patient);
         let comes = self.next_adapter().filter(|_| !self.nobody_waits());
         queued.into_iter().chain(gone).chain(comes).chain(self.next_fetch()).min()
     }
@@ -334,44 +348,61 @@ impl Replica {
                 break;
             }
             let Reverse((_, request, slot, generation)) = PeekMut::pop(top);
-            if self.live[slot as usize].generation == generation {
-                gone.push((request, slot));
+            let live = &self.live[slot as usize];
+            if live.generation == generation {
+                gone.push((request, live.sample, slot));
             }
         }
-        gone.retain(|(_, slot)| !self.is_away(*slot));
+        gone.retain(|(.., slot)| !self.is_away(*slot));
         self.asleep &= gone.is_empty();
         gone.sort_unstable();
-        gone.into_iter().for_each(|(_, slot)| self.abort(slot, env, out));
+        gone.into_iter().for_each(|(.., slot)| self.abort_in_lane(slot, env, out));
     }
 
     fn enqueue(&mut self, place: u32, at: SimTime, work: Work, env: &Env<'_>) {
         let request = env.demand.nth(place as usize);
         let input = prompt(request, work, env);
         let abort = env.demand.abort(place as usize);
+        let (samples, ahead) = self.samples_of(place, request, env);
         // The engine knows that a part of a request is to end with its prompt.
         let (output, capped) = match work {
-            Work::Whole | Work::Reply => env.demand.output(request, env.max_len),
-            Work::Prompt | Work::HeldPrompt | Work::Encode => (1, true),
+            Work::Whole | Work::Reply if !ahead => env.demand.output(request, env.max_len),
+            Work::Whole | Work::Reply | Work::Prompt | Work::HeldPrompt | Work::Encode => (1, true),
         };
-        let known = self.derivation.known_blocks(env.requests, request as usize, self.block_size);
-        let slot = self.slot(Live {
-            request,
-            adapter: env.adapters.as_ref().map_or(NO_ADAPTER, |plan| plan.of(env.requests, request, work)),
-            work,
-            input,
-            output,
-            capped,
-            target: input,
-            tenant: env.demand.tenant(request),
-            queued: at,
-            since: at,
-            known,
-            goes: abort.map_or(Status::Cancelled, |(_, status)| status),
-            told: !env.reports.prompts,
-            ..Live::default()
-        });
-        self.wait(slot, abort, env);
-        self.prefetch(slot, at, env);
+        let several = ahead || samples.end > 1;
+        for sample in samples {
+            let mut live = Live {
+                request,
+                adapter: env.adapters.as_ref().map_or(NO_ADAPTER, |plan| plan.of(env.requests, request, work)),
+                work,
+                input,
+                output,
+                capped,
+                several,
+                ahead,
+                sample,
+                target: input,
+                tenant: env.demand.tenant(request),
+                queued: at,
+                since: at,
+                goes: abort.map_or(Status::Cancelled, |(_, status)| status),
+                told: !env.reports.prompts,
+                ..Live::default()
+            };
+            live.known = self.known_blocks(&live, env);
+            let slot = self.slot(live);
+            if several {
+                self.sample_entered(slot);
+            }
+            self.wait(slot, abort, env);
+            self.prefetch(slot, at, env);
+        }
+    }
+
+    /// Blocks of a request whose content the trace knows.
+    pub(super) fn known_blocks(&self, live: &Live, env: &Env<'_>) -> u32 {
+        let known = self.derivation.known_blocks(env.requests, live.request as usize, self.block_size);
+        self.known_of_sample(live, known)
     }
 
     /// A slot for a request, with the buffers of one that had it.
@@ -405,12 +436,16 @@ impl Replica {
         let key = self.key(slot, env);
         let live = &self.live[slot as usize];
         let (request, generation, loaded, since) = (live.request, live.generation, live.loaded, live.since);
+        let fetched = live.fetched > 0;
         if let Some((gone, _)) = abort {
             self.aborts.push(Reverse((gone, request, slot, generation)));
         }
         // The head may be another now.
         self.blocked &= !self.waiting.is_ordered() && !loaded;
-        self.adapter_waits(slot, since, env);
+        // While it was fetched it waited, too.
+        if !fetched {
+            self.adapter_waits(slot, since, env);
+        }
         if loaded { &mut self.loaded } else { &mut self.waiting }.push(slot, key);
     }
 
@@ -472,10 +507,19 @@ impl Replica {
     pub(super) fn key(&self, slot: u32, env: &Env<'_>) -> Key {
         let live = &self.live[slot as usize];
         let first = match self.common.longest_reply_first {
-            true => u32::MAX - env.demand.cap(live.request, env.max_len),
+            true => u32::MAX - self.most_out(slot, env),
             false => live.input,
         };
-        self.waiting.key(env.demand, live.request, first, live.work_time)
+        self.waiting.key(env.demand, (live.request, live.sample), first, live.work_time)
+    }
+
+    /// Tokens that a request may generate here, as the scheduler is told: one where its reply is made elsewhere.
+    pub(super) fn most_out(&self, slot: u32, env: &Env<'_>) -> u32 {
+        let live = &self.live[slot as usize];
+        match live.work {
+            Work::Whole | Work::Reply => live.cap(env),
+            Work::Prompt | Work::HeldPrompt | Work::Encode => 1,
+        }
     }
 
     /// Blocks that a request that is admitted may take for its tokens.
@@ -518,7 +562,7 @@ impl Replica {
             prefill_requests: shape.prefill_requests as u32,
             prefill_tokens: shape.prefill_tokens as u32,
             context_tokens: shape.decode_context + shape.prefill_context,
-            running: self.running.len() as u32,
+            running: self.seated() as u32,
             waiting: self.waits() as u32,
             preempted,
             kv_blocks_used: self.pool.used(),
@@ -551,7 +595,8 @@ impl Replica {
 
     /// Nothing is left: every block is free again.
     fn assert_idle(&self) {
-        assert!(self.is_empty() && self.flights.is_empty(), "requests were left behind");
+        assert!(self.is_empty() && self.rests(), "requests were left behind");
+        assert!(self.parents.is_empty(), "samples were lost");
         assert!(self.pool.used() == 0, "{} of {} KV blocks leaked", self.pool.used(), self.pool.total());
         assert!(self.decodes == 0 && self.context == 0, "sums do not return to zero");
     }
@@ -574,30 +619,36 @@ impl Node for Replica {
     }
 
     fn load(&self) -> Load {
-        Load { waiting: self.waits() as u32, running: self.running.len() as u32, blocks_used: self.pool.used() }
+        Load { waiting: self.waits() as u32, running: self.seated() as u32, blocks_used: self.pool.used() }
     }
 
     fn is_empty(&self) -> bool {
         let coming = self.pending.is_empty() && self.ghosts.is_empty() && self.moving.is_empty();
-        coming && self.nobody_waits() && self.running.is_empty() && self.fetching() == 0
+        coming && self.nobody_waits() && self.seated() == 0 && self.fetching() == 0
     }
 
     fn reply_tokens(&self, env: &Env<'_>) -> u64 {
         let left = |slot: u32| {
             let live = &self.live[slot as usize];
             match live.work {
+                Work::Whole if live.ahead => self.replies_behind(live, env),
                 Work::Whole | Work::Reply => u64::from(live.output - self.emitted(live)),
                 Work::Prompt | Work::HeldPrompt | Work::Encode => 0,
             }
         };
         let coming = |Reverse((_, place, work)): &Reverse<(SimTime, u32, Work)>| match work {
-            Work::Whole => u64::from(env.demand.output(env.demand.nth(*place as usize), env.max_len).0),
+            Work::Whole => {
+                let request = env.demand.nth(*place as usize);
+                u64::from(env.demand.output(request, env.max_len).0) * u64::from(env.demand.samples(request))
+            }
             // Of a reply on its way the slot is known.
             Work::Reply | Work::Prompt | Work::HeldPrompt | Work::Encode => 0,
         };
         let queue = self.waiters().chain(self.fetched());
         let here = self.running.iter().copied().chain(queue).chain(self.moving.values().copied());
-        here.map(left).sum::<u64>() + self.pending.iter().chain(&self.ghosts).map(coming).sum::<u64>()
+        here.map(left).sum::<u64>()
+            + self.reply_tokens_in_lanes()
+            + self.pending.iter().chain(&self.ghosts).map(coming).sum::<u64>()
     }
 
     fn wake(&self, env: &Env<'_>) -> SimTime {
@@ -621,15 +672,16 @@ impl Node for Replica {
             return;
         }
         self.lay_ghosts(|at| at <= horizon, env, out);
-        if self.flights.is_empty() {
+        if self.rests() {
             self.clock = self.clock.max(horizon);
         }
-        let between = self.flights.is_empty() || (self.due && self.clock == horizon);
+        let between = self.rests() || (self.due && self.clock == horizon);
         self.settle(horizon, between, env, out);
         let waiting: Vec<u32> = self.waiters().chain(self.fetched()).collect();
         for slot in self.running.clone().into_iter().chain(waiting) {
             self.leave_unfinished(slot, horizon, env, out);
         }
+        self.close_lanes(horizon, env, out);
         while let Some(Reverse((_, place, work))) = self.pending.pop().or_else(|| self.ghosts.pop()) {
             if work != Work::Reply {
                 let request = env.demand.nth(place as usize);
@@ -642,7 +694,7 @@ impl Node for Replica {
     }
 
     fn add_to(&self, summary: &mut Summary) {
-        summary.steps += self.handed + self.pauses;
+        summary.steps += self.handed + self.pauses + self.handed_in_lanes();
         if let Some(adapters) = &self.adapters {
             summary.adapters.merge(&adapters.sums);
         }

@@ -19,7 +19,12 @@
 //! | A request that got nothing in a step keeps its drafts; one that is preempted loses them | V `schedule`; 0.12 `_preempt_request` | `a_request_that_got_nothing_keeps_its_drafts` |
 //! | `num_speculative_tokens_per_batch_size`: `k` follows from the number of requests with tokens in the step that drafts | D `dynamic_sd_lookup[len(num_scheduled_tokens)]` | `few_drafts_in_large_batches` |
 //! | With `dp` above 1 that is left out, and a warning says so | D `_maybe_disable_dynamic_sd_for_data_parallel` | `check/tests.rs` |
+//! | Adapters ([`super::lora`]) are the model's alone: drafts are made without, and take the time that they would take without | vLLM since 0.10.1 (pull request 21068) | `drafts_are_made_without_adapters` |
 //! | Together with `async_scheduling`: refused | 0.11 `engine/arg_utils.py`; allowed since 0.12 | `check/tests.rs` |
+//!
+//! **Other engines** have rules of their own for slots, blocks and passes, under the same names: SGLang rules 29 to 35 of
+//! [`Sglang`](super::scheduler::Sglang)'s table, TensorRT-LLM rules 12 to 14 of [`Trtllm`](super::scheduler::Trtllm)'s. Luck,
+//! what comes out, and how it is counted are the same.
 //!
 //! **Verification in the latency model.** A request that verifies drafts is a chunk of `1 + k` tokens after its context, as it
 //! is in vLLM, where one kernel call has queries of any length: its cache is read once, `1 + k` rows go through the weights.
@@ -27,9 +32,9 @@
 //! chunk; one without drafts is a decode request as ever. Latent attention verifies by the cheaper kernel of decoding in
 //! reality: the models' prompts make it dearer than it is.
 //!
-//! **Drafting** takes `k * draft_us`, and `draft_share` of what the latency model says of the step for the first pass (over all
-//! tokens of the step) and of a batch in which every request of the step decodes one token for each of the `k - 1` others.
-//! It is part of every step with tokens, before jitter; `k` is that of the step.
+//! **Drafting** takes `k * draft_us`, and `draft_share` of what the latency model says of the step (without adapters) for
+//! the first pass (over all tokens of the step) and of a batch in which every request of the step decodes one token for each
+//! of the `k - 1` others. It is part of every step with tokens, before jitter; `k` is that of the step.
 //!
 //! **Luck.** Whether token `t` of request `r` would have been guessed is one number, a hash of seed, `r` and `t`: the same
 //! under every scheduler and draft length, so that scenarios of one seed compare in pairs.
@@ -44,6 +49,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::adaptive::Adaptive;
 use super::latency::BatchShape;
 use super::scheduler::{QueueOrder, Scheduler};
 use crate::pools::{Role, Site};
@@ -59,7 +65,7 @@ const STREAM: &str = "speculative/acceptance";
 /// Numbers of luck are below this.
 const LUCK_END: u64 = 1 << 53;
 
-/// Speculative decoding, in vLLM's words (`speculative_config`) as far as vLLM has one.
+/// Speculative decoding, in vLLM's words (`speculative_config`) as far as vLLM has one; with `vllm_v1`, `sglang`, `trtllm`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Speculative {
@@ -71,6 +77,10 @@ pub struct Speculative {
     /// order. A batch size between two ranges belongs to the lower one, one beyond all to the last. Default: always as many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub num_speculative_tokens_per_batch_size: Vec<[u32; 3]>,
+    /// With `sglang`: as many tokens as were accepted of late ([`Adaptive`]); `num_speculative_tokens` are those of the first
+    /// drafts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive: Option<Adaptive>,
     /// How often drafts are accepted, where the request does not say so itself (column `acceptance`).
     pub acceptance: Acceptance,
     /// Time of a drafting pass in microseconds; a step makes one for every token of a draft.
@@ -130,18 +140,30 @@ impl Speculative {
         }
     }
 
+    /// Tokens of the longest draft.
+    pub(crate) fn longest(&self) -> u32 {
+        self.num_speculative_tokens.max(self.adaptive.as_ref().map_or(0, Adaptive::longest))
+    }
+
     /// Slots beyond those of the tokens of a step.
     pub(crate) fn lookahead(&self, scheduler: &Scheduler) -> u32 {
         match (scheduler, self.method) {
-            (_, DraftMethod::Ngram) => 0,
-            (Scheduler::VllmV1(_), _) => self.num_speculative_tokens,
-            (_, _) => 0,
+            (Scheduler::VllmV1(_), DraftMethod::DraftModel | DraftMethod::Eagle | DraftMethod::Mtp) => {
+                self.num_speculative_tokens
+            }
+            (Scheduler::VllmV1(_), DraftMethod::Ngram) => 0,
+            // What SGLang takes for drafts while they are made it has given back before they are verified.
+            (Scheduler::Sglang(_) | Scheduler::Trtllm(_), _) => 0,
+            (other, _) => unreachable!("{other:?} is refused"),
         }
     }
 
-    /// Whether the last block of a prefix that was found is computed again.
-    pub(crate) fn drops_hit(&self, scheduler: &Scheduler) -> bool {
-        matches!(scheduler, Scheduler::VllmV1(_)) && matches!(self.method, DraftMethod::Eagle | DraftMethod::Mtp)
+    /// Whether the drafter goes on from what the model made of the tokens before.
+    pub(crate) fn follows_model(&self) -> bool {
+        match self.method {
+            DraftMethod::Eagle | DraftMethod::Mtp => true,
+            DraftMethod::Ngram | DraftMethod::DraftModel => false,
+        }
     }
 
     /// What the engines of a pool make of it of their own accord, in place; the path of each change, and what it is.
@@ -150,8 +172,8 @@ impl Speculative {
             // What an encoder makes is no reply.
             d.speculative = None;
         }
-        let dp = d.dp;
-        let Some(speculative) = d.speculative.as_mut().filter(|s| dp > 1 && !s.by_batch_size().is_empty()) else {
+        let ranks = d.dp > 1 && matches!(d.scheduler, Scheduler::VllmV1(_));
+        let Some(speculative) = d.speculative.as_mut().filter(|s| ranks && !s.by_batch_size().is_empty()) else {
             return Vec::new();
         };
         speculative.num_speculative_tokens_per_batch_size.clear();
@@ -200,19 +222,46 @@ impl Speculative {
                  (later versions form the next step with placeholders for drafts that do not exist yet)"
                     .to_string(),
             )),
+            Scheduler::VllmV1(_) => {}
             other => {
-                if other.common().is_none_or(|common| !common.speculates) {
-                    let message = "speculative decoding is not simulated with this scheduler; use `vllm_v1`";
+                if let Some(message) = unknown_to(other) {
                     found.push(("deployment.scheduler", message.to_string()));
+                }
+                if !self.by_batch_size().is_empty() {
+                    let path = "deployment.speculative.num_speculative_tokens_per_batch_size";
+                    found.push((path, "is vLLM's; only `vllm_v1` looks at it".to_string()));
                 }
             }
         }
+        if matches!(d.scheduler, Scheduler::Sglang(_)) && site.role != Role::Mixed {
+            let message = "is not simulated on SGLang's prefill and decode servers";
+            found.push(("deployment.speculative", message.to_string()));
+        }
+        found.extend(self.adaptive_problem(d).map(|message| ("deployment.speculative.adaptive", message)));
         if d.scheduler.common().is_some_and(|common| common.policy == QueueOrder::Fair) {
             let message = "`fair` is not simulated with speculative decoding: tenants are charged when a step is formed, when \
                            nobody knows how many tokens of a draft come out";
             found.push(("deployment.scheduler", message.to_string()));
         }
         found
+    }
+
+    /// What SGLang makes static, and so does not adapt.
+    fn adaptive_problem(&self, d: &Deployment) -> Option<String> {
+        let adaptive = self.adaptive.as_ref()?;
+        let Scheduler::Sglang(rules) = &d.scheduler else {
+            return Some("is SGLang's; only `sglang` looks at it".to_string());
+        };
+        if !self.follows_model() {
+            return Some("supports the methods eagle and mtp only".to_string());
+        }
+        if rules.enable_dp_attention && d.dp > 1 {
+            return Some("is not supported with DP attention: ranks would not agree".to_string());
+        }
+        if rules.enable_two_batch_overlap {
+            return Some("is not supported with enable_two_batch_overlap".to_string());
+        }
+        adaptive.problem()
     }
 
     fn schedule_problem(&self) -> Option<String> {
@@ -243,13 +292,35 @@ impl Speculative {
                 if let Some(rate) = rates.iter().find(wrong) {
                     return Some(format!("has {rate}; all must be 0 to 1"));
                 }
-                if rates.len() != self.num_speculative_tokens as usize {
-                    let wanted = self.num_speculative_tokens;
-                    return Some(format!("has {} rates; must have num_speculative_tokens, {wanted}", rates.len()));
+                let wanted = self.longest();
+                if rates.len() != wanted as usize {
+                    let what =
+                        if self.adaptive.is_some() { "those of the longest draft" } else { "num_speculative_tokens" };
+                    return Some(format!("has {} rates; must have {what}, {wanted}", rates.len()));
                 }
                 let falls = rates.is_sorted_by(|a, b| a >= b);
                 (!falls).then(|| "must not rise: each is the rate of all positions up to it".to_string())
             }
+        }
+    }
+}
+
+/// Why a scheduler has no drafts, where it has none.
+fn unknown_to(scheduler: &Scheduler) -> Option<&'static str> {
+    match scheduler {
+        Scheduler::VllmV1(_) | Scheduler::Sglang(_) | Scheduler::Trtllm(_) => None,
+        Scheduler::Sarathi(_) | Scheduler::Orca(_) | Scheduler::FasterTransformer(_) => Some(
+            "has no speculative decoding, nor have Sarathi-Serve, Orca and FasterTransformer; use `vllm_v1`, `sglang` or \
+             `trtllm`",
+        ),
+        Scheduler::Lightllm(_) => Some(
+            "is LightLLM without multi-token prediction, as its paper has it; for drafts use `vllm_v1`, `sglang` or `trtllm`",
+        ),
+        Scheduler::VllmV0(_) => {
+            Some("speculative decoding is not simulated with this scheduler; use `vllm_v1`, `sglang` or `trtllm`")
+        }
+        Scheduler::Exclusive(_) => {
+            Some("has no steps that could verify drafts: it serves at given rates; use `vllm_v1`, `sglang` or `trtllm`")
         }
     }
 }
@@ -337,6 +408,7 @@ mod tests {
             method: DraftMethod::Eagle,
             num_speculative_tokens: 3,
             num_speculative_tokens_per_batch_size: Vec::new(),
+            adaptive: None,
             acceptance,
             draft_us: 0.0,
             draft_share: 0.0,

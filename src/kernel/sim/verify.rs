@@ -5,17 +5,21 @@
 //! ends. Its tokens handed out are [`Live::emitted`] at any time, its step of the last token is not known, its blocks are
 //! [`Live::room`] while it decodes, and nobody counts who will need a block. Its gaps above 0 are still those of the log.
 
+use super::adaptive::Tuner;
 use super::batch::{Forming, new_blocks};
 use super::forming::Former;
 use super::latency::{BatchShape, LatencyModel, ns};
 use super::node::Env;
 use super::replica::{Flight, Live, Phase, Replica};
 use super::scheduler::{QueueOrder, Scheduler};
-use super::speculative::{Speculation, Speculative, later_pass, luck, luck_of, threshold};
+use super::speculative::{DraftMethod, Speculation, Speculative, later_pass, luck, luck_of, threshold};
+use crate::scenario::Deployment;
 use crate::units::SimDuration;
 
 /// In place of the step of the last token, which is not known.
 pub(super) const SOME_DAY: u64 = u64::MAX / 2;
+/// In place of the longest sequence, where drafts may lie beyond it.
+const NO_CEILING: u32 = u32::MAX / 2;
 /// In place of a request's own threshold.
 pub(super) const AS_ALL: u64 = u64::MAX;
 
@@ -28,9 +32,20 @@ pub(super) struct Speculating {
     /// Tokens of a draft at most, and slots beyond those of a step's tokens.
     most: u32,
     lookahead: u32,
-    /// The last block of a hit is not used.
+    /// The last block of a hit is not used; or, a block is found only with the token behind it.
     pub drops_hit: bool,
-    max_len: u32,
+    pub pairs: bool,
+    /// No tokens and slots lie beyond so many.
+    ceiling: u32,
+    block_size: u32,
+    /// What a request may have in the end is set aside for it ([`Live::promise`]), and its slots end there.
+    promises: bool,
+    /// Blocks that hold nothing but what was rejected are free when the step ends.
+    gives_back: bool,
+    /// How long drafts are, where that follows what was accepted.
+    tuner: Option<Tuner>,
+    /// Passes of the drafter in a step of prompts alone, where these are others than in a step that verifies.
+    passes_of_prompts: Option<u32>,
     /// By position, below which number of luck a draft is accepted.
     thresholds: Vec<u64>,
     /// No request that decodes has fewer tokens to come.
@@ -48,14 +63,30 @@ pub(super) struct Speculating {
 }
 
 impl Speculating {
-    pub(super) fn new(rules: Option<&Speculative>, scheduler: &Scheduler, env: &Env<'_>) -> Option<Box<Speculating>> {
-        let rules = rules?.clone();
-        let most = rules.num_speculative_tokens;
+    pub(super) fn new(d: &Deployment, env: &Env<'_>) -> Option<Box<Speculating>> {
+        let (rules, scheduler) = (d.speculative.clone()?, &d.scheduler);
+        let most = rules.longest();
+        let tuner = match (scheduler, &rules.adaptive) {
+            (Scheduler::Sglang(own), Some(adaptive)) => {
+                Some(Tuner::new(adaptive, rules.num_speculative_tokens, own.captured()))
+            }
+            _ => None,
+        };
+        let sglang = matches!(scheduler, Scheduler::Sglang(_));
+        let gives_back = sglang || matches!(scheduler, Scheduler::Trtllm(_));
+        let single = d.kv.block_size == 1;
+        let follows = rules.follows_model();
         Some(Box::new(Speculating {
             most,
             lookahead: rules.lookahead(scheduler),
-            drops_hit: rules.drops_hit(scheduler),
-            max_len: env.max_len,
+            block_size: d.kv.block_size,
+            promises: matches!(scheduler, Scheduler::Trtllm(_)),
+            drops_hit: follows && if sglang { single } else { !gives_back },
+            pairs: follows && sglang && !single,
+            ceiling: if gives_back { NO_CEILING } else { env.max_len },
+            gives_back,
+            tuner,
+            passes_of_prompts: sglang.then(|| u32::from(rules.method != DraftMethod::Ngram)),
             thresholds: (0..most as usize).map(|position| threshold(rules.chance(position, None))).collect(),
             least_left: u32::MAX,
             sums: None,
@@ -73,15 +104,17 @@ impl Speculating {
         self.rules.drafted(shape.decode_requests + shape.prefill_requests)
     }
 
-    /// How long that takes, where the step takes `said` without.
+    /// How long drafts take in a step, of prompts alone or not, that takes `said` without.
     pub(super) fn drafting(
         &self,
         said: SimDuration,
-        shape: &BatchShape,
+        (shape, prompts): (&BatchShape, bool),
         model: &dyn LatencyModel,
         former: &Former,
     ) -> SimDuration {
-        let passes = i64::from(self.drafted(shape));
+        let other = self.passes_of_prompts.filter(|_| prompts);
+        let drafted = || self.tuner.as_ref().map_or_else(|| self.drafted(shape), |tuner| tuner.steps);
+        let passes = i64::from(other.unwrap_or_else(drafted));
         let mut time = SimDuration::from_us(self.rules.draft_us).0.saturating_mul(passes);
         let share = self.rules.draft_share;
         if share > 0.0 && passes > 0 {
@@ -104,19 +137,19 @@ impl Speculating {
         self.sums = None;
     }
 
-    /// Tokens that a request which has computed so many, and has a draft and room, takes in a step with room for all: one,
-    /// and its drafts.
+    /// Tokens that a request which has computed so many, and has a draft, takes in a step with room for all: one, and its
+    /// drafts.
     #[inline]
-    fn wanted(&self, computed: u32, drafted: u32, reserved: Option<u32>) -> u32 {
-        let most = self.max_len - 1 - computed;
-        let most = reserved.map_or(most, |room| most.min(room.saturating_sub(computed)));
-        (1 + drafted).min(most).max(1)
+    fn wanted(&self, computed: u32, drafted: u32) -> u32 {
+        (1 + drafted).min(self.ceiling - 1 - computed).max(1)
     }
 
-    /// Slots that it needs for that beyond those that it has.
+    /// Slots that it needs for that beyond those that it has; none beyond what was set aside for it.
     #[inline]
-    fn missing(&self, computed: u32, tokens: u32, room: u32) -> u32 {
-        (computed + tokens + self.lookahead).min(self.max_len).saturating_sub(room)
+    fn missing(&self, computed: u32, tokens: u32, live: &Live) -> u32 {
+        // That is not in the line of memory that every step looks at.
+        let ceiling = if self.promises { live.promise as u32 * self.block_size } else { self.ceiling };
+        (computed + tokens + self.lookahead).min(ceiling).saturating_sub(live.room)
     }
 
     /// What became of drafts.
@@ -160,14 +193,14 @@ impl Replica {
     #[inline]
     pub(super) fn wanted(&self, live: &Live, computed: u32) -> u32 {
         let Some(speculating) = &self.speculating else { return 1 };
-        speculating.wanted(computed, live.drafted, self.common.reserves.then_some(live.room))
+        speculating.wanted(computed, live.drafted)
     }
 
     /// Blocks that it needs for so many tokens beyond those that it has.
     #[inline]
     pub(super) fn verify_need(&self, live: &Live, computed: u32, tokens: u32) -> u64 {
-        let Some(speculating) = self.speculating.as_ref().filter(|_| !self.common.reserves) else { return 0 };
-        u64::from(speculating.missing(computed, tokens, live.room).div_ceil(self.block_size))
+        let Some(speculating) = &self.speculating else { return 0 };
+        u64::from(speculating.missing(computed, tokens, live).div_ceil(self.block_size))
     }
 
     /// Tokens, and blocks, of all requests that decode: every one, and its drafts.
@@ -191,7 +224,7 @@ impl Replica {
         if speculating.lookahead == 0 {
             return more;
         }
-        let slots = (live.computed + tokens + speculating.lookahead).min(speculating.max_len);
+        let slots = (live.computed + tokens + speculating.lookahead).min(speculating.ceiling);
         let blocks = slots.div_ceil(self.block_size) - live.computed.div_ceil(self.block_size);
         u64::from(blocks.max(need as u32).saturating_sub(live.spare))
     }
@@ -218,18 +251,26 @@ impl Replica {
         live.own = own.map_or(AS_ALL, threshold);
         live.luck = luck_of(env.seed, live.request);
         live.finish = SOME_DAY;
-        speculating.least_left = speculating.least_left.min(live.output - live.emitted);
-        if self.common.reserves {
-            live.room = live.spare * self.block_size;
-            return;
-        }
+        // The one that its prompt yields is as good as out.
+        speculating.least_left = speculating.least_left.min(live.output - live.emitted - 1);
         live.room = (computed.div_ceil(self.block_size) + std::mem::take(&mut live.spare)) * self.block_size;
+    }
+
+    /// Before a step of all that decode: how many tokens each has drafted, where that follows what was accepted.
+    pub(super) fn choose_drafts(&mut self) {
+        let decodes = self.decodes;
+        let Some(speculating) = &mut self.speculating else { return };
+        let Some(steps) = speculating.tuner.as_mut().map(|tuner| tuner.choose(decodes)) else { return };
+        speculating.forget();
+        for slot in &self.running {
+            self.live[*slot as usize].drafted = steps;
+        }
     }
 
     /// Every decode request verifies its drafts, for all of which there are blocks.
     pub(super) fn verify_all(&mut self, f: &mut Forming, env: &Env<'_>) {
         let singly = self.common.policy == QueueOrder::Priority || self.spread.asked || !self.fresh.is_empty();
-        if singly || !self.class_lists.is_empty() || self.common.reserves {
+        if singly || !self.class_lists.is_empty() {
             for at in 0..self.running.len() {
                 let slot = self.running[at];
                 let live = &self.live[slot as usize];
@@ -247,8 +288,8 @@ impl Replica {
                 continue;
             }
             let computed = (live.base + self.steps as i64) as u32;
-            live.tokens = speculating.wanted(computed, live.drafted, None);
-            let missing = speculating.missing(computed, live.tokens, live.room);
+            live.tokens = speculating.wanted(computed, live.drafted);
+            let missing = speculating.missing(computed, live.tokens, live);
             if missing > 0 {
                 let more = missing.div_ceil(self.block_size);
                 live.room += more * self.block_size;
@@ -288,7 +329,7 @@ impl Replica {
         live.room += need as u32 * self.block_size;
         live.tokens = tokens;
         let (from, to) = (live.held.blocks(), ((computed + 1) / self.block_size).min(live.known));
-        if from < to {
+        if from < to && !self.common.fills_late {
             self.fill(slot, from, to, env);
         }
         if tokens > 1 {
@@ -296,17 +337,21 @@ impl Replica {
             let (n, context) = (u64::from(tokens), u64::from(computed));
             f.shape.add_chunk(n, context, context + n);
         }
-        to.saturating_sub(from)
+        if self.common.fills_late { 0 } else { to.saturating_sub(from) }
     }
 
     /// A step with requests that decode has ended: what comes of their drafts.
     pub(super) fn end_verification(&mut self, flight: &Flight) {
+        if self.speculating.is_none() {
+            return;
+        }
+        self.sum_blocks();
         let Some(speculating) = &mut self.speculating else { return };
         speculating.forget();
-        let reserves = self.common.reserves;
         let (mut sums, steps) = ((0, 0), self.steps as i64);
         let drafted = speculating.drafted(&flight.shape);
         let (mut more, mut least) = (0, u32::MAX);
+        let (mut verified, mut came_out) = (0, 0);
         for slot in &self.running {
             let live = &mut self.live[*slot as usize];
             if live.phase != Phase::Decode {
@@ -321,6 +366,7 @@ impl Replica {
                 let tokens = (1 + accepted).min(live.output - before);
                 live.emitted = before + tokens;
                 live.drafted = drafted;
+                (verified, came_out) = (verified + 1, came_out + u64::from(tokens - 1));
                 if drafts > 0 {
                     live.base += i64::from(tokens - 1);
                     more += u64::from(tokens - 1);
@@ -329,23 +375,29 @@ impl Replica {
                     speculating.emitted_tokens += u64::from(tokens);
                     speculating.longest = speculating.longest.max(drafts);
                 }
+                if speculating.gives_back {
+                    let held = ((live.base + steps) as u32).div_ceil(self.block_size) * self.block_size;
+                    self.pool.give(u64::from((live.room - held) / self.block_size));
+                    live.room = held;
+                }
                 if live.emitted == live.output {
                     self.done.push((live.seq, *slot));
                     continue;
                 }
             }
             least = least.min(live.output - live.emitted);
-            if !reserves {
-                let computed = (live.base + steps) as u32;
-                let wanted = speculating.wanted(computed, live.drafted, None);
-                let missing = speculating.missing(computed, wanted, live.room);
-                sums.0 += u64::from(wanted);
-                sums.1 += u64::from(if missing > 0 { missing.div_ceil(self.block_size) } else { 0 });
-            }
+            let computed = (live.base + steps) as u32;
+            let wanted = speculating.wanted(computed, live.drafted);
+            let missing = speculating.missing(computed, wanted, live);
+            sums.0 += u64::from(wanted);
+            sums.1 += u64::from(if missing > 0 { missing.div_ceil(self.block_size) } else { 0 });
+        }
+        if let Some(tuner) = speculating.tuner.as_mut().filter(|_| verified > 0) {
+            tuner.learn(verified, came_out);
         }
         speculating.least_left = least;
         // A completed request is still to leave: that makes them void.
-        speculating.sums = (!reserves).then_some(sums);
+        speculating.sums = Some(sums);
         speculating.together += more;
         self.context += more;
         self.spread.forget();

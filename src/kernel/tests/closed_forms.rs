@@ -317,6 +317,7 @@ fn speculate(num_speculative_tokens: u32, acceptance: Acceptance) -> Summary {
         method: DraftMethod::Eagle,
         num_speculative_tokens,
         num_speculative_tokens_per_batch_size: Vec::new(),
+        adaptive: None,
         acceptance,
         draft_us: 0.0,
         draft_share: 0.0,

@@ -41,9 +41,13 @@ fn span(rows: &RecordBatch, from: &str, to: &str) -> Result<Int64Array> {
     Ok(from.iter().zip(to.iter()).map(|(from, to)| Some(to? - from?)).collect())
 }
 
-/// A span over the output tokens but `less` of them, to the nearest ns; null where that is none.
+/// A span over the output tokens of a sample but `less` of them, to the nearest ns; null where that is none.
 fn per_token(rows: &RecordBatch, spans: &Int64Array, less: i64) -> Result<Int64Array> {
-    let column = rows.column_by_name("output_tokens").and_then(|c| c.as_primitive_opt::<Int32Type>());
-    let tokens = column.ok_or_else(|| lacking("output_tokens"))?;
-    Ok(spans.iter().zip(tokens.values()).map(|(span, n)| per(span?, i64::from(*n) - less)).collect())
+    let counts = |name: &str| {
+        let column = rows.column_by_name(name).and_then(|c| c.as_primitive_opt::<Int32Type>());
+        column.ok_or_else(|| lacking(name))
+    };
+    let tokens = counts("output_tokens")?.values().iter().zip(counts("samples")?.values());
+    let each = |(tokens, samples): (&i32, &i32)| i64::from(tokens / (*samples).max(1)) - less;
+    Ok(spans.iter().zip(tokens).map(|(span, counts)| per(span?, each(counts))).collect())
 }

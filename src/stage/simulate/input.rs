@@ -13,6 +13,7 @@ use datafusion::prelude::{SessionContext, col};
 
 use pipe_kernel::request::Requests;
 use pipe_kernel::scenario::{Arrivals, Load};
+use pipe_kernel::sim::samples;
 use pipe_kernel::units::{SimDuration, SimTime};
 
 use crate::catalog::Catalog;
@@ -36,7 +37,7 @@ enum Holds {
 
 /// The columns that are read, what they hold, and whether a table must have them. Times but `arrival_ns` are spans from
 /// the arrival of the request, or (`think_ns`) from the end of those that it waits for.
-const COLUMNS: [(&str, Holds, bool); 20] = [
+const COLUMNS: [(&str, Holds, bool); 21] = [
     ("request_id", Holds::Int, true),
     ("arrival_ns", Holds::Int, true),
     ("input_tokens", Holds::Int, true),
@@ -48,6 +49,7 @@ const COLUMNS: [(&str, Holds, bool); 20] = [
     ("block_tokens", Holds::Int, false),
     ("priority", Holds::Int, false),
     ("max_tokens", Holds::Int, false),
+    ("n", Holds::Int, false),
     ("deadline_ns", Holds::Int, false),
     ("timeout_ns", Holds::Int, false),
     ("cancel_ns", Holds::Int, false),
@@ -279,6 +281,7 @@ impl<'a> Reader<'a> {
             timeout: self.mapped("timeout_ns", ever, span)?,
             cancel: self.mapped("cancel_ns", ever, span)?,
             max_tokens: self.mapped("max_tokens", tokens, count)?,
+            n: self.mapped("n", (1, i64::from(samples::N_MAX)), count)?,
             class,
             class_names,
             tenant,

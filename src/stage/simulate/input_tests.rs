@@ -92,6 +92,21 @@ fn what_clients_want_comes_from_the_request_then_from_its_class_then_from_all() 
 }
 
 #[test]
+fn samples_are_those_of_the_request_and_else_of_all() {
+    let of = |ran: &Ran, name: &str| {
+        let rows = ran.rows("sim_requests");
+        rows.column_by_name(name).unwrap().as_primitive::<Int32Type>().values().to_vec()
+    };
+    let bench = three(Vec::new());
+    let one = of(&run(&bench, "").unwrap(), "output_tokens");
+    let n: ArrayRef = Arc::new(Int64Array::from(vec![Some(2), Some(1), None]));
+    let bench = three(vec![("n", n)]);
+    let ran = run(&bench, ", workload: { n: 4 }").unwrap();
+    assert_eq!(of(&ran, "samples"), [1, 4, 2]);
+    assert_eq!(of(&ran, "output_tokens"), [one[0], 4 * one[1], 2 * one[2]]);
+}
+
+#[test]
 fn requests_out_of_order_are_simulated_at_their_time() {
     let bench = three(vec![("request_id", int64(&[1, 2, 3]))]);
     let ran = run(&bench, "").unwrap();
@@ -139,6 +154,12 @@ fn values_that_cannot_be_are_named_with_their_request() {
             "priority",
             int64(&[0, 0, 1 << 40]),
             "request 20 of `trace`: priority is 1099511627776; must be -2147483648 to 2147483647",
+        ),
+        (
+            "n",
+            int64(&[0, 16_385, 4]),
+            "request 10 of `trace`: n is 16385; must be 1 to 16384\n\
+         request 30 of `trace`: n is 0; must be 1 to 16384",
         ),
         ("max_tokens", int64(&[0, 5, 5]), "request 30 of `trace`: max_tokens is 0; must be 1 to 16777216"),
         (

@@ -143,7 +143,8 @@ fn own<T: Copy>(values: &[Option<T>], request: u32) -> Option<T> {
 
 /// Nearest nanosecond to the mean gap between the tokens of a request.
 fn itl_mean(row: &RequestRow) -> Option<i64> {
-    totals::per(row.itl?.sum.0, i64::from(row.output_tokens) - 1)
+    let itl = row.itl?;
+    totals::per(itl.sum.0, itl.count as i64)
 }
 
 fn request_batch(rows: &[RequestRow], measured: Vec<bool>, wishes: &Wishes) -> Result<RecordBatch, ArrowError> {
@@ -172,8 +173,10 @@ fn request_batch(rows: &[RequestRow], measured: Vec<bool>, wishes: &Wishes) -> R
         int32s(r().map(|r| r.preemptions)),
         ints(r().map(|r| r.preempted.0)),
         int32s(r().map(|r| r.input_tokens)),
+        int32s(r().map(|r| r.samples)),
         int32s(r().map(|r| r.output_tokens)),
         int32s(r().map(|r| r.cached_tokens)),
+        int32s(r().map(|r| r.fetched_tokens)),
         int32s(r().map(|r| r.recomputed_tokens)),
     ];
     RecordBatch::try_new(simulation::memo_requests(), columns)
@@ -239,7 +242,7 @@ pub(super) mod tests {
     /// 2,000, last token after gaps of 500 and 1,001.
     pub fn row(request: u32, status: Status, times: usize, output_tokens: u32) -> RequestRow {
         let time = |which: usize, t: i64| (times > which).then_some(SimTime(t));
-        let itl = ItlStats { sum: SimDuration(1_501), p99: SimDuration(996), max: SimDuration(1_001) };
+        let itl = ItlStats { count: 2, sum: SimDuration(1_501), p99: SimDuration(996), max: SimDuration(1_001) };
         RequestRow {
             request,
             replica: 0,
@@ -254,6 +257,7 @@ pub(super) mod tests {
             first_token: time(2, 2_000),
             finished: time(3, 3_501),
             input_tokens: 10,
+            samples: 1,
             output_tokens,
             cached_tokens: 4,
             fetched_tokens: 0,

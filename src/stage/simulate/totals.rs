@@ -289,9 +289,9 @@ pub(super) fn per(span: i64, count: i64) -> Option<i64> {
     (count > 0).then(|| (span + count / 2) / count)
 }
 
-/// (last token - first token) / (output tokens - 1), of requests that were served.
+/// (last token - first token) / (output tokens of a sample - 1), of requests that were served.
 pub(super) fn tpot(row: &RequestRow) -> Option<i64> {
-    per(decode(row)?, i64::from(row.output_tokens) - 1)
+    per(decode(row)?, i64::from(row.output_tokens / row.samples) - 1)
 }
 
 /// The columns of [`simulation::totals`], a row per scenario.

@@ -2,6 +2,7 @@
 
 use super::Problems;
 use crate::scenario::{Arrivals, Load, Measure, Scenario, ThinkTime};
+use crate::sim::samples;
 
 /// Longest mean of a think time: eleven days.
 const THINK_MAX_S: f64 = 1e6;
@@ -32,6 +33,10 @@ fn load(load: &Load, p: &mut Problems) {
     if load.max_tokens == Some(0) {
         p.add("workload.max_tokens", "is 0; must be at least 1");
     }
+    let wrong = |n: u32| !(1..=samples::N_MAX).contains(&n);
+    if let Some(n) = load.n.filter(|n| wrong(*n)) {
+        p.add("workload.n", format!("is {n}; must be 1 to {}", samples::N_MAX));
+    }
     let spans = [
         ("workload.horizon_s", load.horizon_s),
         ("workload.deadline_ms", load.deadline_ms),
@@ -51,6 +56,9 @@ fn load(load: &Load, p: &mut Problems) {
     for (name, rules) in &load.classes {
         if rules.max_tokens == Some(0) {
             p.add("workload.classes", format!("{name}.max_tokens is 0; must be at least 1"));
+        }
+        if let Some(n) = rules.n.filter(|n| wrong(*n)) {
+            p.add("workload.classes", format!("{name}.n is {n}; must be 1 to {}", samples::N_MAX));
         }
         for (field, span) in [("deadline_ms", rules.deadline_ms), ("timeout_s", rules.timeout_s)] {
             if span.is_some_and(|span| !(span.is_finite() && span > 0.0)) {

@@ -17,6 +17,7 @@ use std::borrow::Cow;
 use super::SimError;
 use super::kv::hashes;
 use super::latency;
+use super::samples;
 use super::tiers;
 use crate::pools::Pool;
 use crate::request::Requests;
@@ -151,6 +152,12 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Vec<SimError>> {
     for (site, pool) in sites.iter().zip(named()) {
         p.pool = pool;
         site::check(site, &mut p);
+        let n = samples::most_of_all(&scenario.workload);
+        if n > 1
+            && let Some(why) = samples::unfit(site, n)
+        {
+            p.add("workload.n", format!("is above 1: {why}"));
+        }
     }
     p.pool = None;
     cluster::check(&scenario.deployment, &sites, &mut p);

@@ -280,6 +280,55 @@ fn every_model_has_pools_that_finish_its_requests() {
 }
 
 #[test]
+fn a_watermark_must_leave_a_prompt() {
+    // Nine tenths of ten blocks of one token: one token, and one more. All but a part of one block: none.
+    let of = |scheduler: &str, problems: &[&str]| {
+        of_deployment(&format!("{scheduler}, \"kv\": {{\"block_size\": 1, \"num_gpu_blocks\": 10}}"), problems);
+    };
+    of(r#""scheduler": {"sarathi": {"watermark_blocks_fraction": 0.9}}"#, &[]);
+    of(r#""scheduler": {"vllm_v0": {"watermark": 0.9}}"#, &[]);
+    // Half of the layers see 4 tokens, and a block: they hold 5 blocks whatever the length, and 5 must stay free.
+    for (name, setting) in [("sarathi", "watermark_blocks_fraction"), ("vllm_v0", "watermark")] {
+        let mut s = scenario(
+            &format!(
+                r#""scheduler": {{"{name}": {{"{setting}": 0.5}}}}, "kv": {{"block_size": 1, "num_gpu_blocks": 10}}"#
+            ),
+            "",
+        );
+        (s.model.sliding_window, s.model.window_layers) = (4, 16);
+        expect(check(&s), &[&format!("deployment.scheduler.{name}.{setting}: leaves none of 10 blocks")]);
+    }
+}
+
+#[test]
+fn sglang_hands_over_to_sglang() {
+    const SGLANG: &str = r#""scheduler": {"sglang": {}}"#;
+    let of = |settings: &str, problems: &[&str]| {
+        let pools = r#""pools": {"p": {"role": "prefill"}, "d": {"role": "decode"}}"#;
+        of_deployment(&format!("{SGLANG}, {pools}{settings}"), problems);
+    };
+    of("", &[]);
+    of(
+        r#", "disaggregation": {"decider": "never", "first_token": "decode"}"#,
+        &[
+            "deployment.disaggregation.decider: must be always: a decode server of SGLang computes no prompts",
+            "deployment.disaggregation.first_token: is decode: SGLang's first token comes from the prefill server",
+        ],
+    );
+    of_deployment(
+        r#""scheduler": {"sglang": {"schedule_policy": "random"}}, "pools": {"p": {"role": "prefill"}, "d": {"role": "decode"}}"#,
+        &[
+            "deployment.pools.d.role: schedule_policy random shuffles the queue",
+            "deployment.pools.p.role: schedule_policy random shuffles the queue",
+        ],
+    );
+    of_deployment(
+        &format!(r#""pools": {{"p": {{"role": "prefill", {SGLANG}}}, "d": {{"role": "decode"}}}}"#),
+        &["deployment.pools.p.scheduler: SGLang hands KV caches over to SGLang alone: all prefill and decode pools"],
+    );
+}
+
+#[test]
 fn the_queueing_model_hands_nothing_over() {
     const RATES: &str = r#""latency": {"rates": {"prefill_tokens_per_s": 1, "decode_tokens_per_s": 1}}"#;
     let of = |settings: &str, problems: &[&str]| of_deployment(&format!("{RATES}, {settings}"), problems);
@@ -445,9 +494,55 @@ fn drafts_have_bounds_and_limits() {
     of_deployment(&format!(r#""speculative": {{{passes}}}"#), &["deployment.speculative.draft_share"]);
     let ahead = format!(r#"{}, "scheduler": {{"vllm_v1": {{"async_scheduling": true}}}}"#, eagle(""));
     of_deployment(&ahead, &["deployment.scheduler.vllm_v1.async_scheduling"]);
+    // Engines that have no drafts say so.
+    for (scheduler, reason) in [
+        ("sarathi", "has no speculative decoding"),
+        ("orca", "has no speculative decoding"),
+        ("faster_transformer", "has no speculative decoding"),
+        ("lightllm", "without multi-token prediction"),
+        ("vllm_v0", "is not simulated"),
+    ] {
+        let with = format!(r#"{}, "max_model_len": 2048, "scheduler": {{"{scheduler}": {{}}}}"#, eagle(""));
+        let found = super::check(&scenario(&with, "")).err().unwrap_or_default();
+        let found: Vec<String> = found.iter().map(SimError::to_string).collect();
+        let told = found.iter().any(|e| e.starts_with("deployment.scheduler: ") && e.contains(reason));
+        assert!(told, "{scheduler}: {found:?}");
+    }
+    let adapters = r#""lora": {}, "scheduler": {"trtllm": {}}"#;
+    let found = super::check(&scenario(&format!("{}, {adapters}", eagle("")), "")).err().unwrap_or_default();
+    assert!(
+        found.iter().any(|e| e.to_string().starts_with("deployment.speculative: drafts for requests")),
+        "{found:?}"
+    );
+    of_deployment(&eagle(r#", "adaptive": {}"#), &["deployment.speculative.adaptive"]);
+    let few = format!(r#"{}, "scheduler": {{"trtllm": {{"max_num_tokens": 3}}}}"#, eagle(""));
+    of_deployment(&few, &["deployment.scheduler.trtllm.max_num_tokens"]);
     let rates = r#""latency": {"rates": {"prefill_tokens_per_s": 1e3, "decode_tokens_per_s": 1e2}}"#;
     let servers = format!(r#"{}, "scheduler": {{"exclusive": {{}}}}, {rates}"#, eagle(""));
     of_deployment(&servers, &["deployment.scheduler"]);
+}
+
+#[test]
+fn encoders_have_what_their_engines_have() {
+    let with =
+        |encoder: &str, scheduler: &str| format!(r#""encoder": {encoder}, "scheduler": {{"{scheduler}": {{}}}}"#);
+    let (step, cache) = (r#"{"max_num_encoder_input_tokens": 9}"#, r#"{"encoder_cache_size": 9}"#);
+    let (step_path, cache_path) =
+        ("deployment.encoder.max_num_encoder_input_tokens", "deployment.encoder.encoder_cache_size");
+    for (scheduler, encoder, expect) in [
+        ("vllm_v1", step, None),
+        ("vllm_v1", cache, None),
+        ("sglang", step, Some(step_path)),
+        ("sglang", cache, None),
+        ("trtllm", "{}", None),
+        ("trtllm", step, Some(step_path)),
+        ("trtllm", cache, Some(cache_path)),
+        ("orca", "{}", Some("deployment.encoder")),
+    ] {
+        let limit = r#", "max_model_len": 2048"#;
+        let expect: Vec<&str> = expect.into_iter().collect();
+        of_deployment(&format!("{}{limit}", with(encoder, scheduler)), &expect);
+    }
 }
 
 #[test]
@@ -641,4 +736,39 @@ fn tiers_must_hold_something_and_move_it() {
     assert_eq!(check_requests(&s, &r), Ok(()));
     let found = check_requests(&s, &Requests { block_tokens: 64, ..r }).unwrap_err();
     assert!(found[0].to_string().starts_with("deployment.kv.tiers.0.block_size: "), "{}", found[0]);
+}
+
+#[test]
+fn tiers_go_with_adapters_encoders_and_tenants_where_they_are_asked() {
+    let told_of = |scheduler: &str, edit: fn(&mut Scenario)| -> Vec<String> {
+        let mut s = scenario_8b();
+        s.deployment.kv.tiers =
+            vec![Tier { device: Some(Device::CpuDram), capacity_gib: Some(1.0), ..Tier::default() }];
+        s.deployment.scheduler = serde_json::from_str(scheduler).unwrap();
+        edit(&mut s);
+        let found = check(&s).err().unwrap_or_default();
+        found.iter().map(ToString::to_string).filter(|text| text.starts_with("deployment.kv.tiers")).collect()
+    };
+    let adapters: fn(&mut Scenario) = |s| s.deployment.lora = serde_json::from_str("{}").unwrap();
+    let encoder: fn(&mut Scenario) = |s| s.deployment.encoder = serde_json::from_str("{}").unwrap();
+    for (scheduler, edit) in [
+        (r#"{"vllm_v1": {}}"#, adapters),
+        (r#"{"vllm_v1": {}}"#, encoder),
+        (r#"{"vllm_v1": {"scheduling_policy": "fair"}}"#, |_| ()),
+        (r#"{"sglang": {}}"#, adapters),
+        (r#"{"sglang": {}}"#, |_| ()),
+    ] {
+        assert_eq!(told_of(scheduler, edit), [""; 0], "{scheduler}");
+    }
+    for (scheduler, reason) in [
+        (r#"{"sarathi": {}}"#, "whose project has none"),
+        (r#"{"orca": {}}"#, "whose project has none"),
+        (r#"{"faster_transformer": {}}"#, "whose project has none"),
+        (r#"{"lightllm": {}}"#, "whose project has none"),
+        (r#"{"trtllm": {}}"#, "host_cache_size"),
+        (r#"{"vllm_v0": {}}"#, "swap_space_gib"),
+    ] {
+        let found = told_of(scheduler, |_| ());
+        assert!(found.len() == 1 && found[0].contains(reason), "{scheduler}: {found:?}");
+    }
 }

@@ -7,7 +7,8 @@
 //! are loaded, which [`Replica::seat`] does (the request is sized by hits and loads, `Seat::hits` are the hits alone). It
 //! admits the first of [`Replica::loaded`], where that has `fetched` blocks, by [`Replica::admit_fetched`]. And it does not set
 //! `blocked` where a request had to wait behind an answer that time alone may change. What a running prompt holds ahead
-//! (`Live::spare`) is no need of a step.
+//! (`Live::spare`) is no need of a step. Where nobody gives blocks up for a prompt that was cut
+//! ([`Common::cut_waits`](super::scheduler::Common::cut_waits)), fetches leave it those of its rest.
 
 mod faster_transformer;
 mod lightllm;
@@ -146,11 +147,11 @@ impl Former {
         }
     }
 
-    /// A request that decoded has ended, or its client is gone.
+    /// A request that decoded has ended, or its client is gone. Where drafts are verified, `emitted` tokens are out.
     #[inline]
-    pub(super) fn left(&mut self, slot: u32, steps: u64) {
+    pub(super) fn left(&mut self, slot: u32, steps: u64, emitted: u32) {
         if let Former::Sglang(state) = self {
-            state.left(slot, steps);
+            state.left(slot, steps, emitted);
         }
     }
 

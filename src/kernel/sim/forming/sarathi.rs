@@ -38,7 +38,8 @@ impl State {
     /// Admits waiting requests in order until one does not fit.
     fn admit(&self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) {
         let watermark = self.rules.watermark(replica.pool.total());
-        while f.budget > 0 && replica.running.len() < self.rules.batch_size_cap as usize {
+        let share = replica.share_of(self.rules.batch_size_cap);
+        while f.budget > 0 && replica.running.len() < share && replica.seated() < self.rules.batch_size_cap as usize {
             let Some(slot) = replica.waiting.front() else { return };
             let target = replica.live[slot as usize].target;
             let blocks = target.div_ceil(replica.block_size);

@@ -45,11 +45,14 @@ pub(in crate::sim) struct State {
     /// End of the step before.
     ended: SimTime,
     numbers: Option<Pcg64>,
+    /// Tokens of a request in a step that verifies drafts (rule 29); 0 without.
+    verified: u32,
     /// Rule 18: sizes that are captured; what a step costs with prompts, with a graph and without: factor and nanoseconds.
     captured: Vec<u32>,
     costs: [(f64, i64); 3],
-    /// Prompts that the step being formed takes: slot, tokens computed, tokens.
+    /// Prompts that the step being formed takes: slot, tokens computed, tokens. And the one of them that was cut before.
     taken: Vec<(u32, u32, u32)>,
+    again: Option<(u32, u32)>,
 }
 
 /// The step before.
@@ -79,7 +82,8 @@ impl State {
             full: false,
             ratio_from: rules.ratios().0,
             decays: 0,
-            owed: Owed::new(rules.clip_max_new_tokens_estimation),
+            owed: Owed::new(rules.clip_max_new_tokens_estimation, rules.settled.verified > 0),
+            verified: rules.settled.verified,
             gone: 0,
             gone_tokens: 0,
             last: Last::Replies,
@@ -89,6 +93,7 @@ impl State {
             captured: rules.captured(),
             costs: [cost(rules, true, false), cost(rules, false, true), cost(rules, false, false)],
             taken: Vec::new(),
+            again: None,
             rules: rules.clone(),
         }
     }
@@ -112,13 +117,17 @@ impl State {
                 return;
             }
             let listed = replica.decodes + self.gone;
+            let seats = u64::from(self.rules.settled.running_max).saturating_sub(listed);
+            // What was fetched from tiers is a prompt.
+            let joins = if replica.tiers.is_some() { 0 } else { seats.min(replica.loaded.len() as u64) };
             self.forget_gone();
-            if replica.decodes > 0 {
+            self.full &= listed > 0 || joins == 0;
+            if replica.decodes > 0 || joins > 0 {
                 self.retract_or_decay(replica, f, env);
             }
             self.full &= replica.decodes == listed;
-            if replica.decodes > 0 {
-                return self.replies(replica, f, env);
+            if replica.decodes > 0 || joins > 0 {
+                return self.replies(replica, joins, f, env);
             }
             if listed == 0 {
                 return;
@@ -143,24 +152,42 @@ impl State {
         self.last = Last::Replies;
     }
 
-    /// A step of replies, of which there are some, all with their pages.
-    fn replies(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) {
+    /// A step of replies, all with their pages, and of so many of those whose KV caches have come.
+    fn replies(&mut self, replica: &mut Replica, joins: u64, f: &mut Forming, env: &Env<'_>) {
+        replica.choose_drafts();
         replica.decode_all(f, env);
+        for _ in 0..joins {
+            self.join(replica, f, env);
+        }
         self.unasked = match self.unasked {
             0 => self.rules.decode_steps() - 1,
             left => left - 1,
         };
-        replica.blocked = self.full && !replica.nobody_waits() && replica.prefills.is_empty();
+        let seated = replica.loaded.is_empty() || replica.decodes >= u64::from(self.rules.settled.running_max);
+        let settled = match replica.tiers {
+            Some(_) => self.full,
+            None => seated && (self.full || replica.waiting.is_empty()),
+        };
+        replica.blocked = settled && !replica.nobody_waits() && replica.prefills.is_empty();
     }
 
-    /// Rules 9 to 11, where there are replies.
+    /// Rule 21: the first of those whose KV caches have come.
+    fn join(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) {
+        let Some(slot) = replica.loaded.pop_front() else { unreachable!("they were counted") };
+        self.owed.admit(slot, env.demand.cap(replica.live[slot as usize].request, env.max_len));
+        replica.admit_loaded(slot, f, env);
+        let live = &replica.live[slot as usize];
+        self.owed.enter(slot, live.seq, live.emitted, replica.steps);
+    }
+
+    /// Rules 9 to 11, in a step of replies.
     fn retract_or_decay(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) {
-        if replica.decode_need() <= replica.pool.free() {
+        if self.need(replica) <= replica.pool.free() {
             self.decays += 1;
             return;
         }
-        while replica.decodes > 0 && replica.decode_need() > replica.pool.free() {
-            let at = victim(replica);
+        while replica.decodes > 0 && self.need(replica) > replica.pool.free() {
+            let at = if self.verified > 0 { last(replica) } else { victim(replica) };
             self.owed.leave(replica.running[at]);
             replica.evict(at, f, env);
         }
@@ -168,7 +195,7 @@ impl State {
         for slot in replica.running.iter().filter(|slot| decodes(replica, **slot)) {
             let live = &replica.live[*slot as usize];
             out += u64::from(replica.emitted(live));
-            most += u64::from(env.demand.cap(live.request, env.max_len));
+            most += u64::from(live.cap(env));
         }
         if replica.decodes == 0 {
             self.reset_ratio();
@@ -177,6 +204,14 @@ impl State {
         let ahead = u64::from(self.rules.retract_decode_steps) * replica.decodes;
         self.ratio_from = ((out + ahead) as f64 / (most + 1) as f64).min(1.0);
         self.decays = 0;
+    }
+
+    /// Pages that a step of replies takes; of one that verifies drafts, those that it might (rule 30).
+    fn need(&self, replica: &Replica) -> u64 {
+        match self.verified {
+            0 => replica.decode_need(),
+            tokens => replica.decodes * u64::from(tokens.div_ceil(replica.block_size)),
+        }
     }
 
     fn ratio(&self) -> f64 {
@@ -204,8 +239,8 @@ impl State {
     }
 
     /// See [`super::Former::left`].
-    pub(super) fn left(&mut self, slot: u32, steps: u64) {
-        let (tokens, new) = self.owed.left(slot, steps);
+    pub(super) fn left(&mut self, slot: u32, steps: u64, emitted: u32) {
+        let (tokens, new) = self.owed.left(slot, steps, emitted);
         match &mut self.last {
             Last::Prompts(p) if new => p.here -= 1,
             Last::Mixed => {}
@@ -236,13 +271,21 @@ impl State {
     /// See [`super::Former::step`].
     #[inline]
     pub(super) fn step(&self, model: &dyn LatencyModel, shape: &BatchShape) -> SimDuration {
-        let replies = shape.prefill_requests == 0;
-        let shown = if replies { self.shown(shape.decode_requests) } else { shape.decode_requests };
-        let said = model.step(&BatchShape { decode_requests: shown, ..*shape });
+        let verifies = self.verified > 0 && self.last == Last::Replies && shape.prefill_requests > 0;
+        let replies = verifies || shape.prefill_requests == 0;
+        let (mut padded, mut size) = (*shape, shape.decode_requests);
+        if verifies {
+            size = shape.prefill_requests;
+            let tokens = shape.prefill_tokens / size;
+            (size..self.shown(size)).for_each(|_| padded.add_chunk(tokens, 0, tokens));
+        } else if replies {
+            padded.decode_requests = self.shown(size);
+        }
+        let said = model.step(&padded);
         if self.rules.kernel_factors.is_empty() {
             return said;
         }
-        let graph = self.captured.last().is_some_and(|largest| shape.decode_requests <= u64::from(*largest));
+        let graph = self.captured.last().is_some_and(|largest| size <= u64::from(*largest));
         let (factor, more) = self.costs[if !replies { 0 } else { 2 - usize::from(graph) }];
         SimDuration((said.0 as f64 * factor) as i64 + more)
     }
@@ -282,6 +325,12 @@ fn cost(rules: &Sglang, prompts: bool, graph: bool) -> (f64, i64) {
 
 fn decodes(replica: &Replica, slot: u32) -> bool {
     replica.live[slot as usize].phase == Phase::Decode
+}
+
+/// Rule 25: the place of the last that replies.
+fn last(replica: &Replica) -> usize {
+    let found = replica.running.iter().rposition(|slot| decodes(replica, *slot));
+    found.unwrap_or_else(|| unreachable!("some decode"))
 }
 
 /// Rule 10: its place among the running requests.

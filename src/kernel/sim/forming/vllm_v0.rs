@@ -21,21 +21,29 @@ impl State {
     /// See [`super::Former::form`].
     pub(super) fn form(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) {
         let queue_first = replica.loaded.is_empty();
+        let lanes = replica.lanes.is_some();
         if queue_first {
+            if lanes {
+                replica.set_apart();
+            }
             self.admit(replica, f, env);
         }
         if !replica.next.chunks.is_empty() {
-            f.pause = true;
+            f.pause = !lanes;
             return;
         }
+        if queue_first && lanes {
+            replica.take_in();
+        }
+        let share = replica.share_of(self.rules.max_num_seqs);
         let mut copied = 0;
-        if replica.decode_need() < replica.pool.free() {
+        if replica.running.len() <= share && replica.decode_need() < replica.pool.free() {
             replica.decode_all(f, env);
         } else {
-            copied += self.walk(replica, f, env);
+            copied += self.walk(replica, share, f, env);
         }
         if f.preempted == 0 {
-            copied += self.swap_in(replica, f, env);
+            copied += self.swap_in(replica, share, f, env);
         }
         if copied > 0 {
             f.more = self.rules.copy_time(copied, env.bytes_per_block);
@@ -48,7 +56,8 @@ impl State {
     fn admit(&self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) {
         let watermark = self.rules.watermark(replica.pool.total());
         let (mut tokens, mut longest, mut count) = (0_u64, 0_u64, 0_u64);
-        while replica.running.len() < self.rules.max_num_seqs as usize {
+        let share = replica.share_of(self.rules.max_num_seqs);
+        while replica.seated() < self.rules.max_num_seqs as usize && replica.running.len() < share {
             let Some(slot) = replica.next_waiting(env) else { return };
             let target = replica.live[slot as usize].target;
             let blocks = target.div_ceil(replica.block_size);
@@ -62,11 +71,17 @@ impl State {
         }
     }
 
-    /// One token for every running request that stays, in order; the last ones go where no block is free. Returns the blocks
-    /// that are copied to the host.
-    fn walk(&self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) -> u64 {
+    /// One token for every running request that stays, in order, up to so many; the last ones go where no block is free. Returns
+    /// the blocks that are copied to the host.
+    fn walk(&self, replica: &mut Replica, share: usize, f: &mut Forming, env: &Env<'_>) -> u64 {
         let (mut at, mut copied) = (0, 0);
         while at < replica.running.len() {
+            if at == share {
+                for at in at..replica.running.len() {
+                    replica.leave_out(replica.running[at]);
+                }
+                return copied;
+            }
             let slot = replica.running[at];
             let computed = replica.computed(&replica.live[slot as usize]);
             while replica.pool.free() == 0 && at < replica.running.len() {
@@ -103,10 +118,13 @@ impl State {
     }
 
     /// Brings swapped requests back, in order, until one does not fit; returns the blocks that are copied from the host.
-    fn swap_in(&self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) -> u64 {
+    fn swap_in(&self, replica: &mut Replica, share: usize, f: &mut Forming, env: &Env<'_>) -> u64 {
         let watermark = self.rules.watermark(replica.pool.total());
         let mut copied = 0;
         while let Some(slot) = replica.loaded.front() {
+            if f.shape.decode_requests as usize >= share {
+                break;
+            }
             let computed = replica.live[slot as usize].computed;
             // With the next token. Seats there are: nobody was admitted meanwhile.
             if u64::from(computed / replica.block_size + 1) + watermark > replica.room() {

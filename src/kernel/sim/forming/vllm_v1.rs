@@ -91,6 +91,10 @@ impl Replica {
                 (false, _) => self.chunk_need(live, tokens),
             };
             while self.pool.free() < need {
+                if let Some(lane) = self.lane_of_victim(env) {
+                    self.preempt_in(lane, f, env);
+                    continue;
+                }
                 let Some(victim_at) = self.victim(env) else { break 'running };
                 let victim = self.running.remove(victim_at);
                 f.preempted += 1;
@@ -114,14 +118,16 @@ impl Replica {
         }
         for at in at..self.running.len() {
             let slot = self.running[at];
-            if self.live[slot as usize].phase == Phase::Decode {
-                self.stall(slot, f);
+            match self.live[slot as usize].phase {
+                Phase::Decode if self.lanes.is_some() => self.leave_out(slot),
+                Phase::Decode => self.stall(slot, f),
+                _ => {}
             }
         }
     }
 
     /// Place in `running` of the request that goes when blocks are missing.
-    fn victim(&self, env: &Env<'_>) -> Option<usize> {
+    pub(in crate::sim) fn victim(&self, env: &Env<'_>) -> Option<usize> {
         match self.common.policy {
             QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
                 self.running.len().checked_sub(1)
@@ -132,15 +138,18 @@ impl Replica {
 
     /// Admits waiting requests in order until one does not fit; false where time alone may change that.
     fn admit(&mut self, rules: VllmV1, f: &mut Forming, env: &Env<'_>) -> bool {
-        while f.budget > 0 && rules.has_seat(self.running.len()) {
-            if let Some(slot) = self.loaded.front() {
+        while f.budget > 0 && rules.has_seat(self.seated()) {
+            let Some(slot) = self.next_ready(env) else { return true };
+            let (target, loaded) = (self.live[slot as usize].target, self.live[slot as usize].loaded);
+            if loaded {
                 if !self.admit_ready(slot, rules, f, env) {
                     return true;
                 }
                 continue;
             }
-            let Some(slot) = self.next_waiting(env) else { return true };
-            let target = self.live[slot as usize].target;
+            if self.is_on_its_way(slot) {
+                return true;
+            }
             let (hits, idle) = self.prefix_of(slot, env);
             let loads = match self.ask_tiers(slot, hits, idle, env) {
                 Asked::NoRoom => return true,
@@ -155,7 +164,7 @@ impl Replica {
                 return true;
             }
             if !self.can_encode(slot, computed, f, env) {
-                return true;
+                return self.tiers.is_none();
             }
             self.dequeue(slot, env);
             self.seat(slot, &Seat { hits, tokens, spare: 0 }, f, env);
@@ -163,16 +172,20 @@ impl Replica {
         true
     }
 
-    /// Admits the first of those that hold their blocks, if it fits into the budget.
+    /// Admits one of those that hold their blocks, if it fits into the budget.
     fn admit_ready(&mut self, slot: u32, rules: VllmV1, f: &mut Forming, env: &Env<'_>) -> bool {
         let live = &self.live[slot as usize];
         if live.fetched == 0 {
-            self.loaded.pop_front();
+            self.unload(slot, env);
             self.admit_loaded(slot, f, env);
             return true;
         }
-        let Some(tokens) = rules.waiting_tokens(live.target - live.computed, f.budget) else { return false };
-        self.loaded.pop_front();
+        let computed = live.computed;
+        let Some(tokens) = rules.waiting_tokens(live.target - computed, f.budget) else { return false };
+        if !self.can_encode(slot, computed, f, env) {
+            return false;
+        }
+        self.unload(slot, env);
         self.admit_fetched(slot, tokens, f, env);
         true
     }

@@ -148,7 +148,7 @@ impl Derivation {
 }
 
 /// SplitMix64's finalizer over hash and index: a bijection of the hash for every index.
-fn mix(hash: u64, part: u32) -> u64 {
+pub(crate) fn mix(hash: u64, part: u32) -> u64 {
     let mut z = hash.wrapping_add(u64::from(part).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -11,7 +11,7 @@
 //! | norms, rotary embedding, activation | memory traffic, and `per_layer_us` |
 //! | all-reduce after attention and feed-forward network (`tp` above 1) | a ring: `2 (tp - 1) / tp` of the bytes over a link |
 //! | all-to-all before and after routed experts (ranks that share experts) | every token to `top_k` experts, of which a rank has one in `dp` |
-//! | stages of a pipeline | the hidden states and residuals go on; a step passes through all stages in turn |
+//! | stages of a pipeline | the hidden states and residuals go on; a batch passes through all stages in turn (several in flight: [`lanes`](crate::sim)) |
 //! | embedding, output matrix, sampling | the output matrix for one token of every request in the batch |
 //!
 //! **Shares** of the roofline are medians over the tables of vLLM that aiconfigurator publishes (Apache-2.0; A100, H100,

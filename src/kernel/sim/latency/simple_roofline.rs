@@ -4,7 +4,7 @@
 //! differences: the feed-forward network counts as many matrices as the model has (`mlp_matrices`; inference-sim
 //! always 2), and nothing is truncated to microseconds. Ranks that share experts are taken to run in balance (see `work.rs`). Left out:
 //! communication between GPUs and between such ranks, kernel launches, and the overlap of pipeline stages (`pp` divides
-//! memory, not time: a step passes through all stages in turn).
+//! memory, not time: a batch passes through all stages in turn).
 
 use super::work::{Costs, Work};
 use super::{BatchShape, DecodeForm, LatencyModel, ns, shortest_of_growing};

@@ -23,6 +23,8 @@ pub(in crate::sim) struct Plan {
     skips: bool,
     background: bool,
     pub costs: Costs,
+    /// Place of those who ask for none, where they need a slot; else [`NO_ADAPTER`].
+    base: u32,
     /// Numbers and ranks of the adapters of the trace, in the order of the numbers.
     known: Vec<(u32, u32)>,
 }
@@ -33,7 +35,9 @@ impl Plan {
         let d = &site.deployment;
         let lora: &Lora = d.lora.as_ref().filter(|_| site.role != Role::Encode)?;
         let numbers: BTreeSet<u32> = requests.adapter.iter().flatten().copied().collect();
+        let base = d.scheduler.common().is_some_and(|common| common.base_needs_slot);
         Some(Plan {
+            base: if base { numbers.len() as u32 } else { NO_ADAPTER },
             slots: lora.max_loras,
             host_slots: lora.host_slots(),
             skips: lora.gate == Gate::Skip,
@@ -50,7 +54,7 @@ impl Plan {
         }
         let number = requests.adapter.get(request as usize).copied().flatten();
         let at = number.and_then(|number| self.known.binary_search_by_key(&number, |known| known.0).ok());
-        at.map_or(NO_ADAPTER, |at| at as u32)
+        at.map_or(self.base, |at| at as u32)
     }
 }
 
@@ -75,6 +79,8 @@ struct Adapter {
     waiting: u32,
     /// The last search in which it was met.
     met: u64,
+    /// It stands for those who ask for none: nothing is loaded, and its slot is given up last.
+    base: bool,
 }
 
 /// Whether a waiting request may be admitted, as far as its adapter goes.
@@ -113,9 +119,11 @@ pub(in crate::sim) struct Adapters {
 impl Adapters {
     pub(in crate::sim) fn new(plan: &Plan) -> Adapters {
         let place = if plan.host_slots.is_some() { Place::Disk } else { Place::Host };
-        let fresh = |rank| Adapter { rank, place, idle_since: 0, running: 0, decoding: 0, waiting: 0, met: 0 };
+        let fresh =
+            |rank| Adapter { rank, place, idle_since: 0, running: 0, decoding: 0, waiting: 0, met: 0, base: false };
+        let base = (plan.base != NO_ADAPTER).then(|| Adapter { base: true, place: Place::Host, ..fresh(0) });
         Adapters {
-            all: plan.known.iter().map(|(_, rank)| fresh(*rank)).collect(),
+            all: plan.known.iter().map(|(_, rank)| fresh(*rank)).chain(base).collect(),
             taken: 0,
             in_use: 0,
             idle: BTreeSet::new(),
@@ -139,7 +147,7 @@ impl Adapters {
         self.waiting += 1;
         self.waiting_used += u64::from(adapter.running > 0);
         if adapter.place != Place::Gpu {
-            self.colder(1, now);
+            self.colder(at, 1, now);
         }
     }
 
@@ -149,19 +157,23 @@ impl Adapters {
         self.waiting -= 1;
         self.waiting_used -= u64::from(adapter.running > 0);
         if adapter.place != Place::Gpu {
-            self.warmer(1, now);
+            self.warmer(at, 1, now);
         }
     }
 
     /// So many more requests wait whose adapter is not on the GPU. The time until then is taken off, that at the end added.
-    fn colder(&mut self, requests: u32, now: SimTime) {
+    fn colder(&mut self, at: u32, requests: u32, now: SimTime) {
         self.waiting_cold += u64::from(requests);
-        self.sums.wait_ns -= i128::from(requests) * i128::from(now.0);
+        if !self.all[at as usize].base {
+            self.sums.wait_ns -= i128::from(requests) * i128::from(now.0);
+        }
     }
 
-    fn warmer(&mut self, requests: u32, now: SimTime) {
+    fn warmer(&mut self, at: u32, requests: u32, now: SimTime) {
         self.waiting_cold -= u64::from(requests);
-        self.sums.wait_ns += i128::from(requests) * i128::from(now.0);
+        if !self.all[at as usize].base {
+            self.sums.wait_ns += i128::from(requests) * i128::from(now.0);
+        }
     }
 
     /// A request that asks for it runs from now on.
@@ -189,14 +201,15 @@ impl Adapters {
     /// On the GPU, and nobody runs with it.
     fn rests(&mut self, at: u32) {
         self.next_idle += 1;
-        self.all[at as usize].idle_since = self.next_idle;
-        self.idle.insert((self.next_idle, at));
+        let adapter = &mut self.all[at as usize];
+        adapter.idle_since = if adapter.base { u64::MAX } else { self.next_idle };
+        self.idle.insert((adapter.idle_since, at));
     }
 
     fn decodes(&mut self, at: u32) {
         let adapter = &mut self.all[at as usize];
         adapter.decoding += 1;
-        if adapter.decoding == 1 {
+        if adapter.decoding == 1 && !adapter.base {
             self.decoding += 1;
             *self.ranks.entry(adapter.rank).or_default() += 1;
         }
@@ -206,7 +219,7 @@ impl Adapters {
         let adapter = &mut self.all[at as usize];
         let rank = adapter.rank;
         adapter.decoding -= 1;
-        if adapter.decoding == 0 {
+        if adapter.decoding == 0 && !adapter.base {
             self.decoding -= 1;
             if let Some(count) = self.ranks.get_mut(&rank) {
                 *count -= 1;
@@ -235,10 +248,15 @@ impl Adapters {
             Some(victim) => self.evict(victim, now, plan),
             None => self.taken += 1,
         }
+        if self.all[at as usize].base {
+            self.all[at as usize].place = Place::Coming;
+            return SimDuration::ZERO;
+        }
         let from_disk = self.all[at as usize].place == Place::Disk;
         if let Some(slots) = plan.host_slots {
             self.hosted.remove(&(self.all[at as usize].idle_since, at));
-            while self.taken + self.hosted.len() as u32 > slots {
+            let base = self.all.last().is_some_and(|last| last.base && last.place != Place::Host);
+            while self.taken - u32::from(base) + self.hosted.len() as u32 > slots {
                 let Some((_, forgotten)) = self.hosted.pop_first() else { unreachable!("there is room for all slots") };
                 self.all[forgotten as usize].place = Place::Disk;
             }
@@ -256,19 +274,19 @@ impl Adapters {
         let adapter = &mut self.all[victim as usize];
         let entry = (adapter.idle_since, victim);
         adapter.place = Place::Host;
-        let waiting = adapter.waiting;
+        let (waiting, base) = (adapter.waiting, adapter.base);
         self.idle.remove(&entry);
-        if plan.host_slots.is_some() {
+        if plan.host_slots.is_some() && !base {
             self.hosted.insert(entry);
         }
-        self.colder(waiting, now);
-        self.sums.evictions += 1;
+        self.colder(victim, waiting, now);
+        self.sums.evictions += u64::from(!base);
     }
 
     /// It is on the GPU from now on.
     fn came(&mut self, at: u32, now: SimTime) {
         self.all[at as usize].place = Place::Gpu;
-        self.warmer(self.all[at as usize].waiting, now);
+        self.warmer(at, self.all[at as usize].waiting, now);
     }
 
     /// What comes is there, if it is by `now`.
@@ -311,7 +329,7 @@ impl Replica {
             Gated::Skip => {}
         }
         // Where nobody may, nobody is looked at.
-        let all = self.waiting.len() as u64;
+        let all = self.waits();
         let may = match plan.background {
             true => all - adapters.waiting_cold,
             false => all - adapters.waiting + adapters.waiting_used,
@@ -320,6 +338,32 @@ impl Replica {
             return None;
         }
         self.waiting.iter().find(|slot| self.gate(*slot, env) == Gated::Go)
+    }
+
+    /// The same of all that wait: those that hold their blocks go before the others.
+    pub(in crate::sim) fn next_ready(&self, env: &Env<'_>) -> Option<u32> {
+        if self.loaded.is_empty() {
+            return self.next_waiting(env);
+        }
+        for slot in self.loaded.iter() {
+            match self.gate(slot, env) {
+                Gated::Go => return Some(slot),
+                Gated::Stop => return None,
+                Gated::Skip => {}
+            }
+        }
+        self.next_waiting(env)
+    }
+
+    /// Takes out of [`Replica::loaded`] what [`Self::next_ready`] said.
+    pub(in crate::sim) fn unload(&mut self, slot: u32, env: &Env<'_>) {
+        if self.loaded.front() == Some(slot) {
+            self.loaded.pop_front();
+        } else {
+            let key = self.key(slot, env);
+            let there = self.loaded.remove(slot, key);
+            assert!(there, "a request with its blocks must be among those");
+        }
     }
 
     /// Takes out of the queue what [`Self::next_waiting`] said.
@@ -403,7 +447,7 @@ impl Replica {
         }
         adapters.searches += 1;
         let looked_at = if plan.skips { usize::MAX } else { 1 };
-        for slot in self.waiting.iter().take(looked_at) {
+        for slot in self.loaded.iter().chain(self.waiting.iter()).take(looked_at) {
             let at = self.live[slot as usize].adapter;
             if at == NO_ADAPTER {
                 continue;
@@ -451,7 +495,7 @@ impl Replica {
         let Some(adapters) = &mut self.adapters else { return Mix::default() };
         adapters.searches += 1;
         let now = adapters.searches;
-        let all = !f.pause && f.shape.decode_requests == self.decodes;
+        let all = !f.pause && f.shape.decode_requests + f.verifying == self.decodes;
         let mut mix = if all { adapters.decode_mix() } else { Mix::default() };
         let live = &self.live;
         let chunks = self.next.chunks.iter().filter(|chunk| chunk.tokens > 0).map(|chunk| chunk.slot);
@@ -464,6 +508,9 @@ impl Replica {
                 continue;
             }
             let adapter = &mut adapters.all[at as usize];
+            if adapter.base {
+                continue;
+            }
             if std::mem::replace(&mut adapter.met, now) != now {
                 mix.adapters += 1;
                 mix.rank = mix.rank.max(adapter.rank);
@@ -475,7 +522,9 @@ impl Replica {
     /// At the horizon: who waits has waited until then.
     pub(in crate::sim) fn close_adapters(&mut self, horizon: SimTime) {
         if let Some(adapters) = &mut self.adapters {
-            adapters.sums.wait_ns += i128::from(adapters.waiting_cold) * i128::from(horizon.0);
+            let base = adapters.all.last().filter(|last| last.base && last.place != Place::Gpu);
+            let cold = adapters.waiting_cold - base.map_or(0, |base| u64::from(base.waiting));
+            adapters.sums.wait_ns += i128::from(cold) * i128::from(horizon.0);
         }
     }
 }

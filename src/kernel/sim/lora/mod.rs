@@ -12,6 +12,8 @@
 //! | 8. A step with `n` distinct adapters in its batch, the largest of rank `r`, takes `t (1 + n k(r)) + step_us + n per_adapter_us`, where `t` is what the latency model says, in whole ticks, and `k` is interpolated in `factors` (beyond the first and the last, theirs) | inference-sim (`StepOverheadFactor`: the nearest tier) | `steps_take_longer_with_more_and_larger_adapters` |
 //! | 9. The slots take `max_loras * max_lora_rank * bytes per rank` of every GPU from the KV cache that is planned; blocks that the deployment sets (`num_gpu_blocks`) are as many as it says | vLLM (stacked tensors of the largest rank); inference-sim (`AdapterReservedBytes`) | `slots_take_memory` |
 //! | 10. Blocks of equal tokens under different adapters have different contents. What a router remembers of prompts it has sent does not tell them apart | vLLM `v1/core/kv_cache_utils.py` (`_gen_lora_extra_hash_keys`) | `a_prefix_is_found_under_its_own_adapter_only` |
+//! | 11. SGLang: requests without an adapter need a slot, too, one for all of them, which is given up last; nothing is loaded into it, and no rule on costs counts it. Only `gate: skip` | SGLang 0.5.9 `lora/lora_manager.py` (`validate_lora_batch`: the base model is one of `max_loras_per_batch`), `lora/mem_pool.py` | `timelines/sglang.rs`: `adapters_of_a_batch_have_slots`, `requests_without_an_adapter_need_a_slot` |
+//! | 12. A request that is fetched from tiers waits all the while and has no adapter in use: it asks for it when it is admitted. When it leaves the queue to be fetched, the next load in the background may begin at once | as 1: vLLM looks at adapters before it asks its connector | `timelines/tiers.rs`: `tiers_tell_adapters_apart` |
 //!
 //! **Bytes per rank** on one GPU: two per number, over the layers of the largest pipeline stage and `target_modules`, of
 //! `in + out` numbers each. Of matrices that tensor parallelism cuts by their output (`q k v gate up`), a GPU has all of the
@@ -27,7 +29,8 @@
 //! # For whoever forms batches
 //!
 //! The fast engine: take the next request from [`Replica::next_waiting`](crate::sim) in the place of `waiting.front()`, and
-//! take it out by `dequeue` in the place of `waiting.pop_front()`. One that goes through `waiting.iter()` in an order of its
+//! take it out by `dequeue` in the place of `waiting.pop_front()`; where tiers are asked, from `next_ready`, which may say one
+//! of [`Replica::loaded`](crate::sim), to be taken out by `unload`. One that goes through `waiting.iter()` in an order of its
 //! own asks `gate(slot)` of each: `Go`, `Skip` (the next one may go) or `Stop` (none behind may). Everything else hangs on
 //! `seat`, `preempt`, `leave` and `launch`. The oracle: `head` heeds adapters; who looks at `waiting` itself asks `gate`. Then
 //! set [`Common::knows_adapters`](crate::sim::scheduler); schedulers that do not are refused.
@@ -37,8 +40,13 @@
 //! - vLLM counts the adapters of the requests scheduled in a step, here of those that run: with asynchronous scheduling,
 //!   one whose last request waits for its last token is in use for one step more. vLLM's order among adapters that
 //!   became idle in the same step is that of a Python set; here, that in which their requests left.
+//! - SGLang's `max_loras_per_batch` is `max_loras`, its `max_loaded_loras` `max_cpu_loras`, `enable_lora_overlap_loading`
+//!   `loading: background`. There, adapters of requests that have ended stay in use until the next step of replies; with
+//!   overlap several are on their way at once, one after the other, and none while the batch is full; here one is, which begins
+//!   before the queue is ordered.
 //! - vLLM's version 0 counts adapters as version 1 does (`core/scheduler.py`, `_schedule_prefills`); with swapped requests it
-//!   is refused here. Other schedulers may follow: whether their projects have adapters is for their files to say.
+//!   is refused here. TensorRT-LLM's PEFT cache is not simulated; Sarathi-Serve, Orca, FasterTransformer and LightLLM have
+//!   no adapters (S-LoRA is a project of its own).
 //! - The router's `lora-affinity` goes by what it has sent, with a `max_loras` of its own, not by what is on the GPU.
 //! - inference-sim orders by the last admission, here by the end of use; there, a preempted request keeps its adapter in
 //!   use, here not. Its nearest tier is here an interpolation, equal at the tiers.
@@ -57,7 +65,7 @@ pub(in crate::sim) use costs::{Costs, Mix, bytes_per_rank};
 
 use crate::pools::{Role, Site};
 use crate::request::Requests;
-use crate::sim::scheduler::QueueOrder;
+use crate::sim::scheduler::{QueueOrder, Scheduler};
 use crate::units::SimDuration;
 
 /// Ranks that vLLM lays slots out for (`vllm/config/lora.py`, `MaxLoRARanks`).
@@ -66,6 +74,10 @@ const MAX_LORA_RANKS: [u32; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
 const BASE_MAX_US: f64 = 60e6;
 /// Largest factor per adapter.
 const FACTOR_MAX: f64 = 1e3;
+/// Least bandwidth: a megabyte per second. What is slower is not the way of an adapter, and its loads would not end.
+const GB_PER_S_MIN: f64 = 1e-3;
+/// Most bytes per rank: an adapter of the largest rank is then larger than the memory of any GPU.
+const BYTES_PER_RANK_MAX: f64 = 1e9;
 
 /// Adapters and their slots, in vLLM's words where it has some.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -260,6 +272,11 @@ impl Lora {
         let mut all = self.wrong_sizes();
         all.extend(self.wrong_times());
         all.extend(out_of_place(site));
+        if self.gate == Gate::HeadOfLine && matches!(site.deployment.scheduler, Scheduler::Sglang(_)) {
+            let message = "must be skip: SGLang looks behind a request whose adapter does not fit, and orders its queue anew \
+                           after a load has begun";
+            all.push(("deployment.lora.gate".into(), message.to_string()));
+        }
         all
     }
 
@@ -291,8 +308,8 @@ impl Lora {
             }
         }
         match self.bytes_per_rank {
-            Some(bytes) if !(bytes.is_finite() && bytes > 0.0) => {
-                add("bytes_per_rank", format!("is {bytes}; must be a number above 0"));
+            Some(bytes) if !(bytes > 0.0 && bytes <= BYTES_PER_RANK_MAX) => {
+                add("bytes_per_rank", format!("is {bytes}; must be above 0 and at most {BYTES_PER_RANK_MAX:e}"));
             }
             None if self.target_modules.is_empty() => add("target_modules", "is empty: there must be one".to_string()),
             Some(_) | None => {}
@@ -314,8 +331,8 @@ impl Lora {
             }
         }
         for (path, bandwidth) in [("load_gb_per_s", self.load_gb_per_s), ("disk_gb_per_s", self.disk_gb_per_s)] {
-            if let Some(gb_per_s) = bandwidth.filter(|b| !(b.is_finite() && *b > 0.0)) {
-                add(path, format!("is {gb_per_s}; must be a number above 0"));
+            if let Some(gb_per_s) = bandwidth.filter(|b| !(b.is_finite() && *b >= GB_PER_S_MIN)) {
+                add(path, format!("is {gb_per_s}; must be a number, {GB_PER_S_MIN} or more"));
             }
         }
         if !self.factors.iter().all(|f| (0.0..=FACTOR_MAX).contains(&f.factor)) {
@@ -328,13 +345,29 @@ impl Lora {
     }
 }
 
+/// Why a scheduler heeds no adapters.
+fn unknown(scheduler: &Scheduler) -> &'static str {
+    match scheduler {
+        Scheduler::VllmV0(_) => {
+            "adapters are not simulated together with swapped requests; leave out one of the two, or run vllm_v1"
+        }
+        Scheduler::Trtllm(_) => {
+            "TensorRT-LLM's cache of adapters (its PEFT cache) is not simulated; vllm_v1, vllm_v0 and sglang heed adapters"
+        }
+        Scheduler::Sarathi(_) | Scheduler::Orca(_) | Scheduler::FasterTransformer(_) | Scheduler::Lightllm(_) => {
+            "the project of this scheduler has no adapters, as it is simulated; vllm_v1, vllm_v0 and sglang heed them"
+        }
+        Scheduler::VllmV1(_) | Scheduler::Sglang(_) | Scheduler::Exclusive(_) => "this scheduler heeds no adapters",
+    }
+}
+
 /// Where adapters are not simulated.
 fn out_of_place(site: &Site) -> Option<Problem> {
     let refused = |message: &str| Some(("deployment.lora".into(), message.to_string()));
     match site.deployment.scheduler.common() {
         None => return refused("the exclusive scheduler has no batches, and knows no adapters"),
         Some(common) if !common.knows_adapters => {
-            return refused("this scheduler knows no adapters; `vllm_v1` does, and `vllm_v0` without swapping");
+            return refused(unknown(&site.deployment.scheduler));
         }
         Some(common) if common.policy == QueueOrder::Fair => {
             return refused("adapters are not simulated with the queue order `fair`");

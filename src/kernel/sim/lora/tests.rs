@@ -154,7 +154,10 @@ fn what_cannot_be_is_refused() {
         ),
         (
             |l| (l.load_gb_per_s, l.disk_gb_per_s) = (Some(0.0), Some(f64::NAN)),
-            &["load_gb_per_s: is 0; must be a number above 0", "disk_gb_per_s: is NaN; must be a number above 0"],
+            &[
+                "load_gb_per_s: is 0; must be a number, 0.001 or more",
+                "disk_gb_per_s: is NaN; must be a number, 0.001 or more",
+            ],
         ),
         (
             |l| (l.load_base_us, l.step_us) = (-1.0, 1e9),
@@ -163,7 +166,9 @@ fn what_cannot_be_is_refused() {
                 "step_us: is 1000000000; must be 0 to 60000000 microseconds",
             ],
         ),
-        (|l| l.bytes_per_rank = Some(0.0), &["bytes_per_rank: is 0; must be a number above 0"]),
+        (|l| l.bytes_per_rank = Some(0.0), &["bytes_per_rank: is 0; must be above 0 and at most 1e9"]),
+        (|l| l.bytes_per_rank = Some(1.1e9), &["bytes_per_rank: is 1100000000; must be above 0 and at most 1e9"]),
+        (|l| l.load_gb_per_s = Some(0.0009), &["load_gb_per_s: is 0.0009; must be a number, 0.001 or more"]),
         (|l| l.target_modules.clear(), &["target_modules: is empty: there must be one"]),
         (
             |l| l.factors = [8, 8].map(|rank| RankFactor { rank, factor: -0.1 }).into(),
@@ -203,4 +208,29 @@ fn adapters_need_batches_that_heed_them() {
     s.deployment.scheduler = Scheduler::Exclusive(Exclusive::default());
     let of_lora: Vec<String> = told(&s).into_iter().filter(|text| text.starts_with("deployment.lora")).collect();
     assert_eq!(of_lora, ["deployment.lora: the exclusive scheduler has no batches, and knows no adapters"]);
+}
+
+#[test]
+fn schedulers_without_adapters_say_why() {
+    let told_of = |scheduler: &str, gate: Gate| -> Vec<String> {
+        let mut s = scenario_8b();
+        s.deployment.lora = Some(Lora { gate, ..Lora::default() });
+        s.deployment.scheduler = serde_json::from_str(scheduler).unwrap();
+        told(&s).into_iter().filter(|text| text.starts_with("deployment.lora") || text.starts_with("gate")).collect()
+    };
+    for (scheduler, reason) in [
+        (r#"{"sarathi": {}}"#, "the project of this scheduler has no adapters"),
+        (r#"{"orca": {}}"#, "the project of this scheduler has no adapters"),
+        (r#"{"faster_transformer": {}}"#, "the project of this scheduler has no adapters"),
+        (r#"{"lightllm": {}}"#, "the project of this scheduler has no adapters"),
+        (r#"{"trtllm": {}}"#, "PEFT cache"),
+        (r#"{"vllm_v0": {"preemption_mode": "swap"}}"#, "swapped requests"),
+    ] {
+        let found = told_of(scheduler, Gate::Skip);
+        assert!(found.len() == 1 && found[0].contains(reason), "{scheduler}: {found:?}");
+    }
+    let sglang = r#"{"sglang": {}}"#;
+    assert_eq!(told_of(sglang, Gate::Skip), [""; 0]);
+    let found = told_of(sglang, Gate::HeadOfLine);
+    assert!(found.len() == 1 && found[0].starts_with("gate: must be skip"), "{found:?}");
 }

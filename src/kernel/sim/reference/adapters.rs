@@ -19,6 +19,9 @@ pub(super) struct Shelf {
     used: Vec<u32>,
 }
 
+/// In the place of an adapter: who asks for none, where that needs a slot.
+const BASE: u32 = u32::MAX;
+
 impl Shelf {
     fn note_use(&mut self, adapter: u32) {
         self.used.retain(|other| *other != adapter);
@@ -43,13 +46,20 @@ impl World<'_> {
         self.requests.adapter.get(request as usize).copied().flatten()
     }
 
+    /// What it needs a slot for.
+    fn slot_of(&self, r: usize, i: usize) -> Option<u32> {
+        self.lora(r).filter(|_| self.lives[i].stage != Stage::Encode)?;
+        let base = self.replicas[r].pool.common.base_needs_slot.then_some(BASE);
+        self.adapter_of(r, i).or(base)
+    }
+
     fn rank(&self, r: usize, adapter: u32) -> u32 {
         self.lora(r).map_or(0, |lora| lora.rank_of(self.requests, adapter))
     }
 
-    /// Those that requests that run ask for.
+    /// What requests that run need slots for.
     fn adapters_in_use(&self, r: usize) -> Vec<u32> {
-        let mut all: Vec<u32> = self.replicas[r].running.iter().filter_map(|i| self.adapter_of(r, *i)).collect();
+        let mut all: Vec<u32> = self.replicas[r].running.iter().filter_map(|i| self.slot_of(r, *i)).collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -57,7 +67,7 @@ impl World<'_> {
 
     /// Whether a waiting request may be admitted, as far as its adapter goes.
     pub(super) fn gate(&self, r: usize, i: usize) -> Gated {
-        let (Some(lora), Some(adapter)) = (self.lora(r), self.adapter_of(r, i)) else { return Gated::Go };
+        let (Some(lora), Some(adapter)) = (self.lora(r), self.slot_of(r, i)) else { return Gated::Go };
         let in_use = self.adapters_in_use(r);
         let may = match lora.loading {
             Loading::InStep => in_use.contains(&adapter) || in_use.len() < lora.max_loras as usize,
@@ -77,12 +87,20 @@ impl World<'_> {
         let taken = shelf.here.len() + usize::from(shelf.coming.is_some());
         if taken == lora.max_loras as usize {
             let idle = shelf.here.iter().copied().filter(|a| !in_use.contains(a) && !spared.contains(a));
-            let victim = idle.min_by_key(|a| shelf.last_use(*a))?;
+            let victim = idle.min_by_key(|a| (*a == BASE, shelf.last_use(*a)))?;
             let machine = &mut self.replicas[r];
             machine.shelf.here.retain(|a| *a != victim);
-            machine.shelf.host.push(victim);
-            self.totals[machine.pool.number].adapters.evictions += 1;
-            self.fire("lora: a slot is given up");
+            if victim == BASE {
+                self.fire("lora: those without an adapter give up their slot");
+            } else {
+                machine.shelf.host.push(victim);
+                self.totals[machine.pool.number].adapters.evictions += 1;
+                self.fire("lora: a slot is given up");
+            }
+        }
+        if adapter == BASE {
+            self.fire("lora: a slot for those without an adapter");
+            return Some(SimDuration::ZERO);
         }
         let machine = &mut self.replicas[r];
         let shelf = &mut machine.shelf;
@@ -90,7 +108,8 @@ impl World<'_> {
         shelf.host.retain(|a| *a != adapter);
         let mut forgotten = 0;
         if let Some(slots) = lora.host_slots() {
-            while shelf.here.len() + 1 + shelf.host.len() > slots as usize {
+            let here = shelf.here.iter().filter(|a| **a != BASE).count();
+            while here + 1 + shelf.host.len() > slots as usize {
                 let Some(oldest) = shelf.host.iter().copied().min_by_key(|a| shelf.last_use(*a)) else { break };
                 shelf.host.retain(|a| *a != oldest);
                 forgotten += 1;
@@ -114,8 +133,14 @@ impl World<'_> {
     /// This request of the queue is about to be admitted.
     pub(super) fn note_passed(&mut self, r: usize, admitted: usize) {
         let Some(Lora { gate: Gate::Skip, .. }) = self.lora(r) else { return };
-        if self.queue(r).into_iter().take_while(|i| *i != admitted).any(|i| self.gate(r, i) == Gated::Skip) {
+        let queue = self.queue(r);
+        let passed = queue.into_iter().take_while(|i| *i != admitted).filter(|i| self.gate(r, *i) == Gated::Skip);
+        let passed: Vec<usize> = passed.collect();
+        if !passed.is_empty() {
             self.fire("lora: one goes before another that waits for its adapter");
+        }
+        if passed.into_iter().any(|i| self.lives[i].hits.is_some()) {
+            self.fire("tiers: what was fetched waits for its adapter");
         }
     }
 
@@ -130,19 +155,24 @@ impl World<'_> {
 
     /// A request is admitted: its adapter is there, or is loaded before the step runs.
     pub(super) fn bring_adapter(&mut self, r: usize, i: usize, f: &mut Forming) {
-        let Some(adapter) = self.adapter_of(r, i) else { return };
+        let Some(adapter) = self.slot_of(r, i) else { return };
+        if self.lives[i].hits.is_some() && adapter != BASE {
+            self.fire("tiers: a fetched request has an adapter");
+        }
         if self.replicas[r].shelf.here.contains(&adapter) {
             return;
         }
         let Some(time) = self.give_slot(r, adapter, &[]) else { unreachable!("a request was admitted without a slot") };
         self.replicas[r].shelf.here.push(adapter);
         f.more += time;
-        self.fire("lora: loaded in the step");
+        if adapter != BASE {
+            self.fire("lora: loaded in the step");
+        }
     }
 
     /// A request runs no more. It has been taken out of the running ones.
     pub(super) fn note_end_of_use(&mut self, r: usize, i: usize) {
-        if let Some(adapter) = self.adapter_of(r, i)
+        if let Some(adapter) = self.slot_of(r, i)
             && !self.adapters_in_use(r).contains(&adapter)
         {
             self.replicas[r].shelf.note_use(adapter);
@@ -161,7 +191,7 @@ impl World<'_> {
             if head_only && place > 0 {
                 return;
             }
-            let Some(adapter) = self.adapter_of(r, i) else { continue };
+            let Some(adapter) = self.slot_of(r, i) else { continue };
             if self.replicas[r].shelf.here.contains(&adapter) {
                 before.push(adapter);
                 continue;
@@ -184,6 +214,7 @@ impl World<'_> {
         if let Some((_, adapter)) = shelf.coming.take_if(|(at, _)| *at <= now) {
             shelf.here.push(adapter);
             shelf.note_use(adapter);
+            self.replicas[r].rests = false;
         }
     }
 

@@ -142,7 +142,7 @@ impl World<'_> {
             let prompt = if sent.pending { sent.prompt } else { 0 };
             let reply = match role {
                 Role::Encode | Role::Prefill => 0,
-                Role::Mixed | Role::Decode => life.output - life.tokens.len(),
+                Role::Mixed | Role::Decode => self.reply_left_of(life),
             };
             (prompt + reply) as u64
         };

@@ -19,11 +19,13 @@ mod adapters;
 mod caches;
 mod forming;
 mod journey;
+mod lanes;
 mod moving;
 mod orders;
 mod parts;
 mod pools;
 mod routing;
+mod samples;
 mod sessions;
 mod speculating;
 mod steptime;
@@ -141,6 +143,8 @@ pub fn observe_of(
     quirks: Quirks,
     model: fn(&Site) -> Result<Box<dyn LatencyModel>, SimError>,
 ) -> Result<(Summary, Seen), SimError> {
+    let completed = super::samples::complete(scenario, requests);
+    let requests = completed.as_ref();
     let demand = engine::accept(scenario, requests)?;
     let d = &scenario.deployment;
     if d.scheduler.common().is_none() && d.pools.is_empty() {

@@ -30,9 +30,10 @@ impl World<'_> {
         }
     }
 
-    /// A request of the queue that no list of active requests holds, and that has no KV cache from elsewhere.
+    /// A request of the queue that no list of active requests holds, and that has no KV cache from elsewhere, or awaits it.
     fn queues(&self, i: usize) -> bool {
-        !self.lives[i].ready && self.lives[i].listed.is_none()
+        let life = &self.lives[i];
+        !life.ready && life.listed.is_none() && life.trip.is_none()
     }
 
     /// The request is about to enter the queue.
@@ -113,7 +114,7 @@ impl World<'_> {
         if self.policy(r) != QueueOrder::Fair {
             return;
         }
-        let came = |i: &usize| (self.lives[*i].arrival, self.lives[*i].request);
+        let came = |i: &usize| (self.lives[*i].arrival, self.lives[*i].request, self.lives[*i].sample);
         let others = self.replicas[r].waiting.iter().filter(|other| self.queues(**other));
         if others.map(came).min().is_some_and(|first| first < came(&i)) {
             self.fire("fair: another tenant goes first");

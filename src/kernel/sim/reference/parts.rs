@@ -5,7 +5,9 @@ use std::rc::Rc;
 
 use super::adapters::Shelf;
 use super::forming::sglang;
+use super::lanes::Line;
 use super::pools::Pool;
+use super::speculating::{self, AdaptiveEntry};
 use super::steptime::Noise;
 use super::tiers::{Shelf as Store, Trip};
 use crate::sim::latency::BatchShape;
@@ -47,6 +49,13 @@ pub(super) struct Sent {
 pub(super) struct Life {
     pub request: u32,
     pub place: usize,
+    /// How many samples it has; those that entered a queue; of a sample: its request, its number, and that it only computes
+    /// the prompt of the others.
+    pub samples: u32,
+    pub children: Vec<usize>,
+    pub parent: Option<usize>,
+    pub sample: u32,
+    pub ahead: bool,
     /// When it is sent, or [`SimTime::MAX`] where that is not known yet.
     pub arrival: SimTime,
     /// It was routed, or will never be sent.
@@ -116,6 +125,11 @@ impl Life {
         Life {
             request,
             place,
+            samples: demand.samples(request),
+            children: Vec::new(),
+            parent: None,
+            sample: 0,
+            ahead: false,
             arrival: demand.arrival(request),
             arrived: false,
             stage: Stage::Whole,
@@ -216,6 +230,7 @@ impl Life {
             kv_ready: self.kv_ready,
             first_token: self.tokens.first().map(|t| *t + self.after_token),
             input_tokens: self.input as u32,
+            samples: self.samples,
             output_tokens: self.tokens.len() as u32,
             cached_tokens: self.cached as u32,
             fetched_tokens: self.fetched_tokens as u32,
@@ -230,7 +245,11 @@ impl Life {
 
 /// The gaps between tokens that came out at these times.
 pub(super) fn itl(tokens: &[SimTime]) -> Option<ItlStats> {
-    let mut gaps: Vec<i64> = tokens.windows(2).map(|w| (w[1] - w[0]).0).collect();
+    stats(tokens.windows(2).map(|w| (w[1] - w[0]).0).collect())
+}
+
+/// What is told of these gaps.
+pub(super) fn stats(mut gaps: Vec<i64>) -> Option<ItlStats> {
     gaps.sort_unstable();
     let max = *gaps.last()?;
     let sum = gaps.iter().sum();
@@ -240,7 +259,7 @@ pub(super) fn itl(tokens: &[SimTime]) -> Option<ItlStats> {
     let high = *gaps.get(rank / 100 + 1).unwrap_or(&max);
     let hundredths = i128::from(low) * 100 + i128::from(high - low) * part;
     let p99 = ((hundredths + 50) / 100) as i64;
-    Some(ItlStats { sum: SimDuration(sum), p99: SimDuration(p99), max: SimDuration(max) })
+    Some(ItlStats { count: gaps.len() as u64, sum: SimDuration(sum), p99: SimDuration(p99), max: SimDuration(max) })
 }
 
 /// What one request does in a step.
@@ -318,6 +337,8 @@ pub(super) struct Machine {
     /// The step that runs, and with asynchronous scheduling the one after it.
     pub current: Option<Step>,
     pub next: Option<Step>,
+    /// Those in flight behind it, where there may be several.
+    pub line: Line,
     /// Encoder tokens that are kept for requests.
     pub encoded: BTreeMap<usize, usize>,
     /// Blocks that requests hold whatever their length.
@@ -333,6 +354,12 @@ pub(super) struct Machine {
     /// Steps that were extrapolated, and were estimates only.
     pub estimates: u64,
     pub sglang: sglang::Memory,
+    /// By entry, and what the requests of the step that ends had accepted; tokens that it drafted.
+    pub adaptive: Vec<AdaptiveEntry>,
+    pub accepted: Vec<usize>,
+    pub steps: usize,
+    /// Nothing could be formed, and nothing has come or was freed since.
+    pub rests: bool,
     /// FasterTransformer: the requests that the batch was formed of.
     pub batch: Vec<usize>,
     /// LightLLM: steps of tokens since it looked at the queue.
@@ -356,6 +383,7 @@ impl Machine {
             by_hash: BTreeMap::new(),
             current: None,
             next: None,
+            line: Line::new(&pool.deployment, pool.role),
             encoded: BTreeMap::new(),
             fixed: BTreeMap::new(),
             room: VecDeque::new(),
@@ -364,7 +392,11 @@ impl Machine {
             evicted: Vec::new(),
             estimates: 0,
             sglang: sglang::Memory::new(seed, number),
+            adaptive: speculating::entries(&pool),
+            accepted: Vec::new(),
+            steps: 0,
             shelf: Shelf::default(),
+            rests: false,
             noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),
             batch: Vec::new(),
             iterations: 0,
@@ -401,6 +433,7 @@ impl Machine {
 
     /// Gives up the blocks of a request, the last one first.
     pub(super) fn release(&mut self, ids: &[usize]) {
+        self.rests = false;
         for &id in ids.iter().rev() {
             self.blocks[id].users -= 1;
             if self.blocks[id].users == 0 {

@@ -27,6 +27,7 @@ pub(super) struct Pool {
     /// Its place among the pools.
     pub number: usize,
     pub role: Role,
+    pub deployment: Deployment,
     pub scheduler: Scheduler,
     pub speculative: Option<Speculative>,
     pub common: Common,
@@ -82,6 +83,7 @@ impl Pool {
         Ok(Pool {
             number,
             role: site.role,
+            deployment: d.clone(),
             scheduler: d.scheduler.clone(),
             speculative: d.speculative.clone(),
             common,
@@ -100,7 +102,7 @@ impl Pool {
             jitter_cv: d.overheads.jitter_cv,
             tick: d.tick,
             max_len: said.min(held).min(u64::from(u32::MAX / 4)) as usize,
-            longest_prompt: d.scheduler.longest_prompt(blocks, d.kv.block_size) as usize,
+            longest_prompt: d.scheduler.longest_prompt() as usize,
             bytes_per_block: plan::plan(d, &site.model, &site.gpu).bytes_per_block,
             block_bytes: u128::from(d.kv.block_size)
                 * (f64::from(facts::holding_layers(&site.model)) * numbers * d.kv.kv_cache_dtype.bytes()) as u128,

@@ -1,11 +1,12 @@
 //! Tiers in the oracle: every stored block by itself, in a list.
 
 use super::forming::Forming;
-use super::parts::Step;
+use super::parts::{Life, Step};
 use super::world::World;
 use crate::request::Requests;
 use crate::sim::TierSummary;
 use crate::sim::latency::BatchShape;
+use crate::sim::scheduler::QueueOrder;
 use crate::sim::tiers::{Fetch, TierFacts, WritePolicy};
 use crate::units::{SimDuration, SimTime};
 
@@ -235,7 +236,16 @@ impl World<'_> {
 
     /// The blocks of all that a request must compute are free.
     fn has_room_for_all(&self, r: usize, i: usize, hits: &[usize]) -> bool {
-        self.has_room(r, hits, self.lives[i].target)
+        let size = self.replicas[r].pool.block_size;
+        self.has_room(r, hits, self.lives[i].target + self.set_aside(r) * size)
+    }
+
+    /// Blocks that the rests of prompts need that run, where nobody gives his up for them.
+    pub(super) fn set_aside(&self, r: usize) -> usize {
+        let machine = &self.replicas[r];
+        let prompts = machine.running.iter().map(|i| &self.lives[*i]).filter(|life| !life.decodes());
+        let rest = |life: &Life| life.target.div_ceil(machine.pool.block_size) - life.blocks.len();
+        if machine.pool.common.cut_waits { prompts.map(rest).sum() } else { 0 }
     }
 
     /// A request that would be admitted: `None` where it waits or is fetched from now on (true), else the blocks that are to be
@@ -259,6 +269,7 @@ impl World<'_> {
     /// It takes its blocks, and waits for what comes.
     fn begin_fetch(&mut self, r: usize, i: usize, hits: &[usize], parts: &[Part], now: SimTime) {
         let until = self.begin_reads(r, i, parts, now);
+        self.leaves_queue(r, i);
         let pool = self.pool(r);
         let to = parts.last().map_or(hits.len(), |part| part.to);
         hits.iter().for_each(|id| self.replicas[r].share(*id));
@@ -277,6 +288,9 @@ impl World<'_> {
         life.trip = Some(Trip { until, number: self.replicas[r].trips, hits: hits.len(), to });
         self.note_blocks(r);
         self.fire("tiers: a fetch");
+        if pool.common.policy == QueueOrder::Fair {
+            self.fire("tiers: a fetch for a tenant");
+        }
         if self.lives[i].preemptions > 0 {
             self.fire("tiers: a fetch after a preemption");
         }
@@ -303,10 +317,10 @@ impl World<'_> {
     pub(super) fn fetch_over(&mut self, r: usize, now: SimTime) -> bool {
         let over = |i: &usize| self.lives[*i].trip.filter(|trip| trip.until <= now).map(|trip| (trip, *i));
         let Some((trip, i)) = self.replicas[r].waiting.iter().filter_map(over).min() else { return false };
-        let size = self.replicas[r].pool.block_size;
-        self.note_contents(r, i, trip.hits * size, (trip.to - trip.hits) * size);
+        self.note_loaded(r, i, trip.hits, trip.to);
         self.lives[i].trip = None;
         (self.lives[i].ready, self.lives[i].hits) = (true, Some(trip.hits));
+        self.replicas[r].rests = false;
         self.replicas[r].waiting.retain(|other| *other != i);
         self.replicas[r].waiting.push_back(i);
         if self.lives[i].is_left(now) {
@@ -326,10 +340,20 @@ impl World<'_> {
             let Some(id) = self.replicas[r].take() else { unreachable!("there is room") };
             self.lives[i].blocks.push(id);
         }
-        self.note_contents(r, i, first.from * size, (last.to - first.from) * size);
+        self.note_loaded(r, i, first.from, last.to);
         self.lives[i].fetched_tokens += (last.to - first.from) * size;
         self.fire("tiers: a blocking load");
         last.to - first.from
+    }
+
+    /// These blocks have come.
+    fn note_loaded(&mut self, r: usize, i: usize, from: usize, to: usize) {
+        let size = self.replicas[r].pool.block_size;
+        if self.replicas[r].pool.common.fills_late {
+            self.keep_once(r, i, to * size);
+        } else {
+            self.note_contents(r, i, from * size, (to - from) * size);
+        }
     }
 
     /// What a step that ends has filled is stored.
@@ -339,24 +363,33 @@ impl World<'_> {
                 continue;
             }
             for part in &step.batch {
-                let request = self.lives[part.life].request as usize;
                 let filled = self.known_blocks_filled(r, part.life, part.from, part.tokens);
-                let requests = self.requests;
-                let shelf = self.shelf_mut(r, number);
-                let chunk = shelf.facts.chunk as usize;
-                let whole = |block: &&usize| (**block + 1).is_multiple_of(chunk);
-                let hashes: Vec<u64> = filled
-                    .iter()
-                    .rev()
-                    .filter(whole)
-                    .filter_map(|block| shelf.hash(requests, request, *block))
-                    .collect();
-                let before = shelf.told.blocks_evicted;
-                shelf.store(&hashes, now);
-                if shelf.told.blocks_evicted > before {
-                    self.fire("tiers: one leaves for another");
-                }
+                self.store_on(r, number, part.life, &filled, now);
             }
+        }
+    }
+
+    /// These blocks of a request, which can be found from now on, are stored.
+    pub(super) fn store_found(&mut self, r: usize, i: usize, filled: &[usize], now: SimTime) {
+        for number in 0..self.replicas[r].shelves.len() {
+            if self.replicas[r].shelves[number].facts.write == WritePolicy::WriteThrough {
+                self.store_on(r, number, i, filled, now);
+            }
+        }
+    }
+
+    /// These blocks of a request are stored by this tier.
+    fn store_on(&mut self, r: usize, number: usize, i: usize, filled: &[usize], now: SimTime) {
+        let (requests, request) = (self.requests, self.lives[i].request as usize);
+        let shelf = self.shelf_mut(r, number);
+        let chunk = shelf.facts.chunk as usize;
+        let whole = |block: &&usize| (**block + 1).is_multiple_of(chunk);
+        let hashes = filled.iter().rev().filter(whole).filter_map(|block| shelf.hash(requests, request, *block));
+        let hashes: Vec<u64> = hashes.collect();
+        let before = shelf.told.blocks_evicted;
+        shelf.store(&hashes, now);
+        if shelf.told.blocks_evicted > before {
+            self.fire("tiers: one leaves for another");
         }
     }
 
@@ -388,6 +421,9 @@ impl World<'_> {
         SimDuration(more)
     }
 }
+
+/// A request that was fetched waits for room in the encoder.
+pub(super) const ENCODER_WAITS: &str = "tiers: what was fetched waits for the encoder";
 
 /// What is loaded by the step that admits a request.
 pub(super) struct Loads(Vec<Part>);

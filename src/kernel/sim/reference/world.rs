@@ -49,7 +49,7 @@ pub(super) struct World<'a> {
     conversations: Conversations,
     gaps: BTreeMap<SimDuration, u64>,
     /// Up to when the integrals are.
-    integrated: SimTime,
+    pub integrated: SimTime,
     /// Rows of this instant: by replica, of ends of steps, and of transfers that ended and clients that went; of requests
     /// that were rejected, and of those that will never be sent.
     ended: Vec<Vec<RequestRow>>,
@@ -193,7 +193,7 @@ impl<'a> World<'a> {
             let mut left = self.fill_queue(r, now);
             self.note_queue(r);
             left.extend(self.clients_gone(r, now));
-            left.sort_by_key(|i| self.lives[*i].request);
+            left.sort_by_key(|i| (self.lives[*i].request, self.lives[*i].sample));
             for i in left {
                 self.abort(r, i, now);
                 if self.replicas[r].pool.role == Role::Decode {
@@ -280,26 +280,31 @@ impl<'a> World<'a> {
         while self.replicas[r].coming.first().is_some_and(|c| c.at <= now) {
             let i = self.replicas[r].coming.remove(0).life;
             let life = &mut self.lives[i];
-            if life.is_left(now) {
+            let again = !life.children.is_empty();
+            if life.is_left(now) && !again {
                 self.seen.never_queued += 1;
                 gone.push(i);
                 continue;
             }
             match life.stage {
                 Stage::Encode | Stage::Reply => {}
-                Stage::Prefill | Stage::PrefillOnly | Stage::Whole => life.queued = Some(now),
+                Stage::Prefill | Stage::PrefillOnly | Stage::Whole => life.queued = life.queued.or(Some(now)),
             }
-            self.joins(r, i);
-            self.replicas[r].waiting.push_back(i);
-            self.prefetch(r, i, now);
+            for i in self.samples_of(r, i) {
+                self.joins(r, i);
+                self.replicas[r].line.came = true;
+                self.replicas[r].rests = false;
+                self.replicas[r].waiting.push_back(i);
+                self.prefetch(r, i, now);
+            }
         }
         gone
     }
 
-    /// Requests in the queue and running whose client is gone, if no step runs.
+    /// Requests in the queue and running whose client is gone, if no step runs, or one of several in flight has ended.
     fn clients_gone(&self, r: usize, now: SimTime) -> Vec<usize> {
         let machine = &self.replicas[r];
-        let between_steps = machine.current.is_none();
+        let between_steps = machine.current.is_none() || machine.line.ended;
         let queue = machine.waiting.iter().chain(&machine.running).filter(|_| between_steps);
         let queue = queue.filter(|i| self.lives[**i].trip.is_none());
         queue.copied().filter(|i| self.lives[*i].is_left(now)).collect()
@@ -308,6 +313,8 @@ impl<'a> World<'a> {
     /// The client of a request has gone, and that is noticed where the request is.
     pub(super) fn abort(&mut self, r: usize, i: usize, now: SimTime) {
         let Some((_, status)) = self.lives[i].abort else { return };
+        self.leave(r, i, now);
+        let Some(i) = self.ended_with(i) else { return };
         let counter = match status {
             Status::TimedOut => &mut self.summary.timed_out,
             Status::Cancelled => &mut self.summary.cancelled,
@@ -316,7 +323,6 @@ impl<'a> World<'a> {
             }
         };
         *counter += 1;
-        self.leave(r, i, now);
         self.summary.end = self.summary.end.max(now);
         let row = self.row(i, status);
         self.went[r].push(row);
@@ -335,8 +341,9 @@ impl<'a> World<'a> {
             (life.arrived, life.gone, life.arrival) = (true, true, now);
             self.summary.cancelled += 1;
             self.summary.never_sent += 1;
-            let input_tokens = life.input as u32;
-            let row = RequestRow { input_tokens, ..RequestRow::new(life.request, home, Status::Cancelled, now) };
+            let (input_tokens, samples) = (life.input as u32, life.samples);
+            let row =
+                RequestRow { input_tokens, samples, ..RequestRow::new(life.request, home, Status::Cancelled, now) };
             self.never.push(row);
         }
     }
@@ -384,7 +391,10 @@ impl<'a> World<'a> {
     }
 
     fn row(&mut self, i: usize, status: Status) -> RequestRow {
-        let row = self.lives[i].row(status);
+        let row = match self.lives[i].children.is_empty() {
+            true => self.lives[i].row(status),
+            false => self.row_of_samples(i, status),
+        };
         self.summary.recomputed_tokens += u64::from(row.recomputed_tokens);
         row
     }
@@ -392,12 +402,15 @@ impl<'a> World<'a> {
     /// Where no step runs: starts the one that was formed, or forms one and starts it; with asynchronous scheduling,
     /// forms the one after it too.
     fn start(&mut self, r: usize, now: SimTime) -> Result<(), SimError> {
+        if self.replicas[r].line.most > 1 {
+            return self.fill_line(r, now);
+        }
         if self.replicas[r].current.is_some() {
             return Ok(());
         }
         let mut step = match self.replicas[r].next.take() {
             Some(step) => step,
-            None if self.replicas[r].idle() => return Ok(()),
+            None if self.replicas[r].idle() || self.replicas[r].rests => return Ok(()),
             None => match self.form(r, now)? {
                 Some(step) => step,
                 None => return Ok(()),
@@ -416,8 +429,13 @@ impl<'a> World<'a> {
     /// Ends the step that ends now, if one does: its tokens come out, and what they complete leaves.
     fn end_step(&mut self, r: usize, now: SimTime, sink: &mut dyn Sink) -> bool {
         let Some(step) = self.replicas[r].current.take_if(|step| step.end() == now) else { return false };
+        let line = &mut self.replicas[r].line;
+        line.ended = line.most > 1;
+        self.replicas[r].current = self.replicas[r].line.behind.pop_front();
         self.count_step(r, &step);
-        self.store_filled(r, &step, now);
+        if !self.replicas[r].pool.common.fills_late {
+            self.store_filled(r, &step, now);
+        }
         if sink.wants_steps() {
             sink.step(step.row);
         }
@@ -428,6 +446,7 @@ impl<'a> World<'a> {
         let complete: Vec<usize> =
             step.batch.iter().filter(|part| self.hand_out(r, part, now)).map(|part| part.life).collect();
         self.draft(r, &step);
+        self.learn(r);
         for i in complete {
             match self.lives[i].stage {
                 Stage::Encode => self.encoder_done(r, i, now),
@@ -440,9 +459,11 @@ impl<'a> World<'a> {
 
     fn count_step(&mut self, r: usize, step: &Step) {
         self.count_mix(r, step.mix);
+        // Of several in flight at a time, every moment counts once.
+        let since = step.row.start.max(std::mem::replace(&mut self.replicas[r].line.busy, step.end()));
         let s = &mut self.totals[self.replicas[r].pool.number];
         s.steps += 1;
-        s.busy += step.row.duration;
+        s.busy += step.end() - since;
         s.speculation.draft_ns += step.drafting.0;
         let (work, shape) = (&mut s.work, &step.shape);
         work.decode_requests += shape.decode_requests;
@@ -466,9 +487,11 @@ impl<'a> World<'a> {
             self.seen.wasted += u64::from(part.yields);
             return false;
         }
-        for sent in life.sent.iter_mut().filter(|sent| sent.engine == r) {
+        let whole = life.parent.unwrap_or(part.life);
+        for sent in self.lives[whole].sent.iter_mut().filter(|sent| sent.engine == r) {
             sent.done = sent.done.max((part.from + part.tokens).min(sent.prompt));
         }
+        let life = &mut self.lives[part.life];
         let kept = &mut self.replicas[r].encoded;
         if kept.get(&part.life).is_some_and(|tokens| part.from + part.tokens >= (*tokens).min(life.input)) {
             kept.remove(&part.life);
@@ -502,8 +525,13 @@ impl<'a> World<'a> {
             life.computed = part.from + count;
             life.most = life.most.max(life.computed);
         }
-        life.dealt_with(r, false);
-        life.tokens.len() == life.output
+        let done = life.tokens.len() == life.output;
+        self.lives[whole].dealt_with(r, false);
+        if part.decode {
+            self.give_back(r, part.life);
+            self.replicas[r].accepted.push(count - 1);
+        }
+        done
     }
 
     /// The request has all its tokens.
@@ -512,6 +540,10 @@ impl<'a> World<'a> {
             self.extend(r, i, 1);
         }
         self.leave(r, i, now);
+        if self.lives[i].ahead {
+            return self.send_samples(r, i, now);
+        }
+        let Some(i) = self.ended_with(i) else { return };
         let status = if self.lives[i].cut { Status::LengthCapped } else { Status::Finished };
         match self.lives[i].cut {
             true => self.summary.length_capped += 1,
@@ -555,7 +587,7 @@ impl<'a> World<'a> {
         let all = self.lives.iter().all(|life| life.arrived);
         assert!(all || horizon < SimTime::MAX, "requests were never sent");
         let mut left: Vec<usize> =
-            (0..self.lives.len()).filter(|i| self.lives[*i].arrived && !self.lives[*i].gone).collect();
+            (0..self.demand.count()).filter(|i| self.lives[*i].arrived && !self.lives[*i].gone).collect();
         if left.is_empty() {
             return;
         }
@@ -566,6 +598,9 @@ impl<'a> World<'a> {
             self.summary.injected += 1;
             self.summary.in_flight += 1;
             self.lives[i].end_loss(horizon);
+            for child in self.lives[i].children.clone() {
+                self.lives[child].end_loss(horizon);
+            }
             let row = self.row(i, Status::InFlight);
             sink.request(row);
         }

@@ -227,8 +227,12 @@ impl Servers {
             let abort = env.demand.abort(place as usize);
             let (output, capped) = env.demand.output(request, env.max_len);
             let gone = abort.is_some_and(|(at, _)| at <= self.clock);
-            let key =
-                self.first.key(env.demand, request, env.requests.input_tokens[request as usize], SimDuration::ZERO);
+            let key = self.first.key(
+                env.demand,
+                (request, 0),
+                env.requests.input_tokens[request as usize],
+                SimDuration::ZERO,
+            );
             let slot = self.slot(Live {
                 request,
                 stage: if gone { Stage::Unqueued } else { Stage::FirstQueue },

@@ -4,19 +4,20 @@
 //!
 //! | rule | source | test (`timelines/faster_transformer.rs`) |
 //! |---|---|---|
-//! | 1. **A batch** is formed when nothing runs: the first requests of the queue, `batch_size_cap` at most (Triton's `max_batch_size`), as many as are there; nobody is waited for (`max_queue_delay_microseconds` 0). Their prompts are one step. | Triton `batcher.md`; Vidur `_get_next_batch` | `a_batch_runs_until_its_longest_request_is_done`, `a_batch_has_so_many_places` |
+//! | 1. **A batch** is formed when nothing runs (with stages of a pipeline, rule 7): the first requests of the queue, `batch_size_cap` at most (Triton's `max_batch_size`), as many as are there; nobody is waited for (`max_queue_delay_microseconds` 0). Their prompts are one step. | Triton `batcher.md`; Vidur `_get_next_batch` | `a_batch_runs_until_its_longest_request_is_done`, `a_batch_has_so_many_places` |
 //! | 2. **It decodes** until every request of it is done; until then nothing is admitted. | `forward`: the loop ends when all are finished; Vidur: the batch goes on before the queue is looked at | the same |
 //! | 3. **Memory** for the longest reply is reserved for everyone in the batch; the first that does not fit holds up those behind it. | Vidur `can_allocate(max_blocks_per_sequence)`; FasterTransformer allocates batch x longest sequence, and fails where it cannot | `memory_is_reserved_for_the_longest` |
 //! | 4. **Ends.** A request is done when its last token is out (the backend's decoupled mode streams tokens), and its blocks are free then. | FasterTransformer frees with the batch: nobody could use them before. Vidur never frees those of a request that ends before its batch does: a defect that is not repeated | `a_batch_runs_until_its_longest_request_is_done` |
 //! | 5. **`padded`**: while the batch decodes, all of its requests are computed, also those that are done, whose attention alone is left out; and the context of each is as if its prompt were the longest of the batch. | `forward`: `local_batch_size` never shrinks, `sequence_lengths` begin at `max_input_length`; `decoder_masked_multihead_attention_template.hpp`: returns where `finished` | `ended_requests_and_padding_are_computed`, `padding_is_attended_to` |
 //! | 6. **`remove_padding`**: whether the prompts are computed without what they are padded by. | `ParallelGpt.h`, default true | `ended_requests_and_padding_are_computed` |
+//! | 7. **Pipelining.** With `pp` stages up to `pp` batches are in flight ([`lanes`](crate::sim)): one that is not done goes on when it leaves the last stage, and a new one is formed of the queue while there are fewer. | Vidur `_get_next_batch`, `on_schedule` | `static_batches_take_turns_until_each_is_done` (`timelines/lanes.rs`) |
 //!
 //! Padding is time, not tokens: it goes into what the latency model is shown. Rows, totals of work and the blocks in use tell
 //! of real tokens.
 //!
-//! **Left out.** Pipelining splits a batch into micro-batches that follow each other through the stages; here a step is one
-//! batch, whatever `pp`, and stages cost what the latency model says of them. Preferred batch sizes and the queue delay of
-//! Triton, beams, and shared contexts.
+//! **Left out.** FasterTransformer's own pipelining splits one batch into micro-batches that follow each other through the
+//! stages; here, as in Vidur, several batches do. Preferred batch sizes and the queue delay of Triton, beams, and shared
+//! contexts.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -14,7 +14,7 @@ mod vllm_v1;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::pools::Site;
+use crate::pools::{Role, Site};
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
 pub use faster_transformer::FasterTransformer;
 pub(in crate::sim) use faster_transformer::Padding;
@@ -73,16 +73,17 @@ impl Scheduler {
         }
     }
 
-    /// Most tokens of a prompt that a replica with so many blocks ever admits, where that is less than what the longest
-    /// prompt plus output says.
-    pub(crate) fn longest_prompt(&self, _blocks: u64, _block_size: u32) -> u32 {
+    /// Most tokens of a prompt that the engine takes; [`u32::MAX`] where it has no limit of its own, and the longest prompt
+    /// plus output alone says.
+    pub(crate) fn longest_prompt(&self) -> u32 {
         match self {
-            Scheduler::VllmV1(_) | Scheduler::Exclusive(_) => u32::MAX,
-            Scheduler::VllmV0(_)
+            Scheduler::VllmV1(_)
+            | Scheduler::VllmV0(_)
             | Scheduler::Sarathi(_)
             | Scheduler::Orca(_)
             | Scheduler::FasterTransformer(_)
-            | Scheduler::Lightllm(_) => u32::MAX,
+            | Scheduler::Lightllm(_)
+            | Scheduler::Exclusive(_) => u32::MAX,
             Scheduler::Sglang(rules) => rules.settled.input_max,
             Scheduler::Trtllm(rules) => rules.longest_prompt(),
         }
@@ -114,13 +115,25 @@ impl Scheduler {
         match self {
             Scheduler::VllmV0(rules) => all.min(beside(rules.watermark(blocks))),
             Scheduler::Sarathi(rules) => all.min(beside(rules.watermark(blocks))),
+            // What a step might take for a request that verifies drafts must be there beside it.
+            Scheduler::Sglang(rules) => {
+                let pages = rules.settled.verified.div_ceil(block_size.max(1));
+                growing.saturating_sub(u64::from(pages)).saturating_mul(u64::from(block_size))
+            }
             Scheduler::VllmV1(_)
             | Scheduler::Orca(_)
             | Scheduler::FasterTransformer(_)
             | Scheduler::Lightllm(_)
-            | Scheduler::Sglang(_)
             | Scheduler::Trtllm(_)
             | Scheduler::Exclusive(_) => all,
+        }
+    }
+
+    /// What the engine makes of its settings in a role, in place, before it does in general; path and change.
+    pub(crate) fn settle_role(d: &mut Deployment, role: Role) -> Vec<(&'static str, String)> {
+        match (&mut d.scheduler, role) {
+            (Scheduler::Sglang(rules), Role::Decode) => rules.settle_decode(&d.kv),
+            _ => Vec::new(),
         }
     }
 
@@ -192,16 +205,22 @@ pub(crate) struct Common {
     pub caches_prefixes: bool,
     /// Heeds adapters: see [`super::lora`].
     pub knows_adapters: bool,
+    /// Requests without an adapter need a slot, too: one for all of them.
+    pub base_needs_slot: bool,
     /// Blocks that must be free beyond those that are taken, for decode requests to go on unasked.
     pub slack: u64,
     /// All blocks that a request may ever have are taken when it is admitted.
     pub reserves: bool,
     /// Asks the tiers behind the prefix cache ([`crate::sim::tiers`]).
     pub asks_tiers: bool,
-    /// Speculative decoding is simulated with it.
-    pub speculates: bool,
+    /// A prompt that was cut waits for blocks, and nobody gives his up for it: fetches leave it those of its rest.
+    pub cut_waits: bool,
+    /// What it makes of a request with several samples.
+    pub samples: Samples,
     /// With [`QueueOrder::Sjf`]: the most tokens that a reply may have go first, not the shortest prompt.
     pub longest_reply_first: bool,
+    /// Requests whose KV caches have come run in the order in which they came, whatever the order of the queue.
+    pub joins_in_order: bool,
     /// Who is preempted goes to the end of the queue.
     pub requeues_last: bool,
     /// Contents are found, and kept once, from the end of the step that computes them: those of a prompt as its chunks end, those
@@ -209,6 +228,17 @@ pub(crate) struct Common {
     pub fills_late: bool,
     /// The latency model is shown batches as they are, and what it says is what they take.
     pub plain: bool,
+}
+
+/// What becomes of a request with several samples: see [`crate::sim::samples`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Samples {
+    /// The engine knows no such requests.
+    None,
+    /// Every sample is a request to the scheduler.
+    Requests,
+    /// The same, behind a request that computes the prompt.
+    BehindPrompt,
 }
 
 impl Common {
@@ -225,11 +255,14 @@ impl Common {
             recompute_full_hits: true,
             caches_prefixes: false,
             knows_adapters: false,
+            base_needs_slot: false,
             slack: 0,
             reserves: false,
             asks_tiers: false,
-            speculates: false,
+            cut_waits: false,
+            samples: Samples::None,
             longest_reply_first: false,
+            joins_in_order: false,
             requeues_last: false,
             fills_late: false,
             plain: true,
@@ -245,6 +278,15 @@ fn watermark_blocks(share: f64, blocks: u64) -> u64 {
     (share * blocks as f64) as u64
 }
 
+/// The path of a share of blocks that must stay free, with those that have one.
+pub(in crate::sim) fn watermark_path(scheduler: &Scheduler) -> Option<&'static str> {
+    match scheduler {
+        Scheduler::VllmV0(_) => Some("deployment.scheduler.vllm_v0.watermark"),
+        Scheduler::Sarathi(_) => Some("deployment.scheduler.sarathi.watermark_blocks_fraction"),
+        _ => None,
+    }
+}
+
 /// What is wrong with a share of blocks that must stay free.
 fn bad_watermark(path: &'static str, share: f64) -> Option<(&'static str, String)> {
     let fine = (0.0..1.0).contains(&share);
@@ -252,7 +294,7 @@ fn bad_watermark(path: &'static str, share: f64) -> Option<(&'static str, String
 }
 
 /// What is wrong with a time of the host per step.
-fn bad_overhead(path: &'static str, us: f64) -> Option<(&'static str, String)> {
+pub(in crate::sim) fn bad_overhead(path: &'static str, us: f64) -> Option<(&'static str, String)> {
     let fine = (0.0..=OVERHEAD_MAX_US).contains(&us);
     (!fine).then(|| (path, format!("is {us}; must be 0 to {OVERHEAD_MAX_US} microseconds")))
 }

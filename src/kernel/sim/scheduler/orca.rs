@@ -8,16 +8,14 @@
 //! | 3. **Reservation.** A request is admitted only where slots for all tokens that it may ever have are free, and keeps them until it ends: `reserve`. | Algorithm 1, lines 21 to 25 (`n_rsrv + req.max_tokens <= n_slots`); Vidur `can_allocate(max_blocks_per_sequence)` | `memory_is_reserved_for_the_longest` |
 //! | 4. **No preemption**: what runs has all that it will need. | paper 4.2 | the same |
 //! | 5. **Ends.** A request that is done leaves with its step, its place and slots are free for the next one. | Algorithm 1, lines 11 to 13 | `a_batch_has_so_many_seats`, `slots_are_free_when_the_client_goes` |
+//! | 6. **Pipelining.** With `pp` stages up to `pp` batches are in flight ([`lanes`](crate::sim)), each formed of the requests that are in none of the others and of the queue, so that up to `pp * batch_size_cap` requests run. | Algorithm 1, lines 3 to 10; Vidur `on_schedule` | `orca_has_as_many_in_every_batch` (`timelines/lanes.rs`) |
 //!
 //! **Slots** are counted in blocks here, each reservation rounded up (Vidur rounds down, and so counts less than a prompt of
 //! the full length takes). The paper's `max_tokens` is an attribute of the request, its prompt included: `request_cap`. Vidur,
 //! and "Orca (Max)" of the vLLM paper, reserve the longest sequence of the model for everyone: `max_model_len`; with
 //! `workload.exact_max_tokens`, `request_cap` is that paper's "Orca (Oracle)". Without any cap all of them are the same.
 //!
-//! **Left out.** Pipelining: with `n` stages Orca has `n` batches under way at once, each formed of the requests that are in
-//! none of the others (Algorithm 1, lines 3 to 10), so that up to `n * batch_size_cap` requests run. Here one step is under way
-//! at a time, whatever `pp`, and stages cost what the latency model says of them. Vidur's bound of the batch by its memory
-//! planner is left out too: the reservations bound it.
+//! **Left out.** Vidur's bound of the batch by its memory planner: the reservations bound it.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,7 +28,7 @@ use crate::pools::Site;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Orca {
-    /// Requests that a step holds, and that run, at most.
+    /// Requests that a step holds at most; as many run, or with `pp` stages `pp` times as many.
     pub batch_size_cap: u32,
     /// What memory is reserved for a request when it is admitted.
     pub reserve: Reserve,

@@ -76,7 +76,7 @@ impl Gaps {
         let last = self.short + self.long - 1;
         let (below, _, hundredths) = rank(last as usize + 1);
         let (low, next) = (self.nth(below as u64), self.nth((below as u64 + 1).min(last)));
-        interpolate(low, next, hundredths, self.nth(last), sum)
+        interpolate(last as usize + 1, (low, next, self.nth(last)), hundredths, sum)
     }
 }
 

@@ -8,7 +8,8 @@
 //! | 4 | Then prompts that have begun get what is missing, at most what the decodes leave of `chunk_size` (something always is: who decodes now had a token of the step before, and so had they) | second pass | `decodes_go_first_and_chunks_fill_the_step` |
 //! | 5 | Then the queue, first come first served, also after a preemption, until one does not fit: fewer than `batch_size_cap` run, something is left of `chunk_size`, and the blocks of the whole prompt and, beyond them, `watermark_blocks_fraction` of all are free. The blocks of the whole prompt are taken at once, and what is left of `chunk_size` of its tokens go into the step | phase 2; `can_allocate` | `a_prompt_takes_all_its_blocks_at_once_and_leaves_the_watermark`, `many_decodes_leave_nothing_for_the_queue`, `no_more_run_than_there_are_seats` |
 //! | 6 | A preempted request comes back as a prompt of all its tokens | Vidur, `Request.restart` | `the_last_goes_and_may_be_back_in_the_same_step` |
-//! | 7 | A prompt whose blocks can never be taken, because of the watermark, is rejected | Sarathi-Serve and Vidur wait for it forever | `what_can_never_be_admitted_is_rejected` |
+//! | 7 | With stages of a pipeline (`pp`), up to `pp` batches are in flight ([`lanes`](crate::sim)), each of at most `batch_size_cap / pp` requests (rounded down, at least one; Vidur would form none). A batch is formed of the running requests that are in none, also its victims, and of the queue | Vidur, `max_micro_batch_size`; `on_batch_end` | `two_batches_take_turns`, `a_prompt_waits_for_its_chunk`, `who_is_in_flight_is_no_victim` (`timelines/lanes.rs`) |
+//! | 8 | A prompt whose blocks can never be taken, because of the watermark, is rejected | Sarathi-Serve and Vidur wait for it forever | `what_can_never_be_admitted_is_rejected` |
 //!
 //! Sources: microsoft/sarathi-serve, `sarathi/core/scheduler/sarathi_scheduler.py` and
 //! `sarathi/core/block_space_manager/`; microsoft/vidur 7d47513, `sarathi_replica_scheduler.py`. Names and defaults are
@@ -19,9 +20,6 @@
 //!   nothing in the step before first, so that it is never preempted; Sarathi-Serve and this do neither.
 //! - No request grows beyond what could be admitted again, the blocks without the watermark, and a token: it ends there,
 //!   as at `max_model_len`. Theirs would wait forever once it is preempted.
-//! - Stages of a pipeline (`pp`): a step passes through all of them before the next one is formed, as everywhere in this
-//!   simulator, so one batch of up to `batch_size_cap` requests is under way. Theirs have up to `pp` batches of
-//!   `batch_size_cap / pp` in flight.
 //! - Left out: the dynamic chunk sizes of Sarathi-Serve, and prefix caches, which neither has.
 
 use schemars::JsonSchema;
@@ -37,7 +35,7 @@ use crate::pools::Site;
 pub struct Sarathi {
     /// Tokens of a step, as far as prompts fill it: they get what the tokens of replies leave of it.
     pub chunk_size: u32,
-    /// Requests that may run at once.
+    /// Requests that may run at once; with `pp` stages, an equal part of them in each batch.
     pub batch_size_cap: u32,
     /// Share of all KV blocks that must stay free when a request is admitted: 0 or more, below 1.
     pub watermark_blocks_fraction: f64,

@@ -24,6 +24,21 @@
 //! | 18. CUDA graphs: a step of replies is padded to the next captured size; beyond the largest it runs without | server_args.py `_generate_cuda_graph_batch_sizes` | `graphs_pad` |
 //! | 19. A prompt has at most `limit - 7` tokens, prompt and output `limit - 2`, where `limit` is the least of context length and cache | scheduler.py `init_req_max_new_tokens`, tp_worker.py | `lengths` |
 //! | 20. `num_continuous_decode_steps` with `disable_overlap_schedule`: so many steps of replies before the queue is looked at | 0.3.5 `event_loop_normal`; read nowhere since | `continuous_decode_steps` |
+//! | 21. **Disaggregation.** On a decode server, requests whose KV caches have come join the step of replies in the order in which they came, as far as there are seats; one of a reply that ended is there after the next step of replies | disaggregation/decode.py `get_new_prebuilt_batch` | `caches_that_came_join_where_there_are_seats` |
+//! | 22. ... it keeps no prefixes | server_args.py `_handle_pd_disaggregation` | `a_decode_server_keeps_no_prefixes` |
+//! | 23. A prefill server counts on one token of each request | disaggregation/prefill.py `max_new_tokens = 1` | `a_prefill_server_expects_one_token_of_each` |
+//! | 24. Tiers (HiCache): where the tokens of rule 4 are there, and the pages of the whole prompt beside those that a prompt which was cut still lacks, tiers are asked for what the tree has not. Of what a `blocking` tier (host memory) has, neither chunk nor `max_prefill_tokens` know, and the step lasts longer by it | schedule_policy.py `add_one_req` (`host_hit_length`, `init_load_back`), hiradix_cache.py `load_back` | `the_host_has_what_the_tree_has_not` |
+//! | 25. Of what other tiers have (storage), also those with `prefetch`, the request waits with its pages, and goes before all that have none, whatever is left for replies | hiradix_cache.py `prefetch_from_storage`, scheduler.py (`check_prefetch_progress`) | `what_was_fetched_goes_first` |
+//! | 26. `write_through`: stored is what can be found from now on, when it can (rule 16); `on_evict` is `write_back` | hiradix_cache.py `_inc_hit_count`, `evict` | `what_can_be_found_is_stored` |
+//! | 27. With tiers, where tokens are missing and nobody runs, the batch is not full (rule 7) | scheduler.py (`enable_hierarchical_cache`) | `what_was_fetched_goes_first` |
+//! | 28. LoRA: who asks for an adapter for which the batch has no slot is passed over ([`crate::sim::lora`], rule 11) | scheduler.py `_can_schedule_lora_req` | `adapters_of_a_batch_have_slots`, `requests_without_an_adapter_need_a_slot` |
+//! | 29. With drafts (`deployment.speculative`; chains, `speculative_eagle_topk: 1`, and the workers without overlap) a step of replies verifies `1 + num_speculative_tokens` tokens of every one, wherever its sequence must end. `num_speculative_tokens` is `speculative_num_steps`, one less than `speculative_num_draft_tokens` | speculative/eagle_info.py `prepare_for_verify` | `a_step_of_replies_verifies_drafts` |
+//! | 30. Such a step asks for whole pages of that for every reply, whatever room its last page has; where they are missing, replies are retracted from the end, the latest first | schedule_batch.py `new_tokens_required_next_decode`, `retract_decode` | `the_last_is_retracted_where_drafts_lack_pages` |
+//! | 31. It takes the pages that it writes to; those with nothing but rejected tokens are free when it ends | eagle_info.py `verify`: `align_evict_mask_to_page_size` | `pages_of_rejected_drafts_are_given_back` |
+//! | 32. With `eagle` and `mtp` the cache knows tokens by pairs, a token and the next: of `n` tokens whole pages of `n - 1` are kept, and of a prompt the last but one is not looked for. Of pages of one token the last that is found is not used | radix_cache.py `is_eagle` | `contents_of_eagle_are_known_by_pairs` |
+//! | 33. The step that verifies makes all passes of the drafter; that of a prompt one, over its tokens (`ngram`: none) | eagle_worker.py `draft`, `forward_draft_extend` | `drafting_belongs_to_the_step_that_verifies` |
+//! | 34. Graphs are captured for more sizes, 1 to 8 among them; padding verifies tokens, too | server_args.py `_generate_cuda_graph_batch_sizes` | `graphs_pad_with_drafts` |
+//! | 35. The server sets `max_running_requests` to 48 where nothing is said, has neither overlap nor mixed chunks, and reserves 2 GiB for a head, 6 GiB for a model of its own | server_args.py `_handle_speculative_decoding`, `_handle_gpu_memory_settings` | `sglang/tests.rs` |
 //!
 //! **Parallelism.** `tp_size`, `dp_size` and `pp_size` are other names of the deployment's `tp`, `dp` and `pp`, from which GPUs,
 //! memory and times follow: a field of the deployment that is 1 takes what is said here, else both must agree. With
@@ -47,12 +62,26 @@
 //!   later, and estimates lag by one token.
 //! - The order of the running requests, which breaks ties of retraction, is that of their admission. `lof` breaks ties by arrival.
 //! - Where SGLang would stop (a step's pages are missing even with one request left, or for a prompt that was cut, or for a mixed
-//!   step), the last request is retracted too, the prompt is cut shorter, or waits, or the step is not mixed.
+//!   step), the last request is retracted too, the prompt is cut shorter, or waits, or the step is not mixed. With drafts no
+//!   request grows so long that the pages of rule 30 would be missing for it alone: it ends there, as at the context length.
+//! - Rule 27, where pages have several tokens, and two sequences part just at the end of a page: that page is found here; there it
+//!   is not. What policies compare (rules 12 to 14) are pages, not pairs.
+//! - Between prefill and decode servers requests wait and move as everywhere in this simulator ([`crate::sim`]): the prompt is
+//!   computed before there is room for it on the decode server, and room is its tokens and one more; SGLang gives room first, and
+//!   wants `num_reserved_decode_tokens` free for each request there. Who is retracted on a decode server computes its prompt
+//!   again there, before all replies; SGLang copies its cache to the host and back. Where prompts that wait for room hold the pages
+//!   that one that was cut lacks, that waits.
 //! - A client that goes is noticed between steps, and its request leaves at once.
 //! - Random orders are not Python's. Data-parallel ranks do not wait for each other, pipeline stages do not work on several
 //!   batches. What a request holds for windows and states is taken as it is admitted, as everywhere in this simulator, not from
-//!   pools of their own. Left out: priorities, speculative decoding, LoRA, hierarchical caches, disaggregation, grammars,
+//!   pools of their own. Left out: priorities, trees of drafts, SGLANG_ENABLE_SPEC_V2, grammars,
 //!   `ignore_eos` estimates without the radix cache.
+//! - HiCache loads layer by layer while the step computes, so that a step lasts as long as the slower of the two; here they add
+//!   up. What comes from storage goes to the host's memory there, and to the GPU with admission; here to pages of the GPU at
+//!   once. `load_back_threshold` (10 tokens), `prefetch_threshold` (256), `write_through_selective` (the second use) and
+//!   `prefetch` policies other than `wait_complete` are left out, and the host's memory has what the deployment says of
+//!   the tier, not `hicache_ratio` of the GPU's. A look at the queue that leads to nothing, while nobody runs, leaves its
+//!   order (rules 12 to 15) as it was, where tiers or adapters are what is waited for.
 
 mod kernels;
 mod server_args;
@@ -67,7 +96,7 @@ use serde::{Deserialize, Serialize};
 pub use kernels::{AttentionBackend, KernelCost, MoeA2aBackend, SamplingBackend};
 pub(super) use server_args::settle;
 
-use super::{Common, QueueOrder};
+use super::{Common, QueueOrder, Samples};
 
 /// With more requests waiting, `lpm` leaves them as they stand.
 pub(crate) const LPM_MAX: usize = 128;
@@ -162,6 +191,8 @@ pub(crate) struct Settled {
     /// Longest prompt, and requests that may run at once.
     pub input_max: u32,
     pub running_max: u32,
+    /// Tokens of a request in a step that verifies drafts (`speculative_num_draft_tokens`); 0 without drafts.
+    pub verified: u32,
 }
 
 /// Which waiting request goes first.
@@ -235,6 +266,7 @@ impl Sglang {
             }
         };
         Common {
+            joins_in_order: true,
             longest_reply_first: self.schedule_policy == SchedulePolicy::Lof,
             requeues_last: true,
             fills_late: true,
@@ -242,7 +274,12 @@ impl Sglang {
             overhead_us: self.scheduler_overhead_us,
             overhead_hidden: !self.disable_overlap_schedule,
             caches_prefixes: !self.disable_radix_cache,
+            knows_adapters: true,
+            base_needs_slot: true,
+            asks_tiers: true,
+            cut_waits: true,
             plain: self.kernel_factors.is_empty(),
+            samples: Samples::BehindPrompt,
             ..Common::new(policy)
         }
     }

@@ -18,31 +18,38 @@
 //! | 7. **Tokens.** Those who may run are taken in the order of the list (with rules 2 and 3 those that generate first), while tokens are left of `max_num_tokens`: one for each that generates; for a prompt all of it, also what is in the cache. The first that does not fit ends it. | micro | `tokens_end_the_step`, `generation_goes_before_context` |
 //! | 8. **Chunks.** With `enable_chunked_context` prompts share what those that generate leave. If that is less than all, `FIRST_COME_FIRST_SERVED` gives each in turn all that it lacks, or what is left, rounded down to whole blocks; one that gets none is passed over, and a later one may fit. `EQUAL_PROGRESS` gives each in turn another block, or the rest of its prompt, passing over whom that is too much for, until nobody gets any. | micro `setCtxRequestsChunkSize`, creator: the unit is a block | `chunks_are_cut_to_blocks_first_come_first_served`, `chunks_make_equal_progress` |
 //! | 9. **Prefixes.** A prompt that starts takes the blocks of all of it at once. What is found of it in the cache, all but its last token at most, is not computed: its first chunk begins behind, and if it is not its last, ends with the last whole block that lies within the tokens of rule 8. | kv `addSequence`, req `setPrepopulatedPromptLen` | `a_first_chunk_begins_behind_the_prefix` |
-//! | 10. **Requests** whose prompt exceeds `max_num_tokens` without chunks are rejected (`RequestError`); a cap beyond the longest sequence is lowered to it; without a cap it is all the rest of it. | worker `_deduce_max_tokens`, `_enqueue_request` | `a_prompt_beyond_a_step_is_rejected` |
+//! | 10. **Windows and states.** A fetched request needs, beside the blocks of its tokens (rules 2 to 4), those that it will hold whatever its length; one that started has them, and gives them back when it is paused. | kv `BlockManager`: every window has blocks of its own, and who starts must find enough in each | `windows_are_needed_to_start` |
+//! | 11. **Requests** whose prompt exceeds `max_num_tokens` without chunks are rejected (`RequestError`); a cap beyond the longest sequence is lowered to it; without a cap it is all the rest of it. | worker `_deduce_max_tokens`, `_enqueue_request` | `a_prompt_beyond_a_step_is_rejected` |
+//! | 12. **Drafts** (`deployment.speculative`: `max_draft_len` is `num_speculative_tokens`). A request that generates takes `1 + max_draft_len` of the tokens of rule 7; the first for whose drafts there are none ends it | micro: `getNumDraftTokens` | `drafts_count_as_tokens_of_the_step` |
+//! | 13. In rule 4 it takes the blocks of that many tokens, but none beyond prompt and cap, which is what rule 2 sets aside for it | kv `getNeededBlocksOneStep`, `getRemainingBlocksToCompletion` | `drafts_take_blocks_up_to_the_cap` |
+//! | 14. Blocks with nothing but rejected tokens are free when the step ends | kv `rewindKVCache`, `resource_manager.py` `update_resources` | swarm |
 //!
 //! Generation requests and prompts share steps. `max_seq_len` is `deployment.max_model_len` (lowered to what the cache
 //! holds), `tokens_per_block` is `kv.block_size` (there 32 by default), `enable_block_reuse` is `kv.enable_prefix_caching`;
 //! `scheduling_policy` orders the queue from which requests are fetched (there first come, first served). It never says
-//! who is paused: that is always the last of the list.
+//! who is paused: that is always the last of the list. Parallel samples are in [`samples`](crate::sim::samples).
 //!
-//! Different here: there, a fetched prompt that does not fit (rule 2) ends the search for those under way behind it, too: with
-//! rule 6 they can hold the blocks that it waits for, and the engine stops for good. Within a step, those that generate get their blocks first (there: prompts do), which shows in what the
-//! prefix cache forgets first only. A block can be found as soon as it is full, as in vLLM; there those of a prompt when all
-//! of it is computed, which rule 6 mostly hides, and those of a reply when the request ends. Rule 6 asks once a step for each
-//! request: there, one for which another was paused in the same step waits a step for itself. A paused request keeps all its
-//! tokens; there those beyond `max_input_len` are dropped. Where a paused request would not fit into a step again, the engine
-//! fails in the middle of its work; here `max_num_tokens` is refused. Left out: the overlap of scheduling and execution
+//! Different here: there, a fetched prompt that does not fit (rule 2) ends the search for those under way behind it, too:
+//! with rule 6 they can hold the blocks that it waits for, and the engine stops for good. Within a step, those that generate
+//! get their blocks first (there: prompts do), which shows in what the prefix cache forgets first only. A block can be found
+//! as soon as it is full, as in vLLM; there those of a prompt when all of it is computed, which rule 6 mostly hides, and
+//! those of a reply when the request ends. Rule 6 asks once a step for each request: there, one for which another was paused
+//! in the same step waits a step for itself. A paused request keeps all its tokens; there those beyond `max_input_len` are
+//! dropped. Where a paused request would not fit into a step again, the engine fails in the middle of its work; here
+//! `max_num_tokens` is refused. Drafts beyond prompt and cap have no blocks here; there they may take one that nobody set
+//! aside, and the engine fails where none is free. Left out: the overlap of scheduling and execution
 //! (`disable_overlap_scheduler: true` is what is simulated) and with it the two steps that MAX_UTILIZATION looks ahead with
-//! pipeline parallelism, partial reuse of blocks, a cache in host memory (`host_cache_size: 0`), sliding windows, beams,
-//! draft tokens, adapters, attention data parallelism, KV caches that come from other engines.
+//! pipeline parallelism (one batch at a time passes all stages), partial reuse of blocks, a cache in host memory
+//! (`host_cache_size: 0`), trees of drafts, `draft_len_schedule`, the `max_draft_len - 1` tokens that drafters in the model
+//! itself hold beside, adapters, attention data parallelism, KV caches that come from other engines.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Common, QueueOrder};
+use super::{Common, QueueOrder, Samples};
 use crate::pools::Site;
+use crate::scenario::KvCache;
 use crate::sim::engine;
-use crate::sim::kv::plan;
 
 /// TensorRT-LLM's in-flight batching, under its own names and defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -107,11 +114,6 @@ impl Default for Trtllm {
     }
 }
 
-/// Share of the GPU's memory that a deployment says nothing about.
-const UTILIZATION: f64 = 0.9;
-/// Longest time of the host, in microseconds.
-const OVERHEAD_MAX_US: f64 = 60e6;
-
 impl Trtllm {
     pub(super) fn common(&self) -> Common {
         Common {
@@ -120,6 +122,7 @@ impl Trtllm {
             seats: u64::from(self.max_batch_size),
             overhead_us: self.scheduler_overhead_us,
             caches_prefixes: true,
+            samples: Samples::Requests,
             ..Common::new(self.scheduling_policy)
         }
     }
@@ -146,16 +149,25 @@ impl Trtllm {
             let message = format!("is {fraction}; must be above 0, and 1 at most");
             found.push(("deployment.scheduler.trtllm.free_gpu_memory_fraction", message));
         }
-        if kv.gpu_memory_utilization != UTILIZATION {
+        if kv.gpu_memory_utilization != KvCache::default().gpu_memory_utilization {
             let message = "is vLLM's; TensorRT-LLM gives the cache a share of what is left beside weights and \
                            activations, scheduler.trtllm.free_gpu_memory_fraction";
             found.push(("deployment.kv.gpu_memory_utilization", message.to_string()));
         }
-        let us = self.scheduler_overhead_us;
-        if !(0.0..=OVERHEAD_MAX_US).contains(&us) {
-            let message = format!("is {us}; must be 0 to {OVERHEAD_MAX_US} microseconds");
-            found.push(("deployment.scheduler.trtllm.scheduler_overhead_us", message));
+        if let Some(drafts) = &site.deployment.speculative
+            && self.max_num_tokens > 0
+            && self.max_num_tokens <= drafts.num_speculative_tokens
+        {
+            let message = format!(
+                "is {}: a step must hold a token and {} drafts of a request, or nobody would ever generate",
+                self.max_num_tokens, drafts.num_speculative_tokens
+            );
+            found.push(("deployment.scheduler.trtllm.max_num_tokens", message));
         }
+        found.extend(super::bad_overhead(
+            "deployment.scheduler.trtllm.scheduler_overhead_us",
+            self.scheduler_overhead_us,
+        ));
         if self.enable_chunked_context && self.max_num_tokens > 0 && self.max_num_tokens < kv.block_size {
             let message = format!(
                 "is {}, less than the {} tokens of a block: chunks are cut to whole blocks, and a longer prompt would \
@@ -168,14 +180,6 @@ impl Trtllm {
     }
 
     pub(in crate::sim) fn problems_of_cache(&self, site: &Site, blocks: u64) -> Vec<(&'static str, String)> {
-        let fixed = plan::blocks_per_request(&site.deployment, &site.model);
-        if fixed > 0 {
-            let message = format!(
-                "would hold {fixed} blocks of every request for windows or states, which this scheduler's count of blocks does \
-                 not know; with windows alone, write `kv: {{ disable_hybrid_kv_cache_manager: true }}`"
-            );
-            return vec![("deployment.model", message)];
-        }
         let longest = engine::max_len(&site.deployment, &site.model, blocks);
         let pauses = self.capacity_scheduler_policy == CapacitySchedulerPolicy::MaxUtilization;
         if !pauses || self.enable_chunked_context || self.max_num_tokens >= longest - 1 {

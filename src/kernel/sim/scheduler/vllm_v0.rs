@@ -12,6 +12,7 @@
 //! | 8 | In a step without prompts and preemptions, swapped requests come back in the order in which they went, until one does not fit: the blocks of its tokens and the next one and, beyond them, the watermark are free. Its next token is part of that step | `_schedule_swapped`; `can_swap_in` | `what_is_swapped_out_comes_back_before_the_queue`, `who_comes_back_leaves_the_watermark` |
 //! | 9 | Copies take time before the batch: all blocks that go or come in a step, at `swap_gb_per_s` | `worker.execute_worker` | `what_is_swapped_out_comes_back_before_the_queue`, `a_step_may_be_nothing_but_copies` |
 //! | 10 | A prompt whose blocks and the watermark are more than all is rejected | `can_allocate`: `NEVER`, the request is ignored | `what_can_never_be_admitted_is_rejected` |
+//! | 11 | With stages of a pipeline (`pp`), up to `pp` batches are in flight ([`lanes`](crate::sim)), each of at most `max_num_seqs / pp` requests (rounded down, at least one). A batch is formed of the running requests that are in none, also its victims, and of those that wait; replies that prompts go before are the next batch, if fewer are in flight | Vidur, `max_micro_batch_size`; `on_schedule` | `replies_follow_the_prompts_that_go_first` (`timelines/lanes.rs`) |
 //!
 //! Sources: vLLM `vllm/core/scheduler.py` and `vllm/core/block_manager.py`, version 0.6 (rule 3: 0.2). Vidur's `vllm`
 //! (microsoft/vidur 7d47513, `vllm_replica_scheduler.py`) follows rules 1 to 6, with padding.
@@ -23,8 +24,8 @@
 //!   as at `max_model_len`. vLLM ends such a request once it is preempted.
 //! - A swapped request counts as one that waits.
 //! - Copies are as fast as the link; vLLM starts one for every block and layer.
-//! - Stages of a pipeline (`pp`): a step passes through all of them before the next one is formed, as everywhere in this
-//!   simulator. vLLM has a scheduler and a share of the blocks for each stage.
+//! - Stages of a pipeline (`pp`): vLLM has a scheduler, a queue and a share of the blocks for each batch in flight. Rule 11 is
+//!   Vidur's, with one of each.
 //! - Left out: prefix caches (`enable_prefix_caching`, off in vLLM 0), whose hits such a step would not compute;
 //!   `max_paddings` of versions 0.2.2 to 0.2.7; `delay_factor`; priorities; requests of several sequences.
 

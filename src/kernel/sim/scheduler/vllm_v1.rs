@@ -21,12 +21,19 @@
 //!    of the prompt (`sjf`; not in vLLM, from inference-sim) or by deadline (`edf`, not in vLLM), by the latest start
 //!    (`least_slack`, not in vLLM), each then by arrival and number, where a preempted request takes its ordered place; or
 //!    by the tenant that was served least (`fair`, not in vLLM: [`crate::sim`]'s `fair.rs`), then the same.
+//! 5. **Stages of a pipeline** (`pp`): up to `pp` batches are in flight ([`lanes`](crate::sim); `core.py`,
+//!    `step_with_batch_queue`; `timelines/lanes.rs`). The next one is formed at once while there are fewer, then whenever the
+//!    first of them ends; what comes meanwhile waits for that. A request whose tokens are all computed or in flight is passed
+//!    over until its next one is out; the next chunk of a prompt may follow one in flight. A victim may be in flight: it loses
+//!    its blocks, and a token that is on its way comes out. It is admitted again when nothing of it is in flight any more, and
+//!    holds up the queue until then (vLLM would compute the token twice).
 //!
 //! A preempted request that is admitted again computes its prompt and the tokens it had generated, as one prompt.
-//! Drafts are in [`speculative`](crate::sim::speculative), encoder budgets in [`encoder`](crate::sim::encoder). Left out:
+//! Drafts are in [`speculative`](crate::sim::speculative), encoder budgets in [`encoder`](crate::sim::encoder), parallel samples
+//! in [`samples`](crate::sim::samples). Left out:
 //! partial-prefill limits, and vLLM's `max_model_len - 1` bound on the tokens of a step, which only shortens the last chunk of prompts that are rejected here.
 
-use super::{Common, VllmV1};
+use super::{Common, Samples, VllmV1};
 
 impl VllmV1 {
     pub(super) fn common(&self) -> Common {
@@ -41,7 +48,7 @@ impl VllmV1 {
             caches_prefixes: true,
             asks_tiers: true,
             knows_adapters: true,
-            speculates: true,
+            samples: Samples::Requests,
             ..Common::new(self.scheduling_policy)
         }
     }

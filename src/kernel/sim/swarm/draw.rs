@@ -4,6 +4,7 @@ mod cluster;
 mod conversations;
 mod engines;
 mod latency;
+mod samples;
 mod speculative;
 
 pub use engines::{ENGINES, Engine, scenario_of};
@@ -64,6 +65,14 @@ struct Sizes {
 
 /// The scenario of a seed: in half of all cases replicas of one kind; a third has nothing but what a single engine knows.
 pub fn scenario(seed: u64) -> (Scenario, Requests, Quirks) {
+    let (mut s, mut requests, quirks) = of_one_sample(seed);
+    if quirks == Quirks::default() {
+        samples::draw(seed, 8, &mut s, &mut requests);
+    }
+    (s, requests, quirks)
+}
+
+fn of_one_sample(seed: u64) -> (Scenario, Requests, Quirks) {
     let (mut s, mut requests, quirks, sizes) = engine(seed);
     latency::draw(seed, &sizes, &mut s);
     let dice = &mut Dice(rng::stream(seed, "swarm/cluster"));
@@ -270,6 +279,7 @@ fn load(dice: &mut Dice) -> Load {
         deadline_ms: if dice.one_in(2) { Some(f64::from(dice.range(1, 100))) } else { None },
         timeout_s: if dice.one_in(4) { Some(f64::from(dice.range(1, 300)) * 1e-3) } else { None },
         max_tokens: if dice.one_in(3) { Some(dice.range(1, 30)) } else { None },
+        n: None,
     };
     let mut classes = std::collections::BTreeMap::new();
     if dice.one_in(2) {
@@ -284,6 +294,7 @@ fn load(dice: &mut Dice) -> Load {
         deadline_ms: if dice.one_in(4) { Some(f64::from(dice.range(1, 100))) } else { None },
         timeout_s: if dice.one_in(6) { Some(dice.pick(&[0.007, 0.03, 0.1, 0.5])) } else { None },
         max_tokens: if dice.one_in(6) { Some(dice.range(1, 30)) } else { None },
+        n: None,
         exact_max_tokens: false,
         cancel: if dice.one_in(6) {
             Some(Cancel { share: dice.pick(&[0.1, 0.5, 1.0]), after_s: dice.pick(&[0.003, 0.03, 0.3]) })

@@ -10,7 +10,7 @@ use crate::pools::{FirstToken, Site};
 use crate::request::Requests;
 use crate::scenario::Scenario;
 use crate::sim::scheduler::{Scheduler, VllmV1};
-use crate::sim::{Quirks, RequestRow, Speculation, Status, Summary, latency};
+use crate::sim::{Quirks, RequestRow, Speculation, Status, Summary, lanes, latency};
 use crate::units::SimTime;
 
 struct Checked<'a> {
@@ -47,8 +47,14 @@ impl Place {
         !self.site.deployment.kv.tiers.is_empty()
     }
 
+    /// Steps are formed while others run.
     fn asynchronous(&self) -> bool {
-        self.rules().is_some_and(|rules| rules.async_scheduling)
+        self.rules().is_some_and(|rules| rules.async_scheduling) || self.batches() > 1
+    }
+
+    /// Batches in flight at most.
+    fn batches(&self) -> usize {
+        lanes::batches(&self.site.deployment, self.site.role) as usize
     }
 }
 
@@ -181,11 +187,11 @@ impl Checked<'_> {
     fn request(&self, row: &RequestRow) -> Result<(), String> {
         self.times(row)?;
         self.first_token_time(row)?;
-        let wanted = self.requests.output_tokens[row.request as usize];
+        let wanted = self.requests.output_tokens[row.request as usize] * row.samples;
         let tokens = row.output_tokens;
         let right = match row.status {
             Status::Finished => tokens == wanted,
-            Status::LengthCapped => (1..wanted).contains(&tokens),
+            Status::LengthCapped => (1..wanted).contains(&tokens) && tokens.is_multiple_of(row.samples),
             // Its encoder may have been preempted.
             Status::Rejected => tokens == 0 && row.queued.is_none() && (row.encoded.is_some() || row.preemptions == 0),
             // The last token of a request that ends with its client has come out: it is served.
@@ -203,14 +209,20 @@ impl Checked<'_> {
         let again = row.prefill_replica.is_some() && self.first_token() == FirstToken::Decode;
         let known = row.preemptions == 0 && row.status.served() && !self.full_hits();
         ensure(!known || row.recomputed_tokens == u32::from(again), || "computed again for no reason".to_string())?;
-        let Some(itl) = row.itl else { return ensure(tokens < 2, || "no gaps".to_string()) };
-        ensure(tokens >= 2 && itl.p99 <= itl.max && itl.max <= itl.sum, || "impossible gaps".to_string())?;
+        let Some(itl) = row.itl else { return ensure(tokens <= row.samples, || "no gaps".to_string()) };
+        // Every sample has one gap less than tokens.
+        let begun = u64::from(tokens) - itl.count;
+        let each = (1..=u64::from(row.samples)).contains(&begun);
+        ensure(each && tokens >= 2 && itl.p99 <= itl.max && itl.max <= itl.sum, || "impossible gaps".to_string())?;
         // Those of a request that started again are of its second life.
         if let (Some(first), Some(left)) = (self.first_out(row), row.finished.and(self.left(row)))
             && !self.quirks.restart_from_prompt
         {
             let between = left - first;
-            ensure(between == itl.sum.0, || format!("{between} ns from the first token to the last"))?;
+            // Samples begin and end at times of their own.
+            let right =
+                if row.samples == 1 { between == itl.sum.0 } else { between * i64::from(row.samples) >= itl.sum.0 };
+            ensure(right, || format!("{between} ns from the first token to the last"))?;
         }
         Ok(())
     }
@@ -272,7 +284,7 @@ impl Checked<'_> {
         let Some(rules) = &self.s.deployment.speculative else {
             return ensure(*told == Speculation::default(), || format!("drafts out of nowhere: {told:?}"));
         };
-        let most = told.drafts * u64::from(rules.num_speculative_tokens);
+        let most = told.drafts * u64::from(rules.longest());
         let by_position: u64 = told.accepted_by_position.iter().sum();
         let possible = (told.drafts..=most).contains(&told.draft_tokens)
             && told.accepted_tokens <= told.draft_tokens
@@ -295,7 +307,7 @@ impl Checked<'_> {
         let gaps = &self.summary.itl;
         let count: u64 = gaps.iter().map(|(_, n)| n).sum();
         let time: i128 = gaps.iter().map(|(gap, n)| i128::from(gap.0) * i128::from(*n)).sum();
-        let expect_count = self.sum(|row| u64::from(row.output_tokens.saturating_sub(1)));
+        let expect_count = self.sum(|row| row.itl.map_or(0, |itl| itl.count));
         let itls = self.rows.requests.iter().filter_map(|row| row.itl);
         let expect_time: i128 = itls.clone().map(|itl| i128::from(itl.sum.0)).sum();
         // What was lost with the tokens of a request that started again counts too.

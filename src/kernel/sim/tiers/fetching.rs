@@ -44,7 +44,19 @@ impl Replica {
     /// The blocks of all that it must compute are free, beyond those that it shares.
     fn has_room_for_all(&self, slot: u32, hits: u32, idle: u64) -> bool {
         let blocks = self.live[slot as usize].target.div_ceil(self.block_size);
-        u64::from(blocks - hits) + idle + u64::from(self.fixed) <= self.pool.free()
+        u64::from(blocks - hits) + idle + u64::from(self.fixed) + self.set_aside() <= self.pool.free()
+    }
+
+    /// Blocks that prompts which run are yet to take, where they must be left for them.
+    pub(in crate::sim) fn set_aside(&self) -> u64 {
+        if !self.common.cut_waits {
+            return 0;
+        }
+        let rest = |slot: &u32| {
+            let live = &self.live[*slot as usize];
+            self.chunk_need(live, live.target - live.computed)
+        };
+        self.prefills.iter().map(rest).sum()
     }
 
     fn look_up(&mut self, slot: u32, hits: u32, ahead: bool, now: SimTime, env: &Env<'_>) -> u32 {
@@ -111,6 +123,10 @@ impl Replica {
         let Some(Reverse((at, _, slot))) = tiers.fetches.pop() else { return };
         let gone = tiers.gone.iter().position(|other| *other == slot);
         let gone = gone.map(|place| tiers.gone.swap_remove(place)).is_some();
+        if self.common.fills_late {
+            // What is kept once may give blocks back.
+            self.sum_blocks_to(at);
+        }
         let live = &self.live[slot as usize];
         let to = live.computed / self.block_size;
         self.fill(slot, to - live.fetched, to, env);
@@ -135,9 +151,19 @@ impl Replica {
 
     /// Admits a request, already taken from [`Replica::loaded`], whose blocks have come: `tokens` behind them go into the step.
     pub(in crate::sim) fn admit_fetched(&mut self, slot: u32, tokens: u32, f: &mut Forming, env: &Env<'_>) {
+        self.sit_fetched(slot, f, env);
+        let computed = self.live[slot as usize].computed;
+        let context = if env.quirks.hits_without_context { 0 } else { computed };
+        self.book_chunk(slot, computed, tokens, context, f, env);
+    }
+
+    /// The same, but its tokens are booked later.
+    pub(in crate::sim) fn sit_fetched(&mut self, slot: u32, f: &mut Forming, env: &Env<'_>) {
         let live = &self.live[slot as usize];
         let (computed, hits) = (live.computed, live.computed / self.block_size - live.fetched);
+        self.charge_prompt(slot);
         self.first_admission(slot, hits);
+        self.adapter_runs(slot, f, env);
         let now = self.clock;
         let live = &mut self.live[slot as usize];
         self.totals.waiting_ns += i128::from((now - live.since).0);
@@ -146,8 +172,7 @@ impl Replica {
         self.next_seq += 1;
         self.running.push(slot);
         self.prefills.push(slot);
-        let context = if env.quirks.hits_without_context { 0 } else { computed };
-        self.book_chunk(slot, computed, tokens, context, f, env);
+        self.encode(slot, computed, f, env);
     }
 
     /// What [`Asked::Loads`] said of a request that is admitted: it takes the blocks, and the step waits for them. Returns how

@@ -11,8 +11,9 @@
 //!
 //! 1. **Where.** Every engine has tiers of its own, in the order of `deployment.kv.tiers`; one that is `shared` is one store,
 //!    with one set of places for transfers, for all engines of the deployment (of the pool). At one instant what steps that end
-//!    fill is stored first, engine by engine; then each engine in turn does what it does with its queue and its next step. A tier holds blocks of `block_size`
-//!    tokens (*stored blocks*); each is known by its content and all before it, as in the prefix cache.
+//!    fill is stored first, engine by engine; then each engine in turn does what it does with its queue and its next step. A
+//!    tier holds blocks of `block_size` tokens (*stored blocks*); each is known by its content and all before it, as in the
+//!    prefix cache.
 //! 2. **Lookup.** When a waiting request would be admitted, and the blocks of its whole prompt (with what it generated before a
 //!    preemption) are free beyond those that it shares, the tiers are asked for what follows its hits in the GPU's cache: the
 //!    first tier that has the next block is used as far as it has them, then the first that has the one after that, and so
@@ -44,6 +45,15 @@
 //!    nothing leaves; of a run the first blocks are stored as far as there is room. What leaves does not disturb a transfer.
 //! 10. **Contention.** With `contends_with_steps: x`, a step that the model says lasts `d` lasts longer by `x` times the part of
 //!     `d` in which a transfer of the tier goes on, as known when it is formed: until the last one that was asked for is over.
+//!
+//! # Beside others
+//!
+//! | rule | source | test (`timelines/tiers.rs`, else as it says) |
+//! |---|---|---|
+//! | 11. **Adapters.** Contents under different adapters are different ones, in tiers as in the GPU's cache. What was fetched waits for its adapter with its blocks, and those behind may pass it (rule 12 of [`super::lora`]) | vLLM `_gen_lora_extra_hash_keys`, `v1/core/sched/scheduler.py` | `tiers_tell_adapters_apart`, `what_was_fetched_waits_for_its_adapter` |
+//! | 12. **Encoders.** What tiers have of a prompt need not be encoded; what they have not is encoded when the request is admitted, for which there must be room | vLLM `_try_schedule_encoder_inputs` (by the tokens that are there) | `what_was_fetched_is_not_encoded`, `what_was_fetched_waits_for_the_encoder` |
+//! | 13. **Fair sharing.** A request that is fetched leaves the queue then, and its tenant is charged for it when it is admitted | Sheng et al., OSDI 2024 (counters move with admissions) | `a_fetch_is_not_charged` |
+//! | 14. **SGLang** (HiCache). What it asks and stores when, is in [its table](super::scheduler::Sglang): rules 24 to 27 there | SGLang 0.5.9 `mem_cache/hiradix_cache.py` | `timelines/sglang.rs` |
 //!
 //! A scheduler that asks tiers says so ([`Common::asks_tiers`](super::scheduler::Common::asks_tiers)), calls
 //! [`Replica::ask_tiers`](super::replica::Replica::ask_tiers) behind `prefix_of`, and admits what comes back by
@@ -289,6 +299,11 @@ impl Tiers {
     /// Requests that are being fetched.
     pub(super) fn fetching(&self) -> usize {
         self.fetches.len()
+    }
+
+    /// Fetches that have begun so far.
+    pub(super) fn begun(&self) -> u64 {
+        self.begun
     }
 
     pub(super) fn fetching_slots(&self) -> impl Iterator<Item = u32> + '_ {

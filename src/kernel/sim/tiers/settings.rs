@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::pools::{Role, Site};
 use crate::request::Requests;
 use crate::sim::kv::hashes::{self, Derivation};
-use crate::sim::scheduler::{QueueOrder, Scheduler};
+use crate::sim::scheduler::Scheduler;
 use crate::sim::{SimError, facts};
 use crate::units::{SimDuration, Tick};
 
@@ -239,7 +239,8 @@ pub(in crate::sim) fn facts_of(site: &Site, requests: &Requests) -> Result<Vec<T
     let one = |(at, tier): (usize, &Tier)| {
         let tokens = tier.block_size.unwrap_or(kv.block_size);
         let chunk = tokens / kv.block_size;
-        let derivation = hashes::derivation(requests, tokens, kv.enable_prefix_caching).map_err(|e| match e {
+        let derivation = hashes::derivation(requests, tokens, kv.enable_prefix_caching);
+        let derivation = derivation.map(|known| known.with(site.deployment.lora.is_some())).map_err(|e| match e {
             SimError::Invalid { message, .. } => {
                 SimError::Invalid { path: format!("deployment.kv.tiers.{at}.block_size").into(), message }
             }
@@ -287,19 +288,12 @@ pub(in crate::sim) fn problems(site: &Site) -> Vec<(Cow<'static, str>, String)> 
         whole("are for replicas that do everything; those of prefill, decode and encode pools have none");
     }
     let d = &site.deployment;
-    for (there, what) in
-        [(d.lora.is_some(), "lora"), (d.speculative.is_some(), "speculative"), (d.encoder.is_some(), "encoder")]
-    {
-        if there {
-            whole(&format!("are not simulated together with deployment.{what}; leave out one of the two"));
-        }
-    }
-    if d.scheduler.common().is_some_and(|common| common.policy == QueueOrder::Fair) {
-        whole("are not simulated with the queue order `fair`");
+    if d.speculative.is_some() {
+        whole("are not simulated together with deployment.speculative; leave out one of the two");
     }
     match d.scheduler.common() {
         None => whole("hold blocks of a KV cache, and the exclusive scheduler has none"),
-        Some(common) if !common.asks_tiers => whole("are not asked by this scheduler; vllm_v1 does"),
+        Some(common) if !common.asks_tiers => whole(unasked(&d.scheduler)),
         Some(_) => {}
     }
     if let Scheduler::VllmV1(rules) = &site.deployment.scheduler
@@ -313,6 +307,22 @@ pub(in crate::sim) fn problems(site: &Site) -> Vec<(Cow<'static, str>, String)> 
         all.extend(found.into_iter().map(|(field, text)| (format!("deployment.kv.tiers.{at}.{field}").into(), text)));
     }
     all
+}
+
+/// Why a scheduler asks no tiers.
+fn unasked(scheduler: &Scheduler) -> &'static str {
+    match scheduler {
+        Scheduler::VllmV0(_) => {
+            "are not asked by vLLM's version 0, which moves whole requests (swap_space_gib); vllm_v1 and sglang ask them"
+        }
+        Scheduler::Trtllm(_) => {
+            "are not simulated with TensorRT-LLM (host_cache_size is 0); vllm_v1 and sglang ask them"
+        }
+        Scheduler::Sarathi(_) | Scheduler::Orca(_) | Scheduler::FasterTransformer(_) | Scheduler::Lightllm(_) => {
+            "are not asked by this scheduler, whose project has none, as it is simulated; vllm_v1 and sglang ask them"
+        }
+        Scheduler::VllmV1(_) | Scheduler::Sglang(_) | Scheduler::Exclusive(_) => "are not asked by this scheduler",
+    }
 }
 
 /// What is wrong with one tier, by field.

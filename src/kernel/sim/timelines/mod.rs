@@ -15,14 +15,17 @@ mod asynchronous;
 mod batches;
 mod conversations;
 mod faster_transformer;
+mod lanes;
 mod lightllm;
 mod lora;
 mod orca;
 mod orders;
 mod pools;
 mod routers;
+mod samples;
 mod sarathi;
 mod sglang;
+mod sglang_drafts;
 mod speculative;
 mod tiers;
 mod times;
@@ -66,6 +69,7 @@ struct Ask {
     adapter: Option<u32>,
     acceptance: Option<f64>,
     tenant: Option<u32>,
+    n: Option<u32>,
 }
 
 fn ask(at: f64, input: u32, output: u32) -> Ask {
@@ -89,6 +93,7 @@ fn requests(asked: &[Ask]) -> Requests {
         encoder_tokens: asked.iter().map(|a| a.encoder).collect(),
         acceptance: asked.iter().map(|a| a.acceptance).collect(),
         tenant: asked.iter().map(|a| a.tenant).collect(),
+        n: asked.iter().map(|a| a.n).collect(),
         block_tokens: 4,
         block_hash_offsets: vec![0],
         depends_on_offsets: vec![0],

@@ -2,24 +2,34 @@
 
 use std::collections::BTreeMap;
 
+use super::pools::split;
 use super::{
-    Ask, ENGINES, Quirks, Rows, Summary, linear, ms, request_text, requests, scenario as with_vllm, step_text, whatever,
+    Ask, ENGINES, Quirks, Rows, Summary, cluster_text, linear, ms, request_text, requests, scenario as with_vllm,
+    step_text, whatever,
 };
-use crate::scenario::Scenario;
+use crate::pools::{Contention, FirstToken};
+use crate::scenario::{KvCache, Scenario};
+use crate::sim::encoder::Encoder;
+use crate::sim::lora::Lora;
 use crate::sim::scheduler::{AttentionBackend, KernelCost, SchedulePolicy, Scheduler, Sglang};
+use crate::sim::tiers::{Tier, WritePolicy};
 use std::sync::atomic::AtomicBool;
 
 /// A request that may generate `most` tokens.
-fn ask(at: f64, input: u32, output: u32, most: u32) -> Ask {
+pub(super) fn ask(at: f64, input: u32, output: u32, most: u32) -> Ask {
     Ask { max_tokens: Some(most), ..super::ask(at, input, output) }
 }
 
 /// One with contents, that generates one token.
-fn of(at: f64, input: u32, blocks: &'static [u64]) -> Ask {
+pub(super) fn of(at: f64, input: u32, blocks: &'static [u64]) -> Ask {
     Ask { blocks, ..ask(at, input, 1, 1) }
 }
 
-fn rows_of(edit: impl Fn(&mut Scenario, &mut Sglang), asked: &[Ask], mut test: impl FnMut(&str, &Rows, &Summary)) {
+pub(super) fn rows_of(
+    edit: impl Fn(&mut Scenario, &mut Sglang),
+    asked: &[Ask],
+    mut test: impl FnMut(&str, &Rows, &Summary),
+) {
     let mut s = with_vllm(|_, _| ());
     let mut rules = Sglang::default();
     edit(&mut s, &mut rules);
@@ -34,7 +44,7 @@ fn rows_of(edit: impl Fn(&mut Scenario, &mut Sglang), asked: &[Ask], mut test: i
 }
 
 #[track_caller]
-fn check(
+pub(super) fn check(
     edit: impl Fn(&mut Scenario, &mut Sglang),
     asked: &[Ask],
     rows: &[&str],
@@ -50,7 +60,7 @@ fn check(
     });
 }
 
-fn blocks(s: &mut Scenario, blocks: u64) {
+pub(super) fn blocks(s: &mut Scenario, blocks: u64) {
     s.deployment.kv.num_gpu_blocks = Some(blocks);
 }
 
@@ -213,7 +223,7 @@ fn the_ratio_decays() {
 }
 
 /// Nothing is kept for replies: 24 tokens.
-fn reckless(s: &mut Scenario, r: &mut Sglang) {
+pub(super) fn reckless(s: &mut Scenario, r: &mut Sglang) {
     blocks(s, 6);
     r.schedule_conservativeness = 0.0;
 }
@@ -480,5 +490,254 @@ fn overlap_hides_the_host() {
         &["finished q0 s0 f1.5 d1.5 o1"],
         &[],
         whatever,
+    );
+}
+
+#[test]
+fn sglang_encodes_what_it_cannot_keep_again() {
+    // Of a prompt of 12 tokens the first ten are an image, in chunks of eight: with the second, its embeddings are at hand, or
+    // made again. Nobody waits for the encoder.
+    let image = |encoder: u32, ask: Ask| Ask { encoder: Some(encoder), ..ask };
+    for (cache, steps, encoded) in [(None, ["0+1.5", "1.5+1.5"], 12), (Some(9), ["0+1.5", "1.5+1.5"], 22)] {
+        let edit = |s: &mut Scenario, r: &mut Sglang| {
+            s.deployment.encoder =
+                Some(Encoder { encoder_cache_size: cache, relative_cost: 0.5, ..Encoder::default() });
+            r.chunked_prefill_size = Some(8);
+        };
+        rows_of(edit, &[image(10, ask(0.0, 12, 1, 1)), image(2, ask(0.0, 3, 1, 1))], |name, got, summary| {
+            let times: Vec<String> =
+                got.steps.iter().map(|row| format!("{}+{}", ms(row.start.0), ms(row.duration.0))).collect();
+            assert_eq!(times, steps, "{name} {cache:?}");
+            assert_eq!((summary.encoder_tokens, summary.encoder_time.0), (encoded, 1_000_000), "{name} {cache:?}");
+        });
+    }
+    // Alone, the second chunk has nothing to encode but what was not kept.
+    for (cache, time) in [(None, "1"), (Some(9), "1.5")] {
+        let edit = |s: &mut Scenario, r: &mut Sglang| {
+            s.deployment.encoder =
+                Some(Encoder { encoder_cache_size: cache, relative_cost: 0.5, ..Encoder::default() });
+            r.chunked_prefill_size = Some(8);
+        };
+        rows_of(edit, &[image(10, ask(0.0, 12, 1, 1))], |name, got, _| {
+            assert_eq!(ms(got.steps[1].duration.0), time, "{name} {cache:?}");
+        });
+    }
+}
+
+/// One prefill and one decode server, transfers that do not share.
+#[track_caller]
+fn check_split(edit: impl Fn(&mut Scenario, &mut Sglang), asked: &[Ask], rows: &[&str]) {
+    let apart = |s: &mut Scenario, rules: &mut Sglang| {
+        split(s, 1, FirstToken::Transfer);
+        s.deployment.disaggregation.transfer.contention = Contention::None;
+        edit(s, rules);
+    };
+    rows_of(apart, asked, |name, got, _| {
+        let texts: Vec<String> = got.requests.iter().map(cluster_text).collect();
+        assert_eq!(texts, rows, "requests of the {name}");
+    });
+}
+
+#[test]
+fn caches_that_came_join_where_there_are_seats() {
+    // The third's cache is there at 3 ms. The first is done at 4, which is noticed by the step of replies that begins then.
+    check_split(
+        |_, r| r.max_running_requests = Some(2),
+        &[ask(0.0, 4, 3, 3), ask(0.0, 4, 5, 5), ask(0.0, 4, 3, 3)],
+        &[
+            "finished q0 s0 f2 d4 o3 @1 via 0 p1 k2",
+            "finished q0 s0 f2 d6 o5 @1 via 0 p1 k2",
+            "finished q0 s1 f3 d7 o3 i4/2.98/3 @1 via 0 p2 k3",
+        ],
+    );
+    // With one seat nobody is left at 4 ms: it is looked again at once.
+    check_split(
+        |_, r| r.max_running_requests = Some(1),
+        &[ask(0.0, 4, 3, 3), ask(0.0, 4, 3, 3)],
+        &["finished q0 s0 f2 d4 o3 @1 via 0 p1 k2", "finished q0 s1 f3 d6 o3 i3/1.99/2 @1 via 0 p2 k3"],
+    );
+}
+
+#[test]
+fn a_prefill_server_expects_one_token_of_each() {
+    // 20 tokens: the first takes 8, and may get 1 more; the second needs 7 and 1. With 5 each, it would wait.
+    let small = |s: &mut Scenario, _: &mut Sglang| {
+        let kv = KvCache { num_gpu_blocks: Some(5), ..s.deployment.kv.clone() };
+        let Some(prompts) = s.deployment.pools.get_mut("prompts") else { panic!() };
+        prompts.kv = Some(kv);
+    };
+    let asked = [ask(0.0, 7, 2, 5), ask(0.0, 7, 2, 5)];
+    check_split(small, &asked, &["finished q0 s0 f3 d4 o2 @1 via 0 p1 k3"; 2]);
+    let alone = |s: &mut Scenario, r: &mut Sglang| {
+        blocks(s, 5);
+        r.schedule_conservativeness = 1.0;
+    };
+    check(
+        alone,
+        &asked,
+        &["finished q0 s0 f1 d2 o2", "finished q0 s2 f3 d4 o2"],
+        &["0+1 d0 p7/1 c0 r1 w1 x0 b2"],
+        whatever,
+    );
+}
+
+#[test]
+fn a_decode_server_keeps_no_prefixes() {
+    // The same prompt again: found by the prefill server, sent whole.
+    let same = |at| Ask { blocks: &[1, 2], ..ask(at, 8, 2, 2) };
+    check_split(
+        |_, _| (),
+        &[same(0.0), same(5.0)],
+        &["finished q0 s0 f3 d4 o2 @1 via 0 p1 k3", "finished q5 s5 f8 d9 o2 c4 @1 via 0 p6 k8"],
+    );
+}
+
+/// A tier that reads a page in a millisecond, and writes it in a microsecond.
+fn tier() -> Tier {
+    let (read_gb_per_s, write_gb_per_s) = (Some(0.524_288), Some(524.288));
+    Tier { capacity_blocks: Some(100), read_gb_per_s, write_gb_per_s, ..Tier::default() }
+}
+
+/// Of three pages that the first prompt leaves, the second takes two.
+fn before() -> [Ask; 2] {
+    [of(0.0, 12, &[1, 2, 3]), ask(1.0, 13, 1, 1)]
+}
+
+/// The first two, with five pages and this tier, and what becomes of the third.
+#[track_caller]
+fn check_third(tier: Tier, row: &str, step: &str, stored: u64) {
+    let [a, b] = before();
+    check(
+        |s, _| {
+            blocks(s, 5);
+            s.deployment.kv.tiers = vec![tier.clone()];
+        },
+        &[a, b, of(5.0, 13, &[1, 2, 3])],
+        &["finished q0 s0 f1 d1 o1", "finished q1 s1 f2 d2 o1", row],
+        &["0+1 d0 p12/1 c0 r1 w0 x0 b3", "1+1 d0 p13/1 c0 r1 w0 x0 b4", step],
+        |s| assert_eq!((s.tiers[0].lookups, s.tiers[0].blocks_hit, s.tiers[0].blocks_stored), (3, 2, stored)),
+    );
+}
+
+#[test]
+fn the_host_has_what_the_tree_has_not() {
+    let row = "finished q5 s5 f8 d8 o1 c4 t8";
+    let step = "5+3 d0 p1/1 c12 r1 w0 x0 b4";
+    check_third(Tier { blocking: true, ..tier() }, row, step, 3);
+    // The step that it is loaded for holds the one page that is left to compute.
+    let [a, b] = before();
+    check(
+        |s, r| {
+            blocks(s, 5);
+            s.deployment.kv.tiers = vec![Tier { blocking: true, ..tier() }];
+            r.chunked_prefill_size = Some(4);
+        },
+        &[a, Ask { at: 3.0, ..b }, of(10.0, 13, &[1, 2, 3])],
+        &["finished q0 s0 f3 d3 o1", "finished q3 s3 f7 d7 o1", "finished q10 s10 f13 d13 o1 c4 t8"],
+        &["0+1 d0 p4/1 c0 r1 w0 x0 b1"],
+        whatever,
+    );
+}
+
+#[test]
+fn what_was_fetched_goes_first() {
+    check_third(tier(), "finished q5 s7 f8 d8 o1 c4 t8", "7+1 d0 p1/1 c12 r1 w0 x0 b4", 3);
+    // Of twenty tokens it holds sixteen while it is fetched: those that come after it wait, though nobody runs, and then until
+    // it has ended, for its reply counts.
+    let [a, b] = before();
+    check(
+        |s, _| {
+            blocks(s, 5);
+            s.deployment.kv.tiers = vec![tier()];
+        },
+        &[a, b, of(5.0, 13, &[1, 2, 3]), ask(5.5, 3, 1, 1)],
+        &[
+            "finished q0 s0 f1 d1 o1",
+            "finished q1 s1 f2 d2 o1",
+            "finished q5 s7 f8 d8 o1 c4 t8",
+            "finished q5.5 s8 f9 d9 o1",
+        ],
+        &[
+            "0+1 d0 p12/1 c0 r1 w0 x0 b3",
+            "1+1 d0 p13/1 c0 r1 w0 x0 b4",
+            "7+1 d0 p1/1 c12 r1 w1 x0 b4",
+            "8+1 d0 p3/1 c0 r1 w0 x0 b1",
+        ],
+        |s| assert_eq!(s.waiting_ns, 4_500_000),
+    );
+}
+
+#[test]
+fn what_can_be_found_is_stored() {
+    // When the GPU's cache gives up the third page and the second.
+    let evicting = Tier { write: WritePolicy::OnEvict, ..tier() };
+    check_third(evicting, "finished q5 s7 f8 d8 o1 c4 t8", "7+1 d0 p1/1 c12 r1 w0 x0 b4", 2);
+    // Of three tokens and six of a reply eight are computed: two pages, which can be found when the reply ends, at 6 ms. The
+    // writes of a page take three milliseconds each, so that at 11 ms they are not there.
+    let when = |at: f64, stored: u64, row: &str| {
+        check(
+            |s, _| {
+                blocks(s, 5);
+                s.deployment.kv.tiers = vec![Tier { write_gb_per_s: Some(0.524_288 / 3.0), ..tier() }];
+            },
+            &[Ask { blocks: &[1, 2, 3], ..ask(0.0, 3, 6, 6) }, ask(7.0, 13, 1, 1), of(at, 9, &[1, 2])],
+            &["finished q0 s0 f1 d6 o6", "finished q7 s7 f8 d8 o1", row],
+            &[],
+            |s| assert_eq!(s.tiers[0].blocks_stored, stored),
+        );
+    };
+    when(11.0, 2, "finished q11 s11 f12 d12 o1 c4");
+    when(12.0, 2, "finished q12 s13 f14 d14 o1 c4 t4");
+}
+
+fn slots(s: &mut Scenario, max_loras: u32) {
+    // Rank 16 in a millisecond.
+    let (bytes_per_rank, load_gb_per_s) = (Some(62_500.0), Some(1.0));
+    s.deployment.lora = Some(Lora { max_loras, bytes_per_rank, load_gb_per_s, ..Lora::default() });
+}
+
+fn with(adapter: u32, ask: Ask) -> Ask {
+    Ask { adapter: Some(adapter), ..ask }
+}
+
+#[test]
+fn adapters_of_a_batch_have_slots() {
+    check(
+        |s, _| slots(s, 1),
+        &[with(0, ask(0.0, 3, 3, 3)), with(1, ask(0.0, 3, 1, 1)), with(0, ask(0.0, 3, 1, 1))],
+        &["finished q0 s0 f2 d4 o3", "finished q0 s4 f6 d6 o1", "finished q0 s0 f2 d2 o1"],
+        &[
+            "0+2 d0 p6/2 c0 r2 w1 x0 b2",
+            "2+1 d1 p0/0 c3 r1 w1 x0 b1",
+            "3+1 d1 p0/0 c4 r1 w1 x0 b2",
+            "4+2 d0 p3/1 c0 r1 w0 x0 b1",
+        ],
+        |s| {
+            let a = &s.adapters;
+            assert_eq!((a.loads, a.evictions, a.wait_ns, &*a.steps_by_adapters), (2, 1, 4_000_000, &[0, 4][..]));
+        },
+    );
+}
+
+#[test]
+fn requests_without_an_adapter_need_a_slot() {
+    // Nothing is loaded for it.
+    check(
+        |s, _| slots(s, 1),
+        &[with(0, ask(0.0, 3, 3, 3)), ask(0.0, 3, 1, 1)],
+        &["finished q0 s0 f2 d4 o3", "finished q0 s4 f5 d5 o1"],
+        &[],
+        |s| assert_eq!((s.adapters.loads, s.adapters.evictions, s.adapters.wait_ns), (1, 1, 0)),
+    );
+    // It keeps the third out, and its slot is the next one's when it has ended.
+    check(
+        |s, _| slots(s, 2),
+        &[with(0, ask(0.0, 3, 3, 3)), ask(0.0, 3, 1, 1), with(1, ask(0.0, 3, 1, 1))],
+        &["finished q0 s0 f2 d6 o3 i4/2.98/3", "finished q0 s0 f2 d2 o1", "finished q0 s2 f4 d4 o1"],
+        &["0+2 d0 p6/2 c0 r2 w1 x0 b2", "2+2 d0 p3/1 c0 r2 w0 x0 b2", "4+1 d1 p0/0 c3 r1 w0 x0 b1"],
+        |s| {
+            let a = &s.adapters;
+            assert_eq!((a.loads, a.evictions, a.wait_ns, &*a.steps_by_adapters), (2, 0, 2_000_000, &[0, 4][..]));
+        },
     );
 }

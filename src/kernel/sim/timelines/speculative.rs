@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::sim::Speculation;
+use crate::sim::lora::Lora;
 use crate::sim::speculative::{Acceptance, DraftMethod, Speculative};
 
 const MS_NS: i64 = 1_000_000;
@@ -11,6 +12,7 @@ fn drafts(method: DraftMethod, tokens: u32, acceptance: Acceptance) -> Speculati
         method,
         num_speculative_tokens: tokens,
         num_speculative_tokens_per_batch_size: Vec::new(),
+        adaptive: None,
         acceptance,
         draft_us: 0.0,
         draft_share: 0.0,
@@ -248,6 +250,28 @@ fn drafting_takes_time() {
         &["finished q0 s0 f4 d4 o1"],
         &["0+4 d0 p10/1 c0 r1 w0 x0 b3"],
         whatever,
+    );
+}
+
+#[test]
+fn drafts_are_made_without_adapters() {
+    // An adapter makes steps half a millisecond longer, and its load takes one. One pass of a drafter takes half of a step without.
+    check(
+        |s, _| {
+            let rules = drafts(DraftMethod::DraftModel, 1, Acceptance::Rate(0.0));
+            s.deployment.speculative = Some(Speculative { draft_share: 0.5, ..rules });
+            let lora = Lora { bytes_per_rank: Some(62_500.0), load_gb_per_s: Some(1.0), ..Lora::default() };
+            s.deployment.lora = Some(Lora { per_adapter_us: 500.0, ..lora });
+        },
+        &[Ask { adapter: Some(0), ..ask(0.0, 3, 2) }, Ask { adapter: Some(0), ..ask(10.0, 3, 1) }, ask(20.0, 3, 1)],
+        &["finished q0 s0 f3 d5 o2 i2/2/2", "finished q10 s10 f12 d12 o1", "finished q20 s20 f21.5 d21.5 o1"],
+        &["0+3 d0 p3/1 c0 r1 w0 x0 b1", "3+2 d0 p2/1 c3 r1 w0 x0 b2"],
+        |s| {
+            assert_eq!(
+                (s.adapters.steps_by_adapters.as_slice(), s.speculation.draft_ns),
+                ([1, 3].as_slice(), 2_000_000)
+            )
+        },
     );
 }
 

@@ -3,6 +3,8 @@
 
 use super::*;
 use crate::sim::TierSummary;
+use crate::sim::encoder::Encoder;
+use crate::sim::lora::Lora;
 use crate::sim::tiers::{Fetch, Replacement, Tier, Ttl, WritePolicy};
 
 const BLOCK: u128 = 524_288;
@@ -337,5 +339,134 @@ fn engines_may_share_a_tier() {
             "finished q5.5 s6 f7 d7 o1 c8 @1",
         ],
         0,
+    );
+}
+
+/// Asks of the first and the third with these adapters; the second has none.
+#[track_caller]
+fn with_adapters(first: u32, third: u32, row: &str) {
+    let [a, b] = before(3);
+    let a = Ask { adapter: Some(first), ..a };
+    check(
+        |s, _| {
+            blocks(s, 4);
+            s.deployment.kv.tiers = vec![tier()];
+            // Rank 16: a millisecond.
+            let (bytes_per_rank, load_gb_per_s) = (Some(62_500.0), Some(1.0));
+            s.deployment.lora = Some(Lora { max_loras: 2, bytes_per_rank, load_gb_per_s, ..Lora::default() });
+        },
+        &[a, Ask { at: 2.0, ..b }, Ask { adapter: Some(third), ..again() }],
+        &["finished q0 s0 f2 d2 o1", "finished q2 s2 f3 d3 o1", row],
+        &[],
+        whatever,
+    );
+}
+
+#[test]
+fn tiers_tell_adapters_apart() {
+    // Its adapter is on the GPU still.
+    with_adapters(0, 0, "finished q5 s7 f8 d8 o1 c4 t8");
+    // Of the other adapter nothing is there, and it is loaded in the step.
+    with_adapters(0, 1, "finished q5 s5 f7 d7 o1");
+}
+
+#[test]
+fn what_was_fetched_is_not_encoded() {
+    // Twelve tokens are there; the encoder takes a millisecond for an input that reaches beyond them.
+    let [a, b] = before(3);
+    let when = |encoder: u32, row: &str| {
+        check(
+            |s, _| {
+                blocks(s, 4);
+                s.deployment.kv.tiers = vec![tier()];
+                s.deployment.encoder = Some(Encoder { relative_cost: 1.0, ..Encoder::default() });
+            },
+            &[a, b, Ask { encoder: Some(encoder), ..again() }],
+            &["finished q0 s0 f1 d1 o1", "finished q1 s1 f2 d2 o1", row],
+            &[],
+            whatever,
+        );
+    };
+    when(12, "finished q5 s7 f8 d8 o1 c4 t8");
+    when(13, "finished q5 s7 f9 d9 o1 c4 t8");
+}
+
+#[test]
+fn what_was_fetched_waits_for_its_adapter() {
+    // While it is fetched another adapter takes the one slot; who asks for none passes it.
+    let [a, b] = before(7);
+    let of = |adapter: u32, ask: Ask| Ask { adapter: Some(adapter), ..ask };
+    check(
+        |s, _| {
+            blocks(s, 8);
+            s.deployment.kv.tiers = vec![tier()];
+            let (bytes_per_rank, load_gb_per_s) = (Some(62_500.0), Some(1.0));
+            s.deployment.lora = Some(Lora { max_loras: 1, bytes_per_rank, load_gb_per_s, ..Lora::default() });
+        },
+        &[of(0, a), Ask { at: 2.0, ..b }, of(0, again()), of(1, ask(5.0, 3, 4)), ask(7.5, 3, 1)],
+        &[
+            "finished q0 s0 f2 d2 o1",
+            "finished q2 s2 f3 d3 o1",
+            "finished q5 s10 f12 d12 o1 c4 t8",
+            "finished q5 s5 f7 d10 o4",
+            "finished q7.5 s8 f9 d9 o1",
+        ],
+        &[],
+        |s| assert_eq!((s.adapters.loads, s.adapters.evictions), (3, 2)),
+    );
+}
+
+#[test]
+fn what_was_fetched_waits_for_the_encoder() {
+    // Chunks of a block. It comes at 22 ms; the input of the other is kept until twelve tokens of that are computed, at 23.
+    let [a, b] = before(11);
+    check(
+        |s, r| {
+            blocks(s, 12);
+            s.deployment.kv.tiers = vec![tier()];
+            r.long_prefill_token_threshold = 4;
+            let encoder_cache_size = Some(20);
+            s.deployment.encoder = Some(Encoder { encoder_cache_size, relative_cost: 0.0, ..Encoder::default() });
+        },
+        &[
+            a,
+            Ask { at: 3.0, ..b },
+            Ask { at: 20.0, encoder: Some(13), ..again() },
+            Ask { encoder: Some(12), ..ask(20.0, 20, 1) },
+        ],
+        &[
+            "finished q0 s0 f3 d3 o1",
+            "finished q3 s3 f14 d14 o1",
+            "finished q20 s23 f24 d24 o1 c4 t8",
+            "finished q20 s20 f25 d25 o1",
+        ],
+        &[],
+        whatever,
+    );
+}
+
+#[test]
+fn a_fetch_is_not_charged() {
+    // The first to be served at 5 ms is fetched: its tenant goes on with the next, and is charged for that. Then the other
+    // tenant goes, and what was fetched goes when it has come.
+    let [a, b] = before(7);
+    let of = |tenant: u32, ask: Ask| Ask { tenant: Some(tenant), ..ask };
+    check(
+        |s, r| {
+            blocks(s, 8);
+            s.deployment.kv.tiers = vec![tier()];
+            (r.scheduling_policy, r.max_num_seqs) = (QueueOrder::Fair, 1);
+        },
+        &[of(1, a), of(1, b), of(1, again()), of(1, ask(5.0, 3, 1)), of(2, ask(5.0, 3, 1)), of(1, ask(5.0, 3, 1))],
+        &[
+            "finished q0 s0 f1 d1 o1",
+            "finished q1 s1 f2 d2 o1",
+            "finished q5 s7 f8 d8 o1 c4 t8",
+            "finished q5 s5 f6 d6 o1",
+            "finished q5 s6 f7 d7 o1",
+            "finished q5 s8 f9 d9 o1",
+        ],
+        &[],
+        whatever,
     );
 }

@@ -1,7 +1,10 @@
 //! Timelines of TensorRT-LLM's batch manager.
 
+use super::orca::windows;
 use super::*;
+use crate::sim::encoder::Encoder;
 use crate::sim::scheduler::{CapacitySchedulerPolicy, ContextChunkingPolicy, Trtllm};
+use crate::sim::speculative::{Acceptance, DraftMethod, Speculative};
 
 /// Like [`super::check`], of steps of at most `tokens` tokens; caps are what requests generate.
 #[track_caller]
@@ -256,5 +259,113 @@ fn a_prompt_under_way_goes_on_behind_one_that_does_not_fit() {
         &[first, may_need_all, capped(0.0, 16, 1, 4)],
         &["finished q0 s0 f2 d2 o1", "finished q0 s3 f4 d4 o1 c8", "finished q0 s0 f3 d3 o1"],
         &["0+1 d0 p8/2 c0 r2 w1 x0 b6", "1+1 d0 p8/2 c8 r2 w1 x0 b6", "2+1 d0 p8/1 c8 r1 w1 x0 b4"],
+    );
+}
+
+/// Drafts of `tokens` tokens, none of which is accepted; a cap is a cap.
+fn in_vain(tokens: u32) -> impl Fn(&mut Scenario, &mut Trtllm) {
+    move |s, _| {
+        s.workload.exact_max_tokens = false;
+        s.deployment.speculative = Some(Speculative {
+            method: DraftMethod::Mtp,
+            num_speculative_tokens: tokens,
+            num_speculative_tokens_per_batch_size: Vec::new(),
+            adaptive: None,
+            acceptance: Acceptance::Rate(0.0),
+            draft_us: 0.0,
+            draft_share: 0.0,
+        });
+    }
+}
+
+#[test]
+fn drafts_count_as_tokens_of_the_step() {
+    // Two verify four tokens each: of ten two are left, and the prompt of the third has three.
+    let asked = [capped(0.0, 3, 3, 3), capped(0.0, 3, 3, 3), capped(0.5, 3, 1, 1)];
+    check(
+        10,
+        in_vain(3),
+        &asked,
+        &["finished q0 s0 f1 d3 o3", "finished q0 s0 f1 d3 o3", "finished q0.5 s3 f4 d4 o1"],
+        &["0+1 d0 p6/2 c0 r2 w0 x0 b2", "1+1 d0 p8/2 c6 r2 w1 x0 b4", "2+1 d0 p8/2 c8 r2 w1 x0 b4"],
+    );
+    // Of seven tokens three are too few for the second, and it ends the step for the third.
+    check(
+        7,
+        in_vain(3),
+        &asked,
+        &["finished q0 s0 f1 d3 o3", "finished q0 s0 f1 d5 o3 i4/2.98/3", "finished q0.5 s3 f4 d4 o1"],
+        &[
+            "0+1 d0 p6/2 c0 r2 w0 x0 b2",
+            "1+1 d0 p4/1 c3 r2 w1 x0 b3",
+            "2+1 d0 p4/1 c4 r2 w1 x0 b3",
+            "3+1 d0 p7/2 c3 r2 w0 x0 b3",
+        ],
+    );
+}
+
+#[test]
+fn drafts_take_blocks_up_to_the_cap() {
+    // Of 13 tokens there are blocks for six, prompt and cap; or, with more to come, for all.
+    let row = "finished q0 s0 f1 d3 o3";
+    let steps = ["0+1 d0 p3/1 c0 r1 w0 x0 b1", "1+1 d0 p10/1 c3 r1 w0 x0 b2", "2+1 d0 p10/1 c4 r1 w0 x0 b2"];
+    check(100, in_vain(9), &[capped(0.0, 3, 3, 3)], &[row], &steps);
+    let steps = ["0+1 d0 p3/1 c0 r1 w0 x0 b1", "1+1 d0 p10/1 c3 r1 w0 x0 b4", "2+1 d0 p10/1 c4 r1 w0 x0 b4"];
+    check(100, in_vain(9), &[capped(0.0, 3, 3, 20)], &[row], &steps);
+    // At 1 ms the drafts of each take two more of four blocks: the second is paused, and waits until the first is done.
+    check(
+        0,
+        |s, r| {
+            in_vain(4)(s, r);
+            blocks(s, 4);
+            max_utilization(s, r);
+        },
+        &[capped(0.0, 4, 4, 12), capped(0.0, 4, 4, 12)],
+        &["finished q0 s0 f1 d4 o4", "finished q0 s0 f1 d7 o4 p1 l4 a4 i6/3.94/4"],
+        &["0+1 d0 p8/2 c0 r2 w0 x0 b2", "1+1 d0 p5/1 c4 r1 w1 x1 b3", "2+1 d0 p5/1 c5 r1 w1 x0 b3"],
+    );
+}
+
+#[test]
+fn trtllm_encodes_once() {
+    // In chunks of eight tokens: the image of ten is encoded with the first.
+    let image = Ask { encoder: Some(10), ..ask(0.0, 12, 1) };
+    check(
+        8,
+        |s, r| {
+            chunked(s, r);
+            s.deployment.encoder = Some(Encoder { relative_cost: 0.5, ..Encoder::default() });
+        },
+        &[image],
+        &["finished q0 s0 f2.5 d2.5 o1"],
+        &["0+1.5 d0 p8/1 c0 r1 w0 x0 b3", "1.5+1 d0 p4/1 c8 r1 w0 x0 b3"],
+    );
+}
+
+#[test]
+fn windows_are_needed_to_start() {
+    // Half of the layers see four tokens: they and a block are two blocks for each. The first may need 4 in all, the others
+    // 3 each: nine hold two of them, ten all.
+    let of = |count: u64, third: &str, steps: &[&str]| {
+        let edit = |s: &mut Scenario, _: &mut Trtllm| {
+            blocks(s, count);
+            windows(s, 4);
+        };
+        let rows = ["finished q0 s0 f1 d2 o2", "finished q0 s0 f1 d1 o1", third];
+        check(100, edit, &[ask(0.0, 3, 2), ask(0.0, 3, 1), ask(0.0, 3, 1)], &rows, steps);
+    };
+    of(9, "finished q0 s1 f2 d2 o1", &["0+1 d0 p6/2 c0 r2 w1 x0 b6", "1+1 d1 p3/1 c3 r2 w0 x0 b6"]);
+    of(10, "finished q0 s0 f1 d1 o1", &["0+1 d0 p9/3 c0 r3 w0 x0 b9", "1+1 d1 p0/0 c3 r1 w0 x0 b3"]);
+    // At 1 ms the second gives back three of seven blocks, and has to have four to come back.
+    check(
+        0,
+        |s, r| {
+            blocks(s, 7);
+            windows(s, 4);
+            max_utilization(s, r);
+        },
+        &[ask(0.0, 4, 6), ask(0.0, 4, 4)],
+        &["finished q0 s0 f1 d6 o6", "finished q0 s0 f1 d9 o4 p1 l6 a4 i8/5.9/6"],
+        &["0+1 d0 p8/2 c0 r2 w0 x0 b6", "1+1 d1 p0/0 c4 r1 w1 x1 b4", "2+1 d1 p0/0 c5 r1 w1 x0 b4"],
     );
 }

@@ -2,12 +2,20 @@
 
 use std::collections::HashMap;
 
+use rand_pcg::Pcg64;
+
 use super::State;
 use crate::rng;
 use crate::sim::kv::hashes::Derivation;
 use crate::sim::node::Env;
 use crate::sim::replica::Replica;
 use crate::sim::scheduler::{LPM_MAX, SchedulePolicy};
+
+/// A queue, and the numbers of the next shuffles.
+pub(super) struct Stood {
+    order: Vec<u32>,
+    numbers: Option<Pcg64>,
+}
 
 /// A waiting request by what the cache has of it: hashes of its units, and blocks of the last of them.
 struct Found {
@@ -27,6 +35,21 @@ impl State {
             SchedulePolicy::Lpm | SchedulePolicy::DfsWeight | SchedulePolicy::Fcfs | SchedulePolicy::Lof => return,
         };
         r.waiting.arrange(&order);
+    }
+
+    /// Where nobody runs and somebody may have to wait all the same: the queue as it stands, and the numbers to come. A look
+    /// that leads to nothing leaves them as they are, and so it does not matter how many there are.
+    pub(super) fn stands(&self, r: &Replica) -> Option<Stood> {
+        let waits = r.running.is_empty() && (r.tiers.is_some() || r.adapters.is_some());
+        let known = self.rules.schedule_policy != SchedulePolicy::Lof;
+        (waits && known).then(|| Stood { order: r.waiting.iter().collect(), numbers: self.numbers.clone() })
+    }
+
+    /// The look led to nothing, unless somebody has left the queue.
+    pub(super) fn put_back(&mut self, stood: Option<Stood>, r: &mut Replica) {
+        let Some(stood) = stood.filter(|stood| stood.order.len() == r.waiting.len()) else { return };
+        self.numbers = stood.numbers;
+        r.waiting.arrange(&stood.order);
     }
 
     /// Rules 12 and 13.

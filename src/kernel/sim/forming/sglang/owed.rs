@@ -8,6 +8,8 @@ use std::collections::BinaryHeap;
 #[derive(Debug)]
 pub(super) struct Owed {
     clip: u64,
+    /// A step may yield several tokens of a request: it is not known beforehand when it gets nothing more, and nothing is summed.
+    several: bool,
     /// By slot.
     of: Vec<Account>,
     /// Those that may get less than the limit: how many, and the sum of their `nothing`.
@@ -36,9 +38,19 @@ struct Account {
 }
 
 impl Owed {
-    pub(super) fn new(clip: u32) -> Owed {
+    pub(super) fn new(clip: u32, several: bool) -> Owed {
         let clip = u64::from(clip);
-        Owed { clip, of: Vec::new(), below: 0, sum: 0, clipped: 0, crossings: BinaryHeap::new(), upto: 0, step: 0 }
+        Owed {
+            clip,
+            several,
+            of: Vec::new(),
+            below: 0,
+            sum: 0,
+            clipped: 0,
+            crossings: BinaryHeap::new(),
+            upto: 0,
+            step: 0,
+        }
     }
 
     /// A request was admitted that may generate so many tokens.
@@ -55,6 +67,9 @@ impl Owed {
         let account = &mut self.of[slot as usize];
         let nothing = steps + u64::from(account.cap.saturating_sub(emitted));
         (account.here, account.seq, account.step, account.nothing) = (true, seq, self.step, nothing);
+        if self.several {
+            return;
+        }
         if nothing <= self.upto + self.clip {
             (self.below, self.sum) = (self.below + 1, self.sum + nothing);
         } else {
@@ -72,6 +87,9 @@ impl Owed {
     pub(super) fn leave(&mut self, slot: u32) {
         let account = &mut self.of[slot as usize];
         account.here = false;
+        if self.several {
+            return;
+        }
         if account.nothing <= self.upto + self.clip {
             (self.below, self.sum) = (self.below - 1, self.sum - account.nothing);
         } else {
@@ -79,11 +97,16 @@ impl Owed {
         }
     }
 
-    /// The same; what it might have got after so many steps, and whether its prompt was in the step formed last.
-    pub(super) fn left(&mut self, slot: u32, steps: u64) -> (u64, bool) {
+    /// The same; what it might have got after so many steps, or tokens where a step may yield several, and whether its prompt
+    /// was in the step formed last.
+    pub(super) fn left(&mut self, slot: u32, steps: u64, emitted: u32) -> (u64, bool) {
         self.leave(slot);
         let account = &mut self.of[slot as usize];
-        (account.nothing.saturating_sub(steps).min(self.clip), account.step == self.step)
+        let tokens = match self.several {
+            true => u64::from(account.cap.saturating_sub(emitted)),
+            false => account.nothing.saturating_sub(steps),
+        };
+        (tokens.min(self.clip), account.step == self.step)
     }
 
     /// What all may get after so many steps.
@@ -110,7 +133,7 @@ mod tests {
     /// Against the sum, request by request.
     #[test]
     fn equals_the_sum() {
-        let (mut owed, mut here) = (Owed::new(5), Vec::<(u32, u32, u64)>::new());
+        let (mut owed, mut here) = (Owed::new(5, false), Vec::<(u32, u32, u64)>::new());
         let mut random = crate::rng::stream(1, "owed");
         let mut below = |n: u64| crate::rng::below(&mut random, n);
         let (mut steps, mut seq, mut sums) = (0, 0, 0);
@@ -127,7 +150,7 @@ mod tests {
                 1 if !here.is_empty() => {
                     let (slot, left, since) = here.swap_remove(below(here.len() as u64) as usize);
                     let tokens = u64::from(left).saturating_sub(steps - since).min(5);
-                    assert_eq!(owed.left(slot, steps).0, tokens);
+                    assert_eq!(owed.left(slot, steps, 0).0, tokens);
                 }
                 2 => {
                     let sum: u64 =

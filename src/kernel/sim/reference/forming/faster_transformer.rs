@@ -7,11 +7,13 @@ use crate::sim::scheduler::FasterTransformer;
 
 impl World<'_> {
     pub(super) fn form_faster_transformer(&mut self, r: usize, rules: &FasterTransformer, f: &mut Forming) {
-        if self.replicas[r].running.is_empty() {
+        let running = self.available(r);
+        let Some(first) = running.first() else {
             self.form_batch(r, rules, f);
             return;
-        }
-        let running = self.replicas[r].running.clone();
+        };
+        let machine = &mut self.replicas[r];
+        machine.batch = machine.line.batches.iter().find(|batch| batch.contains(first)).cloned().unwrap_or_default();
         if running.len() < self.replicas[r].batch.len() {
             self.fire("faster_transformer: some are done before their batch");
         }
@@ -26,7 +28,7 @@ impl World<'_> {
 
     fn form_batch(&mut self, r: usize, rules: &FasterTransformer, f: &mut Forming) {
         while let Some(at) = self.head(r) {
-            if self.replicas[r].running.len() >= rules.batch_size_cap as usize {
+            if f.batch.len() >= rules.batch_size_cap as usize {
                 self.fire("faster_transformer: the batch is full");
                 break;
             }
@@ -35,7 +37,11 @@ impl World<'_> {
                 break;
             }
         }
-        self.replicas[r].batch = self.replicas[r].running.clone();
+        let (batch, machine) = (self.available(r), &mut self.replicas[r]);
+        let running = &machine.running;
+        machine.line.batches.retain(|batch| batch.iter().any(|i| running.contains(i)));
+        machine.line.batches.push(batch.clone());
+        machine.batch = batch;
     }
 
     /// A batch as FasterTransformer computes it: request by request of those that it was formed of.

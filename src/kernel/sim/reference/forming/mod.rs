@@ -50,6 +50,7 @@ impl World<'_> {
     pub(super) fn form(&mut self, r: usize, now: SimTime) -> Result<Option<Step>, SimError> {
         let pool = self.pool(r);
         self.begin_load(r, now);
+        let trips = self.replicas[r].trips;
         let mut forming = Forming {
             now,
             budget: 0,
@@ -71,11 +72,24 @@ impl World<'_> {
             Scheduler::Trtllm(rules) => self.form_trtllm(r, rules, &mut forming),
             Scheduler::Exclusive(_) => unreachable!("the oracle of another scheduler"),
         }
+        if self.replicas[r].trips > trips {
+            self.begin_load(r, now);
+        }
         self.store_evicted(r, now);
         if let Some(failed) = forming.failed {
             return Err(failed);
         }
         if forming.batch.is_empty() && forming.preempted == 0 && self.replicas[r].current.is_none() {
+            // To look is to change the order of the queue.
+            if matches!(pool.scheduler, Scheduler::Sglang(_)) {
+                self.replicas[r].rests = true;
+                self.fire("sglang: rests");
+            }
+            return Ok(None);
+        }
+        let others = self.replicas[r].line.most > 1 && self.replicas[r].current.is_some();
+        if forming.batch.is_empty() && others && forming.more == SimDuration::ZERO {
+            self.note_peaks(r);
             return Ok(None);
         }
         for part in &mut forming.batch {
@@ -100,14 +114,15 @@ impl World<'_> {
             true => step_time(forming.more, pool.overhead, pool.tick)?,
             false => {
                 forming.more += self.encoder_time(&pool, &forming.inputs);
-                let said = self.said(r, &shape);
-                let said = self.with_adapters(r, said, mix);
-                drafting = self.drafting(r, &pool, &forming.batch, said);
+                let plain = self.said(r, &shape);
+                let said = self.with_adapters(r, plain, mix);
+                // The drafter has no adapters.
+                drafting = self.drafting(r, &pool, &forming.batch, plain);
                 let said = SimDuration(said.0.saturating_add(drafting.0));
                 let raw = self.replicas[r].noise.as_mut().map_or(said, |noise| noise.on(said));
                 let start = self.replicas[r].current.as_ref().map_or(now, Step::end);
                 let tiers = forming.loads + self.slowed(r, start, raw);
-                step_time(raw + forming.more + tiers, pool.overhead, pool.tick)?
+                step_time(SimDuration(raw.0.saturating_add((forming.more + tiers).0)), pool.overhead, pool.tick)?
             }
         };
         let row = self.step_row(r, duration, &shape, forming.preempted);
@@ -129,7 +144,7 @@ impl World<'_> {
             | Scheduler::Orca(_)
             | Scheduler::Lightllm(_)
             | Scheduler::Trtllm(_) => pool.model.step(shape),
-            Scheduler::Sglang(rules) => self.said_by_sglang(&pool, rules, shape),
+            Scheduler::Sglang(rules) => self.said_by_sglang(r, &pool, rules, shape),
             Scheduler::FasterTransformer(rules) => pool.model.step(&self.padded(r, rules, shape)),
         }
     }
@@ -156,7 +171,7 @@ impl World<'_> {
         let lives = &self.lives;
         let priority = |i: &&usize| {
             let life = &lives[**i];
-            (self.demand.priority(life.request), life.arrival, life.request)
+            (self.demand.priority(life.request), life.arrival, life.request, life.sample)
         };
         let victim = match self.replicas[r].pool.common.policy {
             QueueOrder::Fcfs | QueueOrder::Sjf | QueueOrder::Edf | QueueOrder::LeastSlack | QueueOrder::Fair => {
@@ -221,7 +236,7 @@ impl World<'_> {
     /// those that wait for their adapters may be passed over, or hold up all.
     fn head(&self, r: usize) -> Option<usize> {
         let waiting = &self.replicas[r].waiting;
-        let any_ready = waiting.iter().any(|i| self.lives[*i].ready);
+        let any_ready = waiting.iter().any(|i| self.lives[*i].ready && self.gate(r, *i) != Gated::Skip);
         let looked_at = |at: &usize| {
             let life = &self.lives[waiting[*at]];
             let free = life.listed.is_none() && life.trip.is_none();
@@ -230,7 +245,7 @@ impl World<'_> {
         let first_by = |key: &dyn Fn(&Life) -> i64| {
             (0..waiting.len()).filter(looked_at).min_by_key(|at| {
                 let life = &self.lives[waiting[*at]];
-                (key(life), life.arrival, life.request)
+                (key(life), life.arrival, life.request, life.sample)
             })
         };
         let first = match self.replicas[r].pool.common.policy {
@@ -242,7 +257,7 @@ impl World<'_> {
                 let places = (0..waiting.len()).filter(looked_at);
                 places.min_by_key(|at| {
                     let life = &self.lives[waiting[*at]];
-                    (self.latest_start(waiting[*at]), life.arrival, life.request)
+                    (self.latest_start(waiting[*at]), life.arrival, life.request, life.sample)
                 })
             }
             QueueOrder::Fair if any_ready => (0..waiting.len()).find(looked_at),
@@ -250,25 +265,30 @@ impl World<'_> {
                 let places = (0..waiting.len()).filter(looked_at);
                 places.min_by_key(|at| {
                     let life = &self.lives[waiting[*at]];
-                    (self.counter(r, waiting[*at]), life.arrival, life.request)
+                    (self.counter(r, waiting[*at]), life.arrival, life.request, life.sample)
                 })
             }
         };
         first.filter(|at| self.gate(r, waiting[*at]) == Gated::Go)
     }
 
-    /// Requests in the queue in the order in which they are looked at. With fair sharing there are no adapters.
+    /// Requests in the queue in the order in which they are looked at, those that hold their blocks before the others. Who is
+    /// being fetched is not looked at. With fair sharing there are no adapters.
     pub(super) fn queue(&self, r: usize) -> Vec<usize> {
         let mut queue: Vec<usize> = self.replicas[r].waiting.iter().copied().collect();
+        queue.retain(|i| self.lives[*i].trip.is_none());
         let key = |i: usize| match self.replicas[r].pool.common.policy {
             QueueOrder::Fcfs | QueueOrder::Fair => None,
             QueueOrder::Priority => Some(i64::from(self.demand.priority(self.lives[i].request))),
+            QueueOrder::Sjf if self.replicas[r].pool.common.longest_reply_first => Some(-self.most_out(r, i)),
             QueueOrder::Sjf => Some(self.lives[i].prompt as i64),
             QueueOrder::Edf => Some(self.demand.deadline(self.lives[i].request).0),
             QueueOrder::LeastSlack => Some(self.latest_start(i)),
         };
         // Without a key, they are in the order of the queue.
-        queue.sort_by_key(|i| key(*i).map(|key| (key, self.lives[*i].arrival, self.lives[*i].request)));
+        let came = |i: usize| (self.lives[i].arrival, self.lives[i].request, self.lives[i].sample);
+        queue.sort_by_key(|i| key(*i).map(|key| (key, came(*i))));
+        queue.sort_by_key(|i| !self.lives[*i].ready);
         queue
     }
 
@@ -303,6 +323,7 @@ impl World<'_> {
         self.replicas[r].waiting.remove(at);
         self.replicas[r].running.push(i);
         self.note_admission(r, i, hits.len(), f.now);
+        self.note_sharing(i, hits.len(), &f.batch);
         let mut computed = hits.len() * pool.block_size;
         let (hits, missing) = if tokens > 0 { (hits, 0) } else { (Vec::new(), hits.len()) };
         hits.iter().for_each(|id| self.replicas[r].share(*id));
@@ -312,13 +333,19 @@ impl World<'_> {
         self.lives[i].computed = computed;
         let fits = self.extend(r, i, tokens);
         assert!(fits, "an admitted request must get its blocks");
-        if let Some(tokens) = self.to_encode(r, i, computed) {
-            self.replicas[r].encoded.insert(i, tokens);
-            self.totals[pool.number].encoder_tokens += tokens as u64;
-            f.inputs.push(tokens);
-        }
+        self.encode(r, i, computed, f);
         let context = if self.quirks.hits_without_context { 0 } else { computed };
         f.batch.push(self.part(i, false, computed, tokens, context));
+    }
+
+    /// A request is admitted, of which so many tokens are there: what it needs is encoded.
+    fn encode(&mut self, r: usize, i: usize, computed: usize, f: &mut Forming) {
+        let Some(tokens) = self.to_encode(r, i, computed) else { return };
+        self.fire("encoder: encoded before a prompt");
+        let number = self.replicas[r].pool.number;
+        self.replicas[r].encoded.insert(i, tokens);
+        self.totals[number].encoder_tokens += tokens as u64;
+        f.inputs.push(tokens);
     }
 
     /// Encoder tokens that request `i` needs on this replica, if the first `computed` of its prompt are there.
@@ -378,15 +405,27 @@ impl World<'_> {
 
     /// Admits a request whose blocks have come from tiers, and so many tokens behind them.
     fn seat_fetched(&mut self, r: usize, at: usize, hits: usize, tokens: usize, f: &mut Forming) {
-        let Some(i) = self.replicas[r].waiting.remove(at) else { unreachable!("nobody stands there") };
-        self.replicas[r].running.push(i);
-        self.note_admission(r, i, hits, f.now);
-        (self.lives[i].ready, self.lives[i].hits) = (false, None);
+        let i = self.replicas[r].waiting[at];
+        self.sit_fetched(r, at, hits, f);
         let from = self.lives[i].computed;
         let fits = self.extend(r, i, tokens);
         assert!(fits, "it holds the blocks of its prompt");
         let context = if self.quirks.hits_without_context { 0 } else { from };
         f.batch.push(self.part(i, false, from, tokens, context));
+    }
+
+    /// The same, before its tokens are counted.
+    fn sit_fetched(&mut self, r: usize, at: usize, hits: usize, f: &mut Forming) {
+        let i = self.replicas[r].waiting[at];
+        self.note_passed(r, i);
+        self.bring_adapter(r, i, f);
+        self.charge_prompt(r, i);
+        self.replicas[r].waiting.remove(at);
+        self.replicas[r].running.push(i);
+        self.note_admission(r, i, hits, f.now);
+        (self.lives[i].ready, self.lives[i].hits) = (false, None);
+        let from = self.lives[i].computed;
+        self.encode(r, i, from, f);
     }
 
     /// Admits a request whose KV cache has come: its next token, or the last one of its prompt again.
@@ -399,7 +438,7 @@ impl World<'_> {
         let fits = self.extend(r, i, 1);
         assert!(fits, "a request whose KV cache has come holds the block of its next token");
         f.batch.push(self.part(i, decode, from, 1, from));
-        f.budget -= 1;
+        f.budget = f.budget.saturating_sub(1);
     }
 
     /// Blocks for so many tokens are free, of which these hold the first.
@@ -433,7 +472,8 @@ impl World<'_> {
     /// Blocks whose content the trace knows.
     pub(super) fn known_blocks(&self, r: usize, i: usize) -> usize {
         let (pool, request) = (&self.replicas[r].pool, self.lives[i].request as usize);
-        pool.derivation.known_blocks(self.requests, request, pool.block_size as u32) as usize
+        let known = pool.derivation.known_blocks(self.requests, request, pool.block_size as u32) as usize;
+        if self.is_another_sample(r, i) { known.min(self.lives[i].input / pool.block_size) } else { known }
     }
 
     pub(super) fn hash(&self, r: usize, i: usize, block: usize) -> u64 {
@@ -446,6 +486,7 @@ impl World<'_> {
         let (pool, target) = (&self.replicas[r].pool, self.lives[i].target);
         // The last token is computed again even if all is found: its output is the first new token.
         let usable = if pool.common.recompute_full_hits { target - 1 } else { target };
+        let usable = usable.saturating_sub(self.unpaired(r));
         self.found(r, i, usable / pool.block_size)
     }
 
@@ -545,7 +586,8 @@ impl World<'_> {
 
     fn count_stalls(&mut self, r: usize, batch: &[Part]) {
         let without = |i: &&usize| !batch.iter().any(|part| part.life == **i);
-        let stalled = |i: &&usize| self.lives[**i].decodes() && !self.is_about_to_be_cut(r, **i);
+        let stalled =
+            |i: &&usize| self.lives[**i].decodes() && !self.is_about_to_be_cut(r, **i) && !self.is_in_flight(r, **i);
         let stalls = self.replicas[r].running.iter().filter(without).filter(stalled).count();
         self.seen.stalls += stalls as u64;
         if self.replicas[r].running.iter().filter(without).any(|i| self.lives[*i].drafts > 0) {

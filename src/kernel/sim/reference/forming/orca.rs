@@ -6,14 +6,14 @@ use crate::sim::scheduler::{Orca, Reserve};
 
 impl World<'_> {
     pub(super) fn form_orca(&mut self, r: usize, rules: &Orca, f: &mut Forming) {
-        for i in self.replicas[r].running.clone() {
+        for i in self.available(r) {
             let held = self.lives[i].blocks.len();
             let goes_on = self.go_on(r, i, 1, f);
             assert!(goes_on && self.lives[i].blocks.len() == held, "its blocks were reserved");
         }
         let decode = !f.batch.is_empty();
         while let Some(at) = self.head(r) {
-            if self.replicas[r].running.len() >= rules.batch_size_cap as usize {
+            if f.batch.len() >= rules.batch_size_cap as usize {
                 self.fire("orca: all seats are taken");
                 return;
             }

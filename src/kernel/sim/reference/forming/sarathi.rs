@@ -26,7 +26,7 @@ impl World<'_> {
 
     /// A token for everybody who decodes, in order; returns those whose prompts are not done.
     fn pass_over_running(&mut self, r: usize, f: &mut Forming) -> Vec<usize> {
-        let mut left: VecDeque<usize> = self.replicas[r].running.iter().copied().collect();
+        let mut left: VecDeque<usize> = self.available(r).into();
         let mut prompts = Vec::new();
         while let Some(i) = left.pop_front() {
             if !self.lives[i].decodes() {
@@ -65,6 +65,10 @@ impl World<'_> {
         let Some(i) = self.replicas[r].waiting.front().copied() else { return false };
         if self.replicas[r].running.len() >= rules.batch_size_cap as usize {
             self.fire("sarathi: all seats are taken");
+            return false;
+        }
+        if f.batch.len() >= self.share(r, rules.batch_size_cap) {
+            self.fire("sarathi: the batch has its share of the seats");
             return false;
         }
         if f.budget == 0 {

@@ -6,6 +6,9 @@ use super::Forming;
 use crate::sim::reference::world::World;
 use crate::sim::scheduler::{CapacitySchedulerPolicy, ContextChunkingPolicy, Trtllm};
 
+/// A step has no tokens for the drafts of a request.
+const NO_ROOM_FOR_DRAFTS: &str = "trtllm: no room for drafts";
+
 impl World<'_> {
     pub(super) fn form_trtllm(&mut self, r: usize, rules: &Trtllm, f: &mut Forming) {
         self.make_active(r, rules);
@@ -36,11 +39,18 @@ impl World<'_> {
         while self.active(r).len() < rules.max_batch_size as usize {
             let Some(at) = self.head(r) else { return };
             let i = self.replicas[r].waiting[at];
+            let together = self.with_its_samples(i);
+            if self.active(r).len() + together.len() > rules.max_batch_size as usize {
+                self.fire("trtllm: no room for all samples");
+                break;
+            }
             self.note_overtaking(r, i);
-            self.leaves_queue(r, i);
-            self.charge_prompt(r, i);
-            self.lives[i].listed = Some(self.replicas[r].listed);
-            self.replicas[r].listed += 1;
+            for i in together {
+                self.leaves_queue(r, i);
+                self.charge_prompt(r, i);
+                self.lives[i].listed = Some(self.replicas[r].listed);
+                self.replicas[r].listed += 1;
+            }
         }
         if self.head(r).is_some() {
             self.fire("trtllm: full");
@@ -76,7 +86,12 @@ impl World<'_> {
     fn remaining_blocks(&self, r: usize, i: usize) -> usize {
         let life = &self.lives[i];
         let cap = self.demand.cap(life.request, self.replicas[r].pool.max_len as u32) as usize;
-        self.blocks_of(r, life.prompt + cap) - life.blocks.len()
+        self.blocks_of(r, life.prompt + cap) - life.blocks.len() + self.fixed_to_take(r, i)
+    }
+
+    /// Blocks that it holds whatever its length, until it has them.
+    fn fixed_to_take(&self, r: usize, i: usize) -> usize {
+        if self.started(r, i) { 0 } else { self.replicas[r].pool.fixed }
     }
 
     /// What GUARANTEED_NO_EVICT and STATIC_BATCH let run.
@@ -107,6 +122,9 @@ impl World<'_> {
             }
             let needed = self.remaining_blocks(r, i) as i64;
             if needed > available {
+                if !self.started(r, i) && needed - self.replicas[r].pool.fixed as i64 <= available {
+                    self.fire("trtllm: windows and states do not fit");
+                }
                 let rule = match self.started(r, i) {
                     true => "trtllm: a context under way is overtaken",
                     false => "trtllm: not enough blocks to completion",
@@ -142,6 +160,9 @@ impl World<'_> {
                 let Some(last) = list.iter().rposition(|other| self.started(r, *other)).filter(|last| *last >= at)
                 else {
                     self.fire("trtllm: not enough blocks for a step");
+                    if self.fixed_to_take(r, i) > 0 {
+                        self.fire("trtllm: windows and states do not fit");
+                    }
                     break 'list;
                 };
                 self.fire(if last == at { "trtllm: pauses himself" } else { "trtllm: pauses the last" });
@@ -165,9 +186,13 @@ impl World<'_> {
     fn blocks_of_one_step(&self, r: usize, i: usize) -> usize {
         let life = &self.lives[i];
         match (self.started(r, i), self.generates(r, i)) {
-            (false, _) => self.blocks_of(r, self.context_length(i)),
+            (false, _) => self.blocks_of(r, self.context_length(i)) + self.fixed_to_take(r, i),
             (true, false) => 0,
-            (true, true) => self.blocks_of(r, life.computed + 1) - self.blocks_of(r, life.computed),
+            (true, true) => {
+                let cap = self.demand.cap(life.request, self.replicas[r].pool.max_len as u32) as usize;
+                let next = (life.computed + self.wanted(r, i)).min(life.prompt + cap);
+                self.blocks_of(r, next) - self.blocks_of(r, life.computed)
+            }
         }
     }
 
@@ -176,7 +201,7 @@ impl World<'_> {
         let machine = &self.replicas[r];
         let mut users: Vec<usize> = machine.blocks.iter().map(|block| block.users).collect();
         for i in paused {
-            self.lives[*i].blocks.iter().for_each(|block| users[*block] -= 1);
+            self.lives[*i].blocks.iter().chain(&machine.fixed[i]).for_each(|block| users[*block] -= 1);
         }
         users.iter().filter(|users| **users == 0).count()
     }
@@ -208,12 +233,13 @@ impl World<'_> {
         let (mut batch, mut contexts, mut tokens) = (Vec::new(), Vec::new(), 0);
         for i in scheduled {
             if self.generates(r, *i) {
-                if tokens + 1 > most {
-                    self.fire("trtllm: no token left to generate");
+                let wanted = self.wanted(r, *i);
+                if tokens + wanted > most {
+                    self.fire(if wanted > 1 { NO_ROOM_FOR_DRAFTS } else { "trtllm: no token left to generate" });
                     break;
                 }
-                tokens += 1;
-                batch.push((*i, 1));
+                tokens += wanted;
+                batch.push((*i, wanted));
                 continue;
             }
             let lacks = self.context_length(*i) - self.lives[*i].computed;

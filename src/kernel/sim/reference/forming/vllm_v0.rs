@@ -15,7 +15,7 @@ impl World<'_> {
             self.fire("vllm_v0: swapped requests hold up the queue");
         }
         if !f.batch.is_empty() {
-            if self.replicas[r].running.len() > f.batch.len() {
+            if self.available(r).len() > f.batch.len() {
                 self.fire("vllm_v0: replies wait for prompts");
             }
             return;
@@ -42,6 +42,10 @@ impl World<'_> {
         let i = self.replicas[r].waiting[at];
         if self.replicas[r].running.len() >= rules.max_num_seqs as usize {
             self.fire("vllm_v0: all seats are taken");
+            return false;
+        }
+        if f.batch.len() >= self.share(r, rules.max_num_seqs) {
+            self.fire("vllm_v0: the batch has its share of the seats");
             return false;
         }
         let hits = self.look_up(r, i);
@@ -73,7 +77,11 @@ impl World<'_> {
     /// A token for every running request, in order; returns the blocks that are copied to the host.
     fn a_token_each(&mut self, r: usize, rules: &VllmV0, f: &mut Forming) -> usize {
         let (mut done, mut copied) = (0, 0);
-        while let Some(i) = self.replicas[r].running.get(done).copied() {
+        while let Some(i) = self.available(r).get(done).copied() {
+            if done == self.share(r, rules.max_num_seqs) {
+                self.fire("vllm_v0: the batch has its share of those that decode");
+                break;
+            }
             if !self.replicas[r].free.is_empty() {
                 let fits = self.go_on(r, i, 1, f);
                 assert!(fits, "a block is free");
@@ -83,7 +91,7 @@ impl World<'_> {
             if !self.lives[i].computed.is_multiple_of(self.replicas[r].pool.block_size) {
                 self.fire("vllm_v0: no block is free, and none is needed");
             }
-            let Some(victim) = self.replicas[r].running.last().copied() else { return copied };
+            let Some(victim) = self.available(r).last().copied() else { return copied };
             self.fire(match victim == i {
                 true => "vllm_v0: a request preempts itself",
                 false => "vllm_v0: the last one is preempted",
@@ -131,6 +139,9 @@ impl World<'_> {
     fn bring_back(&mut self, r: usize, rules: &VllmV0, f: &mut Forming) -> Option<usize> {
         let at = self.replicas[r].waiting.iter().position(|i| self.lives[*i].ready)?;
         let i = self.replicas[r].waiting[at];
+        if f.batch.len() >= self.share(r, rules.max_num_seqs) {
+            return None;
+        }
         assert!(self.replicas[r].running.len() < rules.max_num_seqs as usize, "nobody took its seat");
         let (computed, block_size) = (self.lives[i].computed, self.replicas[r].pool.block_size);
         let fixed = self.replicas[r].pool.fixed;

@@ -1,6 +1,7 @@
 //! vLLM's V1 scheduler.
 
 use super::Forming;
+use crate::sim::reference::tiers::ENCODER_WAITS;
 use crate::sim::reference::world::World;
 use crate::sim::scheduler::VllmV1;
 
@@ -18,6 +19,13 @@ impl World<'_> {
         let mut at = 0;
         while at < self.replicas[r].running.len() && f.budget > 0 {
             let i = self.replicas[r].running[at];
+            if self.is_in_flight(r, i) {
+                if self.lives[i].decodes() {
+                    at += 1;
+                    continue;
+                }
+                self.fire("lanes: a chunk follows one in flight");
+            }
             if self.is_about_to_be_cut(r, i) {
                 self.seen.left_out += 1;
                 at += 1;
@@ -32,6 +40,9 @@ impl World<'_> {
                     break part;
                 }
                 let victim = self.victim(r);
+                if self.is_in_flight(r, victim) {
+                    self.fire("lanes: a victim is in flight");
+                }
                 self.preempt(r, victim, f);
                 if victim == i {
                     return;
@@ -49,10 +60,18 @@ impl World<'_> {
         while f.budget > 0 && self.replicas[r].running.len() < rules.max_num_seqs as usize {
             let Some(at) = self.head(r) else { return };
             let i = self.replicas[r].waiting[at];
+            if self.is_in_flight(r, i) {
+                self.fire("lanes: the head of the queue is on its way");
+                return;
+            }
             if let Some(hits) = self.lives[i].hits {
                 let wanted = chunk(rules, self.lives[i].target - self.lives[i].computed);
                 if !rules.enable_chunked_prefill && wanted > f.budget {
                     self.seen.blocked += 1;
+                    return;
+                }
+                if !self.can_encode(r, i, self.lives[i].computed, f) {
+                    self.fire(ENCODER_WAITS);
                     return;
                 }
                 let tokens = wanted.min(f.budget);

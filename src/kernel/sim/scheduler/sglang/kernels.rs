@@ -121,6 +121,11 @@ impl Sglang {
         }
         let mut sizes: Vec<u32> = match self.disable_cuda_graph_padding {
             true => (1..=largest).collect(),
+            // Less padding, for smaller batches.
+            false if self.settled.verified > 0 => {
+                let small = (1..9).chain((10..33).step_by(2)).chain((40..65).step_by(4)).chain((72..257).step_by(8));
+                small.chain((272..=largest).step_by(16)).filter(|size| *size <= largest).collect()
+            }
             false => {
                 let fixed = [1, 2, 4, 8, 12].into_iter().chain((16..257).step_by(8)).chain((272..512).step_by(16));
                 fixed.chain((512..=largest).step_by(32)).filter(|size| *size <= largest).collect()
@@ -153,7 +158,7 @@ mod tests {
     fn sizes_of_graphs() {
         let all = |largest, most| Sglang {
             cuda_graph_max_bs: Some(largest),
-            settled: Settled { input_max: 0, running_max: most },
+            settled: Settled { running_max: most, ..Settled::default() },
             ..Sglang::default()
         };
         assert_eq!(all(24, 4096).captured(), [1, 2, 4, 8, 12, 16, 24]);
@@ -162,6 +167,14 @@ mod tests {
         let sizes = all(512, 4096).captured();
         assert_eq!((sizes.len(), sizes[5], sizes[35], sizes[36], sizes[51]), (52, 16, 256, 272, 512));
         assert_eq!(all(600, 4096).captured().last(), Some(&576));
+        // With drafts: 1 to 8, 10 to 32 by 2, 40 to 64 by 4, 72 to 256 by 8, 272 to 512 by 16.
+        let mut drafts = all(512, 4096);
+        drafts.settled.verified = 4;
+        let sizes = drafts.captured();
+        assert_eq!(
+            (sizes.len(), sizes[8], sizes[19], sizes[20], sizes[27], sizes[51], sizes[66]),
+            (67, 10, 32, 40, 72, 272, 512)
+        );
         // Few requests: the largest batch there can be is captured too.
         assert_eq!(all(24, 10).captured(), [1, 2, 4, 8, 10]);
         assert_eq!(Sglang { enable_two_batch_overlap: true, ..all(16, 64) }.captured(), [2, 4, 8, 12, 16]);

@@ -6,14 +6,16 @@ use crate::pools::Site;
 use crate::scenario::{Deployment, GpuSpec, KvCache, ModelSpec};
 use crate::sim::engine;
 use crate::sim::kv::plan;
-use crate::sim::scheduler::Scheduler;
+use crate::sim::scheduler::{OVERHEAD_MAX_US, Scheduler, bad_overhead};
+use crate::sim::speculative::DraftMethod;
 
 /// A setting (dotted path) and what is to be told of it.
 type Told = (&'static str, String);
 
 /// `kv.block_size` where nobody says it.
 const BLOCK_SIZE_UNSAID: u32 = 16;
-const OVERHEAD_MAX_US: f64 = 60e6;
+/// Requests that may run at once where drafts are verified, and nobody says how many.
+const SPECULATIVE_REQUESTS: u32 = 48;
 const FACTOR_MAX: f64 = 1e3;
 
 /// Puts what SGLang makes of its settings into the deployment; what a user would want to know of that.
@@ -21,6 +23,7 @@ pub(in crate::sim::scheduler) fn settle(d: &mut Deployment, model: &ModelSpec, g
     let Scheduler::Sglang(rules) = &d.scheduler else { return Vec::new() };
     let (mut rules, mut told) = (rules.clone(), Vec::new());
     (d.tp, d.pp, d.dp) = rules.sizes((d.tp, d.pp, d.dp));
+    rules.by_speculation(d, &mut told);
     rules.by_memory(d, gpu);
     rules.by_backend(d, model, gpu, &mut told);
     rules.by_parallelism(d, &mut told);
@@ -39,6 +42,14 @@ pub(in crate::sim::scheduler) fn settle(d: &mut Deployment, model: &ModelSpec, g
 }
 
 impl Sglang {
+    /// `_handle_pd_disaggregation`: a decode server keeps no prefixes.
+    pub(in crate::sim::scheduler) fn settle_decode(&mut self, kv: &KvCache) -> Vec<Told> {
+        let had = kv.enable_prefix_caching && !self.disable_radix_cache;
+        self.disable_radix_cache = true;
+        let what = "true: a decode server keeps no prefixes (KV cache is forced as chunk cache for decode server)";
+        if had { vec![("deployment.scheduler.sglang.disable_radix_cache", what.into())] } else { Vec::new() }
+    }
+
     /// Tensor-, pipeline- and data-parallel size of a deployment: its own, or where it has 1, these.
     pub(crate) fn sizes(&self, (tp, pp, dp): (u32, u32, u32)) -> (u32, u32, u32) {
         let or = |own: u32, other: Option<u32>| if own == 1 { other.unwrap_or(1) } else { own };
@@ -77,7 +88,34 @@ impl Sglang {
         if mib > 60.0 * 1024.0 {
             reserved = reserved.max(10.0 * 1024.0);
         }
+        reserved += match d.speculative.as_ref().map(|drafts| drafts.method) {
+            Some(DraftMethod::DraftModel) => 6.0 * 1024.0,
+            Some(DraftMethod::Eagle | DraftMethod::Mtp) => 2.0 * 1024.0,
+            Some(DraftMethod::Ngram) | None => 0.0,
+        };
         self.mem_fraction_static = Some(((mib - reserved) / mib * 1000.0).round() / 1000.0);
+    }
+
+    /// `_handle_speculative_decoding`.
+    fn by_speculation(&mut self, d: &Deployment, told: &mut Vec<Told>) {
+        let Some(drafts) = &d.speculative else { return };
+        self.settled.verified = 1 + drafts.longest();
+        if self.max_running_requests.is_none() {
+            self.max_running_requests = Some(SPECULATIVE_REQUESTS);
+            let what =
+                format!("{SPECULATIVE_REQUESTS}: what SGLang sets with speculative decoding where nothing is said");
+            told.push(("deployment.scheduler.sglang.max_running_requests", what));
+        }
+        if !self.disable_overlap_schedule {
+            self.disable_overlap_schedule = true;
+            let what = "true: without SGLANG_ENABLE_SPEC_V2 SGLang speculates without the overlap schedule";
+            told.push(("deployment.scheduler.sglang.disable_overlap_schedule", what.into()));
+        }
+        if self.enable_mixed_chunk {
+            self.enable_mixed_chunk = false;
+            let what = "false: SGLang has no mixed chunks with speculative decoding";
+            told.push(("deployment.scheduler.sglang.enable_mixed_chunk", what.into()));
+        }
     }
 
     /// `_handle_attention_backend_compatibility`.
@@ -185,7 +223,8 @@ impl Sglang {
             Some(all) => most.min(u64::from(all / self.ranks(d))),
             None => most.min(held / 2),
         };
-        self.settled = Settled { input_max: limit.saturating_sub(7), running_max: running_max as u32 };
+        let input_max = limit.saturating_sub(7);
+        self.settled = Settled { input_max, running_max: running_max as u32, ..self.settled };
         d.max_model_len = Some(limit.saturating_sub(2).max(2));
     }
 
@@ -233,6 +272,16 @@ impl Sglang {
             let message = format!("{chunk} is refused: chunked_prefill_size must be divisible by page_size ({page})");
             p.push(("deployment.scheduler.sglang.chunked_prefill_size", message));
         }
+        if let Some(drafts) = &d.speculative {
+            if d.pp > 1 {
+                let message = "is refused: pipeline parallelism is not compatible with speculative decoding";
+                p.push(("deployment.pp", message.into()));
+            }
+            if self.enable_dp_attention && matches!(drafts.method, DraftMethod::DraftModel | DraftMethod::Ngram) {
+                let message = "is refused: neither a draft model of its own nor ngram supports DP attention";
+                p.push(("deployment.speculative.method", message.into()));
+            }
+        }
         if d.pp > 1 && self.enable_mixed_chunk {
             let message = "is refused: pipeline parallelism is not compatible with mixed chunked prefill";
             p.push(("deployment.scheduler.sglang.enable_mixed_chunk", message.into()));
@@ -260,19 +309,13 @@ impl Sglang {
                 1.0,
                 "must be 0 to 1",
             ),
-            (
-                "deployment.scheduler.sglang.scheduler_overhead_us",
-                self.scheduler_overhead_us,
-                OVERHEAD_MAX_US,
-                "must be 0 to 60000000 microseconds",
-            ),
         ] {
             if !(0.0..=max).contains(&value) {
                 p.push((path, format!("is {value}; {must}")));
             }
         }
-        let share = self.mem_fraction_static.unwrap_or(0.9);
-        if !(share > 0.0 && share < 1.0) {
+        p.extend(bad_overhead("deployment.scheduler.sglang.scheduler_overhead_us", self.scheduler_overhead_us));
+        if let Some(share) = self.mem_fraction_static.filter(|share| !(*share > 0.0 && *share < 1.0)) {
             p.push((
                 "deployment.scheduler.sglang.mem_fraction_static",
                 format!("is {share}; must be above 0 and below 1"),

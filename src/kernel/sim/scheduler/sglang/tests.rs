@@ -87,7 +87,11 @@ fn seats_and_lengths_follow_from_the_cache() {
             r.max_running_requests = asked;
         });
         let (site, rules) = settled(&s);
-        assert_eq!(rules.settled, Settled { input_max: input, running_max: seats }, "{blocks} {len:?} {asked:?}");
+        assert_eq!(
+            rules.settled,
+            Settled { input_max: input, running_max: seats, verified: 0 },
+            "{blocks} {len:?} {asked:?}"
+        );
         assert_eq!(site.deployment.max_model_len, Some(all));
         assert_eq!(told(&s), (vec![], vec![]));
     }
@@ -233,4 +237,80 @@ fn configurations_of_the_tuner_are_settings() {
     let whole = serde_json::to_string(&Sglang::default()).unwrap();
     assert_eq!(serde_json::from_str::<Sglang>(&whole).unwrap(), Sglang::default());
     assert!(serde_json::from_str::<Sglang>(r#"{ "schedule_policy": "dfs_weight" }"#).is_err());
+}
+
+#[test]
+fn what_drafts_change() {
+    let drafts = |method: &str| {
+        let text = format!(r#"{{"method": "{method}", "num_speculative_tokens": 3, "acceptance": {{"rate": 0.7}}}}"#);
+        serde_json::from_str(&text).ok()
+    };
+    let changed = ["max_running_requests", "disable_overlap_schedule", "enable_mixed_chunk"];
+    // 80 GiB are 81,920 MiB, of which 13,440 are reserved without drafts, 2,048 more with a head, 6,144 more with a model.
+    for (method, share) in [("ngram", 0.836), ("eagle", 0.811), ("mtp", 0.811), ("draft_model", 0.761)] {
+        let s = scenario(|s, r| (s.deployment.speculative, r.enable_mixed_chunk) = (drafts(method), true));
+        let (_, rules) = settled(&s);
+        let got = (rules.mem_fraction_static, rules.settled.running_max, rules.settled.verified);
+        assert_eq!(got, (Some(share), 48, 4), "{method}");
+        assert!(rules.disable_overlap_schedule && !rules.enable_mixed_chunk);
+        assert_eq!(told(&s), (changed.to_vec(), Vec::new()));
+    }
+    let s = scenario(|s, r| {
+        s.deployment.speculative = drafts("eagle");
+        (r.max_running_requests, r.disable_overlap_schedule) = (Some(300), true);
+    });
+    assert_eq!((told(&s), settled(&s).1.settled.running_max), ((Vec::new(), Vec::new()), 300));
+    // What SGLang refuses, and what is vLLM's.
+    let refused = |edit: &dyn Fn(&mut Scenario, &mut Sglang)| {
+        told(&scenario(|s, r| {
+            (r.max_running_requests, r.disable_overlap_schedule) = (Some(300), true);
+            edit(s, r);
+        }))
+        .1
+    };
+    assert_eq!(refused(&|s, _| (s.deployment.speculative, s.deployment.pp) = (drafts("mtp"), 2)), ["deployment.pp"]);
+    let ranks = |method: &'static str| {
+        move |s: &mut Scenario, r: &mut Sglang| {
+            (s.deployment.speculative, s.deployment.dp) = (drafts(method), 2);
+            (r.enable_dp_attention, r.chunked_prefill_size) = (true, Some(8192));
+        }
+    };
+    assert_eq!(refused(&ranks("ngram")), ["deployment.speculative.method"]);
+    assert_eq!(refused(&ranks("draft_model")), ["deployment.speculative.method"]);
+    assert_eq!(refused(&ranks("eagle")), [""; 0]);
+    let by_batch = |s: &mut Scenario, _: &mut Sglang| {
+        s.deployment.speculative = drafts("eagle");
+        s.deployment.speculative.as_mut().unwrap().num_speculative_tokens_per_batch_size = vec![[1, 8, 3]];
+    };
+    assert_eq!(refused(&by_batch), ["deployment.speculative.num_speculative_tokens_per_batch_size"]);
+}
+
+#[test]
+fn adaptive_drafts_are_checked() {
+    let refused = |edit: &dyn Fn(&mut Scenario, &mut Sglang), method: &str, adaptive: &str| {
+        let text = format!(
+            r#"{{"method": "{method}", "num_speculative_tokens": 3, "acceptance": {{"rate": 0.7}}, "adaptive": {adaptive}}}"#
+        );
+        told(&scenario(|s, r| {
+            (s.deployment.speculative, r.max_running_requests) = (serde_json::from_str(&text).ok(), Some(300));
+            edit(s, r);
+        }))
+        .1
+    };
+    let path = ["deployment.speculative.adaptive"];
+    assert_eq!(refused(&|_, _| (), "eagle", "{}"), [""; 0]);
+    assert_eq!(refused(&|_, _| (), "ngram", "{}"), path);
+    assert_eq!(refused(&|_, _| (), "mtp", r#"{"batches": []}"#), path);
+    let overlaps = |_: &mut Scenario, r: &mut Sglang| {
+        (r.enable_two_batch_overlap, r.moe_a2a_backend) = (true, MoeA2aBackend::Deepep);
+    };
+    assert_eq!(refused(&overlaps, "eagle", "{}"), path);
+    // Pages are planned for the longest draft.
+    let s = scenario(|s, _| {
+        s.deployment.speculative = serde_json::from_str(
+            r#"{"method": "eagle", "num_speculative_tokens": 3, "acceptance": {"rate": 0.7}, "adaptive": {}}"#,
+        )
+        .ok();
+    });
+    assert_eq!(settled(&s).1.settled.verified, 8);
 }

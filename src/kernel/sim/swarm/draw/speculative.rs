@@ -1,6 +1,7 @@
 //! Scenarios with speculative decoding: those of the swarm without asynchronous scheduling, and drafts.
 
-use super::{Dice, Sizes, cluster, conversations, engine, latency};
+use super::engines::lora;
+use super::{Dice, Sizes, cluster, conversations, encoder, engine, latency};
 use crate::request::Requests;
 use crate::rng;
 use crate::scenario::Scenario;
@@ -18,6 +19,10 @@ pub const SPECULATIVE: &[&str] = &[
     "speculative: a victim gave back its drafts",
     "speculative: last block of a hit dropped",
     "speculative: nothing drafted in a large batch",
+    "encoder: encoded before a prompt",
+    "lora: loaded in the step",
+    "lora: loaded in the background",
+    "lora: a slot is given up",
 ];
 
 /// The scenario of a seed.
@@ -25,8 +30,8 @@ pub fn scenario_speculative(seed: u64) -> (Scenario, Requests) {
     let (mut s, mut requests, _, sizes) = engine(seed);
     latency::draw(seed, &sizes, &mut s);
     let dice = &mut Dice(rng::stream(seed, "swarm/speculative"));
-    s.deployment.speculative = Some(speculative(dice, &sizes));
-    requests.acceptance = dice.column(4, requests.len(), |dice| dice.pick(&[0.0, 0.3, 0.9, 1.0]));
+    s.deployment.speculative = Some(drafts(dice, &sizes));
+    requests.acceptance = own(dice, requests.len());
     match dice.range(0, 5) {
         0 | 1 => {}
         2 => cluster::one_pool(dice, &mut s, &mut requests),
@@ -34,6 +39,11 @@ pub fn scenario_speculative(seed: u64) -> (Scenario, Requests) {
     }
     if s.deployment.replicas > 1 || !s.deployment.pools.is_empty() {
         conversations::draw(dice, &sizes, &mut s.workload, &mut requests);
+    }
+    encoder(seed, &mut s, &mut requests);
+    if s.deployment.pools.is_empty() && dice.one_in(4) {
+        lora::draw(dice, &sizes, &mut s);
+        requests.adapter = lora::asked(dice, requests.len());
     }
     in_time(&mut s.deployment.scheduler);
     s.deployment.pools.values_mut().filter_map(|pool| pool.scheduler.as_mut()).for_each(in_time);
@@ -50,7 +60,12 @@ fn in_time(scheduler: &mut Scheduler) {
     }
 }
 
-fn speculative(dice: &mut Dice, sizes: &Sizes) -> Speculative {
+/// How often drafts of requests are accepted, where these say so themselves.
+pub(super) fn own(dice: &mut Dice, count: usize) -> Vec<Option<f64>> {
+    dice.column(4, count, |dice| dice.pick(&[0.0, 0.3, 0.9, 1.0]))
+}
+
+pub(super) fn drafts(dice: &mut Dice, sizes: &Sizes) -> Speculative {
     let tokens = dice.pick(&[1, 2, 3, 5, 8]);
     let method = dice.pick(&[DraftMethod::Ngram, DraftMethod::DraftModel, DraftMethod::Eagle, DraftMethod::Mtp]);
     let mut by_batch_size = Vec::new();
@@ -72,6 +87,7 @@ fn speculative(dice: &mut Dice, sizes: &Sizes) -> Speculative {
         method,
         num_speculative_tokens: tokens,
         num_speculative_tokens_per_batch_size: by_batch_size,
+        adaptive: None,
         acceptance,
         draft_us: if dice.one_in(2) {
             0.0

@@ -85,7 +85,7 @@ impl Checked<'_> {
                 let encoded = row.role == Role::Encode && told.encoded.is_some();
                 let never_here = told.status == Status::Rejected && !encoded;
                 let gone = never_here || end.is_some_and(|end| end < row.at.0);
-                let asked = self.requests.input_tokens[i].max(encoder) + self.requests.output_tokens[i];
+                let asked = self.requests.input_tokens[i].max(encoder) + self.requests.output_tokens[i] * told.samples;
                 most += if gone { 0 } else { u64::from(asked) };
                 // Of an encoder's end it is only known when what it made had arrived.
                 let here = row.role != Role::Encode && told.status.served() && end.is_some_and(|end| end > row.at.0);

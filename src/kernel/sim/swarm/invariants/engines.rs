@@ -3,6 +3,7 @@
 use super::{Checked, Place, ensure};
 use crate::pools::Role;
 use crate::sim::lora::Loading;
+use crate::sim::scheduler::Scheduler;
 use crate::sim::{RequestRow, StepRow, Summary, WorkSums};
 use crate::units::SimTime;
 
@@ -13,7 +14,10 @@ impl Checked<'_> {
         self.sums()?;
         for at in 0..self.places.len() {
             let name = &self.places[at].site.name;
-            self.steps(at).and_then(|()| self.integrals(at)).map_err(|e| format!("pool {name}: {e}"))?;
+            self.flights(at)
+                .and_then(|()| self.steps(at))
+                .and_then(|()| self.integrals(at))
+                .map_err(|e| format!("pool {name}: {e}"))?;
         }
         self.computed_tokens()
     }
@@ -70,6 +74,30 @@ impl Checked<'_> {
         Ok(())
     }
 
+    /// Where several batches may be in flight: no more are, and they end in the order in which they were formed.
+    fn flights(&self, at: usize) -> Result<(), String> {
+        let place = &self.places[at];
+        if place.batches() < 2 {
+            return Ok(());
+        }
+        let mut busy = 0;
+        for replica in place.engines() {
+            let own: Vec<&StepRow> = self.steps_of(at).filter(|row| row.replica == replica).collect();
+            let mut until = SimTime::ZERO;
+            for (n, row) in own.iter().enumerate() {
+                let ahead = own[..n].iter().filter(|other| end(other) > row.start).count();
+                ensure(ahead < place.batches(), || format!("{ahead} batches are ahead of {row:?}"))?;
+                ensure(n == 0 || own[n - 1].start <= row.start, || format!("{row:?} overtakes the one before"))?;
+                ensure(end(row) > until, || format!("{row:?} ends before the one in front of it"))?;
+                busy += (end(row) - row.start.max(until)).0;
+                until = end(row);
+            }
+        }
+        let s = self.totals(at);
+        let count = self.steps_of(at).count() as u64;
+        ensure(busy == s.busy.0 && count == s.steps, || format!("{count} batches, {busy} ns do not add up to {s:?}"))
+    }
+
     /// Steps take time, follow each other, keep to the limits, and add up.
     fn steps(&self, at: usize) -> Result<(), String> {
         let (place, s) = (&self.places[at], self.totals(at));
@@ -89,7 +117,7 @@ impl Checked<'_> {
         for replica in place.engines() {
             let own: Vec<&StepRow> = self.steps_of(at).filter(|row| row.replica == replica).collect();
             let apart = own.windows(2).all(|w| end(w[0]) <= w[1].start);
-            ensure(apart, || format!("steps of replica {replica} overlap"))?;
+            ensure(apart || place.batches() > 1, || format!("steps of replica {replica} overlap"))?;
             match place.site.role {
                 Role::Mixed => self.never_idle(replica, &own)?,
                 Role::Prefill => self.prompts_run(replica, &own)?,
@@ -99,7 +127,8 @@ impl Checked<'_> {
         }
         let busy: i64 = self.steps_of(at).map(|row| row.duration.0).sum();
         let count = self.steps_of(at).count() as u64;
-        ensure(busy == s.busy.0 && count == s.steps, || format!("steps do not add up to {s:?}"))?;
+        let added = busy == s.busy.0 || place.batches() > 1;
+        ensure(added && count == s.steps, || format!("steps do not add up to {s:?}"))?;
         let limits = s.kv_blocks_max <= s.kv_blocks_total && s.running_max <= u64::from(rules.max_num_seqs);
         ensure(limits, || format!("beyond its limits: {s:?}"))?;
         work("its own", self.steps_of(at), &s.work)
@@ -117,11 +146,15 @@ impl Checked<'_> {
         let rows = &self.rows.requests;
         // What tiers have of it after a preemption was computed before that.
         let fetched = |r: &RequestRow| if s.preemptions == 0 { r.fetched_tokens } else { 0 };
+        let several = rows.iter().any(|row| row.samples > 1);
         let of = |r: &RequestRow| {
-            let all = r.input_tokens + r.output_tokens + r.recomputed_tokens;
-            u64::from(all - r.cached_tokens - fetched(r)) - 1
+            let all = r.input_tokens * self.prompts_of(r) + r.output_tokens + r.recomputed_tokens;
+            // Of several samples the hits are told together.
+            let cached = if several { 0 } else { r.cached_tokens };
+            u64::from(all - cached - fetched(r)) - u64::from(r.samples)
         };
         let served: u64 = rows.iter().filter(|row| row.status.served()).map(of).sum();
+        let served = served - if several { s.prefix_tokens_hit } else { 0 };
         // Those of a rejected request are lost.
         let tokens = |row: &RequestRow| self.requests.encoder_tokens.get(row.request as usize).copied().flatten();
         let again = |row: &RequestRow| if row.status.served() { 0 } else { row.recomputed_tokens };
@@ -132,10 +165,19 @@ impl Checked<'_> {
         let in_vain = drafts.draft_tokens + drafts.drafts - drafts.emitted_tokens;
         let (computed, expect) = (s.work.decode_requests + s.work.prefill_tokens - in_vain, served + encoded);
         // What was lost may be found again, and more than that if another request went on with it.
-        let exact = s.preemptions == 0 || self.requests.block_tokens == 0;
+        let exact = s.preemptions == 0 || (self.requests.block_tokens == 0 && !several);
         ensure(computed == expect || (!exact && computed <= expect) || self.full_hits(), || {
             format!("{computed} tokens were computed, not {expect}")
         })
+    }
+
+    /// How often the prompt of a request is computed, but for what is found of it.
+    fn prompts_of(&self, row: &RequestRow) -> u32 {
+        let scheduler = &self.places[self.place_of(row.replica)].site.deployment.scheduler;
+        match scheduler {
+            Scheduler::Sglang(_) if row.samples > 1 => row.samples + 1,
+            _ => row.samples,
+        }
     }
 
     /// Requests are somewhere from the queue to the end of their part; blocks are in use while steps run.
@@ -152,13 +194,17 @@ impl Checked<'_> {
                 None => known = false,
             }
         }
+        // Samples leave at times of their own.
+        let most = self.rows.requests.iter().map(|row| row.samples).max().unwrap_or(1);
         let total = s.running_ns + s.waiting_ns;
-        ensure(total == expect || (!known && total >= expect), || format!("{total} request ns, not {expect}"))?;
+        let right = total == expect || (!known && total >= expect);
+        let range = expect..=expect * i128::from(most);
+        ensure(right || (most > 1 && known && range.contains(&total)), || format!("{total} request ns, not {expect}"))?;
         let first = match role {
             Role::Mixed | Role::Prefill => true,
             Role::Encode | Role::Decode => false,
         };
-        if first && known && self.summary.preemptions == 0 {
+        if first && known && self.summary.preemptions == 0 && most == 1 {
             let waited = |row: &RequestRow| {
                 let part = self.parts(row).into_iter().next().filter(|part| part.place == at)?;
                 Some(i128::from(row.scheduled.map(|t| t.0).or(part.until)? - part.from))
@@ -171,8 +217,11 @@ impl Checked<'_> {
         };
         let (blocks, running) = (over_steps(|row| row.kv_blocks_used), over_steps(|row| u64::from(row.running)));
         let exact = match role {
-            // Blocks are also kept for what comes from tiers.
-            Role::Mixed if self.places[at].fetches() => s.kv_block_ns >= blocks && s.running_ns == running,
+            // Blocks are also kept for what comes from tiers; where equal contents are kept once, some are free when it comes.
+            Role::Mixed if self.places[at].fetches() => {
+                let once = self.places[at].site.deployment.scheduler.common().is_some_and(|common| common.fills_late);
+                (s.kv_block_ns >= blocks || once) && s.running_ns == running
+            }
             Role::Mixed => (s.kv_block_ns, s.running_ns) == (blocks, running),
             // Blocks are also kept for transfers, and free when those end.
             Role::Prefill => s.running_ns == running,

@@ -3,6 +3,7 @@
 use super::super::{Dice, Sizes};
 use crate::scenario::Scenario;
 use crate::sim::lora::{Adapter, Gate, Loading, Lora, RankFactor};
+use crate::sim::scheduler::Scheduler;
 
 pub(super) const RULES: &[&str] = &[
     "lora: loaded in the step",
@@ -16,7 +17,7 @@ pub(super) const RULES: &[&str] = &[
 ];
 
 /// Adapters for a scenario of any scheduler that heeds them.
-pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
+pub(in super::super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
     let max_loras = dice.pick(&[1, 1, 2, 3]);
     let ranks = [8, 12, 16, 32];
     let listed = dice.range(0, 4);
@@ -38,7 +39,10 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
         default_rank: dice.pick(&[None, Some(1), Some(20)]),
         adapters,
         bytes_per_rank: Some(1e6 / 16.0),
-        gate: dice.pick(&[Gate::Skip, Gate::HeadOfLine]),
+        gate: match (&s.deployment.scheduler, dice.pick(&[Gate::Skip, Gate::HeadOfLine])) {
+            (Scheduler::Sglang(_), _) => Gate::Skip,
+            (_, gate) => gate,
+        },
         loading: dice.pick(&[Loading::InStep, Loading::Background]),
         load_base_us: us(dice, 4),
         // A millisecond for rank 16.
@@ -53,7 +57,7 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
 }
 
 /// Which adapter every request asks for.
-pub(super) fn asked(dice: &mut Dice, count: usize) -> Vec<Option<u32>> {
+pub(in super::super) fn asked(dice: &mut Dice, count: usize) -> Vec<Option<u32>> {
     let (adapters, none) = (dice.range(1, 8), dice.pick(&[0, 0, 3, 10]));
     (0..count).map(|_| (dice.range(1, 12) > none).then(|| dice.range(0, adapters - 1))).collect()
 }

@@ -1,10 +1,13 @@
 //! The other schedulers of batches: the scenarios of the swarm with one of them in the place of vLLM's.
 
+mod drafts;
 mod faster_transformer;
+mod lanes;
 mod lightllm;
-mod lora;
+pub(super) mod lora;
 mod orca;
 mod orders;
+mod samples;
 mod sarathi;
 mod sglang;
 mod tiers;
@@ -13,11 +16,13 @@ mod vllm_v0;
 
 use super::cluster;
 use super::conversations;
-use super::{Dice, Sizes, engine, latency};
+use super::speculative;
+use super::{Dice, Sizes, encoder, engine, latency};
 use crate::request::Requests;
 use crate::rng;
 use crate::scenario::Scenario;
-use crate::sim::scheduler::QueueOrder;
+use crate::sim::kv::plan;
+use crate::sim::scheduler::{QueueOrder, Scheduler};
 
 /// A scheduler: its name, the rules that its scenarios must fire, and what gives a scenario its settings.
 pub struct Engine {
@@ -37,7 +42,12 @@ pub const ENGINES: &[Engine] = &[
     Engine { name: "tiers", rules: tiers::RULES, draw: tiers::draw },
     // vLLM's V1 with adapters.
     Engine { name: "lora", rules: lora::RULES, draw: lora::draw },
+    // vLLM's V1 with pipeline stages.
+    Engine { name: "lanes", rules: lanes::RULES, draw: lanes::vllm_v1 },
+    Engine { name: "sglang_drafts", rules: drafts::SGLANG, draw: drafts::sglang_drafts },
+    Engine { name: "trtllm_drafts", rules: drafts::TRTLLM, draw: drafts::trtllm_drafts },
     Engine { name: "orders", rules: orders::RULES, draw: orders::draw },
+    Engine { name: "samples", rules: samples::RULES, draw: samples::draw },
 ];
 
 /// The scenario of a seed for one of them.
@@ -51,14 +61,45 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
         conversations::draw(dice, &sizes, &mut s.workload, &mut requests);
     }
     (engine_of.draw)(dice, &sizes, &mut s);
+    lanes::draw(engine_of.name, &mut s);
     // Adapters, for whoever heeds them.
     let common = s.deployment.scheduler.common();
     let heeds = common.is_some_and(|c| c.knows_adapters && c.policy != QueueOrder::Fair);
-    if heeds && s.deployment.kv.tiers.is_empty() && dice.one_in(4) {
+    let heeds = heeds && s.deployment.speculative.is_none();
+    let heeds = heeds && s.deployment.pools.is_empty();
+    if heeds && dice.one_in(if s.deployment.kv.tiers.is_empty() { 4 } else { 2 }) {
         lora::draw(dice, &sizes, &mut s);
+    }
+    if !s.deployment.kv.tiers.is_empty() && matches!(s.deployment.scheduler, Scheduler::VllmV1(_)) {
+        encoder(seed, &mut s, &mut requests);
     }
     if s.deployment.lora.is_some() {
         requests.adapter = lora::asked(dice, requests.len());
     }
+    let encodes = matches!(s.deployment.scheduler, Scheduler::Sglang(_) | Scheduler::Trtllm(_));
+    if encodes {
+        encoder(seed, &mut s, &mut requests);
+    }
+    if let Some(encoder) = &mut s.deployment.encoder {
+        encoder.max_num_encoder_input_tokens = None;
+        if matches!(s.deployment.scheduler, Scheduler::Trtllm(_)) {
+            encoder.encoder_cache_size = None;
+        }
+    }
+    if s.deployment.speculative.is_some() {
+        requests.acceptance = speculative::own(dice, requests.len());
+    }
+    super::samples::draw(seed, if engine_of.name == "samples" { 1 } else { 5 }, &mut s, &mut requests);
     (s, requests)
+}
+
+/// Blocks enough for a prompt beside the watermark, as the check wants them.
+fn room_beside_watermark(s: &mut Scenario) {
+    let fixed = plan::blocks_per_request(&s.deployment, &s.model);
+    let (scheduler, block_size) = (s.deployment.scheduler.clone(), s.deployment.kv.block_size);
+    if let Some(blocks) = &mut s.deployment.kv.num_gpu_blocks {
+        while scheduler.most_tokens(*blocks, fixed, block_size) < 2 {
+            *blocks += 1;
+        }
+    }
 }

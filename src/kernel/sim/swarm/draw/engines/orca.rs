@@ -11,6 +11,10 @@ pub(super) const RULES: &[&str] = &[
     "orca: no room for the longest",
     "reserve: less than the longest",
     "reserve: windows and states beside",
+    "lanes: formed while another batch is in flight",
+    "lanes: three in flight",
+    "lanes: formed for a request that came",
+    "lanes: waits at a stage behind the first",
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {

@@ -2,7 +2,8 @@
 
 use super::super::{Dice, Sizes, kinds_of_layers};
 use crate::scenario::{Cancel, Scenario};
-use crate::sim::scheduler::Scheduler;
+use crate::sim::kv::plan;
+use crate::sim::scheduler::{QueueOrder, Scheduler};
 use crate::sim::tiers::{Device, Fetch, Replacement, Tier, TierKind, Ttl, WritePolicy};
 
 /// See [`super::Engine::rules`].
@@ -19,7 +20,23 @@ pub(super) const RULES: &[&str] = &[
     "tiers: what engines share is read",
     "tiers: one leaves for another",
     "tiers: what is evicted is stored",
+    "tiers: a fetch for a tenant",
+    "tiers: a fetched request has an adapter",
 ];
+
+/// For other schedulers that ask tiers, in some scenarios.
+pub(super) fn beside(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
+    if dice.one_in(3) {
+        let count = dice.pick(&[1, 1, 2]);
+        s.deployment.kv.enable_prefix_caching = true;
+        s.deployment.kv.tiers = (0..count).map(|_| tier(dice, sizes)).collect();
+        // About one long request, with what a prompt must leave.
+        let few = u64::from((sizes.longest + sizes.block_size + 9).div_ceil(sizes.block_size));
+        let fixed = plan::blocks_per_request(&s.deployment, &s.model);
+        let blocks = &mut s.deployment.kv.num_gpu_blocks;
+        *blocks = blocks.map(|blocks| if dice.one_in(3) { blocks } else { blocks.min(few + fixed) });
+    }
+}
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
     // What is asked for again has often left the cache.
@@ -32,6 +49,9 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
     let d = &mut s.deployment;
     if let Scheduler::VllmV1(rules) = &mut d.scheduler {
         rules.recompute_full_hits = true;
+        if dice.one_in(6) {
+            rules.scheduling_policy = QueueOrder::Fair;
+        }
     }
     d.kv.enable_prefix_caching = true;
     if dice.one_in(3) {

@@ -1,6 +1,7 @@
 //! Scenarios of [`VllmV0`].
 
 use super::super::{Dice, Sizes, kinds_of_layers, longest};
+use super::room_beside_watermark;
 use crate::scenario::Scenario;
 use crate::sim::scheduler::{PreemptionMode, Scheduler, VllmV0};
 
@@ -20,6 +21,13 @@ pub(super) const RULES: &[&str] = &[
     "vllm_v0: swapped out",
     "vllm_v0: too few blocks to come back to",
     "vllm_v0: swapped in",
+    "vllm_v0: the batch has its share of the seats",
+    "vllm_v0: the batch has its share of those that decode",
+    "lanes: formed while another batch is in flight",
+    "lanes: three in flight",
+    "lanes: formed for a request that came",
+    "lanes: waits at a stage behind the first",
+    "lanes: a batch leaves a request out",
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
@@ -37,4 +45,5 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
         swap_gb_per_s: dice.pick(&[0.3, 25.0]),
         scheduler_overhead_us: dice.pick(&[0.0, 0.0, 300.0, 2_500.7]),
     });
+    room_beside_watermark(s);
 }
