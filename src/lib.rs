@@ -117,3 +117,11 @@ pub mod stage;
 pub mod store;
 pub mod table;
 pub mod trace;
+
+/// The repository's root, for tests: asked when they run, because clones that share a target folder share its binaries.
+#[cfg(test)]
+fn repository() -> &'static std::path::Path {
+    static ROOT: std::sync::LazyLock<std::path::PathBuf> =
+        std::sync::LazyLock::new(|| std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where").into());
+    &ROOT
+}

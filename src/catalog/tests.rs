@@ -8,7 +8,7 @@ fn catalog() -> Catalog {
 
 /// Rows of `model_specs.csv` where it is there: as name of a column -> value.
 fn specs() -> Vec<BTreeMap<String, String>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::repository();
     let shared = root.ancestors().map(|d| d.join("shared")).find(|d| d.join("data/models").is_dir());
     let Some(dir) = std::env::var_os("PIPE_SHARED").map(PathBuf::from).or(shared) else { return Vec::new() };
     let Ok(mut reader) = csv::Reader::from_path(dir.join("data/models/model_specs.csv")) else { return Vec::new() };
@@ -94,7 +94,7 @@ fn is_day(text: &str) -> bool {
 fn the_fitted_coefficients_are_those_of_their_source() {
     let catalog = catalog();
     assert_eq!(catalog.fitted.len(), 111);
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::repository();
     let file = root.ancestors().map(|d| d.join("shared/data/models/vllm_linear_coefficients.json"));
     let Some(file) = file.into_iter().find(|f| f.is_file()) else { return };
     let source: Vec<serde_json::Value> = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();

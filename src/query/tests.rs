@@ -245,7 +245,7 @@ async fn engine(dir: &Path, default: Option<&str>) -> Engine {
     let mut tables: Vec<(String, crate::store::TableHandle)> =
         simulation(&dir.join("a")).into_iter().map(|t| ("a".to_string(), t)).collect();
     tables.extend(simulation(&dir.join("b")).into_iter().take(1).map(|t| ("b".to_string(), t)));
-    Engine::open(Path::new(env!("CARGO_MANIFEST_DIR")), tables, default, 2).await.unwrap()
+    Engine::open(crate::repository(), tables, default, 2).await.unwrap()
 }
 
 #[tokio::test]
@@ -331,7 +331,7 @@ async fn formats() {
 }
 
 fn project_file(name: &str) -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("queries").join(name)).unwrap()
+    std::fs::read_to_string(crate::repository().join("queries").join(name)).unwrap()
 }
 
 /// Column by column, to nine digits.
@@ -404,7 +404,7 @@ async fn view_files() {
         ("v_itl", "share", &[Some(0.25), Some(1.0), Some(1.0)]),
         ("v_requests", "e2e_ms", &[Some(300.0), Some(250.0), Some(550.0), None, Some(800.0), Some(600.0)]),
     ];
-    let files = views::files(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let files = views::files(crate::repository()).unwrap();
     for file in &files {
         assert!(cases.iter().any(|c| c.0 == file.name), "{} has no test", file.name);
     }

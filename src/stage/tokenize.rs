@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn tokenizer_files_are_read() {
-        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/samples/tokenizer.json");
+        let sample = crate::repository().join("data/samples/tokenizer.json");
         let tokens = Tokens::new(&hugging_face(&sample)).unwrap();
         let ids = tokens.encode("the garden xyzzy the").unwrap();
         assert_eq!((ids.len(), ids[0], ids[2]), (4, ids[3], 0));
@@ -383,7 +383,7 @@ mod tests {
     fn tokenize_sample(threads: usize) -> RecordBatch {
         let dir = tempfile::tempdir().unwrap();
         let mut cx = testing::cx(dir.path(), threads);
-        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/samples/sharegpt.json");
+        let sample = crate::repository().join("data/samples/sharegpt.json");
         let settings = trace::Settings {
             path: sample,
             written: "sharegpt.json".to_string(),

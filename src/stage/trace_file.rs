@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     fn sample(name: &str) -> Result<Requests> {
-        read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("data/samples").join(name))
+        read(&crate::repository().join("data/samples").join(name))
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! What `simulate` makes: a row per scenario, a row per request and one per pool of each scenario, a histogram of the gaps
-//! between tokens of each scenario, and, where asked for, a row per step, and a row per candidate of every decision of a
-//! router.
+//! What `simulate` makes: a row per scenario, a row per request, one per pool of each scenario and one per tier of each
+//! pool, a histogram of the gaps between tokens of each scenario, and, where asked for, a row per step, and a row per
+//! candidate of every decision of a router.
 //!
 //! Times are nanoseconds since the start of the trace. Scenarios are numbered from 0 in the order of the sweep; the
-//! tables are sorted by scenario, then by request, by name of the pool, by gap, by the end of the step, or by the time of
+//! tables are sorted by scenario, then by request, by name of the pool (and tier), by gap, by the end of the step, or by the time of
 //! the decision.
 //!
 //! A replica is an engine: the data-parallel ranks of what is deployed as one have numbers of their own.
@@ -22,7 +22,7 @@ use super::{DESCRIPTION, column};
 
 /// Version of the rows that a simulation is remembered by. Raised by hand when [`memo_requests`], [`memo_steps`],
 /// [`memo_routes`] or the totals kept with them change, so that rows of an older shape are never reused.
-pub const MEMO_VERSION: u32 = 6;
+pub const MEMO_VERSION: u32 = 7;
 
 /// Latencies that a scenario has a distribution of, and what each is.
 pub const LATENCIES: [(&str, &str); 7] = [
@@ -288,6 +288,29 @@ pub fn pool_totals() -> Vec<Field> {
     fields.extend(kv_plan());
     fields.extend(prefix_cache());
     fields
+}
+
+/// `<stage>_tiers`, where a deployment of the stage has tiers: a row per scenario, pool and tier of `deployment.kv.tiers`,
+/// sorted by these. Figures are of all requests, and of all the pool's replicas together.
+pub fn tiers() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        scenario_id(),
+        pool("Name of the pool; `default` for a deployment without pools"),
+        int("tier", "", "Place among the tiers of the pool, from 0: the order in which they are asked"),
+        text("kind", "What it is made of: cpu, disk or remote"),
+        column("shared", DataType::Boolean, false, "", "One store for all replicas of the pool, not one for each"),
+        int("lookups", "", "Times that it was asked for what follows a request's hits in the prefix cache"),
+        int("blocks_hit", "blocks", "KV blocks that were read from it for requests"),
+        bytes("bytes_read", "What these weigh"),
+        int("blocks_stored", "blocks", "Blocks of its own size that were written to it"),
+        bytes("bytes_written", "What these weigh"),
+        int("blocks_evicted", "blocks", "Stored blocks that left it for others"),
+        int("blocks_total", "blocks", "Blocks of its own size that one such store holds"),
+        int("blocks_max", "blocks", "Most of them in use at once in one such store"),
+        float("usage_max", "", "The same, as a share"),
+        ns("stall_ns", false, "Time that requests or steps waited for reads from it, summed over the reads"),
+        float("stalled_mean", "", "Reads at a time, over the duration, that a request or a step waits for"),
+    ]))
 }
 
 fn latency_model(more: &str) -> Field {

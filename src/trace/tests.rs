@@ -76,13 +76,13 @@ fn of(content: impl AsRef<[u8]>, change: impl FnOnce(&mut Settings)) -> Result<R
 }
 
 fn samples() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/samples")
+    crate::repository().join("data/samples")
 }
 
 /// Published traces, where they lie next to the project or where `PIPE_SHARED` says.
 fn published(path: &str) -> Option<PathBuf> {
     let named = std::env::var_os("PIPE_SHARED").map(PathBuf::from);
-    let above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|d| d.join("shared"));
+    let above = crate::repository().ancestors().map(|d| d.join("shared"));
     named.into_iter().chain(above).map(|d| d.join("data/traces").join(path)).find(|p| p.is_file())
 }
 

@@ -269,3 +269,31 @@ fn the_settings_of_a_pool_are_set_and_swept_like_any_other() {
         assert_eq!((&row["pool"], &row["n"], &row["chosen"]), (&row["role"], &(candidates * 120).into(), &120.into()));
     }
 }
+
+#[test]
+fn every_engine_answers_at_every_load() {
+    let project = Project::new();
+    let file = "pipelines/engines.yaml";
+    project.run(&["run", file]).ok();
+    let rows = project.rows("SELECT * FROM engines.answer");
+    let engines = ["faster_transformer", "lightllm", "orca", "sarathi", "sglang", "trtllm", "vllm_v0", "vllm_v1"];
+    assert_eq!(rows.len(), 4 * engines.len());
+    for (at_load, rate) in rows.chunks(engines.len()).zip([2.0, 4.0, 6.0, 8.0]) {
+        assert_eq!(at_load.iter().map(|r| text(&r["engine"])).collect::<Vec<_>>(), engines);
+        for row in at_load {
+            assert_eq!(number(&row["rate_rps"]), rate);
+            for (low, high) in [("ttft_ms_p50", "ttft_ms_p99"), ("tpot_ms_p50", "tpot_ms_p99")] {
+                assert!(0.0 < number(&row[low]) && number(&row[low]) <= number(&row[high]), "{row}");
+            }
+            assert!((0.0..=1.0).contains(&number(&row["kv_used"])) && number(&row["output_tps"]) > 0.0, "{row}");
+            // These engines share no prefixes.
+            let shares =
+                !["faster_transformer", "lightllm", "orca", "sarathi", "vllm_v0"].contains(&&*text(&row["engine"]));
+            assert_eq!(row["hit_rate"].as_f64().is_some_and(|rate| rate > 0.0), shares, "{row}");
+        }
+        // A static batch keeps who comes later waiting until its last reply is done.
+        let ttft = |engine: &str| at_load.iter().find(|r| r["engine"] == engine).map(|r| number(&r["ttft_ms_p50"]));
+        assert!(ttft("faster_transformer") > ttft("vllm_v1"), "{at_load:?}");
+    }
+    all_cached(&project, file);
+}

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use pipe::store::Store;
 use pipe_kernel::profile::Profile;
 use tempfile::TempDir;
 
-/// The repository's root.
+/// The repository's root: asked when the test runs, because clones that share a target folder share its binaries.
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| std::env::var_os("CARGO_MANIFEST_DIR").unwrap().into());
+    &ROOT
 }
 
 /// The folder of shared material beside or above the repository, where there is one: real traces and measurements.

@@ -2,12 +2,12 @@
 //!
 //! `cargo run --release -p pipe-kernel --example samplers -- 5`: number of seeds; a second argument names one problem, a
 //! third one sampler, a fourth sets the number of trials. Of one objective the least value is told, of several the share
-//! of the best volume (for `tuner`: in its own units). The last lines are 100,000 trials of NSGA-II.
+//! of the best volume. The last lines are 100,000 trials of NSGA-II.
 
 use std::time::Instant;
 
 use pipe_kernel::tune::testbed::{self, Problem, evaluated, median, quality};
-use pipe_kernel::tune::{CmaEs, Multivariate, Nsga2, SamplerSpec, Settings, Study, Tpe, Trial};
+use pipe_kernel::tune::{CmaEs, Multivariate, Nsga2, Nsga3, SamplerSpec, Settings, Study, Tpe, Trial};
 
 fn samplers() -> Vec<(&'static str, SamplerSpec)> {
     let tpe = |together| SamplerSpec::Tpe(Tpe { multivariate: Multivariate::Always(together), ..Tpe::default() });
@@ -18,6 +18,7 @@ fn samplers() -> Vec<(&'static str, SamplerSpec)> {
         ("tpe single", tpe(false)),
         ("tpe", SamplerSpec::Tpe(Tpe::default())),
         ("nsga2", SamplerSpec::Nsga2(Nsga2::default())),
+        ("nsga3", SamplerSpec::Nsga3(Nsga3::default())),
         ("cma_es", SamplerSpec::CmaEs(CmaEs::default())),
         ("auto", SamplerSpec::Auto),
     ]

@@ -15,7 +15,8 @@
 use rand_pcg::Pcg64;
 
 use super::grid::Grid;
-use super::nsga2::{Crowding, Evolution, Nsga2};
+use super::nsga2::{Crowding, Directions, Evolution, Nsga2, Survival};
+use super::nsga3;
 use super::rules::Judge;
 use super::sampler::{Draft, Sampler, View};
 use super::study::Settings;
@@ -36,6 +37,8 @@ const MODELLED: u64 = 200;
 const MODELLED_WIDE: u64 = 100;
 /// Cost of a trial below which a model is the larger cost, in seconds.
 const CHEAP_S: f64 = 0.0005;
+/// Objectives from which on nearly everybody is on the front, and directions say more than crowding.
+const DIRECTED: usize = 4;
 /// Trials from which on cheap ones are evolved from the start.
 const LARGE: u64 = 2000;
 
@@ -58,7 +61,8 @@ pub(super) fn choose(space: &Space, settings: &Settings, judge: &mut Judge) -> (
     let enough = settings.budget.is_none_or(|budget| budget >= PER_PARAMETER * n as u64);
     if !several && numbers && 2 * long >= n && enough {
         let budget = settings.budget.map_or("an open budget".to_owned(), |b| format!("{b} trials"));
-        let why = format!("cma_es: one objective over {n} numbers, and {budget} (at least {PER_PARAMETER} a parameter)");
+        let why =
+            format!("cma_es: one objective over {n} numbers, and {budget} (at least {PER_PARAMETER} a parameter)");
         return (Choice::Spec(SamplerSpec::CmaEs(CmaEs::default())), why);
     }
     let cheap = settings.seconds_per_trial.is_some_and(|s| s < CHEAP_S);
@@ -74,12 +78,19 @@ pub(super) fn choose(space: &Space, settings: &Settings, judge: &mut Judge) -> (
         return (Choice::Spec(SamplerSpec::Tpe(Tpe::default())), format!("tpe: {shape}, and only {budget} trials"));
     }
     let population = u64::from(Nsga2::default().population);
+    let many = settings.objectives >= DIRECTED;
+    let survival: Box<dyn Survival> = if many {
+        Box::new(Directions(nsga3::reference_points(settings.objectives, population as usize)))
+    } else {
+        Box::new(Crowding)
+    };
     let handover = Handover {
         model: Estimator::new(&Tpe::default()),
-        evolution: Evolution::new(population, modelled, Box::new(Crowding)),
+        evolution: Evolution::new(population, modelled, survival),
         modelled,
     };
-    let why = format!("tpe for the first {modelled} trials, then nsga2 on all of them: {shape}");
+    let then = if many { "nsga3" } else { "nsga2" };
+    let why = format!("tpe for the first {modelled} trials, then {then} on all of them: {shape}");
     (Choice::Made(Box::new(handover)), why)
 }
 

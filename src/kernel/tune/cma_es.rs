@@ -25,6 +25,8 @@ use crate::rng;
 
 /// Width of the first distribution, in units of a domain.
 const SIGMA: f64 = 0.2;
+/// The same after a restart, which looks for other valleys.
+const SIGMA_AGAIN: f64 = 0.3;
 /// Draws of a trial until one is new.
 const DRAWS: u32 = 20;
 /// Width below which a search has converged, in units of a domain: values carry 12 digits.
@@ -58,7 +60,9 @@ impl CmaEs {
         for parameter in space.parameters() {
             let path = &parameter.path;
             if parameter.domain.is_nominal() {
-                found.push(format!("`{path}` has values that are no numbers, between which cma_es cannot go; take nsga2"));
+                found.push(format!(
+                    "`{path}` has values that are no numbers, between which cma_es cannot go; take nsga2"
+                ));
             } else if parameter.domain.may_be_unset() || parameter.when.is_some() {
                 found.push(format!("`{path}` may be absent, and cma_es needs a number for it; take tpe or nsga2"));
             }
@@ -78,7 +82,7 @@ pub(super) struct Cma {
 impl Cma {
     pub fn new(spec: &CmaEs, space: &Space) -> Cma {
         let n = space.dimensions();
-        Cma { run: Run::new(vec![0.5; n], spec.population(n)), born: 0, restarts: 0 }
+        Cma { run: Run::new(vec![0.5; n], SIGMA, spec.population(n)), born: 0, restarts: 0 }
     }
 }
 
@@ -103,7 +107,7 @@ impl Sampler for Cma {
                 self.restarts += 1;
                 let rng = &mut rng::stream(view.seed, &format!("tune/cma_es/restart/{}", self.restarts));
                 let mean = self.run.mean.iter().map(|_| rng::uniform01(rng)).collect();
-                self.run = Run::new(mean, self.run.population.saturating_mul(2));
+                self.run = Run::new(mean, SIGMA_AGAIN, self.run.population.saturating_mul(2));
             }
         }
         true
@@ -151,12 +155,12 @@ struct Run {
 }
 
 impl Run {
-    fn new(mean: Vec<f64>, population: usize) -> Run {
+    fn new(mean: Vec<f64>, sigma: f64, population: usize) -> Run {
         let n = mean.len();
         Run {
             population,
             generation: 0,
-            sigma: SIGMA,
+            sigma,
             covariance: Matrix::identity(n),
             lengths: vec![1.0; n],
             axes: Matrix::identity(n),
@@ -291,4 +295,3 @@ fn mirrored(u: f64) -> f64 {
     let folded = u - 2.0 * libm::floor(u / 2.0);
     if folded > 1.0 { 2.0 - folded } else { folded }
 }
-

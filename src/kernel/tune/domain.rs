@@ -457,7 +457,8 @@ mod tests {
         ];
         for (domain, expect) in cases {
             let domain = domain.unwrap();
-            let levels: Vec<Value> = (0..domain.levels().unwrap()).map(|k| domain.value(domain.place_of_level(k))).collect();
+            let levels: Vec<Value> =
+                (0..domain.levels().unwrap()).map(|k| domain.value(domain.place_of_level(k))).collect();
             assert_eq!(Value::Array(levels), expect);
             assert_eq!(domain.decode(-1.0), expect[0]);
             assert_eq!(&domain.decode(2.0), expect.as_array().unwrap().last().unwrap());

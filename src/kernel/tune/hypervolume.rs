@@ -215,11 +215,6 @@ impl Staircase {
         self.before(point[0]).is_some_and(|step| step[1] <= point[1])
     }
 
-    /// Some point is nowhere worse than this one and somewhere better. O(log n).
-    pub fn dominates(&self, point: [f64; 2]) -> bool {
-        self.before(point[0]).is_some_and(|step| step[1] <= point[1] && step != point)
-    }
-
     /// The last point whose first objective is at most `x`.
     fn before(&self, x: f64) -> Option<[f64; 2]> {
         self.steps.range(..=order_key(x)).next_back().map(|(_, step)| *step)

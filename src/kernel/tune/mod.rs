@@ -22,7 +22,8 @@
 //! | `study` | what all samplers share: legality, novelty, numbers, streams, resuming |
 //! | `sampler` | what a sampler is to a study |
 //! | `random`, `grid`, `tpe`, `nsga2`, `cma_es`, `auto` | the samplers |
-//! | `pareto`, `hypervolume`, `hssp` | domination, crowding, volumes, and which points cover the most |
+//! | `pareto`, `hypervolume`, `hssp`, `nsga3` | domination, crowding, volumes, which points cover the most, and directions |
+//! | `halving`, `racing`, `paired`, `stagnation`, `importance` | what to stop, which is better, when to end, what matters |
 //! | `least_squares`, `eigen` | linear fits; small symmetric matrices |
 //!
 //! To add a sampler: one file, one variant of [`SamplerSpec`], a line in `build` and one in `problems`.
@@ -47,21 +48,27 @@ mod cma_es;
 mod domain;
 mod eigen;
 mod grid;
+pub mod halving;
 mod history;
 pub mod hssp;
 pub mod hypervolume;
+pub mod importance;
 pub mod least_squares;
 mod nsga2;
+pub mod nsga3;
+pub mod paired;
 pub mod pareto;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod quality;
+pub mod racing;
 mod random;
 mod repair;
 mod rules;
 mod sampler;
 mod space;
+pub mod stagnation;
 mod study;
 #[doc(hidden)]
 pub mod testbed;
@@ -74,14 +81,14 @@ pub use cma_es::CmaEs;
 pub use domain::Domain;
 pub use grid::Grid;
 pub use history::{Outcome, Trial};
-pub use nsga2::Nsga2;
+pub use nsga2::{Nsga2, Nsga3};
 pub use rules::{Allowed, NoRules, OnViolation, Rules};
 pub use sampler::Origin;
 pub use space::{Condition, Parameter, Space};
 pub use study::{Settings, Study, Suggestion};
 pub use tpe::{Multivariate, Tpe, Turns};
 
-use nsga2::{Crowding, Evolution};
+use nsga2::{Crowding, Directions, Evolution};
 use sampler::Sampler;
 
 /// The choice of a sampler.
@@ -89,7 +96,8 @@ use sampler::Sampler;
 #[serde(rename_all = "snake_case")]
 pub enum SamplerSpec {
     /// Chosen by space, budget, objectives and cost of a trial: every point where there are few, CMA-ES for one
-    /// objective over numbers, else TPE for the first 200 trials and then NSGA-II on all of them.
+    /// objective over numbers, else TPE for the first 200 trials and then NSGA-II on all of them (NSGA-III for four
+    /// objectives and more).
     #[default]
     Auto,
     /// Every point of the space, in order.
@@ -102,6 +110,8 @@ pub enum SamplerSpec {
     Tpe(Tpe),
     /// The genetic algorithm NSGA-II, for one objective or several.
     Nsga2(Nsga2),
+    /// The genetic algorithm NSGA-III, for four objectives and more.
+    Nsga3(Nsga3),
     /// CMA-ES with restarts, for one objective over numbers: the one to fit coefficients with.
     CmaEs(CmaEs),
 }
@@ -116,16 +126,16 @@ impl SamplerSpec {
             SamplerSpec::Auto | SamplerSpec::Random | SamplerSpec::Sobol => Vec::new(),
             SamplerSpec::Grid(grid) => grid.problems(space),
             SamplerSpec::Tpe(tpe) => tpe.problems(),
-            SamplerSpec::Nsga2(Nsga2 { population }) if *population < 2 => {
+            SamplerSpec::Nsga2(Nsga2 { population }) | SamplerSpec::Nsga3(Nsga3 { population }) if *population < 2 => {
                 vec![format!("the population must be at least 2, not {population}")]
             }
-            SamplerSpec::Nsga2(_) => Vec::new(),
+            SamplerSpec::Nsga2(_) | SamplerSpec::Nsga3(_) => Vec::new(),
             SamplerSpec::CmaEs(cma_es) => cma_es.problems(space, objectives),
         }
     }
 
     /// The sampler of a choice that is no `auto` and no `grid`, which are the study's own.
-    fn build(&self, space: &Space, _objectives: usize) -> Box<dyn Sampler> {
+    fn build(&self, space: &Space, objectives: usize) -> Box<dyn Sampler> {
         match self {
             SamplerSpec::Auto | SamplerSpec::Grid(_) | SamplerSpec::Random => Box::new(random::Random),
             SamplerSpec::Sobol => Box::new(random::Sobol),
@@ -133,6 +143,11 @@ impl SamplerSpec {
             SamplerSpec::Nsga2(nsga2) => {
                 let population = u64::from(nsga2.population);
                 Box::new(Evolution::new(population, population, Box::new(Crowding)))
+            }
+            SamplerSpec::Nsga3(nsga3) => {
+                let population = u64::from(nsga3.population);
+                let directions = nsga3::reference_points(objectives, nsga3.population as usize);
+                Box::new(Evolution::new(population, population, Box::new(Directions(directions))))
             }
             SamplerSpec::CmaEs(cma_es) => Box::new(cma_es::Cma::new(cma_es, space)),
         }
@@ -145,7 +160,7 @@ mod tests {
 
     #[test]
     fn samplers_are_named_in_snake_case_and_refuse_unknown_parameters() {
-        let parse = serde_json::from_str::<SamplerSpec>;
+        let parse = |text: &str| serde_json::from_str::<SamplerSpec>(text);
         assert_eq!(parse(r#""auto""#).unwrap(), SamplerSpec::default());
         assert_eq!(parse(r#""random""#).unwrap(), SamplerSpec::Random);
         assert_eq!(parse(r#""sobol""#).unwrap(), SamplerSpec::Sobol);

@@ -14,8 +14,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::domain::ABSENT;
-use super::history::History;
-use super::pareto;
+use super::history::{History, Tier};
+use super::nsga3;
+use super::pareto::{self, Candidate};
 use super::random::Sobol;
 use super::sampler::{Draft, Origin, Sampler, View};
 use super::{Domain, Space};
@@ -40,6 +41,20 @@ pub struct Nsga2 {
 impl Default for Nsga2 {
     fn default() -> Self {
         Nsga2 { population: 50 }
+    }
+}
+
+/// Parameters of NSGA-III.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Nsga3 {
+    /// Trials per generation, and parents of the next one; at least 2. There are as many directions, or a few less.
+    pub population: u32,
+}
+
+impl Default for Nsga3 {
+    fn default() -> Self {
+        Nsga3 { population: 50 }
     }
 }
 
@@ -76,6 +91,31 @@ impl Survival for Crowding {
         // Stable: among equals the older trial stays.
         order.sort_by(|&a, &b| crowding[b].total_cmp(&crowding[a]));
         order.into_iter().take(room).map(|i| front[i]).collect()
+    }
+}
+
+/// NSGA-III: those stay that are nearest to the directions that the fewest others are near to.
+pub(super) struct Directions(pub Vec<Vec<f64>>);
+
+impl Survival for Directions {
+    fn origin(&self) -> Origin {
+        Origin::Nsga3
+    }
+
+    /// All alike: who is on a front was chosen for its direction.
+    fn within(&self, _history: &History, front: &[usize]) -> Vec<f64> {
+        vec![0.0; front.len()]
+    }
+
+    fn cut(&self, history: &History, safe: &[usize], front: &[usize], room: usize, rng: &mut Pcg64) -> Vec<usize> {
+        if history.tier(front[0]) != Tier::Feasible {
+            return Crowding.cut(history, safe, front, room, rng);
+        }
+        let all: Vec<usize> = safe.iter().chain(front).copied().collect();
+        let candidate = |&t: &usize| Candidate { objectives: history.values(t).to_vec(), violation: 0.0 };
+        let candidates: Vec<Candidate> = all.iter().map(candidate).collect();
+        let kept = nsga3::select(&candidates, safe.len() + room, &self.0, rng);
+        kept.into_iter().filter(|&i| i >= safe.len()).map(|i| all[i]).collect()
     }
 }
 

@@ -8,6 +8,14 @@ use std::cmp::Ordering;
 
 pub use super::hypervolume::{Archive, contributions, hypervolume};
 
+/// One who may be kept or promoted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    pub objectives: Vec<f64>,
+    /// By how much constraints are violated in sum; at most 0 where none is.
+    pub violation: f64,
+}
+
 /// `a` is nowhere worse than `b` and somewhere better.
 pub fn dominates(a: &[f64], b: &[f64]) -> bool {
     let mut better = false;

@@ -230,7 +230,9 @@ impl<'a> Repair<'a> {
             for _ in 0..3 {
                 let between = |i: i32| {
                     let mut there = point.clone();
-                    there[j] = self.space.domain(j).snap(illegal + (legal - illegal) * f64::from(i) / 8.0);
+                    there[j] = illegal + (legal - illegal) * f64::from(i) / 8.0;
+                    // Others may depend on it.
+                    self.space.canonical(&mut there, |_| 0.5);
                     there
                 };
                 let points: Vec<Vec<f64>> = (1..8).map(between).collect();

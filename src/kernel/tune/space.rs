@@ -286,9 +286,9 @@ fn parent(parameters: &[Parameter], of: &Parameter) -> Result<Option<(usize, Vec
     }
     let level = |value: &Value| {
         let place = domain.place_of(value);
-        place.map(|p| domain.level_of_place(p)).ok_or_else(|| {
-            format!("{} depends on {} being {value}, a value that it does not have", of.path, when.path)
-        })
+        place
+            .map(|p| domain.level_of_place(p))
+            .ok_or_else(|| format!("{} depends on {} being {value}, a value that it does not have", of.path, when.path))
     };
     let mut levels = when.values.iter().map(level).collect::<Result<Vec<_>, String>>()?;
     levels.sort_unstable();

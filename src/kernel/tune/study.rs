@@ -175,13 +175,17 @@ impl Study {
     }
 
     /// Has a point tried as soon as possible: it becomes the next trial that has not been asked for yet, after those
-    /// enqueued before. A point that was tried is passed over.
+    /// enqueued before. A point that was tried, or is enqueued already, is passed over. A study that goes on from a table
+    /// of trials must be given its points when the first was: all at the start, before the trials are told.
     ///
     /// # Errors
     /// The space does not have the point.
     pub fn enqueue(&mut self, values: &[Value]) -> Result<(), String> {
         let mut places = self.space.places(values).ok_or_else(|| format!("the space has no point {values:?}"))?;
         self.space.canonical(&mut places, |_| 0.5);
+        if self.seen.contains(&places) || self.queue.iter().any(|(_, queued)| *queued == places) {
+            return Ok(());
+        }
         let next = self.told() + self.pending.len() as u64;
         let number = self.queue.back().map_or(next, |(last, _)| next.max(last + 1));
         self.queue.push_back((number, places));
@@ -239,8 +243,15 @@ impl Study {
         judge.broken(&firsts);
 
         let mut suggestions = Vec::new();
-        for ((work, raw), repair) in works.into_iter().zip(&raws).zip(repairs) {
+        for ((mut work, raw), repair) in works.into_iter().zip(&raws).zip(repairs) {
             let number = work.number;
+            if work.draft.origin == Origin::Enqueued && self.first_new(&work.draft.points).is_none() {
+                // A trial just before this one was repaired to its point.
+                match self.propose(number, &mut work.rng, &mut work.chance) {
+                    Some(draft) => work.draft = draft,
+                    None => break,
+                }
+            }
             let Some(found) = self.settle(work, raw.as_deref(), repair, &mut judge) else {
                 self.exhausted = true;
                 break;
@@ -372,13 +383,11 @@ impl Study {
         if let Some(point) = self.first_new(&work.draft.points) {
             return Some(point);
         }
-        if work.draft.origin != Origin::Enqueued {
-            for _ in 0..self.redraws() {
-                let Some(draft) = self.propose(work.number, &mut work.rng, &mut work.chance) else { break };
-                if let Some(point) = self.first_new(&draft.points) {
-                    work.draft = draft;
-                    return Some(point);
-                }
+        for _ in 0..self.redraws() {
+            let Some(draft) = self.propose(work.number, &mut work.rng, &mut work.chance) else { break };
+            if let Some(point) = self.first_new(&draft.points) {
+                work.draft = draft;
+                return Some(point);
             }
         }
         let mut point = work.draft.points.first()?.clone();

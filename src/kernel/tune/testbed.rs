@@ -90,6 +90,8 @@ pub fn mixed() -> Problem {
         mask: |v| u64::from(number(&v[1]) * number(&v[3]) > 1024.0),
         concerns: vec![vec![1, 3]],
         reference: vec![4.0, 4.0],
+        // The best of 180,000 trials.
+        best: 11.2335,
         ..free(
             "mixed",
             named(vec![
@@ -133,10 +135,8 @@ pub fn mixed_single() -> Problem {
 
 /// Branin's function: three equal optima.
 pub fn branin() -> Problem {
-    let space = named(vec![
-        ("x", Domain::float(-5.0, 10.0, false, None)),
-        ("y", Domain::float(0.0, 15.0, false, None)),
-    ]);
+    let space =
+        named(vec![("x", Domain::float(-5.0, 10.0, false, None)), ("y", Domain::float(0.0, 15.0, false, None))]);
     let objectives = |v: &[Value]| {
         let (x, y, pi) = (number(&v[0]), number(&v[1]), std::f64::consts::PI);
         let valley = y - 5.1 / (4.0 * pi * pi) * x * x + 5.0 / pi * x - 6.0;
@@ -243,17 +243,10 @@ pub fn tuner() -> Problem {
     ]);
     Problem {
         mask: tuner_mask,
-        concerns: vec![
-            vec![0, 4, 6],
-            vec![4, 6],
-            vec![2, 3],
-            vec![2, 4],
-            vec![12, 15],
-            vec![2, 10],
-            vec![4, 10],
-        ],
+        concerns: vec![vec![0, 4, 6], vec![4, 6], vec![2, 3], vec![2, 4], vec![12, 15], vec![2, 10], vec![4, 10]],
         reference: vec![1.0, 0.0],
-        best: 100.0,
+        // The best of 180,000 trials, of which most runs of 30,000 came within a millionth.
+        best: 88.8678,
         ..free("tuner", space, tuner_response)
     }
 }

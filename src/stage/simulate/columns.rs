@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray};
 use arrow::datatypes::Field;
 
 /// Columns over rows of `T`.
@@ -31,6 +31,10 @@ impl<'a, T> Columns<'a, T> {
 
     pub fn text(&mut self, name: &str, f: fn(&T) -> &str) {
         self.put(name, Arc::new(StringArray::from_iter_values(self.all.iter().map(f))));
+    }
+
+    pub fn boolean(&mut self, name: &str, f: fn(&T) -> bool) {
+        self.put(name, Arc::new(self.all.iter().map(|t| Some(f(t))).collect::<BooleanArray>()));
     }
 
     fn put(&mut self, name: &str, values: ArrayRef) {

@@ -142,6 +142,12 @@ fn values_that_cannot_be_are_named_with_their_request() {
         ),
         ("max_tokens", int64(&[0, 5, 5]), "request 30 of `trace`: max_tokens is 0; must be 1 to 16777216"),
         (
+            "acceptance",
+            Arc::new(Float64Array::from(vec![0.5, 1.2, f64::NAN])),
+            "request 10 of `trace`: acceptance is 1.2; must be 0 to 1\n\
+             request 20 of `trace`: acceptance is NaN; must be 0 to 1",
+        ),
+        (
             "deadline_ns",
             Arc::new(UInt64Array::from(vec![u64::MAX, 1, 1])),
             "request 30 of `trace`: deadline_ns is beyond 2^63",
@@ -201,6 +207,8 @@ fn requests_say_what_they_wait_for_and_what_they_need() {
         ("model", text([Some("LLAMA-3.1-8B"), Some("ours"), Some("meta-llama/Llama-3.1-8B")])),
         ("adapter", text([None, Some("b"), Some("a")])),
         ("encoder_tokens", Arc::new(Int32Array::from(vec![None, Some(5), None]))),
+        ("tenant", text([Some("t"), Some("s"), Some("t")])),
+        ("acceptance", Arc::new(Float64Array::from(vec![Some(0.0), None, Some(1.0)]))),
     ]);
     assert_eq!(bench.check(SIM, "sim"), []);
     let workload = bench.workload().unwrap();
@@ -213,7 +221,12 @@ fn requests_say_what_they_wait_for_and_what_they_need() {
         (r.model_names.as_slice(), r.model.as_slice()),
         (&["meta-llama/Llama-3.1-8B".to_string(), "ours".to_string()][..], &[Some(1), Some(0), Some(0)][..])
     );
-    assert_eq!(r.adapter, [Some(1), Some(0), None]);
+    assert_eq!(
+        (r.adapter.as_slice(), r.adapter_names.as_slice()),
+        (&[Some(1), Some(0), None][..], &["a".into(), "b".into()][..])
+    );
+    assert!(r.tenant[0] != r.tenant[1] && r.tenant[1] == r.tenant[2] && r.tenant[1].is_some(), "{:?}", r.tenant);
+    assert_eq!(r.acceptance, [None, Some(1.0), Some(0.0)]);
     assert_eq!(r.encoder_tokens, [Some(5), None, None]);
     let circle = "requests wait for each other in a circle: 0 -> 2 -> 0";
     assert_eq!(
@@ -224,6 +237,7 @@ fn requests_say_what_they_wait_for_and_what_they_need() {
     // Where nobody says anything, nothing is kept.
     let plain = three(vec![]).workload().unwrap().requests;
     assert!(plain.depends_on_offsets.is_empty() && plain.session.is_empty() && plain.model_names.is_empty());
+    assert!(plain.tenant.is_empty() && plain.acceptance.is_empty() && plain.adapter_names.is_empty());
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! rows.rs       kernel rows -> Arrow                   totals.rs    what a scenario comes to
 //! supply.rs     fitted coefficients, and what `auto` picks   profiles.rs  tables of measured times
 //! columns.rs    columns by name                        pools.rs     what each pool comes to
+//! tiers.rs      what the tiers of each came to         mechanisms.rs  what else a scenario's engines did
 //! measure.rs    warm-up and cool-down                  saturation.rs  does it keep up
 //! quantiles.rs  exact quantiles of integers            histogram.rs   gaps between tokens
 //! queueing/     deployments that are queues: their own settings, scenarios and tables
@@ -33,6 +34,7 @@ mod saturation;
 pub(crate) mod scenario;
 pub(crate) mod settings;
 mod supply;
+mod tiers;
 mod totals;
 
 #[cfg(test)]
@@ -47,6 +49,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Schema, SchemaRef};
+use arrow::error::ArrowError;
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
@@ -91,6 +94,9 @@ impl Kind for Simulate {
             shape(format!("{stage}_itl"), Some(simulation::itl())),
             shape(format!("{stage}_pools"), Some(simulation::pools())),
         ];
+        if tiers::mentioned(self) {
+            tables.push(shape(format!("{stage}_tiers"), Some(simulation::tiers())));
+        }
         if self.steps {
             tables.push(shape(format!("{stage}_steps"), Some(simulation::steps())));
         }
@@ -161,7 +167,10 @@ impl Kind for Simulate {
         }
         write_scenarios(&cx, &scenarios, &finished)?;
         write_itl(&cx, &finished)?;
-        write_pools(&cx, &scenarios, &finished)?;
+        write_by_scenario(&cx, "pools", simulation::pools(), &scenarios, &finished, Totals::pool_rows)?;
+        if tiers::mentioned(self) {
+            write_by_scenario(&cx, "tiers", simulation::tiers(), &scenarios, &finished, Totals::tier_rows)?;
+        }
         write_rows(&cx, &evaluator, &scenarios, &finished, detail).await?;
         Ok(Outcome { answer: vec![answer(&cx.stage, &finished, reused)], violated: None })
     }
@@ -430,10 +439,18 @@ fn write_itl(cx: &RunCx, finished: &[Finished]) -> Result<()> {
     table.finish()
 }
 
-fn write_pools(cx: &RunCx, scenarios: &[Scenario], finished: &[Finished]) -> Result<()> {
-    let mut table = cx.out.table(&format!("{}_pools", cx.stage), simulation::pools())?;
+/// A table of the stage that has some rows of every scenario.
+fn write_by_scenario(
+    cx: &RunCx,
+    name: &str,
+    schema: SchemaRef,
+    scenarios: &[Scenario],
+    finished: &[Finished],
+    rows: fn(&Totals, i64, &Scenario) -> std::result::Result<RecordBatch, ArrowError>,
+) -> Result<()> {
+    let mut table = cx.out.table(&format!("{}_{name}", cx.stage), schema)?;
     for (id, (scenario, finished)) in (0i64..).zip(scenarios.iter().zip(finished)) {
-        let rows = finished.totals.pool_rows(id, scenario);
+        let rows = rows(&finished.totals, id, scenario);
         table.write(&rows.map_err(|e| Failure::stage("simulate::rows", e.to_string()))?)?;
     }
     table.finish()

@@ -13,6 +13,7 @@ use pipe_kernel::sim::{Summary, by_pool, utilization_of_pool};
 use super::columns::Columns;
 use super::quantiles::wide;
 use super::supply;
+use super::tiers::TierTotals;
 use super::totals::{count, share};
 use crate::table::simulation;
 
@@ -43,6 +44,7 @@ pub(super) struct PoolTotals {
     prefix_blocks_hit: i64,
     /// MFU and MBU, as the bits of the numbers.
     utilization_bits: Option<[u64; 2]>,
+    pub tiers: Vec<TierTotals>,
 }
 
 /// The memory plan of one GPU, in bytes.
@@ -104,6 +106,7 @@ impl PoolTotals {
             prefix_blocks_queried: count(pool.prefix_blocks_queried),
             prefix_blocks_hit: count(pool.prefix_blocks_hit),
             utilization_bits: utilization_of_pool(site, pool).map(|(mfu, mbu)| [mfu.to_bits(), mbu.to_bits()]),
+            tiers: pool.tiers.iter().map(TierTotals::of).collect(),
         }
     }
 

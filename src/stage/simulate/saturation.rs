@@ -390,7 +390,7 @@ mod tests {
     #[test]
     fn verdicts_equal_those_of_inference_sim() {
         let case = "shared/reference/cases/blis/19_saturation_detectors";
-        let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let here = crate::repository();
         let Some(folder) = here.ancestors().map(|dir| dir.join(case)).find(|dir| dir.is_dir()) else {
             eprintln!("skipped: no {case}");
             return;

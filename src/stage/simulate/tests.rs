@@ -625,6 +625,43 @@ fn pools_and_routes_are_written() {
 }
 
 #[test]
+fn tiers_have_rows_of_their_own() {
+    let bench = Bench::new(40, true).rows_with_hashes(64);
+    let tiered = SWEEP.replace("requests: trace", "requests: trace\n      workload: { exact_max_tokens: true }");
+    let tiered = &tiered.replacen(
+        "deployment: {",
+        "deployment: { kv: { num_gpu_blocks: 900, tiers: [ \
+        { kind: cpu, device: cpu_dram, capacity_blocks: 40 }, \
+        { kind: remote, device: s3, capacity_blocks: 5000, shared: true, fetch: always } ] },",
+        1,
+    );
+    assert!(bench.tables(tiered, "sim").iter().any(|t| t.name == "sim_tiers"), "{tiered}");
+    assert!(!bench.tables(SWEEP, "sim").iter().any(|t| t.name == "sim_tiers"));
+    let swept = SWEEP.replace("deployment.tp: [1, 2]", "deployment.kv.tiers: [[], [{ device: s3 }]]");
+    assert!(bench.tables(&swept, "sim").iter().any(|t| t.name == "sim_tiers"));
+    let ran = bench.run(tiered, "sim", 2).unwrap();
+    let (sim, rows) = (ran.rows("sim"), ran.rows("sim_tiers"));
+    assert_eq!(rows.schema(), simulation::tiers());
+    assert_eq!(ints(&rows, "scenario_id"), [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]);
+    assert_eq!(ints(&rows, "tier"), [0, 1].repeat(5));
+    assert_eq!(ints(&rows, "blocks_total"), [40, 5000].repeat(5));
+    let kinds: Vec<_> = rows.column_by_name("kind").unwrap().as_string::<i32>().iter().flatten().collect();
+    assert_eq!(kinds, ["cpu", "remote"].repeat(5));
+    // The scenario has the sums over its tiers.
+    for (sum, column) in [
+        ("tier_lookups", "lookups"),
+        ("tier_blocks_hit", "blocks_hit"),
+        ("tier_bytes_read", "bytes_read"),
+        ("tier_bytes_written", "bytes_written"),
+        ("tier_blocks_evicted", "blocks_evicted"),
+    ] {
+        let sums: Vec<i64> = ints(&rows, column).chunks(2).map(|pair| pair.iter().sum()).collect();
+        assert_eq!(sums, ints(&sim, sum), "{column}");
+    }
+    assert!(ints(&rows, "bytes_written").iter().all(|n| *n > 0), "something must happen");
+}
+
+#[test]
 fn a_quantum_of_time_is_a_setting() {
     let bench = Bench::new(5, true);
     let tick =

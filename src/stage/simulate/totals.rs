@@ -21,6 +21,7 @@ use super::pools::{self, KvPlan, PoolTotals};
 use super::quantiles::{Distribution, wide};
 use super::saturation::{self, Verdicts};
 use super::supply;
+use super::tiers;
 use crate::table::simulation::{self, LATENCIES, QUANTILES};
 
 /// Totals of a scenario.
@@ -184,6 +185,14 @@ impl Totals {
     /// Never, but for a bug: the columns are those of the schema.
     pub fn pool_rows(&self, id: i64, scenario: &Scenario) -> Result<RecordBatch, ArrowError> {
         pools::rows(id, scenario, &self.pools, self.duration_ns)
+    }
+
+    /// The rows of `<stage>_tiers`.
+    ///
+    /// # Errors
+    /// Never, but for a bug: the columns are those of the schema.
+    pub fn tier_rows(&self, id: i64, scenario: &Scenario) -> Result<RecordBatch, ArrowError> {
+        tiers::rows(id, scenario, &self.pools, self.duration_ns)
     }
 
     /// Per second of the rate window; null where that is zero.
@@ -373,7 +382,7 @@ mod tests {
     use pipe_kernel::units::SimDuration;
 
     fn scenario(settings: &str) -> Scenario {
-        let catalog = crate::catalog::load(std::path::Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let catalog = crate::catalog::load(crate::repository()).unwrap();
         let (model, gpu) = (catalog.model("llama-3.1-8b").unwrap(), catalog.gpu("h100-sxm").unwrap());
         let text = format!("{{\"model\": \"m\", \"gpu\": \"g\", \"replicas\": 2 {settings}}}");
         Scenario {

@@ -21,7 +21,7 @@ use rand_pcg::Pcg64;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::parzen::{Bandwidth, Parzen};
+use self::parzen::Parzen;
 use super::history::{History, Tier};
 use super::hssp;
 use super::random::Sobol;
@@ -100,6 +100,15 @@ impl Tpe {
             Multivariate::Turns(Turns::Alternate) => number % 2 == 0,
         }
     }
+
+    /// Trials from `first` on, before `number`, whose parameters are modelled each for itself.
+    fn singles(&self, first: u64, number: u64) -> u64 {
+        match self.multivariate {
+            Multivariate::Always(true) => 0,
+            Multivariate::Always(false) => number - first,
+            Multivariate::Turns(Turns::Alternate) => number / 2 - first / 2,
+        }
+    }
 }
 
 /// TPE in progress.
@@ -132,18 +141,14 @@ impl Estimator {
     }
 
     fn pair(view: &View, split: &Split, parameters: &[usize]) -> Pair {
-        let model = |trials: &[usize], weights: Vec<f64>, bandwidth: Bandwidth| {
+        let model = |trials: &[usize], weights: Vec<f64>| {
             let points: Vec<&[f64]> = trials.iter().map(|&t| view.history.point(t)).collect();
-            Parzen::new(view.space, parameters, &points, weights, bandwidth)
+            Parzen::new(view.space, parameters, &points, weights)
         };
-        let bandwidth = if std::env::var("SCOTT").is_ok() && parameters.len() > 1 { Bandwidth::Scott } else { Bandwidth::Neighbours };
         // Of several objectives the best are all worth the same: they are best in different ways.
         let several = view.history.objectives() > 1;
         let best_weights = if several { vec![1.0; split.best.len()] } else { weights(split.best.len()) };
-        Pair {
-            best: model(&split.best, best_weights, bandwidth),
-            others: model(&split.others, weights(split.others.len()), bandwidth),
-        }
+        Pair { best: model(&split.best, best_weights), others: model(&split.others, weights(split.others.len())) }
     }
 
     /// Draws over all parameters, best first.
@@ -164,11 +169,13 @@ impl Estimator {
         drawn.into_iter().map(|(_, places)| places).collect()
     }
 
-    /// The best draw of each parameter, and then the same with one of them exchanged for its second best, starting
+    /// The best draw of each parameter (of the fewer, the more such trials the batch had before: with the best of many,
+    /// all of them would be nearly the same), and then the same with one of them exchanged for its second best, starting
     /// where that costs least.
-    fn single(&mut self, view: &View, rng: &mut Pcg64) -> Vec<Vec<f64>> {
+    fn single(&mut self, view: &View, number: u64, rng: &mut Pcg64) -> Vec<Vec<f64>> {
         let Some(split) = &self.split else { return Vec::new() };
         let n = view.space.dimensions();
+        let candidates = (self.spec.candidates as u64 / (1 + self.spec.singles(self.learned as u64, number))).max(1);
         let pairs = self.single.get_or_insert_with(|| (0..n).map(|j| Self::pair(view, split, &[j])).collect());
         let mut buffer = Vec::new();
         let mut point = vec![0.5; n];
@@ -177,7 +184,7 @@ impl Estimator {
             let domain = view.space.domain(j);
             // Each distinct place with its score; a stepped parameter has few.
             let mut scored: Vec<(f64, f64)> = Vec::new();
-            for _ in 0..self.spec.candidates {
+            for _ in 0..candidates {
                 let place = pair.best.sample(view.space, rng)[0];
                 let place = if place == super::domain::ABSENT { place } else { domain.snap(place) };
                 if scored.iter().any(|(p, _)| *p == place) {
@@ -227,7 +234,7 @@ impl Sampler for Estimator {
             let points = vec![Sobol::point(view.space, view.seed, number, rng)];
             return Draft { points, origin: Origin::Sobol, parents: Vec::new() };
         }
-        let points = if self.spec.together(number) { self.joint(view, rng) } else { self.single(view, rng) };
+        let points = if self.spec.together(number) { self.joint(view, rng) } else { self.single(view, number, rng) };
         Draft { points, origin: Origin::Tpe, parents: Vec::new() }
     }
 
@@ -250,9 +257,7 @@ fn split(history: &History, count: usize, spec: &Tpe) -> Split {
     if single {
         let mut order = eligible;
         // Stable: of equals the older is better.
-        order.sort_by(|&a, &b| {
-            history.class_order(a, b).then(history.values(a)[0].total_cmp(&history.values(b)[0]))
-        });
+        order.sort_by(|&a, &b| history.class_order(a, b).then(history.values(a)[0].total_cmp(&history.values(b)[0])));
         best.extend_from_slice(&order[..room]);
     } else {
         for front in history.fronts(&eligible, room) {

@@ -18,15 +18,6 @@ const TABLE: u64 = 64;
 /// Probabilities below count as this much.
 const LEAST: f64 = 1e-300;
 
-/// How wide kernels along numbers are.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Bandwidth {
-    /// As far as the farther one of the two neighbours; a kernel at an end, as its only one.
-    Neighbours,
-    /// Scott's rule: 0.2 n^(-1 / (parameters + 4)) of the width.
-    Scott,
-}
-
 /// Where a candidate is along one parameter.
 #[derive(Clone, Copy)]
 enum At {
@@ -117,20 +108,13 @@ fn cumulative(z: f64) -> f64 {
 impl Parzen {
     /// Kernels around `points` (canonical places), over some parameters of the space. `weights` are those of the
     /// points; the wide kernel has the weight 1.
-    pub fn new(
-        space: &Space,
-        parameters: &[usize],
-        points: &[&[f64]],
-        mut weights: Vec<f64>,
-        bandwidth: Bandwidth,
-    ) -> Parzen {
+    pub fn new(space: &Space, parameters: &[usize], points: &[&[f64]], mut weights: Vec<f64>) -> Parzen {
         weights.push(1.0);
         let sum: f64 = weights.iter().sum();
         weights.iter_mut().for_each(|w| *w /= sum);
-        let width = |places: &[f64]| widths(bandwidth, parameters.len(), points.len(), places);
         let column = |&parameter: &usize| {
             let places: Vec<f64> = points.iter().map(|p| p[parameter]).collect();
-            Column::new(space, parameter, &places, width)
+            Column::new(space, parameter, &places)
         };
         Parzen {
             log_weights: weights.iter().map(|w| libm::log(*w)).collect(),
@@ -166,12 +150,7 @@ impl Parzen {
 }
 
 impl Column {
-    fn new(
-        space: &Space,
-        parameter: usize,
-        places: &[f64],
-        widths: impl Fn(&[f64]) -> Vec<f64>,
-    ) -> Column {
+    fn new(space: &Space, parameter: usize, places: &[f64]) -> Column {
         let domain = space.domain(parameter);
         let kernels = (places.len() + 1) as f64;
         let presence = space.may_be_absent(parameter).then(|| {
@@ -246,7 +225,13 @@ impl Column {
             (Shape::Nominal { at, levels, ln_hit, ln_miss, ln_any, .. }, At::Level(level)) => {
                 for (sum, l) in sums.iter_mut().zip(at) {
                     let unknown = *l as usize == *levels;
-                    *sum += if *l as usize == level { *ln_hit } else if unknown { *ln_any } else { *ln_miss };
+                    *sum += if *l as usize == level {
+                        *ln_hit
+                    } else if unknown {
+                        *ln_any
+                    } else {
+                        *ln_miss
+                    };
                 }
                 if let Some(wide) = sums.last_mut() {
                     *wide += ln_any;
@@ -312,32 +297,26 @@ impl Shape {
     }
 }
 
-/// The width of a kernel for each of some places; of no use where one is absent.
-fn widths(bandwidth: Bandwidth, parameters: usize, points: usize, places: &[f64]) -> Vec<f64> {
-    let least = 1.0 / (2.0 + points as f64).min(100.0);
-    match bandwidth {
-        Bandwidth::Scott => {
-            let width = 0.2 * libm::pow((points as f64).max(1.0), -1.0 / (parameters as f64 + 4.0));
-            vec![width.clamp(least, 1.0); places.len()]
-        }
-        Bandwidth::Neighbours => {
-            let mut order: Vec<usize> = (0..places.len()).filter(|&i| places[i] != ABSENT).collect();
-            order.sort_by(|&a, &b| places[a].total_cmp(&places[b]));
-            let mut widths = vec![1.0; places.len()];
-            let (first, last) = (0, order.len().saturating_sub(1));
-            for (k, &i) in order.iter().enumerate() {
-                let below = if k == first { 0.0 } else { places[order[k - 1]] };
-                let above = if k == last { 1.0 } else { places[order[k + 1]] };
-                let width = match (k == first, k == last) {
-                    (true, false) => above - places[i],
-                    (false, true) => places[i] - below,
-                    _ => (places[i] - below).max(above - places[i]),
-                };
-                widths[i] = width.clamp(least, 1.0);
-            }
-            widths
-        }
+/// The width of a kernel for each of some places: as far as the farther one of its neighbours; at an end, as its only
+/// one. Not above the width of the domain, nor below a hundredth, or more where there are few kernels. Of no use where
+/// a place is absent.
+fn widths(places: &[f64]) -> Vec<f64> {
+    let least = 1.0 / (2.0 + places.len() as f64).min(100.0);
+    let mut order: Vec<usize> = (0..places.len()).filter(|&i| places[i] != ABSENT).collect();
+    order.sort_by(|&a, &b| places[a].total_cmp(&places[b]));
+    let mut widths = vec![1.0; places.len()];
+    let last = order.len().saturating_sub(1);
+    for (k, &i) in order.iter().enumerate() {
+        let below = if k == 0 { 0.0 } else { places[order[k - 1]] };
+        let above = if k == last { 1.0 } else { places[order[k + 1]] };
+        let width = match (k == 0, k == last) {
+            (true, false) => above - places[i],
+            (false, true) => places[i] - below,
+            (true, true) | (false, false) => (places[i] - below).max(above - places[i]),
+        };
+        widths[i] = width.clamp(least, 1.0);
     }
+    widths
 }
 
 /// `exp` of a number that is not above zero, to about 1e-13 relative; 0 below -60.
@@ -404,43 +383,40 @@ mod tests {
         let points: Vec<Vec<f64>> = (0..12).map(|_| space.random(&mut rng)).collect();
         let refs: Vec<&[f64]> = points.iter().map(Vec::as_slice).collect();
         let mut buffer = Vec::new();
-        for bandwidth in [Bandwidth::Neighbours, Bandwidth::Scott] {
-            for j in 0..3 {
-                let parzen = Parzen::new(&space, &[j], &refs, vec![1.0; 12], bandwidth);
-                let domain = space.domain(j);
-                let mut all: Vec<f64> = (0..domain.set_levels().unwrap()).map(|k| domain.place_at(k)).collect();
-                if space.may_be_absent(j) {
-                    all.push(ABSENT);
-                }
-                let mut density = |place: f64| {
-                    let mut places = [0.5; 3];
-                    places[j] = place;
-                    libm::exp(parzen.log_density(&space, &places, &mut buffer))
-                };
-                let densities: Vec<f64> = all.iter().map(|&p| density(p)).collect();
-                assert!((densities.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{j}: {densities:?}");
-                let draws = 40_000;
-                let mut counts = vec![0u32; all.len()];
-                for _ in 0..draws {
-                    let place = parzen.sample(&space, &mut rng)[0];
-                    let place = if place == ABSENT { ABSENT } else { domain.snap(place) };
-                    counts[all.iter().position(|p| *p == place).unwrap()] += 1;
-                }
-                for (count, density) in counts.iter().zip(&densities) {
-                    let error = (f64::from(*count) / f64::from(draws) - density).abs();
-                    assert!(error < 4.0 * libm::sqrt(density / f64::from(draws)) + 1e-9, "{j}: {counts:?} {densities:?}");
-                }
+        for j in 0..3 {
+            let parzen = Parzen::new(&space, &[j], &refs, vec![1.0; 12]);
+            let domain = space.domain(j);
+            let mut all: Vec<f64> = (0..domain.set_levels().unwrap()).map(|k| domain.place_at(k)).collect();
+            if space.may_be_absent(j) {
+                all.push(ABSENT);
+            }
+            let mut density = |place: f64| {
+                let mut places = [0.5; 3];
+                places[j] = place;
+                libm::exp(parzen.log_density(&space, &places, &mut buffer))
+            };
+            let densities: Vec<f64> = all.iter().map(|&p| density(p)).collect();
+            assert!((densities.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{j}: {densities:?}");
+            let draws = 40_000;
+            let mut counts = vec![0u32; all.len()];
+            for _ in 0..draws {
+                let place = parzen.sample(&space, &mut rng)[0];
+                let place = if place == ABSENT { ABSENT } else { domain.snap(place) };
+                counts[all.iter().position(|p| *p == place).unwrap()] += 1;
+            }
+            for (count, density) in counts.iter().zip(&densities) {
+                let error = (f64::from(*count) / f64::from(draws) - density).abs();
+                assert!(error < 4.0 * libm::sqrt(density / f64::from(draws)) + 1e-9, "{j}: {counts:?} {densities:?}");
             }
         }
     }
 
     #[test]
     fn the_density_of_numbers_integrates_to_one() {
-        let space =
-            Space::new(vec![Parameter::new("x", Domain::float(2.0, 3.0, false, None).unwrap())]).unwrap();
+        let space = Space::new(vec![Parameter::new("x", Domain::float(2.0, 3.0, false, None).unwrap())]).unwrap();
         let points = [[0.1], [0.13], [0.9]];
         let refs: Vec<&[f64]> = points.iter().map(|p| p.as_slice()).collect();
-        let parzen = Parzen::new(&space, &[0], &refs, vec![1.0; 3], Bandwidth::Neighbours);
+        let parzen = Parzen::new(&space, &[0], &refs, vec![1.0; 3]);
         let mut buffer = Vec::new();
         let n = 20_000;
         let sum: f64 = (0..n)

@@ -6,7 +6,7 @@ use crate::stage::profile::frame::Frame;
 /// Real material beside or above the repository, where there is some.
 fn shared() -> Option<PathBuf> {
     let own = std::env::var_os("PIPE_SHARED").map(PathBuf::from);
-    let above = || Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|d| d.join("shared"));
+    let above = || crate::repository().ancestors().map(|d| d.join("shared"));
     own.or_else(|| above().find(|d| d.join("data/profiles").is_dir())).map(|d| d.join("data"))
 }
 
