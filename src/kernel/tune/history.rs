@@ -47,6 +47,13 @@ pub enum Outcome {
     Failed,
 }
 
+impl From<Option<Vec<f64>>> for Outcome {
+    /// Complete, without constraints; or failed.
+    fn from(objectives: Option<Vec<f64>>) -> Outcome {
+        objectives.map_or(Outcome::Failed, |objectives| Outcome::Complete { objectives, violation: 0.0 })
+    }
+}
+
 /// How trials of different outcomes compare, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Tier {
