@@ -97,7 +97,7 @@ impl Tpe {
     fn together(&self, number: u64) -> bool {
         match self.multivariate {
             Multivariate::Always(together) => together,
-            Multivariate::Turns(Turns::Alternate) => number % 2 == 0,
+            Multivariate::Turns(Turns::Alternate) => number.is_multiple_of(2),
         }
     }
 
