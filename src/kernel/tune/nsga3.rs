@@ -399,16 +399,17 @@ mod tests {
         for _ in 0..generations {
             for _ in 0..46 {
                 let mut pair = [0, 1].map(|_| genes[rng::below(&mut rng, 92) as usize].clone());
-                for j in 0..12 {
+                let [one, other] = &mut pair;
+                for (a, b) in one.iter_mut().zip(other.iter_mut()) {
                     if rng::below(&mut rng, 2) == 0 {
                         let u = rng::uniform01(&mut rng);
                         let beta = if u < 0.5 { 2.0 * u } else { 0.5 / (1.0 - u) }.powf(1.0 / 31.0);
-                        let (a, b) = (pair[0][j], pair[1][j]);
                         let near = |a: f64, b: f64| (0.5 * ((1.0 + beta) * a + (1.0 - beta) * b)).clamp(0.0, 1.0);
+                        (*a, *b) = (near(*a, *b), near(*b, *a));
                         // Either child may be the one near either parent.
-                        let first = rng::below(&mut rng, 2) as usize;
-                        pair[first][j] = near(a, b);
-                        pair[1 - first][j] = near(b, a);
+                        if rng::below(&mut rng, 2) == 0 {
+                            std::mem::swap(a, b);
+                        }
                     }
                 }
                 for x in pair.iter_mut().flatten() {

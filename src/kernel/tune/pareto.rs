@@ -108,16 +108,8 @@ impl Sorting {
     /// Ranks a set among itself.
     fn among(&mut self, set: &[u32], k: usize) {
         match k {
-            1 => {
-                let mut next = 0;
-                for (n, &p) in set.iter().enumerate() {
-                    next = next.max(self.ranks[p as usize]);
-                    self.ranks[p as usize] = next;
-                    if set.get(n + 1).is_some_and(|&q| self.at(q, 0) > self.at(p, 0)) {
-                        next += 1;
-                    }
-                }
-            }
+            // Distinct numbers in their order.
+            1 => set.iter().zip(0..).for_each(|(&p, rank)| self.ranks[p as usize] = rank),
             2 => {
                 let mut stairs = Stairs::default();
                 for &p in set {
@@ -148,22 +140,22 @@ impl Sorting {
         }
     }
 
-    /// Raises the ranks of `upper` above those of the members of `lower`, which are final, that cover them.
+    /// Raises the ranks of `upper` above those of the members of `lower`, which are final, that cover them in the first
+    /// `k` objectives, two or more.
     fn between(&mut self, lower: &[u32], upper: &[u32], k: usize) {
         if lower.is_empty() || upper.is_empty() {
             return;
         }
-        if k <= 2 {
+        if k == 2 {
             let mut stairs = Stairs::default();
             let mut next = 0;
             for &p in upper {
                 while next < lower.len() && lower[next] < p {
                     let q = lower[next];
-                    let height = if k == 1 { 0 } else { self.at(q, 1) };
-                    stairs.insert(height, self.ranks[q as usize] + 1);
+                    stairs.insert(self.at(q, 1), self.ranks[q as usize] + 1);
                     next += 1;
                 }
-                self.raise(p, stairs.above(if k == 1 { 0 } else { self.at(p, 1) }));
+                self.raise(p, stairs.above(self.at(p, 1)));
             }
             return;
         }

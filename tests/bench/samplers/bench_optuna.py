@@ -6,7 +6,8 @@
         [--functions branin,zdt1] [--samplers tpe,nsga2] [--trials 300]
 
 Installs nothing. A run that the file has already is not made again, so an interrupted bench goes on where it was.
-Samplers have the library's defaults. `tuner`: what a configuration breaks is told to the sampler as a constraint.
+Samplers have the library's defaults. How many rules a point breaks is told to the sampler as a constraint, and such a
+point is not evaluated; one that fails is a pruned trial.
 """
 
 import argparse
@@ -42,24 +43,29 @@ def suggest(trial, name, domain):
     if kind == "list":
         # By position: not every library takes null among its choices.
         return rest[0][trial.suggest_categorical(name, list(range(len(rest[0]))))]
-    low, high, log = rest
-    return (trial.suggest_int if kind == "int" else trial.suggest_float)(name, low, high, log=log)
+    low, high, log, *step = rest
+    more = {"step": step[0]} if step else {}
+    return (trial.suggest_int if kind == "int" else trial.suggest_float)(name, low, high, log=log, **more)
 
 
 def run(library, sampler, name, seed, trials):
     space, objectives, function = functions.FUNCTIONS[name]
+    rules = functions.RULES.get(name)
     values = []
 
     def objective(trial):
         point = {key: suggest(trial, key, domain) for key, domain in space.items()}
-        if name == "tuner":
-            broken = functions.broken_rules(point)
+        if rules:
+            broken = rules(point)
             trial.set_constraint("rules", float(broken))
             if broken:
                 # Worse than anything, for samplers that do not look at the constraint.
                 values.append(None)
-                return (100.0, 0.0)
+                return 100.0 if objectives == 1 else (100.0,) * objectives
         result = function(point)
+        if result is None:
+            values.append(None)
+            raise library.TrialPruned
         values.append([float(f"{x:.9g}") for x in result])
         return result[0] if objectives == 1 else tuple(result)
 

@@ -61,7 +61,7 @@ def hypervolume(points, reference):
 
 def quality(run):
     values = run["values"]
-    points = [n for n in CHECKPOINTS if n <= len(values)]
+    points = sorted({n for n in CHECKPOINTS if n <= len(values)} | {len(values)})
     if run["function"] not in REFERENCES:
         return {n: min((v[0] for v in values[:n] if v), default=float("inf")) for n in points}
     reference, most = REFERENCES[run["function"]]
@@ -104,7 +104,9 @@ def main():
             if function != name:
                 continue
             reached = [quality(run) for run in members]
-            at = [n for n in CHECKPOINTS if all(n in r for r in reached)]
+            at = sorted(set.intersection(*(set(r) for r in reached)))
+            if not at:
+                sys.exit(f"{name}, {library}, {sampler}: runs of different numbers of trials")
             summary = {n: quartiles([r[n] for r in reached]) for n in at}
             own = speed[function, library, sampler]
             theirs = optuna_speed(name, sampler, members[0]["trials"])
@@ -112,7 +114,7 @@ def main():
                          theirs / own if theirs and own > 0 and not library.startswith("optuna ") else None))
         rows.sort(key=lambda row: (-1 if several else 1) * list(row[4].values())[-1][1])
         title = f"{name}: {'hypervolume, %' if several else 'least value'}, median (quartiles)"
-        columns = [n for n in CHECKPOINTS if any(n in row[4] for row in rows)]
+        columns = sorted({n for row in rows for n in row[4]})
         heads = ["library", "sampler", "seeds", "trials", *(f"@{n}" for n in columns), "CPU ms/trial", "faster"]
         table = []
         for library, sampler, seeds, trials, summary, cpu, ratio in rows:

@@ -1,13 +1,14 @@
 """The functions on which samplers are compared. Every objective is minimised.
 
 Branin, Hartmann-6: Dixon, Szego 1978. Rosenbrock: Rosenbrock 1960. ZDT1, ZDT2: Zitzler, Deb, Thiele 2000. DTLZ2: Deb,
-Thiele, Laumanns, Zitzler 2002. `mixed` and `tuner` are defined here: `mixed` has names, integers and floats that
-interact; `tuner` has the 18 parameters of a serving engine's command line and the seven rules that the tuner of the
-SGLang fork keliangli/sglang checks, with a formula in the place of the engine.
+Thiele, Laumanns, Zitzler 2002. `mixed_single` and `tuner` are this project's own, the same as in the kernel's test bed
+(`src/kernel/tune/testbed.rs`): names, ordinals, integers and floats with a rule and a region that fails; and the 18
+parameters of a serving engine's command line with the seven rules that the tuner of the SGLang fork keliangli/sglang
+checks, and a formula in the place of the engine.
 
 `FUNCTIONS` maps a name to (parameters, objectives, function). A parameter is ("float", low, high, log),
-("int", low, high, log) or ("list", values). A function takes a dict and returns a list of objectives, or None where a
-rule is broken.
+("float", low, high, log, step), ("int", low, high, log), ("int", low, high, log, step) or ("list", values). A function
+takes a dict and returns a list of objectives, or None where it fails. `RULES` tells how many rules a dict breaks.
 """
 
 import math
@@ -45,17 +46,13 @@ def rosenbrock5(v):
     return [sum(100 * (b - a * a) ** 2 + (1 - a) ** 2 for a, b in zip(x, x[1:]))]
 
 
-def mixed(v):
-    """Least value 0, at policy "b", cache "warm", async true, batch 16, depth 6, share 0.35, rate 0.01."""
-    policy = {"a": (0.3, 8.0), "b": (0.0, 16.0), "c": (0.15, 4.0), "d": (0.7, 32.0), "e": (1.0, 2.0)}
-    cost, batch = policy[v["policy"]]
-    depth, damp = {"cold": (2, 0.3), "warm": (6, 0.0), "off": (11, 0.6)}[v["cache"]]
-    miss = cost + damp + (0.0 if v["async"] else 0.1 + damp / 4)
-    miss += 0.5 * math.log(v["batch"] / batch) ** 2
-    miss += ((v["depth"] - depth) / 8) ** 2
-    miss += 2 * (v["share"] - (0.35 if v["async"] else 0.2)) ** 2
-    miss += (math.log10(v["rate"]) + 2) ** 2 / 4
-    return [miss + 0.2 * (1 - damp) * math.sin(5 * math.pi * (v["share"] - 0.35)) ** 2]
+def mixed_single(v):
+    """Least value 0.25: policy lpm, tp 8, batch 2048, memory 0.9, rate 1, share 0."""
+    if v["policy"] == "random" and v["share"] > 0.9:
+        return None
+    miss = 0.0 if v["policy"] == "lpm" else 0.4
+    miss += (math.log(v["batch"] / 2048) / 2) ** 2 + ((v["memory"] - 0.9) / 0.4) ** 2 + (math.log(v["rate"]) / 3) ** 2
+    return [miss + 2 / v["tp"] + v["share"]]
 
 
 def zdt(v, shape):
@@ -82,16 +79,13 @@ def dtlz2(v):
     ]
 
 
-DEVICES = 8
-
-
-def broken_rules(v):
-    """How many of the seven rules a configuration breaks."""
+def tuner_rules(v):
+    """How many of the seven rules a configuration breaks on eight devices."""
     tp, dp, pp = v["tp_size"], v["dp_size"], v["pp_size"]
     chunk, graph = v["chunked_prefill_size"], v["cuda_graph_max_bs"]
     return sum(
         (
-            tp * dp * pp > DEVICES,
+            tp * dp * pp > 8,
             pp > 4 and dp > 4,
             chunk is not None and chunk > v["max_prefill_tokens"],
             chunk is not None and dp > 1 and chunk // dp < 256,
@@ -102,46 +96,48 @@ def broken_rules(v):
     )
 
 
-PREFILL_SPEED = {"flashinfer": 1.0, "triton": 0.8, "torch_native": 0.4, "fa3": 1.15, "fa4": 1.25}
-DECODE_SPEED = {"flashinfer": 1.0, "triton": 0.85, "torch_native": 0.35, "fa3": 1.1, "fa4": 0.95}
-POLICY = {"fcfs": (1.0, 1.0), "lpm": (0.85, 1.05), "random": (1.1, 0.98), "dfs-weight": (0.9, 1.06), "lof": (1.05, 0.96)}
-SAMPLING = {None: 0.15, "flashinfer": 0.1, "pytorch": 0.4}
+PREFILL_SPEED = {"flashinfer": 1.0, "triton": 0.8, "torch_native": 0.4, "fa3": 1.1, "fa4": 1.3}
+DECODE_SPEED = {"flashinfer": 1.1, "triton": 0.9, "torch_native": 0.3, "fa3": 1.0, "fa4": 0.95}
+POLICY = {
+    "fcfs": (1.0, 1.0),
+    "lpm": (0.85, 1.05),
+    "random": (1.15, 0.98),
+    "dfs-weight": (0.9, 1.04),
+    "lof": (1.05, 0.96),
+}
 
 
 def tuner(v):
-    """Time to first token, s, and less the throughput, thousands of tokens per second; None where a rule is broken."""
-    if broken_rules(v):
-        return None
+    """Time to first token, s, and less the throughput, thousands of tokens per second."""
     tp, dp, pp = v["tp_size"], v["dp_size"], v["pp_size"]
     prefill = v["prefill_attention_backend"] or v["attention_backend"] or "flashinfer"
     decode = v["decode_attention_backend"] or v["attention_backend"] or "flashinfer"
-    page = v["page_size"] or 1
     chunk = v["chunked_prefill_size"] or v["max_prefill_tokens"]
     graph = v["cuda_graph_max_bs"] or 40
     steps, workers = v["num_continuous_decode_steps"], v["tokenizer_worker_num"]
-    compiled, mix, two = v["enable_torch_compile"], v["enable_mixed_chunk"], v["enable_two_batch_overlap"]
-    # Prompt tokens per second of a replica, and the share of its time that they take.
-    rate = 10000 * tp**0.8 * pp**0.7 * PREFILL_SPEED[prefill] * chunk / (chunk + 800)
-    rate *= (1.05 if compiled else 1.0) * (1.0 if prefill == decode else 0.97)
-    load = 20 / dp
-    busy = min(0.95, load * 1000 / rate)
-    slots = 160 * tp**0.6 * pp**0.3 * (1 - v["max_prefill_tokens"] / 262144) * (1 - graph / 800)
+    wait, gain = POLICY[v["schedule_policy"]]
+    # Prompts of 1,000 tokens, 24 of them a second, spread over the replicas.
+    rate = 11000 * tp**0.8 * pp**0.7 * PREFILL_SPEED[prefill] * chunk / (chunk + 600)
+    rate *= 1.05 if v["enable_torch_compile"] else 1.0
+    busy = min(0.95, 24000 / dp / rate)
+    slots = 190 * tp**0.65 * pp**0.3 * (1 - v["max_prefill_tokens"] / 250000) * (1 - graph / 900)
 
     def step(batch):
         """One step of decoding, ms."""
-        time = 6 / tp**0.7 + 0.9 * (pp - 1) + 0.05 * batch
-        time /= DECODE_SPEED[decode] * (1 + 0.01 * math.log2(page) - page / 4096)
-        time += 3 / math.sqrt(tp) if batch > graph else 0.0
-        time *= (0.95 if compiled else 1.0) * (1.04 if mix else 1.0)
-        time *= (0.93 if batch > 48 else 1.05) if two else 1.0
-        return time + (1.6 if v["disable_overlap_schedule"] else 0.4) / steps + SAMPLING[v["sampling_backend"]]
+        time = 5.5 / tp**0.7 + 0.7 * (pp - 1) + 0.04 * batch
+        time *= 1 + 0.01 * (math.log2(v["page_size"] or 1) - 5) ** 2
+        if v["enable_two_batch_overlap"]:
+            time *= 0.92 if batch > 50 else 1.06
+        time /= DECODE_SPEED[decode]
+        time += 3 / tp**0.3 if batch > graph else 0.0
+        time += (1.7 if v["disable_overlap_schedule"] else 0.5) / steps
+        return time + (0.4 if v["sampling_backend"] == "pytorch" else 0.14)
 
-    running = max(1.0, min(slots, load * 0.2 * step(32)))
-    wait, gain = POLICY[v["schedule_policy"]]
-    first = 1000 / rate * wait / (1 - busy) * (0.9 if mix else 1.0) + 0.3 * chunk / rate + 0.004 * (pp - 1)
-    first += steps * step(running) / 2000 + 0.003 / (1 - min(0.95, 1.5 / workers**0.8))
-    tokens = dp * slots / step(slots) * (1 - busy / 2) * gain * (1 - 0.003 * workers)
-    return [first, -tokens]
+    first = 1000 / rate * wait * (0.9 if v["enable_mixed_chunk"] else 1.0) / (1 - busy) + 0.3 * chunk / rate
+    first += 0.004 / (1 - min(0.95, 1.8 / workers**0.8))
+    first += 0.0006 * steps * step(min(slots, 30 / dp)) + 0.003 * (pp - 1)
+    tokens = dp * slots / step(slots) * (1 - 0.5 * busy) * gain * (0.97 if v["enable_mixed_chunk"] else 1.0)
+    return [first, -tokens * (1 - 0.004 * workers)]
 
 
 def cube(n, low=0.0, high=1.0):
@@ -176,18 +172,18 @@ FUNCTIONS = {
     "branin": ({"x0": ("float", -5.0, 10.0, False), "x1": ("float", 0.0, 15.0, False)}, 1, branin),
     "hartmann6": (cube(6), 1, hartmann6),
     "rosenbrock5": (cube(5, -5.0, 10.0), 1, rosenbrock5),
-    "mixed": (
+    "mixed_single": (
         {
-            "policy": ("list", ("a", "b", "c", "d", "e")),
-            "cache": ("list", ("cold", "warm", "off")),
-            "async": SWITCH,
-            "batch": ("int", 1, 64, True),
-            "depth": ("int", 1, 16, False),
+            "policy": ("list", ("fcfs", "lpm", None, "lof", "random")),
+            "tp": SIZES,
+            "batch": ("int", 256, 16384, True),
+            "seqs": ("int", 8, 512, False, 8),
+            "memory": ("float", 0.5, 0.95, False, 0.05),
+            "rate": ("float", 0.01, 100.0, True),
             "share": ("float", 0.0, 1.0, False),
-            "rate": ("float", 1e-4, 1.0, True),
         },
         1,
-        mixed,
+        mixed_single,
     ),
     "zdt1": (cube(30), 2, zdt1),
     "zdt2": (cube(30), 2, zdt2),
@@ -195,13 +191,15 @@ FUNCTIONS = {
     "tuner": (TUNER, 2, tuner),
 }
 
-# Up to where hypervolume is counted, and the most that there can be of it. That of the tuner is the most that is known:
-# of all 1,719,600 legal configurations that leave everything at its best that has one best value.
+RULES = {"mixed_single": lambda v: int(v["tp"] * v["seqs"] > 1024), "tuner": tuner_rules}
+
+# Up to where hypervolume is counted, and the most that there can be of it. That of the tuner is of all legal
+# configurations in which whatever has a best value has it: page 32, backends fa4 and flashinfer, policy lpm, and so on.
 REFERENCES = {
     "zdt1": ((1.1, 5.0), 5.5 - 1 / 3),
     "zdt2": ((1.1, 5.0), 5.5 - 2 / 3),
     "dtlz2": ((1.5, 1.5, 1.5), 1.5**3 - math.pi / 6),
-    "tuner": ((1.0, 0.0), 77.06366720795045),
+    "tuner": ((1.0, 0.0), 88.86775227711715),
 }
 
 # One point of each, with its values: what another program has to give as well.
@@ -209,9 +207,9 @@ CHECKS = {
     "branin": ({"x0": math.pi, "x1": 2.275}, [0.39788735772973816]),
     "hartmann6": ({f"x{j}": 0.5 for j in range(6)}, [-0.5053149917022333]),
     "rosenbrock5": ({f"x{j}": 2.0 for j in range(5)}, [1604.0]),
-    "mixed": (
-        {"policy": "c", "cache": "off", "async": False, "batch": 10, "depth": 5, "share": 0.9, "rate": 0.5},
-        [3.7239191215676204],
+    "mixed_single": (
+        {"policy": "lof", "tp": 2, "batch": 300, "seqs": 64, "memory": 0.7, "rate": 0.5, "share": 0.25},
+        [2.8757868941940767],
     ),
     "zdt1": ({f"x{j}": 0.25 for j in range(30)}, [0.25, 2.3486121811340026]),
     "zdt2": ({f"x{j}": 0.25 for j in range(30)}, [0.25, 3.230769230769231]),
@@ -237,7 +235,7 @@ CHECKS = {
             "tokenizer_worker_num": 4,
             "sampling_backend": "flashinfer",
         },
-        [0.20630613632959524, -25.740845280094433],
+        [0.1883833794895006, -26.733969810595074],
     ),
 }
 
