@@ -270,7 +270,8 @@ impl Scenario {
     pub(crate) fn settled_sites(&self) -> Vec<(Site, Vec<(&'static str, String)>)> {
         let mut first = 0;
         let settled = |mut site: Site| {
-            let mut changes = Scheduler::settle(&mut site.deployment, &site.model, &site.gpu);
+            let mut changes = Scheduler::settle_role(&mut site.deployment, site.role);
+            changes.extend(Scheduler::settle(&mut site.deployment, &site.model, &site.gpu));
             changes.extend(Speculative::settle(&mut site.deployment, site.role));
             // An engine may have said how many ranks there are.
             site.first = first;

@@ -16,11 +16,10 @@
 //! | `lightllm` | 0.52 | 0.49 | 1.46 |
 //! | `sglang` | 0.60 | 0.76 | 1.05 |
 //! | `trtllm` | 0.85 | 0.41 | 2.37 |
-//! | `trtllm`, MAX_UTILIZATION | 0.87 | 0.18: it looks at every request that it has fetched, up to 2,048, in each step | 1.04 |
+//! | `trtllm`, MAX_UTILIZATION | 0.87 | at least 0.18: that was when it looked at every fetched request in each step, which it does not any more | 1.04 |
 //! | `trtllm`, STATIC_BATCH | 0.52 | 0.54 | 1.92 |
 //!
-//! The cost of a request does not depend on their number (0.87 to 1.06), but for `trtllm` under overload, whose list of fetched
-//! requests grows until it is full (1.4 to 1.6 here).
+//! The cost of a request does not depend on their number (0.87 to 1.08).
 
 use std::time::{Duration, Instant};
 

@@ -12,7 +12,8 @@ use pipe_kernel::sim::swarm::{ENGINES, Reach, run, run_engine, run_oracle, run_s
 fn main() -> ExitCode {
     let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
     let [from, to] = numbers[..] else {
-        eprintln!("usage: swarm FIRST_SEED END_SEED [oracle|speculative|SCHEDULER]");
+        let names: Vec<&str> = ENGINES.iter().map(|engine| engine.name).collect();
+        eprintln!("usage: swarm FIRST_SEED END_SEED [oracle|speculative|{}]", names.join("|"));
         return ExitCode::from(2);
     };
     let alone = std::env::args().skip(1).any(|a| a == "oracle");

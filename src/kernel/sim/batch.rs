@@ -657,7 +657,9 @@ impl Replica {
         t.running_max = t.running_max.max(self.running.len() as u64);
         t.waiting_max = t.waiting_max.max(waits);
         let empty = f.shape.decode_requests == 0 && f.shape.prefill_requests == 0;
-        if empty && f.preempted == 0 && self.running.is_empty() && self.flights.is_empty() {
+        // A prompt of which nothing is computed is in the batch; one that waits for blocks is not.
+        let nobody = self.decodes == 0 && self.next.chunks.is_empty();
+        if empty && f.preempted == 0 && nobody && self.flights.is_empty() {
             self.asleep = true;
             return Ok(false);
         }

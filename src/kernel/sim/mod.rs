@@ -11,12 +11,14 @@
 //! | `graph`, `flow` | who waits for whom; what is sent when |
 //! | `disagg`, `transfer`, `moving` | requests of several parts; bytes on their way; KV caches that leave an engine or come |
 //! | `node`, `replica`, `batch`, `ending` | what the cluster wants of an engine; one engine: time passing, forming a step, ending one |
-//! | [`scheduler`] | the rules: decisions about one request at a time; `exclusive` is a node of its own |
+//! | `live`, `classes`, `runs`, `foresight` | requests on an engine; decode requests by length; runs of steps of theirs; before when nothing is to be told |
+//! | [`scheduler`], `forming` | the rules, and what is refused; steps formed by them, a file each; `exclusive` is a node of its own |
 //! | [`speculative`], `verify` | drafts: the rules; who verifies how many, and what comes of it |
 //! | [`kv`], [`tiers`] | memory plan, content hashes, the block pool; stores behind it |
 //! | [`latency`] | step times |
 //! | [`encoder`] | encoder inputs on the replicas themselves |
-//! | `queue`, `load`, `timing`, `jitter` | who is next; what arrives and what clients want; how long a step lasts |
+//! | [`lora`] | adapters: who must wait for one, what they cost |
+//! | `queue`, `fair`, `load`, `timing`, `jitter` | who is next, also by tenants; what arrives and what clients want; how long a step lasts |
 //! | `itl`, `log`, `work` | gaps of all requests, gaps of one, sums over steps |
 //! | [`reference`], `reference_exclusive`, [`swarm`], `timelines` | the oracles, random scenarios, cases by hand |
 //!

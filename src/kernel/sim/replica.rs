@@ -190,6 +190,7 @@ impl Replica {
             waiting: Queue::new(common.policy),
             loaded: Queue::new(match common.policy {
                 QueueOrder::Fair => QueueOrder::Fcfs,
+                _ if common.joins_in_order => QueueOrder::Fcfs,
                 other => other,
             }),
             fetched: BTreeMap::new(),
@@ -287,7 +288,8 @@ impl Replica {
     /// The next time at which something enters the queue, or a client goes.
     pub(super) fn next_change(&self) -> Option<SimTime> {
         let queued = self.pending.peek().map(|Reverse((at, ..))| *at);
-        let gone = self.aborts.peek().map(|Reverse((at, ..))| *at).filter(|_| !self.nobody_waits());
+        let patient = !self.nobody_waits() || !self.running.is_empty();
+        let gone = self.aborts.peek().map(|Reverse((at, ..))| *at).filter(|_| patient);
         let comes = self.next_adapter().filter(|_| !self.nobody_waits());
         queued.into_iter().chain(gone).chain(comes).chain(self.next_fetch()).min()
     }
@@ -472,10 +474,19 @@ impl Replica {
     pub(super) fn key(&self, slot: u32, env: &Env<'_>) -> Key {
         let live = &self.live[slot as usize];
         let first = match self.common.longest_reply_first {
-            true => u32::MAX - env.demand.cap(live.request, env.max_len),
+            true => u32::MAX - self.most_out(slot, env),
             false => live.input,
         };
         self.waiting.key(env.demand, live.request, first, live.work_time)
+    }
+
+    /// Tokens that a request may generate here, as the scheduler is told: one where its reply is made elsewhere.
+    pub(super) fn most_out(&self, slot: u32, env: &Env<'_>) -> u32 {
+        let live = &self.live[slot as usize];
+        match live.work {
+            Work::Whole | Work::Reply => env.demand.cap(live.request, env.max_len),
+            Work::Prompt | Work::HeldPrompt | Work::Encode => 1,
+        }
     }
 
     /// Blocks that a request that is admitted may take for its tokens.

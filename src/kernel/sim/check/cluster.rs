@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::Problems;
-use crate::pools::{Role, Site};
+use crate::pools::{Decider, FirstToken, Role, Site};
 use crate::scenario::Deployment;
 use crate::sim::router::Router;
-use crate::sim::scheduler::Scheduler;
+use crate::sim::scheduler::{SchedulePolicy, Scheduler};
 
 /// Most engines of a deployment.
 const ENGINES_MAX: u64 = 1 << 20;
@@ -102,6 +102,20 @@ fn roles(d: &Deployment, sites: &[Site], p: &mut Problems) {
 /// Who can hand over a KV cache, or take one: the queueing model knows none.
 fn exclusive<'a>(d: &'a Deployment, sites: &[Site], p: &mut Problems<'a>) {
     let decoders = sites.iter().any(|s| s.role == Role::Decode);
+    let sglang = |site: &Site| matches!(site.deployment.scheduler, Scheduler::Sglang(_));
+    let all_sglang = |model: &str| {
+        let parts = sites.iter().filter(|s| matches!(s.role, Role::Prefill | Role::Decode));
+        parts.filter(|s| s.deployment.model == model).all(sglang)
+    };
+    if sites.iter().any(|site| site.role == Role::Decode && sglang(site)) {
+        if d.disaggregation.decider != Decider::Always {
+            p.add("deployment.disaggregation.decider", "must be always: a decode server of SGLang computes no prompts");
+        }
+        if d.disaggregation.first_token == FirstToken::Decode {
+            let message = "is decode: SGLang's first token comes from the prefill server; valid are prefill, transfer";
+            p.add("deployment.disaggregation.first_token", message);
+        }
+    }
     let named = || d.pools.iter().map(|(name, pool)| Some((name.as_str(), pool))).chain([None]);
     for (site, pool) in sites.iter().zip(named()) {
         let message = match (&site.deployment.scheduler, site.role) {
@@ -118,9 +132,21 @@ fn exclusive<'a>(d: &'a Deployment, sites: &[Site], p: &mut Problems<'a>) {
                 role.as_str()
             ),
             (_, Role::Mixed) => continue,
+            (Scheduler::Sglang(rules), Role::Prefill | Role::Decode)
+                if rules.schedule_policy == SchedulePolicy::Random =>
+            {
+                "schedule_policy random shuffles the queue at every look, and how often an engine that waits for room looks \
+                 is not simulated: give prefill and decode pools another one"
+                    .to_string()
+            }
+            (Scheduler::Sglang(_), Role::Prefill | Role::Decode) if all_sglang(&site.deployment.model) => continue,
+            (Scheduler::Sglang(_), Role::Prefill | Role::Decode) => format!(
+                "SGLang hands KV caches over to SGLang alone: all prefill and decode pools of `{}` must have it",
+                site.deployment.model
+            ),
             (_, Role::Encode) => "an encode pool runs vllm_v1; write `scheduler: { vllm_v1: {} }` in it".to_string(),
             (_, role) => format!(
-                "only vllm_v1 hands KV caches over and takes them: no {} pool can have another scheduler",
+                "only vllm_v1 and sglang hand KV caches over and take them: no {} pool can have another scheduler",
                 role.as_str()
             ),
         };

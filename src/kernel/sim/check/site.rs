@@ -5,7 +5,7 @@ use crate::pools::Site;
 use crate::scenario::{GpuSpec, ModelSpec};
 use crate::sim::kv::plan;
 use crate::sim::latency::{Latency, NO_TIME, TIME_MAX_US};
-use crate::sim::scheduler::{QueueOrder, Scheduler};
+use crate::sim::scheduler::{QueueOrder, Scheduler, bad_overhead, watermark_path};
 use crate::sim::{SimError, engine, tiers};
 
 /// Largest factor on a physical term.
@@ -184,12 +184,7 @@ fn scheduler(site: &Site, p: &mut Problems) {
             p.positive("deployment.scheduler.vllm_v1.max_num_batched_tokens", rules.max_num_batched_tokens);
             p.positive("deployment.scheduler.vllm_v1.max_num_seqs", rules.max_num_seqs);
             let us = rules.scheduler_overhead_us;
-            if !(0.0..=TIME_MAX_US).contains(&us) {
-                p.add(
-                    "deployment.scheduler.vllm_v1.scheduler_overhead_us",
-                    format!("is {us}; must be 0 to {TIME_MAX_US} microseconds"),
-                );
-            }
+            p.extend(bad_overhead("deployment.scheduler.vllm_v1.scheduler_overhead_us", us).into_iter().collect());
             if rules.async_scheduling && !rules.recompute_full_hits {
                 p.add(
                     "deployment.scheduler.vllm_v1.recompute_full_hits",
@@ -306,9 +301,17 @@ pub(super) fn memory(site: &Site, p: &mut Problems) {
         p.add("deployment.kv.num_gpu_blocks", message);
         return;
     }
+    let longest = engine::max_len(&site.deployment, &site.model, blocks);
+    if let Some(path) = watermark_path(&site.deployment.scheduler).filter(|_| longest < 2) {
+        let message = format!(
+            "leaves none of {blocks} blocks (a request holds {fixed} whatever its length) to a prompt: nobody could be \
+             admitted"
+        );
+        p.add(path, message);
+        return;
+    }
     p.extend(site.deployment.scheduler.problems_of_cache(site, blocks));
     let Scheduler::VllmV1(rules) = &site.deployment.scheduler else { return };
-    let longest = engine::max_len(&site.deployment, &site.model, blocks);
     if !rules.enable_chunked_prefill && rules.max_num_batched_tokens < longest {
         p.add(
             "deployment.scheduler.vllm_v1.max_num_batched_tokens",

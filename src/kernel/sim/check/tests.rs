@@ -280,6 +280,55 @@ fn every_model_has_pools_that_finish_its_requests() {
 }
 
 #[test]
+fn a_watermark_must_leave_a_prompt() {
+    // Nine tenths of ten blocks of one token: one token, and one more. All but a part of one block: none.
+    let of = |scheduler: &str, problems: &[&str]| {
+        of_deployment(&format!("{scheduler}, \"kv\": {{\"block_size\": 1, \"num_gpu_blocks\": 10}}"), problems);
+    };
+    of(r#""scheduler": {"sarathi": {"watermark_blocks_fraction": 0.9}}"#, &[]);
+    of(r#""scheduler": {"vllm_v0": {"watermark": 0.9}}"#, &[]);
+    // Half of the layers see 4 tokens, and a block: they hold 5 blocks whatever the length, and 5 must stay free.
+    for (name, setting) in [("sarathi", "watermark_blocks_fraction"), ("vllm_v0", "watermark")] {
+        let mut s = scenario(
+            &format!(
+                r#""scheduler": {{"{name}": {{"{setting}": 0.5}}}}, "kv": {{"block_size": 1, "num_gpu_blocks": 10}}"#
+            ),
+            "",
+        );
+        (s.model.sliding_window, s.model.window_layers) = (4, 16);
+        expect(check(&s), &[&format!("deployment.scheduler.{name}.{setting}: leaves none of 10 blocks")]);
+    }
+}
+
+#[test]
+fn sglang_hands_over_to_sglang() {
+    const SGLANG: &str = r#""scheduler": {"sglang": {}}"#;
+    let of = |settings: &str, problems: &[&str]| {
+        let pools = r#""pools": {"p": {"role": "prefill"}, "d": {"role": "decode"}}"#;
+        of_deployment(&format!("{SGLANG}, {pools}{settings}"), problems);
+    };
+    of("", &[]);
+    of(
+        r#", "disaggregation": {"decider": "never", "first_token": "decode"}"#,
+        &[
+            "deployment.disaggregation.decider: must be always: a decode server of SGLang computes no prompts",
+            "deployment.disaggregation.first_token: is decode: SGLang's first token comes from the prefill server",
+        ],
+    );
+    of_deployment(
+        r#""scheduler": {"sglang": {"schedule_policy": "random"}}, "pools": {"p": {"role": "prefill"}, "d": {"role": "decode"}}"#,
+        &[
+            "deployment.pools.d.role: schedule_policy random shuffles the queue",
+            "deployment.pools.p.role: schedule_policy random shuffles the queue",
+        ],
+    );
+    of_deployment(
+        &format!(r#""pools": {{"p": {{"role": "prefill", {SGLANG}}}, "d": {{"role": "decode"}}}}"#),
+        &["deployment.pools.p.scheduler: SGLang hands KV caches over to SGLang alone: all prefill and decode pools"],
+    );
+}
+
+#[test]
 fn the_queueing_model_hands_nothing_over() {
     const RATES: &str = r#""latency": {"rates": {"prefill_tokens_per_s": 1, "decode_tokens_per_s": 1}}"#;
     let of = |settings: &str, problems: &[&str]| of_deployment(&format!("{RATES}, {settings}"), problems);

@@ -112,13 +112,16 @@ impl State {
                 return;
             }
             let listed = replica.decodes + self.gone;
+            let seats = u64::from(self.rules.settled.running_max).saturating_sub(listed);
+            let joins = seats.min(replica.loaded.len() as u64);
             self.forget_gone();
-            if replica.decodes > 0 {
+            self.full &= listed > 0 || joins == 0;
+            if replica.decodes > 0 || joins > 0 {
                 self.retract_or_decay(replica, f, env);
             }
             self.full &= replica.decodes == listed;
-            if replica.decodes > 0 {
-                return self.replies(replica, f, env);
+            if replica.decodes > 0 || joins > 0 {
+                return self.replies(replica, joins, f, env);
             }
             if listed == 0 {
                 return;
@@ -143,17 +146,31 @@ impl State {
         self.last = Last::Replies;
     }
 
-    /// A step of replies, of which there are some, all with their pages.
-    fn replies(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) {
+    /// A step of replies, all with their pages, and of so many of those whose KV caches have come.
+    fn replies(&mut self, replica: &mut Replica, joins: u64, f: &mut Forming, env: &Env<'_>) {
         replica.decode_all(f, env);
+        for _ in 0..joins {
+            self.join(replica, f, env);
+        }
         self.unasked = match self.unasked {
             0 => self.rules.decode_steps() - 1,
             left => left - 1,
         };
-        replica.blocked = self.full && !replica.nobody_waits() && replica.prefills.is_empty();
+        let seated = replica.loaded.is_empty() || replica.decodes >= u64::from(self.rules.settled.running_max);
+        let settled = seated && (self.full || replica.waiting.is_empty());
+        replica.blocked = settled && !replica.nobody_waits() && replica.prefills.is_empty();
     }
 
-    /// Rules 9 to 11, where there are replies.
+    /// Rule 21: the first of those whose KV caches have come.
+    fn join(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) {
+        let Some(slot) = replica.loaded.pop_front() else { unreachable!("they were counted") };
+        self.owed.admit(slot, env.demand.cap(replica.live[slot as usize].request, env.max_len));
+        replica.admit_loaded(slot, f, env);
+        let live = &replica.live[slot as usize];
+        self.owed.enter(slot, live.seq, live.emitted, replica.steps);
+    }
+
+    /// Rules 9 to 11, in a step of replies.
     fn retract_or_decay(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) {
         if replica.decode_need() <= replica.pool.free() {
             self.decays += 1;

@@ -1,11 +1,14 @@
 //! Forming a step by the rules of [`Trtllm`]: first whose blocks fit, then how many tokens of whom go into the step. Those that
 //! generate are looked at one by one only where some of them may get nothing.
 
+use std::collections::btree_map::Iter;
 use std::collections::{BTreeSet, BinaryHeap};
+use std::iter::Peekable;
+use std::vec::IntoIter;
 
 use crate::sim::batch::{Forming, Seat, new_blocks};
 use crate::sim::node::Env;
-use crate::sim::replica::{Phase, Replica};
+use crate::sim::replica::{Live, Phase, Replica};
 use crate::sim::scheduler::{CapacitySchedulerPolicy, ContextChunkingPolicy, Trtllm};
 
 /// See the head of the file.
@@ -40,9 +43,13 @@ impl State {
         f.budget = self.rules.max_num_tokens;
         let in_order = self.is_in_order(replica);
         let pauses = self.rules.capacity_scheduler_policy == CapacitySchedulerPolicy::MaxUtilization;
-        let sure = in_order && replica.stalled == 0 && replica.decode_need() <= replica.pool.free();
-        let fitting = match (pauses, sure) {
+        let fitting = match (pauses, in_order && replica.stalled == 0) {
             (false, _) => self.to_completion(replica, env),
+            (true, true) if self.pause_last(replica, f, env) => Fitting {
+                generate: true,
+                list: by_place(replica, &replica.prefills).into_iter().map(|(_, slot)| slot).collect(),
+                passed: false,
+            },
             (true, true) => self.next_step(replica, env),
             (true, false) => self.next_step_in_order(replica, f, env),
         };
@@ -83,14 +90,32 @@ impl State {
     /// Whoever was fetched stands behind all that started.
     fn is_in_order(&mut self, replica: &Replica) -> bool {
         let Some((first, _)) = replica.fetched.first_key_value() else { return true };
+        self.last_started(replica).is_none_or(|(place, _)| place < *first)
+    }
+
+    /// The last of the list that started, and its place.
+    fn last_started(&mut self, replica: &Replica) -> Option<(u64, u32)> {
         while let Some((place, seq, slot)) = self.started.peek().copied() {
             let live = &replica.live[slot as usize];
             if live.seq == seq && live.phase != Phase::Waiting {
-                return place < *first;
+                return Some((place, slot));
             }
             self.started.pop();
         }
-        true
+        None
+    }
+
+    /// Where all that started stand before all that did not: the last of them are paused, until the others have the blocks of
+    /// this step. In turn, each would pause the last until it has its own, and so none more than these. Whether any is: then
+    /// nobody behind them is looked at.
+    fn pause_last(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) -> bool {
+        let before = f.preempted;
+        while replica.decode_need() > replica.pool.free() {
+            let Some((_, slot)) = self.last_started(replica) else { unreachable!("who needs blocks has started") };
+            let running = replica.position(slot);
+            replica.evict(running, f, env);
+        }
+        f.preempted > before
     }
 
     /// Those that generate, and behind them, in the order of the list, who can have all blocks that it may ever need.
@@ -104,18 +129,19 @@ impl State {
         let mut contributed = if fixed { None } else { Some(contributed(replica, env)) };
         let mut available = replica.pool.free() as i64 - (replica.promised as i64 - held_by_decodes(replica) as i64);
         let mut full = false;
-        for slot in contexts(replica) {
+        let mut contexts = Contexts::new(replica);
+        while let Some(slot) = contexts.next(!full) {
             let live = &replica.live[slot as usize];
             let waits = live.phase == Phase::Waiting;
-            if waits && full {
-                continue;
-            }
             if waits && contributed.as_mut().is_some_and(|known| waits_for_prefix(replica, slot, known, env)) {
                 fitting.passed = true;
                 continue;
             }
-            let has = if waits { 0 } else { u64::from(live.target.div_ceil(replica.block_size)) };
-            let need = (to_the_end(replica, slot, env) - has) as i64;
+            let all = to_the_end(replica, slot, env);
+            let need = match waits {
+                true => all + u64::from(replica.fixed),
+                false => all - u64::from(live.target.div_ceil(replica.block_size)),
+            } as i64;
             if need > available && !waits {
                 break;
             }
@@ -129,7 +155,7 @@ impl State {
         fitting
     }
 
-    /// Where all that started have the blocks of this step: they, and who else can have his.
+    /// Where all that started stand first, and have the blocks of this step: they, and who else can have his.
     fn next_step(&self, replica: &Replica, env: &Env<'_>) -> Fitting {
         let mut fitting = Fitting { generate: true, ..Fitting::default() };
         if replica.prefills.is_empty() && replica.fetched.is_empty() {
@@ -137,14 +163,15 @@ impl State {
         }
         let mut known = contributed(replica, env);
         let mut taken = replica.decode_need();
-        for slot in contexts(replica) {
+        let mut contexts = Contexts::new(replica);
+        while let Some(slot) = contexts.next(true) {
             let live = &replica.live[slot as usize];
             if live.phase == Phase::Waiting {
                 if waits_for_prefix(replica, slot, &mut known, env) {
                     fitting.passed = true;
                     continue;
                 }
-                taken += u64::from(live.target.div_ceil(replica.block_size));
+                taken += to_start(replica, live);
                 if taken > replica.pool.free() {
                     break;
                 }
@@ -158,42 +185,46 @@ impl State {
     fn next_step_in_order(&self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) -> Fitting {
         let mut fitting = Fitting::default();
         let mut known = contributed(replica, env);
-        let of = |slot: &u32| (replica.live[*slot as usize].place, *slot);
-        let mut list: Vec<_> = replica.running.iter().map(of).collect();
-        list.extend(replica.fetched.iter().map(|(place, slot)| (Some(*place), *slot)));
-        list.sort_unstable();
-        let (mut at, mut end, mut taken) = (0, list.len(), 0);
-        while at < end {
-            let slot = list[at].1;
+        // Of those that were fetched, only who is reached is looked at: they can be many.
+        let mut started = by_place(replica, &replica.running);
+        let (mut at, mut fetched, mut end, mut taken) = (0, 0, u64::MAX, 0);
+        loop {
+            let running = started.get(at).copied();
+            let waiting = replica.fetched.range(fetched..end).next().map(|(place, slot)| (*place, *slot));
+            let Some((place, slot)) = running.into_iter().chain(waiting).min() else { return fitting };
             let live = &replica.live[slot as usize];
+            let waits = live.phase == Phase::Waiting;
+            if waits {
+                fetched = place + 1;
+            }
             let need = match live.phase {
                 Phase::Waiting => {
                     if waits_for_prefix(replica, slot, &mut known, env) {
                         fitting.passed = true;
-                        at += 1;
                         continue;
                     }
-                    u64::from(live.target.div_ceil(replica.block_size))
+                    to_start(replica, live)
                 }
                 Phase::Decode => new_blocks(replica.computed(live), 1, replica.block_size),
                 Phase::Prefill | Phase::Ending | Phase::Moving | Phase::Fetching => 0,
             };
-            let mut room = taken + need <= replica.pool.free();
-            while !room && at < end {
-                let started = |at: &usize| replica.live[list[*at].1 as usize].phase != Phase::Waiting;
-                let Some(victim) = (at..end).rev().find(started) else { return fitting };
-                let place = replica.position(list[victim].1);
-                replica.evict(place, f, env);
-                end = victim;
-                room = taken + need <= replica.pool.free();
+            while taken + need > replica.pool.free() {
+                if started.len() <= at {
+                    return fitting;
+                }
+                let Some((of_victim, victim)) = started.pop() else { return fitting };
+                let running = replica.position(victim);
+                replica.evict(running, f, env);
+                // The list ends before it.
+                end = of_victim;
+                if victim == slot {
+                    return fitting;
+                }
             }
-            if at < end {
-                taken += need;
-                fitting.list.push(slot);
-            }
-            at += 1;
+            taken += need;
+            fitting.list.push(slot);
+            at += usize::from(!waits);
         }
-        fitting
     }
 
     /// Who of them generates, unless all do, and the tokens of each prompt.
@@ -310,16 +341,47 @@ fn decodes(replica: &Replica) -> impl Iterator<Item = u32> + '_ {
     replica.running.iter().copied().filter(|slot| replica.live[*slot as usize].phase == Phase::Decode)
 }
 
-/// Prompts that are under way or were fetched, in the order of the list.
-fn contexts(replica: &Replica) -> Vec<u32> {
-    let of = |slot: &u32| (replica.live[*slot as usize].place, *slot);
-    let mut list: Vec<_> = replica.prefills.iter().map(of).collect();
-    list.extend(replica.fetched.iter().map(|(place, slot)| (Some(*place), *slot)));
+/// These requests by their place in the list.
+fn by_place(replica: &Replica, slots: &[u32]) -> Vec<(u64, u32)> {
+    let place = |slot: &u32| replica.live[*slot as usize].place.unwrap_or_else(|| unreachable!("who runs was fetched"));
+    let mut list: Vec<_> = slots.iter().map(|slot| (place(slot), *slot)).collect();
     list.sort_unstable();
-    list.into_iter().map(|(_, slot)| slot).collect()
+    list
 }
 
-/// Blocks that a request may have in the end.
+/// Prompts that are under way or were fetched, in the order of the list. Those that were fetched can be many, and are looked at
+/// one by one.
+struct Contexts<'a> {
+    started: Peekable<IntoIter<(u64, u32)>>,
+    fetched: Peekable<Iter<'a, u64, u32>>,
+}
+
+impl Contexts<'_> {
+    fn new(replica: &Replica) -> Contexts<'_> {
+        let started = by_place(replica, &replica.prefills);
+        Contexts { started: started.into_iter().peekable(), fetched: replica.fetched.iter().peekable() }
+    }
+
+    /// The next one; of those that were fetched only if `all`.
+    fn next(&mut self, all: bool) -> Option<u32> {
+        let fetched = self.fetched.peek().filter(|_| all).map(|(place, _)| **place);
+        let started = self.started.peek().map(|(place, _)| *place);
+        match (started, fetched) {
+            (None, None) => None,
+            (Some(started), fetched) if fetched.is_none_or(|fetched| started < fetched) => {
+                self.started.next().map(|(_, slot)| slot)
+            }
+            _ => self.fetched.next().map(|(_, slot)| *slot),
+        }
+    }
+}
+
+/// Blocks that a fetched request takes when it starts: those of its whole prompt, and what it holds whatever its length.
+fn to_start(replica: &Replica, live: &Live) -> u64 {
+    u64::from(live.target.div_ceil(replica.block_size) + replica.fixed)
+}
+
+/// Blocks of its tokens that a request may have in the end.
 fn to_the_end(replica: &Replica, slot: u32, env: &Env<'_>) -> u64 {
     let live = &replica.live[slot as usize];
     let most = u64::from(live.input) + u64::from(env.demand.cap(live.request, env.max_len));

@@ -130,6 +130,20 @@ pub fn blocks(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Result<u64, S
         );
         return Err(SimError::Invalid { path: "deployment.scheduler.sglang.mem_fraction_static".into(), message });
     }
+    let rest = p.kv_available / of_rest;
+    if of_rest < 1.0 && rest >= p.bytes_per_block {
+        // To three digits, rounded up.
+        let share = p.bytes_per_block / rest;
+        let digits = libm::pow(10.0, 2.0 - libm::floor(libm::log10(share)));
+        let least = (libm::ceil(share * digits) / digits).min(1.0);
+        let message = format!(
+            "no KV block fits: {of_rest} of the {:.2} GiB per GPU that weights and activations leave is less than the \
+             {:.2} MiB of a block; {least} or more would do",
+            rest / GIB,
+            p.bytes_per_block / (GIB / 1024.0),
+        );
+        return Err(SimError::Invalid { path: "deployment.scheduler.trtllm.free_gpu_memory_fraction".into(), message });
+    }
     let utilization = (p.weights + p.activations + p.non_torch + p.bytes_per_block) / GIB / gpu.memory_gib;
     if utilization <= 0.98 && of_rest == 1.0 {
         let least = libm::ceil(utilization * 100.0) / 100.0;
@@ -182,6 +196,7 @@ pub fn smallest_tp(d: &Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Option<u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::scheduler::Trtllm;
     use crate::sim::swarm::{h100, llama_8b};
 
     fn deployment() -> Deployment {
@@ -265,6 +280,20 @@ mod tests {
         let SimError::Invalid { path, message } = e else { panic!() };
         assert_eq!(path, "deployment.kv.gpu_memory_utilization");
         assert!(message.ends_with("0.26 or more would do"), "{message}");
+
+        // The share of the rest is too small; the rest is not.
+        let rules = Trtllm { free_gpu_memory_fraction: 1e-5, ..Trtllm::default() };
+        let d = Deployment { scheduler: Scheduler::Trtllm(rules), ..deployment() };
+        let e = blocks(&d, &llama_8b(), &h100()).unwrap_err();
+        let SimError::Invalid { path, message } = e else { panic!() };
+        assert_eq!(path, "deployment.scheduler.trtllm.free_gpu_memory_fraction");
+        let (_, told) = message.split_once("block; ").unwrap();
+        let least: f64 = told.strip_suffix(" or more would do").unwrap().parse().unwrap();
+        let of = |share: f64| {
+            let rules = Trtllm { free_gpu_memory_fraction: share, ..Trtllm::default() };
+            plan(&Deployment { scheduler: Scheduler::Trtllm(rules), ..deployment() }, &llama_8b(), &h100()).blocks
+        };
+        assert_eq!((of(least), of(least * 0.99)), (1, 0), "{message}");
 
         let big = ModelSpec { layers: 320, ..llama_8b() };
         let e = blocks(&deployment(), &big, &h100()).unwrap_err();

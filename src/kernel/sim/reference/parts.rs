@@ -333,6 +333,8 @@ pub(super) struct Machine {
     /// Steps that were extrapolated, and were estimates only.
     pub estimates: u64,
     pub sglang: sglang::Memory,
+    /// Nothing could be formed, and nothing has come or was freed since.
+    pub rests: bool,
     /// FasterTransformer: the requests that the batch was formed of.
     pub batch: Vec<usize>,
     /// LightLLM: steps of tokens since it looked at the queue.
@@ -365,6 +367,7 @@ impl Machine {
             estimates: 0,
             sglang: sglang::Memory::new(seed, number),
             shelf: Shelf::default(),
+            rests: false,
             noise: (pool.jitter_cv > 0.0).then(|| Noise::new(seed, number, pool.jitter_cv)),
             batch: Vec::new(),
             iterations: 0,
@@ -401,6 +404,7 @@ impl Machine {
 
     /// Gives up the blocks of a request, the last one first.
     pub(super) fn release(&mut self, ids: &[usize]) {
+        self.rests = false;
         for &id in ids.iter().rev() {
             self.blocks[id].users -= 1;
             if self.blocks[id].users == 0 {

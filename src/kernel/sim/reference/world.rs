@@ -290,6 +290,7 @@ impl<'a> World<'a> {
                 Stage::Prefill | Stage::PrefillOnly | Stage::Whole => life.queued = Some(now),
             }
             self.joins(r, i);
+            self.replicas[r].rests = false;
             self.replicas[r].waiting.push_back(i);
             self.prefetch(r, i, now);
         }
@@ -397,7 +398,7 @@ impl<'a> World<'a> {
         }
         let mut step = match self.replicas[r].next.take() {
             Some(step) => step,
-            None if self.replicas[r].idle() => return Ok(()),
+            None if self.replicas[r].idle() || self.replicas[r].rests => return Ok(()),
             None => match self.form(r, now)? {
                 Some(step) => step,
                 None => return Ok(()),

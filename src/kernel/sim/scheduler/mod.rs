@@ -14,7 +14,7 @@ mod vllm_v1;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::pools::Site;
+use crate::pools::{Role, Site};
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
 pub use faster_transformer::FasterTransformer;
 pub(in crate::sim) use faster_transformer::Padding;
@@ -124,6 +124,14 @@ impl Scheduler {
         }
     }
 
+    /// What the engine makes of its settings in a role, in place, before it does in general; path and change.
+    pub(crate) fn settle_role(d: &mut Deployment, role: Role) -> Vec<(&'static str, String)> {
+        match (&mut d.scheduler, role) {
+            (Scheduler::Sglang(rules), Role::Decode) => rules.settle_decode(&d.kv),
+            _ => Vec::new(),
+        }
+    }
+
     /// What the engine makes of its settings of its own accord, in place; the path of each change, and what it is.
     pub(crate) fn settle(d: &mut Deployment, model: &ModelSpec, gpu: &GpuSpec) -> Vec<(&'static str, String)> {
         let max_model_len = d.max_model_len.unwrap_or(model.max_pos);
@@ -202,6 +210,8 @@ pub(crate) struct Common {
     pub speculates: bool,
     /// With [`QueueOrder::Sjf`]: the most tokens that a reply may have go first, not the shortest prompt.
     pub longest_reply_first: bool,
+    /// Requests whose KV caches have come run in the order in which they came, whatever the order of the queue.
+    pub joins_in_order: bool,
     /// Who is preempted goes to the end of the queue.
     pub requeues_last: bool,
     /// Contents are found, and kept once, from the end of the step that computes them: those of a prompt as its chunks end, those
@@ -230,6 +240,7 @@ impl Common {
             asks_tiers: false,
             speculates: false,
             longest_reply_first: false,
+            joins_in_order: false,
             requeues_last: false,
             fills_late: false,
             plain: true,
@@ -245,6 +256,15 @@ fn watermark_blocks(share: f64, blocks: u64) -> u64 {
     (share * blocks as f64) as u64
 }
 
+/// The path of a share of blocks that must stay free, with those that have one.
+pub(in crate::sim) fn watermark_path(scheduler: &Scheduler) -> Option<&'static str> {
+    match scheduler {
+        Scheduler::VllmV0(_) => Some("deployment.scheduler.vllm_v0.watermark"),
+        Scheduler::Sarathi(_) => Some("deployment.scheduler.sarathi.watermark_blocks_fraction"),
+        _ => None,
+    }
+}
+
 /// What is wrong with a share of blocks that must stay free.
 fn bad_watermark(path: &'static str, share: f64) -> Option<(&'static str, String)> {
     let fine = (0.0..1.0).contains(&share);
@@ -252,7 +272,7 @@ fn bad_watermark(path: &'static str, share: f64) -> Option<(&'static str, String
 }
 
 /// What is wrong with a time of the host per step.
-fn bad_overhead(path: &'static str, us: f64) -> Option<(&'static str, String)> {
+pub(in crate::sim) fn bad_overhead(path: &'static str, us: f64) -> Option<(&'static str, String)> {
     let fine = (0.0..=OVERHEAD_MAX_US).contains(&us);
     (!fine).then(|| (path, format!("is {us}; must be 0 to {OVERHEAD_MAX_US} microseconds")))
 }

@@ -24,6 +24,9 @@
 //! | 18. CUDA graphs: a step of replies is padded to the next captured size; beyond the largest it runs without | server_args.py `_generate_cuda_graph_batch_sizes` | `graphs_pad` |
 //! | 19. A prompt has at most `limit - 7` tokens, prompt and output `limit - 2`, where `limit` is the least of context length and cache | scheduler.py `init_req_max_new_tokens`, tp_worker.py | `lengths` |
 //! | 20. `num_continuous_decode_steps` with `disable_overlap_schedule`: so many steps of replies before the queue is looked at | 0.3.5 `event_loop_normal`; read nowhere since | `continuous_decode_steps` |
+//! | 21. **Disaggregation.** On a decode server, requests whose KV caches have come join the step of replies in the order in which they came, as far as there are seats; one of a reply that ended is there after the next step of replies | disaggregation/decode.py `get_new_prebuilt_batch` | `caches_that_came_join_where_there_are_seats` |
+//! | 22. ... it keeps no prefixes | server_args.py `_handle_pd_disaggregation` | `a_decode_server_keeps_no_prefixes` |
+//! | 23. A prefill server counts on one token of each request | disaggregation/prefill.py `max_new_tokens = 1` | `a_prefill_server_expects_one_token_of_each` |
 //!
 //! **Parallelism.** `tp_size`, `dp_size` and `pp_size` are other names of the deployment's `tp`, `dp` and `pp`, from which GPUs,
 //! memory and times follow: a field of the deployment that is 1 takes what is said here, else both must agree. With
@@ -48,10 +51,15 @@
 //! - The order of the running requests, which breaks ties of retraction, is that of their admission. `lof` breaks ties by arrival.
 //! - Where SGLang would stop (a step's pages are missing even with one request left, or for a prompt that was cut, or for a mixed
 //!   step), the last request is retracted too, the prompt is cut shorter, or waits, or the step is not mixed.
+//! - Between prefill and decode servers requests wait and move as everywhere in this simulator ([`crate::sim`]): the prompt is
+//!   computed before there is room for it on the decode server, and room is its tokens and one more; SGLang gives room first, and
+//!   wants `num_reserved_decode_tokens` free for each request there. Who is retracted on a decode server computes its prompt
+//!   again there, before all replies; SGLang copies its cache to the host and back. Where prompts that wait for room hold the pages
+//!   that one that was cut lacks, that waits.
 //! - A client that goes is noticed between steps, and its request leaves at once.
 //! - Random orders are not Python's. Data-parallel ranks do not wait for each other, pipeline stages do not work on several
 //!   batches. What a request holds for windows and states is taken as it is admitted, as everywhere in this simulator, not from
-//!   pools of their own. Left out: priorities, speculative decoding, LoRA, hierarchical caches, disaggregation, grammars,
+//!   pools of their own. Left out: priorities, speculative decoding, LoRA, hierarchical caches, grammars,
 //!   `ignore_eos` estimates without the radix cache.
 
 mod kernels;
@@ -235,6 +243,7 @@ impl Sglang {
             }
         };
         Common {
+            joins_in_order: true,
             longest_reply_first: self.schedule_policy == SchedulePolicy::Lof,
             requeues_last: true,
             fills_late: true,

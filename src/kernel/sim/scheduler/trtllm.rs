@@ -18,7 +18,8 @@
 //! | 7. **Tokens.** Those who may run are taken in the order of the list (with rules 2 and 3 those that generate first), while tokens are left of `max_num_tokens`: one for each that generates; for a prompt all of it, also what is in the cache. The first that does not fit ends it. | micro | `tokens_end_the_step`, `generation_goes_before_context` |
 //! | 8. **Chunks.** With `enable_chunked_context` prompts share what those that generate leave. If that is less than all, `FIRST_COME_FIRST_SERVED` gives each in turn all that it lacks, or what is left, rounded down to whole blocks; one that gets none is passed over, and a later one may fit. `EQUAL_PROGRESS` gives each in turn another block, or the rest of its prompt, passing over whom that is too much for, until nobody gets any. | micro `setCtxRequestsChunkSize`, creator: the unit is a block | `chunks_are_cut_to_blocks_first_come_first_served`, `chunks_make_equal_progress` |
 //! | 9. **Prefixes.** A prompt that starts takes the blocks of all of it at once. What is found of it in the cache, all but its last token at most, is not computed: its first chunk begins behind, and if it is not its last, ends with the last whole block that lies within the tokens of rule 8. | kv `addSequence`, req `setPrepopulatedPromptLen` | `a_first_chunk_begins_behind_the_prefix` |
-//! | 10. **Requests** whose prompt exceeds `max_num_tokens` without chunks are rejected (`RequestError`); a cap beyond the longest sequence is lowered to it; without a cap it is all the rest of it. | worker `_deduce_max_tokens`, `_enqueue_request` | `a_prompt_beyond_a_step_is_rejected` |
+//! | 10. **Windows and states.** A fetched request needs, beside the blocks of its tokens (rules 2 to 4), those that it will hold whatever its length; one that started has them, and gives them back when it is paused. | kv `BlockManager`: every window has blocks of its own, and who starts must find enough in each | `windows_are_needed_to_start` |
+//! | 11. **Requests** whose prompt exceeds `max_num_tokens` without chunks are rejected (`RequestError`); a cap beyond the longest sequence is lowered to it; without a cap it is all the rest of it. | worker `_deduce_max_tokens`, `_enqueue_request` | `a_prompt_beyond_a_step_is_rejected` |
 //!
 //! Generation requests and prompts share steps. `max_seq_len` is `deployment.max_model_len` (lowered to what the cache
 //! holds), `tokens_per_block` is `kv.block_size` (there 32 by default), `enable_block_reuse` is `kv.enable_prefix_caching`;
@@ -41,8 +42,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Common, QueueOrder};
 use crate::pools::Site;
+use crate::scenario::KvCache;
 use crate::sim::engine;
-use crate::sim::kv::plan;
 
 /// TensorRT-LLM's in-flight batching, under its own names and defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -107,11 +108,6 @@ impl Default for Trtllm {
     }
 }
 
-/// Share of the GPU's memory that a deployment says nothing about.
-const UTILIZATION: f64 = 0.9;
-/// Longest time of the host, in microseconds.
-const OVERHEAD_MAX_US: f64 = 60e6;
-
 impl Trtllm {
     pub(super) fn common(&self) -> Common {
         Common {
@@ -146,16 +142,15 @@ impl Trtllm {
             let message = format!("is {fraction}; must be above 0, and 1 at most");
             found.push(("deployment.scheduler.trtllm.free_gpu_memory_fraction", message));
         }
-        if kv.gpu_memory_utilization != UTILIZATION {
+        if kv.gpu_memory_utilization != KvCache::default().gpu_memory_utilization {
             let message = "is vLLM's; TensorRT-LLM gives the cache a share of what is left beside weights and \
                            activations, scheduler.trtllm.free_gpu_memory_fraction";
             found.push(("deployment.kv.gpu_memory_utilization", message.to_string()));
         }
-        let us = self.scheduler_overhead_us;
-        if !(0.0..=OVERHEAD_MAX_US).contains(&us) {
-            let message = format!("is {us}; must be 0 to {OVERHEAD_MAX_US} microseconds");
-            found.push(("deployment.scheduler.trtllm.scheduler_overhead_us", message));
-        }
+        found.extend(super::bad_overhead(
+            "deployment.scheduler.trtllm.scheduler_overhead_us",
+            self.scheduler_overhead_us,
+        ));
         if self.enable_chunked_context && self.max_num_tokens > 0 && self.max_num_tokens < kv.block_size {
             let message = format!(
                 "is {}, less than the {} tokens of a block: chunks are cut to whole blocks, and a longer prompt would \
@@ -168,14 +163,6 @@ impl Trtllm {
     }
 
     pub(in crate::sim) fn problems_of_cache(&self, site: &Site, blocks: u64) -> Vec<(&'static str, String)> {
-        let fixed = plan::blocks_per_request(&site.deployment, &site.model);
-        if fixed > 0 {
-            let message = format!(
-                "would hold {fixed} blocks of every request for windows or states, which this scheduler's count of blocks does \
-                 not know; with windows alone, write `kv: {{ disable_hybrid_kv_cache_manager: true }}`"
-            );
-            return vec![("deployment.model", message)];
-        }
         let longest = engine::max_len(&site.deployment, &site.model, blocks);
         let pauses = self.capacity_scheduler_policy == CapacitySchedulerPolicy::MaxUtilization;
         if !pauses || self.enable_chunked_context || self.max_num_tokens >= longest - 1 {

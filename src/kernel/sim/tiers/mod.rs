@@ -11,8 +11,9 @@
 //!
 //! 1. **Where.** Every engine has tiers of its own, in the order of `deployment.kv.tiers`; one that is `shared` is one store,
 //!    with one set of places for transfers, for all engines of the deployment (of the pool). At one instant what steps that end
-//!    fill is stored first, engine by engine; then each engine in turn does what it does with its queue and its next step. A tier holds blocks of `block_size`
-//!    tokens (*stored blocks*); each is known by its content and all before it, as in the prefix cache.
+//!    fill is stored first, engine by engine; then each engine in turn does what it does with its queue and its next step. A
+//!    tier holds blocks of `block_size` tokens (*stored blocks*); each is known by its content and all before it, as in the
+//!    prefix cache.
 //! 2. **Lookup.** When a waiting request would be admitted, and the blocks of its whole prompt (with what it generated before a
 //!    preemption) are free beyond those that it shares, the tiers are asked for what follows its hits in the GPU's cache: the
 //!    first tier that has the next block is used as far as it has them, then the first that has the one after that, and so

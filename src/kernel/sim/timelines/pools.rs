@@ -9,7 +9,7 @@ use crate::scenario::KvCache;
 /// Bytes of a block of four tokens of Llama 3.1 8B: 32 layers, keys and values of 8 heads of 128, two bytes each.
 const BLOCK: u128 = 4 * 32 * 2 * 8 * 128 * 2;
 
-fn pool(s: &mut Scenario, name: &str, role: Role, replicas: u32) {
+pub(super) fn pool(s: &mut Scenario, name: &str, role: Role, replicas: u32) {
     let pool = Pool {
         role,
         replicas,
@@ -32,7 +32,7 @@ fn pool(s: &mut Scenario, name: &str, role: Role, replicas: u32) {
 }
 
 /// `prompts` prefill replicas from engine 0 on, and one decode replica.
-fn split(s: &mut Scenario, prompts: u32, first_token: FirstToken) {
+pub(super) fn split(s: &mut Scenario, prompts: u32, first_token: FirstToken) {
     pool(s, "prompts", Role::Prefill, prompts);
     pool(s, "replies", Role::Decode, 1);
     s.deployment.disaggregation.first_token = first_token;

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::pools::split;
 use super::{
-    Ask, ENGINES, Quirks, Rows, Summary, linear, ms, request_text, requests, scenario as with_vllm, step_text, whatever,
+    Ask, ENGINES, Quirks, Rows, Summary, cluster_text, linear, ms, request_text, requests, scenario as with_vllm,
+    step_text, whatever,
 };
-use crate::scenario::Scenario;
+use crate::pools::{Contention, FirstToken};
+use crate::scenario::{KvCache, Scenario};
 use crate::sim::scheduler::{AttentionBackend, KernelCost, SchedulePolicy, Scheduler, Sglang};
 use std::sync::atomic::AtomicBool;
 
@@ -480,5 +483,73 @@ fn overlap_hides_the_host() {
         &["finished q0 s0 f1.5 d1.5 o1"],
         &[],
         whatever,
+    );
+}
+
+/// One prefill and one decode server, transfers that do not share.
+#[track_caller]
+fn check_split(edit: impl Fn(&mut Scenario, &mut Sglang), asked: &[Ask], rows: &[&str]) {
+    let apart = |s: &mut Scenario, rules: &mut Sglang| {
+        split(s, 1, FirstToken::Transfer);
+        s.deployment.disaggregation.transfer.contention = Contention::None;
+        edit(s, rules);
+    };
+    rows_of(apart, asked, |name, got, _| {
+        let texts: Vec<String> = got.requests.iter().map(cluster_text).collect();
+        assert_eq!(texts, rows, "requests of the {name}");
+    });
+}
+
+#[test]
+fn caches_that_came_join_where_there_are_seats() {
+    // The third's cache is there at 3 ms. The first is done at 4, which is noticed by the step of replies that begins then.
+    check_split(
+        |_, r| r.max_running_requests = Some(2),
+        &[ask(0.0, 4, 3, 3), ask(0.0, 4, 5, 5), ask(0.0, 4, 3, 3)],
+        &[
+            "finished q0 s0 f2 d4 o3 @1 via 0 p1 k2",
+            "finished q0 s0 f2 d6 o5 @1 via 0 p1 k2",
+            "finished q0 s1 f3 d7 o3 i4/2.98/3 @1 via 0 p2 k3",
+        ],
+    );
+    // With one seat nobody is left at 4 ms: it is looked again at once.
+    check_split(
+        |_, r| r.max_running_requests = Some(1),
+        &[ask(0.0, 4, 3, 3), ask(0.0, 4, 3, 3)],
+        &["finished q0 s0 f2 d4 o3 @1 via 0 p1 k2", "finished q0 s1 f3 d6 o3 i3/1.99/2 @1 via 0 p2 k3"],
+    );
+}
+
+#[test]
+fn a_prefill_server_expects_one_token_of_each() {
+    // 20 tokens: the first takes 8, and may get 1 more; the second needs 7 and 1. With 5 each, it would wait.
+    let small = |s: &mut Scenario, _: &mut Sglang| {
+        let kv = KvCache { num_gpu_blocks: Some(5), ..s.deployment.kv.clone() };
+        let Some(prompts) = s.deployment.pools.get_mut("prompts") else { panic!() };
+        prompts.kv = Some(kv);
+    };
+    let asked = [ask(0.0, 7, 2, 5), ask(0.0, 7, 2, 5)];
+    check_split(small, &asked, &["finished q0 s0 f3 d4 o2 @1 via 0 p1 k3"; 2]);
+    let alone = |s: &mut Scenario, r: &mut Sglang| {
+        blocks(s, 5);
+        r.schedule_conservativeness = 1.0;
+    };
+    check(
+        alone,
+        &asked,
+        &["finished q0 s0 f1 d2 o2", "finished q0 s2 f3 d4 o2"],
+        &["0+1 d0 p7/1 c0 r1 w1 x0 b2"],
+        whatever,
+    );
+}
+
+#[test]
+fn a_decode_server_keeps_no_prefixes() {
+    // The same prompt again: found by the prefill server, sent whole.
+    let same = |at| Ask { blocks: &[1, 2], ..ask(at, 8, 2, 2) };
+    check_split(
+        |_, _| (),
+        &[same(0.0), same(5.0)],
+        &["finished q0 s0 f3 d4 o2 @1 via 0 p1 k3", "finished q5 s5 f8 d9 o2 c4 @1 via 0 p6 k8"],
     );
 }

@@ -1,5 +1,6 @@
 //! Timelines of TensorRT-LLM's batch manager.
 
+use super::orca::windows;
 use super::*;
 use crate::sim::scheduler::{CapacitySchedulerPolicy, ContextChunkingPolicy, Trtllm};
 
@@ -256,5 +257,33 @@ fn a_prompt_under_way_goes_on_behind_one_that_does_not_fit() {
         &[first, may_need_all, capped(0.0, 16, 1, 4)],
         &["finished q0 s0 f2 d2 o1", "finished q0 s3 f4 d4 o1 c8", "finished q0 s0 f3 d3 o1"],
         &["0+1 d0 p8/2 c0 r2 w1 x0 b6", "1+1 d0 p8/2 c8 r2 w1 x0 b6", "2+1 d0 p8/1 c8 r1 w1 x0 b4"],
+    );
+}
+
+#[test]
+fn windows_are_needed_to_start() {
+    // Half of the layers see four tokens: they and a block are two blocks for each. The first may need 4 in all, the others
+    // 3 each: nine hold two of them, ten all.
+    let of = |count: u64, third: &str, steps: &[&str]| {
+        let edit = |s: &mut Scenario, _: &mut Trtllm| {
+            blocks(s, count);
+            windows(s, 4);
+        };
+        let rows = ["finished q0 s0 f1 d2 o2", "finished q0 s0 f1 d1 o1", third];
+        check(100, edit, &[ask(0.0, 3, 2), ask(0.0, 3, 1), ask(0.0, 3, 1)], &rows, steps);
+    };
+    of(9, "finished q0 s1 f2 d2 o1", &["0+1 d0 p6/2 c0 r2 w1 x0 b6", "1+1 d1 p3/1 c3 r2 w0 x0 b6"]);
+    of(10, "finished q0 s0 f1 d1 o1", &["0+1 d0 p9/3 c0 r3 w0 x0 b9", "1+1 d1 p0/0 c3 r1 w0 x0 b3"]);
+    // At 1 ms the second gives back three of seven blocks, and has to have four to come back.
+    check(
+        0,
+        |s, r| {
+            blocks(s, 7);
+            windows(s, 4);
+            max_utilization(s, r);
+        },
+        &[ask(0.0, 4, 6), ask(0.0, 4, 4)],
+        &["finished q0 s0 f1 d6 o6", "finished q0 s0 f1 d9 o4 p1 l6 a4 i8/5.9/6"],
+        &["0+1 d0 p8/2 c0 r2 w0 x0 b6", "1+1 d1 p0/0 c4 r1 w1 x1 b4", "2+1 d1 p0/0 c5 r1 w1 x0 b4"],
     );
 }

@@ -129,7 +129,7 @@ impl State {
         self.taken.push((slot, live.computed, tokens as u32));
         adder.pages += new_blocks(live.computed, tokens as u32, r.block_size);
         let whole = tokens == rest;
-        let reply = if whole { self.clipped(env.demand.cap(live.request, env.max_len)) } else { 0 };
+        let reply = if whole { self.clipped(r.most_out(slot, env)) } else { 0 };
         adder.add(tokens, reply);
         adder.cut = !whole;
     }
@@ -164,7 +164,7 @@ impl State {
             return Err(Stop::Other);
         }
         let live = &r.live[slot as usize];
-        let (target, cap) = (live.target, env.demand.cap(live.request, env.max_len));
+        let (target, cap) = (live.target, r.most_out(slot, env));
         let (hits, idle) = r.prefix_of(slot, env);
         let computed = hits * r.block_size;
         let rest = i64::from(target - computed);

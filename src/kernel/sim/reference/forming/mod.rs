@@ -76,6 +76,11 @@ impl World<'_> {
             return Err(failed);
         }
         if forming.batch.is_empty() && forming.preempted == 0 && self.replicas[r].current.is_none() {
+            // To look is to change the order of the queue.
+            if matches!(pool.scheduler, Scheduler::Sglang(_)) {
+                self.replicas[r].rests = true;
+                self.fire("sglang: rests");
+            }
             return Ok(None);
         }
         for part in &mut forming.batch {
@@ -399,7 +404,7 @@ impl World<'_> {
         let fits = self.extend(r, i, 1);
         assert!(fits, "a request whose KV cache has come holds the block of its next token");
         f.batch.push(self.part(i, decode, from, 1, from));
-        f.budget -= 1;
+        f.budget = f.budget.saturating_sub(1);
     }
 
     /// Blocks for so many tokens are free, of which these hold the first.

@@ -2,13 +2,14 @@
 //! are asked for.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use rand_pcg::Pcg64;
 
 use super::Forming;
 use crate::rng;
 use crate::sim::latency::BatchShape;
+use crate::sim::reference::parts::Stage;
 use crate::sim::reference::pools::Pool;
 use crate::sim::reference::world::World;
 use crate::sim::scheduler::{SchedulePolicy, Sglang};
@@ -89,6 +90,16 @@ impl Adder {
 
 impl World<'_> {
     pub(super) fn form_sglang(&mut self, r: usize, rules: &Sglang, f: &mut Forming) {
+        // Those whose KV caches have come are no part of the queue.
+        let (mut came, queue) = self.replicas[r].waiting.iter().copied().partition(|i| self.lives[*i].ready);
+        self.replicas[r].waiting = queue;
+        self.form_with(r, rules, &mut came, f);
+        while let Some(i) = came.pop_back() {
+            self.replicas[r].waiting.push_front(i);
+        }
+    }
+
+    fn form_with(&mut self, r: usize, rules: &Sglang, came: &mut VecDeque<usize>, f: &mut Forming) {
         if self.replicas[r].running.is_empty() && f.now > self.replicas[r].sglang.ended {
             self.fire("sglang: idle");
             let numbers = self.replicas[r].sglang.numbers.take();
@@ -104,7 +115,7 @@ impl World<'_> {
                 memory.unasked = 0;
             } else {
                 self.fire("sglang: replies in a row");
-                self.replies(r, rules, f);
+                self.replies(r, rules, came, f);
                 if !f.batch.is_empty() {
                     return;
                 }
@@ -112,10 +123,10 @@ impl World<'_> {
         }
         loop {
             self.prompts(r, rules, f);
-            if !f.batch.is_empty() || self.replicas[r].sglang.list.is_empty() {
+            if !f.batch.is_empty() || self.replicas[r].sglang.list.is_empty() && came.is_empty() {
                 return;
             }
-            self.replies(r, rules, f);
+            self.replies(r, rules, came, f);
             if !f.batch.is_empty() {
                 return;
             }
@@ -164,6 +175,9 @@ impl World<'_> {
     }
 
     fn most_out(&self, r: usize, i: usize) -> i64 {
+        if matches!(self.lives[i].stage, Stage::Prefill | Stage::PrefillOnly) {
+            return 1;
+        }
         i64::from(self.demand.cap(self.lives[i].request, self.replicas[r].pool.max_len as u32))
     }
 
@@ -385,12 +399,19 @@ impl World<'_> {
         self.alive(r).iter().filter(|i| full(i)).count()
     }
 
-    /// `update_running_batch`.
-    fn replies(&mut self, r: usize, rules: &Sglang, f: &mut Forming) {
+    /// `get_new_prebuilt_batch`, `update_running_batch`.
+    fn replies(&mut self, r: usize, rules: &Sglang, came: &mut VecDeque<usize>, f: &mut Forming) {
         let before = self.replicas[r].sglang.list.len();
+        let seats = (rules.settled.running_max as usize).saturating_sub(before);
+        let joins: Vec<usize> = came.drain(..came.len().min(seats)).collect();
+        if !came.is_empty() {
+            self.fire("sglang: no seat for a cache that has come");
+        }
         self.replicas[r].sglang.list = self.alive(r);
         if self.replicas[r].sglang.list.is_empty() {
             self.replicas[r].sglang.full = false;
+        }
+        if self.replicas[r].sglang.list.is_empty() && joins.is_empty() {
             return;
         }
         if self.pages_of_replies(r) > self.replicas[r].free.len() {
@@ -404,8 +425,14 @@ impl World<'_> {
             let fits = self.go_on(r, i, 1, f);
             assert!(fits, "its page was counted");
         }
+        for i in joins {
+            self.fire("sglang: a cache has come");
+            self.replicas[r].waiting.push_front(i);
+            self.seat_ready(r, 0, f);
+            self.replicas[r].sglang.list.push(i);
+        }
         let memory = &mut self.replicas[r].sglang;
-        if !list.is_empty() {
+        if !f.batch.is_empty() {
             let steps = if rules.disable_overlap_schedule { rules.num_continuous_decode_steps.max(1) } else { 1 };
             memory.unasked = if memory.unasked == 0 { steps - 1 } else { memory.unasked - 1 };
         }

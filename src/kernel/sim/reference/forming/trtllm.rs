@@ -76,7 +76,12 @@ impl World<'_> {
     fn remaining_blocks(&self, r: usize, i: usize) -> usize {
         let life = &self.lives[i];
         let cap = self.demand.cap(life.request, self.replicas[r].pool.max_len as u32) as usize;
-        self.blocks_of(r, life.prompt + cap) - life.blocks.len()
+        self.blocks_of(r, life.prompt + cap) - life.blocks.len() + self.fixed_to_take(r, i)
+    }
+
+    /// Blocks that it holds whatever its length, until it has them.
+    fn fixed_to_take(&self, r: usize, i: usize) -> usize {
+        if self.started(r, i) { 0 } else { self.replicas[r].pool.fixed }
     }
 
     /// What GUARANTEED_NO_EVICT and STATIC_BATCH let run.
@@ -107,6 +112,9 @@ impl World<'_> {
             }
             let needed = self.remaining_blocks(r, i) as i64;
             if needed > available {
+                if !self.started(r, i) && needed - self.replicas[r].pool.fixed as i64 <= available {
+                    self.fire("trtllm: windows and states do not fit");
+                }
                 let rule = match self.started(r, i) {
                     true => "trtllm: a context under way is overtaken",
                     false => "trtllm: not enough blocks to completion",
@@ -142,6 +150,9 @@ impl World<'_> {
                 let Some(last) = list.iter().rposition(|other| self.started(r, *other)).filter(|last| *last >= at)
                 else {
                     self.fire("trtllm: not enough blocks for a step");
+                    if self.fixed_to_take(r, i) > 0 {
+                        self.fire("trtllm: windows and states do not fit");
+                    }
                     break 'list;
                 };
                 self.fire(if last == at { "trtllm: pauses himself" } else { "trtllm: pauses the last" });
@@ -165,7 +176,7 @@ impl World<'_> {
     fn blocks_of_one_step(&self, r: usize, i: usize) -> usize {
         let life = &self.lives[i];
         match (self.started(r, i), self.generates(r, i)) {
-            (false, _) => self.blocks_of(r, self.context_length(i)),
+            (false, _) => self.blocks_of(r, self.context_length(i)) + self.fixed_to_take(r, i),
             (true, false) => 0,
             (true, true) => self.blocks_of(r, life.computed + 1) - self.blocks_of(r, life.computed),
         }
@@ -176,7 +187,7 @@ impl World<'_> {
         let machine = &self.replicas[r];
         let mut users: Vec<usize> = machine.blocks.iter().map(|block| block.users).collect();
         for i in paused {
-            self.lives[*i].blocks.iter().for_each(|block| users[*block] -= 1);
+            self.lives[*i].blocks.iter().chain(&machine.fixed[i]).for_each(|block| users[*block] -= 1);
         }
         users.iter().filter(|users| **users == 0).count()
     }

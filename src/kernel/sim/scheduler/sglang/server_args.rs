@@ -6,14 +6,13 @@ use crate::pools::Site;
 use crate::scenario::{Deployment, GpuSpec, KvCache, ModelSpec};
 use crate::sim::engine;
 use crate::sim::kv::plan;
-use crate::sim::scheduler::Scheduler;
+use crate::sim::scheduler::{OVERHEAD_MAX_US, Scheduler, bad_overhead};
 
 /// A setting (dotted path) and what is to be told of it.
 type Told = (&'static str, String);
 
 /// `kv.block_size` where nobody says it.
 const BLOCK_SIZE_UNSAID: u32 = 16;
-const OVERHEAD_MAX_US: f64 = 60e6;
 const FACTOR_MAX: f64 = 1e3;
 
 /// Puts what SGLang makes of its settings into the deployment; what a user would want to know of that.
@@ -39,6 +38,14 @@ pub(in crate::sim::scheduler) fn settle(d: &mut Deployment, model: &ModelSpec, g
 }
 
 impl Sglang {
+    /// `_handle_pd_disaggregation`: a decode server keeps no prefixes.
+    pub(in crate::sim::scheduler) fn settle_decode(&mut self, kv: &KvCache) -> Vec<Told> {
+        let had = kv.enable_prefix_caching && !self.disable_radix_cache;
+        self.disable_radix_cache = true;
+        let what = "true: a decode server keeps no prefixes (KV cache is forced as chunk cache for decode server)";
+        if had { vec![("deployment.scheduler.sglang.disable_radix_cache", what.into())] } else { Vec::new() }
+    }
+
     /// Tensor-, pipeline- and data-parallel size of a deployment: its own, or where it has 1, these.
     pub(crate) fn sizes(&self, (tp, pp, dp): (u32, u32, u32)) -> (u32, u32, u32) {
         let or = |own: u32, other: Option<u32>| if own == 1 { other.unwrap_or(1) } else { own };
@@ -260,19 +267,13 @@ impl Sglang {
                 1.0,
                 "must be 0 to 1",
             ),
-            (
-                "deployment.scheduler.sglang.scheduler_overhead_us",
-                self.scheduler_overhead_us,
-                OVERHEAD_MAX_US,
-                "must be 0 to 60000000 microseconds",
-            ),
         ] {
             if !(0.0..=max).contains(&value) {
                 p.push((path, format!("is {value}; {must}")));
             }
         }
-        let share = self.mem_fraction_static.unwrap_or(0.9);
-        if !(share > 0.0 && share < 1.0) {
+        p.extend(bad_overhead("deployment.scheduler.sglang.scheduler_overhead_us", self.scheduler_overhead_us));
+        if let Some(share) = self.mem_fraction_static.filter(|share| !(*share > 0.0 && *share < 1.0)) {
             p.push((
                 "deployment.scheduler.sglang.mem_fraction_static",
                 format!("is {share}; must be above 0 and below 1"),

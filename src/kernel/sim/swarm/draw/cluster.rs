@@ -165,7 +165,7 @@ fn signals(dice: &mut Dice) -> Signals {
     Signals { refresh_ms, delay_ms }
 }
 
-fn disaggregation(dice: &mut Dice, sizes: &Sizes) -> Disaggregation {
+pub(super) fn disaggregation(dice: &mut Dice, sizes: &Sizes) -> Disaggregation {
     let above = Threshold { above: dice.range(0, sizes.longest) };
     Disaggregation {
         decider: match dice.range(0, 7) {

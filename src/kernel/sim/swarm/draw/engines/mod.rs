@@ -54,6 +54,7 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
     // Adapters, for whoever heeds them.
     let common = s.deployment.scheduler.common();
     let heeds = common.is_some_and(|c| c.knows_adapters && c.policy != QueueOrder::Fair);
+    let heeds = heeds && s.deployment.pools.is_empty();
     if heeds && s.deployment.kv.tiers.is_empty() && dice.one_in(4) {
         lora::draw(dice, &sizes, &mut s);
     }

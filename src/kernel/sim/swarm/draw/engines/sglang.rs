@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{Dice, Sizes};
+use super::super::{Dice, Sizes, cluster};
+use crate::pools::{Decider, FirstToken, Pool, PoolFacts, Role};
 use crate::scenario::Scenario;
 use crate::sim::kv::plan;
 use crate::sim::scheduler::{AttentionBackend, KernelCost, SchedulePolicy, Scheduler, Sglang};
@@ -38,6 +39,9 @@ pub(super) const RULES: &[&str] = &[
     "sglang: without a graph",
     "sglang: kernels cost",
     "sglang: replies in a row",
+    "sglang: a cache has come",
+    "sglang: no seat for a cache that has come",
+    "sglang: rests",
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
@@ -92,7 +96,49 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
     if let Some(blocks) = &mut s.deployment.kv.num_gpu_blocks {
         *blocks = (*blocks).max(fixed + 10_u64.div_ceil(page as u64));
     }
+    let split = dice.one_in(3);
+    if split && rules.schedule_policy == SchedulePolicy::Random {
+        rules.schedule_policy = SchedulePolicy::Lpm;
+    }
     s.deployment.scheduler = Scheduler::Sglang(rules);
+    if split {
+        parts(dice, sizes, s);
+    }
+}
+
+/// Prefill and decode servers.
+fn parts(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
+    let roles = dice.pick(&[
+        vec![Role::Prefill, Role::Decode],
+        vec![Role::Decode, Role::Prefill],
+        vec![Role::Decode, Role::Prefill, Role::Decode],
+        vec![Role::Prefill, Role::Decode, Role::Prefill],
+    ]);
+    for (role, name) in roles.into_iter().zip(["a", "b", "c"]) {
+        let mut kv = s.deployment.kv.clone();
+        kv.num_gpu_blocks = kv.num_gpu_blocks.map(|blocks| blocks * u64::from(dice.range(1, 2)));
+        let pool = Pool {
+            role,
+            replicas: dice.pick(&[1, 1, 2]),
+            model: None,
+            gpu: None,
+            tp: None,
+            pp: None,
+            dp: None,
+            enable_expert_parallel: None,
+            dtype: None,
+            max_model_len: None,
+            scheduler: None,
+            kv: if dice.one_in(2) { Some(kv) } else { None },
+            latency: None,
+        };
+        s.deployment.pools.insert(name.to_string(), pool);
+        s.pools.push(PoolFacts::new(&s.model, &s.gpu));
+    }
+    let mut rules = cluster::disaggregation(dice, sizes);
+    rules.decider = Decider::Always;
+    rules.first_token = dice.pick(&[FirstToken::Prefill, FirstToken::Transfer]);
+    s.deployment.disaggregation = rules;
 }
 
 fn costs(dice: &mut Dice) -> BTreeMap<String, BTreeMap<String, KernelCost>> {

@@ -1,6 +1,6 @@
 //! Scenarios of [`Trtllm`].
 
-use super::super::{Dice, Sizes};
+use super::super::{Dice, Sizes, kinds_of_layers};
 use crate::scenario::Scenario;
 use crate::sim::scheduler::{CapacitySchedulerPolicy, ContextChunkingPolicy, QueueOrder, Scheduler, Trtllm};
 
@@ -19,9 +19,11 @@ pub(super) const RULES: &[&str] = &[
     "trtllm: a later chunk fits",
     "trtllm: chunks of equal progress",
     "trtllm: a first chunk behind a prefix",
+    "trtllm: windows and states do not fit",
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
+    kinds_of_layers(s.seed, s);
     let policies = [
         CapacitySchedulerPolicy::GuaranteedNoEvict,
         CapacitySchedulerPolicy::MaxUtilization,
