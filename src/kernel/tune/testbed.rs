@@ -383,3 +383,50 @@ pub fn median(mut xs: Vec<f64>) -> f64 {
     xs.sort_by(f64::total_cmp);
     xs[xs.len() / 2]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The points and values of `tests/bench/samplers/functions.py`, which are computed independently.
+    #[test]
+    fn functions_are_those_that_other_programs_are_measured_on() {
+        let far = |n: usize, x: f64| vec![json!(x); n];
+        let engine = json!([
+            2,
+            "fa3",
+            null,
+            8192,
+            2,
+            "lpm",
+            2,
+            null,
+            "triton",
+            64,
+            48,
+            true,
+            false,
+            true,
+            4,
+            true,
+            4,
+            "flashinfer"
+        ]);
+        let engine = engine.as_array().unwrap().clone();
+        let lof = json!(["lof", 2, 300, 64, 0.7, 0.5, 0.25]).as_array().unwrap().clone();
+        for (problem, point, expect) in [
+            (branin(), vec![json!(std::f64::consts::PI), json!(2.275)], vec![0.397_887_357_729_738_16]),
+            (hartmann6(), far(6, 0.5), vec![-0.505_314_991_702_233_3]),
+            (rosenbrock5(), far(5, 2.0), vec![1604.0]),
+            (mixed_single(), lof, vec![2.875_786_894_194_076_7]),
+            (zdt1(), far(30, 0.25), vec![0.25, 2.348_612_181_134_002_6]),
+            (zdt2(), far(30, 0.25), vec![0.25, 3.230_769_230_769_231]),
+            (dtlz2(), far(12, 0.25), vec![1.387_024_259_714_069_8, 0.574_524_259_714_069_8, 0.621_860_577_593_270_8]),
+            (tuner(), engine, vec![0.188_383_379_489_500_6, -26.733_969_810_595_074]),
+        ] {
+            let got = (problem.objectives)(&point).unwrap();
+            let near = got.iter().zip(&expect).all(|(a, b)| (a - b).abs() <= 1e-12 * b.abs().max(1.0));
+            assert!(near && got.len() == expect.len(), "{}: {got:?} instead of {expect:?}", problem.name);
+        }
+    }
+}
