@@ -1,10 +1,10 @@
 //! What the samplers cost, and what they find: microseconds per trial, and the median result over some seeds.
 //!
-//! `cargo run --release -p pipe-kernel --example samplers -- 5`: number of seeds; a second argument names one problem, a
-//! third one sampler, a fourth sets the number of trials. Of one objective the least value is told, of several the share
-//! of the best volume. Time is that of the processor where the system tells it (Linux), so that other programs do not
-//! count; the evaluation of the problem, its rules and the choice of legal points are part of it. The last line is 100,000
-//! trials of NSGA-II.
+//! `cargo run --release -p pipe-kernel --example samplers -- 5`: number of seeds; a second argument names one problem,
+//! a third one sampler, a fourth sets the number of trials. Of one objective the least value is told, of several the
+//! share of the best volume. Time is that of the processor where the system tells it (Linux), so that other programs do not
+//! count; the evaluation of the problem, its rules and the choice of legal points are part of it. The last line is
+//! 100,000 trials of NSGA-II.
 
 use std::time::Instant;
 

@@ -9,8 +9,8 @@
 //! | more | TPE for so many, then NSGA-II on all trials so far; NSGA-III for four objectives and more |
 //!
 //! The numbers are from comparisons on Branin, Hartmann's function in 6 dimensions, Rosenbrock's in 5, ZDT1, ZDT2,
-//! DTLZ2, and the 18 parameters of a serving engine: TPE finds the region faster, the archive then evolves better and at
-//! a hundredth of the cost, and CMA-ES follows valleys that neither does.
+//! DTLZ2, and the 18 parameters of a serving engine: TPE finds the region faster, the archive then evolves better and
+//! at a hundredth of the cost, and CMA-ES follows valleys that neither does.
 
 use rand_pcg::Pcg64;
 

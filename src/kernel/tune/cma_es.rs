@@ -3,9 +3,9 @@
 //!
 //! A generation is drawn from a normal distribution whose mean, width and covariance follow the better half of the
 //! generations before it. When it has converged or is stuck, the search starts again elsewhere with twice the
-//! population. Trial `n` draws from its own stream, so the step that led to a trial can be found again when the trial is
-//! told: nothing has to be stored beside the trials. A trial that was changed (repaired, or given by the user) counts as
-//! the straight way there.
+//! population. Trial `n` draws from its own stream, so the step that led to a trial can be found again when the trial
+//! is told: nothing has to be stored beside the trials. A trial that was changed (repaired, or given by the user)
+//! counts as the straight way there.
 //!
 //! Coordinates beyond the ends of a domain are mirrored into it. Integers and lists of numbers are rounded. A draw that
 //! falls on a point that was tried is drawn again.

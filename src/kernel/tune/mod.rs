@@ -1,4 +1,5 @@
-//! The search for good configurations: spaces, samplers, Pareto fronts; and least squares, where the best has a formula.
+//! The search for good configurations: spaces, samplers, Pareto fronts; and least squares, where the best has a
+//! formula.
 //!
 //! A [`Study`] is asked for trials and told what came of them. Its state is a fold over the trials that it was told: a
 //! search that was killed goes on, from its table of trials, exactly as it would have gone on. The draws of trial `n`
@@ -16,14 +17,15 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `domain`, `space` | values, coordinates and canonical places; parameters, conditions, counting and numbering of points |
+//! | `domain`, `space` | values, coordinates, canonical places; parameters, conditions, counting and numbering points |
 //! | `history` | the trials so far in flat arrays, their order of merit, and which points are taken |
 //! | `rules`, `repair` | rules on values, what becomes of points that break them, the nearest legal point |
 //! | `study` | what all samplers share: legality, novelty, numbers, streams, resuming |
 //! | `sampler` | what a sampler is to a study |
 //! | `random`, `grid`, `tpe`, `nsga2`, `cma_es`, `auto` | the samplers |
-//! | `pareto`, `hypervolume`, `hssp`, `nsga3` | domination, crowding, volumes, which points cover the most, and directions |
-//! | `halving`, `racing`, `paired`, `stagnation`, `importance` | what to stop, which is better, when to end, what matters |
+//! | `pareto`, `hypervolume`, `hssp`, `nsga3` | domination, crowding, volumes, which points cover most, directions |
+//! | `halving`, `racing`, `paired` | what to stop, and which is better |
+//! | `stagnation`, `importance` | when to end, and what matters |
 //! | `least_squares`, `eigen` | linear fits; small symmetric matrices |
 //!
 //! To add a sampler: one file, one variant of [`SamplerSpec`], a line in `build` and one in `problems`.
@@ -35,8 +37,8 @@
 //! * What is illegal is repaired by default: in the space of a serving engine's 18 parameters and 7 rules, 84 % of all
 //!   points are illegal, and a search that only drops them reaches with 1,000 trials what a search that repairs them
 //!   reaches with 200. Samplers learn the repaired point, because it is what was measured.
-//! * No point is tried twice, because a simulation repeats exactly. In a space of up to a million points a new legal one
-//!   is found for as long as there is one; in a larger one tens of thousands of draws are made before giving up.
+//! * No point is tried twice, because a simulation repeats exactly. In a space of up to a million points a new legal
+//!   one is found for as long as there is one; in a larger one tens of thousands of draws are made before giving up.
 //! * TPE takes turns between its multivariate and its independent form, because each alone fails somewhere.
 //! * No draw from a running generator, and no state that cannot be found again from the trials: also NSGA-II's parents
 //!   and the distribution of CMA-ES are folds.

@@ -175,8 +175,8 @@ impl Study {
     }
 
     /// Has a point tried as soon as possible: it becomes the next trial that has not been asked for yet, after those
-    /// enqueued before. A point that was tried, or is enqueued already, is passed over. A study that goes on from a table
-    /// of trials must be given its points when the first was: all at the start, before the trials are told.
+    /// enqueued before. A point that was tried, or is enqueued already, is passed over. A study that goes on from a
+    /// table of trials must be given its points when the first was: all at the start, before the trials are told.
     ///
     /// # Errors
     /// The space does not have the point.

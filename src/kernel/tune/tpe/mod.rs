@@ -170,8 +170,8 @@ impl Estimator {
     }
 
     /// The best draw of each parameter (of the fewer, the more such trials the batch had before: with the best of many,
-    /// all of them would be nearly the same), and then the same with one of them exchanged for its second best, starting
-    /// where that costs least.
+    /// all of them would be nearly the same), and then the same with one of them exchanged for its second best,
+    /// starting where that costs least.
     fn single(&mut self, view: &View, number: u64, rng: &mut Pcg64) -> Vec<Vec<f64>> {
         let Some(split) = &self.split else { return Vec::new() };
         let n = view.space.dimensions();
