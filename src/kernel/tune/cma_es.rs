@@ -3,29 +3,32 @@
 //!
 //! A generation is drawn from a normal distribution whose mean, width and covariance follow the better half of the
 //! generations before it. When it has converged or is stuck, the search starts again elsewhere with twice the
-//! population. Like the other samplers it keeps no state: the distribution is found by replaying the history, and trial
-//! `n` draws from its own stream, so that a generation can be asked for at once, one by one, or again after a crash.
+//! population. Trial `n` draws from its own stream, so the step that led to a trial can be found again when the trial
+//! is told: nothing has to be stored beside the trials. A trial that was changed (repaired, or given by the user)
+//! counts as the straight way there.
 //!
 //! Coordinates beyond the ends of a domain are mirrored into it. Integers and lists of numbers are rounded. A draw that
-//! falls on a point that was tried, or that breaks a rule, is drawn again, and in the end replaced by a random point.
+//! falls on a point that was tried is drawn again.
 //!
-//! Constants are those of Hansen's tutorial (arXiv 1604.00772), without negative weights. Left out: lists of names,
-//! which have no direction, and several objectives.
+//! Constants are those of Hansen's tutorial (arXiv 1604.00772), without negative weights. Left out: lists of names and
+//! values that are not set, which have no direction, conditions, and several objectives.
 
 use rand_pcg::Pcg64;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use super::Space;
 use super::eigen::{Matrix, eigen};
-use super::fresh::Fresh;
-use super::{Sampler, Space, Trial};
+use super::history::{History, Tier};
+use super::sampler::{Draft, Origin, Sampler, View};
 use crate::rng;
 
 /// Width of the first distribution, in units of a domain.
-const SIGMA: f64 = 0.3;
-/// Draws of a trial until one is new and obeys the rules.
-const LITTER: u32 = 50;
+const SIGMA: f64 = 0.2;
+/// The same after a restart, which looks for other valleys.
+const SIGMA_AGAIN: f64 = 0.3;
+/// Draws of a trial until one is new.
+const DRAWS: u32 = 20;
 /// Width below which a search has converged, in units of a domain: values carry 12 digits.
 const CONVERGED: f64 = 1e-11;
 /// Ratio of the longest axis to the shortest, squared, at which the covariance is numerically lost.
@@ -44,84 +47,92 @@ impl CmaEs {
         let default = 4 + (3.0 * libm::log(dimensions as f64)) as usize;
         self.population.map_or(default, |p| p as usize)
     }
-}
 
-impl Sampler for CmaEs {
-    fn problems(&self, space: &Space) -> Vec<String> {
+    /// Why it cannot search a space, in words for the user.
+    pub(super) fn problems(&self, space: &Space, objectives: usize) -> Vec<String> {
         let mut found = Vec::new();
         if let Some(population) = self.population.filter(|p| *p < 4) {
             found.push(format!("the population must be at least 4, not {population}"));
         }
-        for parameter in space.parameters().iter().filter(|p| p.domain.is_nominal()) {
+        if objectives > 1 {
+            found.push("cma_es is for one objective; take nsga2 for several".to_owned());
+        }
+        for parameter in space.parameters() {
             let path = &parameter.path;
-            found.push(format!("`{path}` has values that are no numbers, between which cma_es cannot go; take nsga2"));
+            if parameter.domain.is_nominal() {
+                found.push(format!(
+                    "`{path}` has values that are no numbers, between which cma_es cannot go; take nsga2"
+                ));
+            } else if parameter.domain.may_be_unset() || parameter.when.is_some() {
+                found.push(format!("`{path}` may be absent, and cma_es needs a number for it; take tpe or nsga2"));
+            }
         }
         found
     }
-
-    /// At most the rest of the current generation: what comes after it depends on its results.
-    fn ask(
-        &self,
-        space: &Space,
-        history: &[Trial],
-        batch: usize,
-        seed: u64,
-        feasible: &dyn Fn(&[Value]) -> bool,
-    ) -> Vec<Vec<Value>> {
-        let search = Search::replay(self.population(space.dimensions()), space, history, seed);
-        let mut fresh = Fresh::new(space, history, feasible);
-        let end = (search.born + search.run.population).min(history.len().saturating_add(batch));
-        (history.len()..end)
-            .map_while(|number| {
-                let rng = &mut trial_stream(seed, number);
-                (0..LITTER).find_map(|_| fresh.take(&search.run.draw(rng).1)).or_else(|| fresh.random(rng))
-            })
-            .collect()
-    }
 }
 
-fn trial_stream(seed: u64, number: usize) -> Pcg64 {
-    rng::stream(seed, &format!("tune/cma_es/{number}"))
-}
-
-/// Where a search stands after some whole generations.
-struct Search {
+/// A search in progress.
+pub(super) struct Cma {
     run: Run,
     /// Trials in whole generations.
     born: usize,
+    restarts: u32,
 }
 
-impl Search {
-    fn replay(population: usize, space: &Space, history: &[Trial], seed: u64) -> Search {
+impl Cma {
+    pub fn new(spec: &CmaEs, space: &Space) -> Cma {
         let n = space.dimensions();
-        let mut search = Search { run: Run::new(vec![0.5; n], population), born: 0 };
-        let mut restarts = 0u32;
-        while history.len() - search.born >= search.run.population {
-            let generation = &history[search.born..search.born + search.run.population];
-            let mut steps: Vec<Step> = (search.born..)
-                .zip(generation)
-                .filter_map(|(number, trial)| search.run.step(space, trial, &mut trial_stream(seed, number)))
-                .collect();
-            search.born += search.run.population;
+        Cma { run: Run::new(vec![0.5; n], SIGMA, spec.population(n)), born: 0, restarts: 0 }
+    }
+}
+
+impl Sampler for Cma {
+    fn prepare(&mut self, view: &View, number: u64) -> bool {
+        while self.born + self.run.population <= number as usize {
+            let end = self.born + self.run.population;
+            if view.history.len() < end {
+                return false;
+            }
+            let mut steps: Vec<Step> = (self.born..end).filter_map(|trial| self.run.step(view, trial)).collect();
+            self.born = end;
+            let order = |a: &Step, b: &Step| {
+                let values = |s: &Step| value(view.history, s.trial);
+                view.history.class_order(a.trial, b.trial).then(values(a).total_cmp(&values(b)))
+            };
             // Stable: among equals the older trial goes first.
-            steps.sort_by(|a, b| a.class.cmp(&b.class).then(a.value.total_cmp(&b.value)));
-            search.run.learn(&steps);
-            if search.run.is_over() {
-                restarts += 1;
-                let rng = &mut rng::stream(seed, &format!("tune/cma_es/restart/{restarts}"));
-                let mean = (0..n).map(|_| rng::uniform01(rng)).collect();
-                search.run = Run::new(mean, search.run.population.saturating_mul(2));
+            steps.sort_by(order);
+            let best = steps.first().map_or(f64::INFINITY, |s| value(view.history, s.trial));
+            self.run.learn(&steps, best);
+            if self.run.is_over() {
+                self.restarts += 1;
+                let rng = &mut rng::stream(view.seed, &format!("tune/cma_es/restart/{}", self.restarts));
+                let mean = self.run.mean.iter().map(|_| rng::uniform01(rng)).collect();
+                self.run = Run::new(mean, SIGMA_AGAIN, self.run.population.saturating_mul(2));
             }
         }
-        search
+        true
+    }
+
+    fn propose(&mut self, _view: &View, _number: u64, rng: &mut Pcg64) -> Draft {
+        Draft { points: vec![self.run.draw(rng).1], origin: Origin::CmaEs, parents: Vec::new() }
+    }
+
+    fn redraws(&self) -> u32 {
+        DRAWS - 1
+    }
+}
+
+/// What a trial is worth among others of its tier.
+fn value(history: &History, trial: usize) -> f64 {
+    match history.tier(trial) {
+        Tier::Feasible | Tier::Pruned | Tier::Infeasible => history.values(trial)[0],
+        Tier::Illegal | Tier::Failed => f64::INFINITY,
     }
 }
 
 /// A trial as the distribution sees it.
 struct Step {
-    /// 0: feasible, 1: not, 2: failed.
-    class: u8,
-    value: f64,
+    trial: usize,
     /// From the mean, in units of the width.
     y: Vec<f64>,
 }
@@ -144,12 +155,12 @@ struct Run {
 }
 
 impl Run {
-    fn new(mean: Vec<f64>, population: usize) -> Run {
+    fn new(mean: Vec<f64>, sigma: f64, population: usize) -> Run {
         let n = mean.len();
         Run {
             population,
             generation: 0,
-            sigma: SIGMA,
+            sigma,
             covariance: Matrix::identity(n),
             lengths: vec![1.0; n],
             axes: Matrix::identity(n),
@@ -171,20 +182,26 @@ impl Run {
 
     /// The step that a trial was: the draw that gave its point, or else the straight way there. `None` where the space
     /// does not have the point.
-    fn step(&self, space: &Space, trial: &Trial, rng: &mut Pcg64) -> Option<Step> {
-        let point = space.encode(&trial.params)?;
-        let drawn = (0..LITTER).map(|_| self.draw(rng)).find(|(_, p)| space.decode(p) == trial.params);
+    fn step(&self, view: &View, trial: usize) -> Option<Step> {
+        if !view.history.is_known(trial) {
+            return None;
+        }
+        let point = view.history.point(trial);
+        let rng = &mut rng::stream(view.seed, &format!("tune/{trial}"));
+        let gave = |places: &mut Vec<f64>| {
+            view.space.canonical(places, |_| 0.5);
+            places.as_slice() == point
+        };
+        let drawn = (0..DRAWS).map(|_| self.draw(rng)).find_map(|(y, mut places)| gave(&mut places).then_some(y));
         let straight = || point.iter().zip(&self.mean).map(|(p, m)| (p - m) / self.sigma).collect();
-        let y = drawn.map_or_else(straight, |(y, _)| y);
-        let value = trial.objectives.as_ref().and_then(|o| o.first().copied()).filter(|v| !v.is_nan());
-        let class = if value.is_none() { 2 } else { u8::from(!trial.feasible) };
-        Some(Step { class, value: value.unwrap_or(f64::INFINITY), y })
+        Some(Step { trial, y: drawn.unwrap_or_else(straight) })
     }
 
-    /// Moves the distribution towards the better half of a generation, best first.
-    fn learn(&mut self, steps: &[Step]) {
+    /// Moves the distribution towards the better half of a generation, best first, of which the first has the value
+    /// `best`.
+    fn learn(&mut self, steps: &[Step], best: f64) {
         self.generation += 1;
-        self.best.push(steps.first().map_or(f64::INFINITY, |s| s.value));
+        self.best.push(best);
         let n = self.mean.len();
         let dimensions = n as f64;
         let parents = (self.population / 2).min(steps.len());
@@ -277,114 +294,4 @@ fn mirrored(u: f64) -> f64 {
     }
     let folded = u - 2.0 * libm::floor(u / 2.0);
     if folded > 1.0 { 2.0 - folded } else { folded }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tune::testbed::{Problem, check_resumes, run};
-    use crate::tune::{Domain, Parameter, Random};
-    use serde_json::json;
-
-    fn numbers(v: &[Value]) -> Vec<f64> {
-        v.iter().map(|x| x.as_f64().unwrap()).collect()
-    }
-
-    fn problem(domains: Vec<Domain>, objectives: fn(&[Value]) -> Option<Vec<f64>>) -> Problem {
-        let parameter = |(i, domain)| Parameter { path: format!("x{i}"), domain };
-        let space = Space::new(domains.into_iter().enumerate().map(parameter).collect()).unwrap();
-        Problem { space, rule: |_| true, objectives }
-    }
-
-    fn sphere() -> Problem {
-        problem(vec![Domain::float(-5.0, 3.0, false, None).unwrap(); 6], |v| {
-            Some(vec![numbers(v).iter().map(|x| (x - 0.7) * (x - 0.7)).sum()])
-        })
-    }
-
-    fn rosenbrock() -> Problem {
-        problem(vec![Domain::float(-2.0, 3.0, false, None).unwrap(); 5], |v| {
-            let bend = |w: &[f64]| 100.0 * (w[1] - w[0] * w[0]).powi(2) + (1.0 - w[0]).powi(2);
-            Some(vec![numbers(v).windows(2).map(bend).sum()])
-        })
-    }
-
-    fn best(trials: &[Trial]) -> f64 {
-        trials.iter().filter_map(|t| Some(t.objectives.as_ref()?[0])).fold(f64::INFINITY, f64::min)
-    }
-
-    #[test]
-    fn resuming_and_batching_change_nothing() {
-        check_resumes(&CmaEs::default(), &sphere());
-        check_resumes(&CmaEs { population: Some(20) }, &rosenbrock());
-    }
-
-    #[test]
-    fn smooth_valleys_are_followed_to_their_ends() {
-        for seed in 0..3 {
-            let found = best(&run(&CmaEs::default(), &sphere(), 1300, 16, seed));
-            assert!(found < 1e-8, "sphere, seed {seed}: {found}");
-            let found = best(&run(&CmaEs::default(), &rosenbrock(), 3500, 16, seed));
-            assert!(found < 1e-6, "Rosenbrock, seed {seed}: {found}");
-        }
-        assert!(best(&run(&Random, &sphere(), 1300, 16, 0)) > 0.1);
-    }
-
-    #[test]
-    fn an_optimum_at_a_bound_is_reached_and_none_is_crossed() {
-        // The best corner is (2, 0.001): one linear scale, one logarithmic.
-        let corner = problem(
-            vec![Domain::float(2.0, 9.0, false, None).unwrap(), Domain::float(1e-3, 1e3, true, None).unwrap()],
-            |v| Some(vec![numbers(v)[0] + numbers(v)[1].ln()]),
-        );
-        let trials = run(&CmaEs::default(), &corner, 600, 6, 1);
-        for t in &trials {
-            let x = numbers(&t.params);
-            assert!((2.0..=9.0).contains(&x[0]) && (1e-3..=1e3).contains(&x[1]), "{x:?}");
-        }
-        assert!(best(&trials) < 2.0 + 1e-3f64.ln() + 1e-4, "{}", best(&trials));
-    }
-
-    #[test]
-    fn integers_are_rounded_and_failures_avoided() {
-        let mixed = problem(
-            vec![
-                Domain::int(1, 4096, true, None).unwrap(),
-                Domain::list(vec![json!(1), json!(2), json!(4), json!(8)]).unwrap(),
-                Domain::float(0.0, 1.0, false, None).unwrap(),
-            ],
-            |v| {
-                let x = numbers(v);
-                let miss = (x[0] / 300.0).ln().powi(2) + (x[1] - 4.0).powi(2) + (x[2] - 0.2).powi(2);
-                if x[2] > 0.8 { None } else { Some(vec![miss]) }
-            },
-        );
-        let trials = run(&CmaEs::default(), &mixed, 500, 8, 3);
-        assert!(best(&trials) < 1e-4, "{}", best(&trials));
-        let mut points: Vec<String> = trials.iter().map(|t| format!("{:?}", t.params)).collect();
-        points.sort();
-        points.dedup();
-        assert_eq!(points.len(), trials.len());
-    }
-
-    #[test]
-    fn many_valleys_are_left_by_restarts() {
-        // Rastrigin in 4 dimensions: the nearest valleys to the best one are 1 worse.
-        let waves = problem(vec![Domain::float(-4.0, 5.0, false, None).unwrap(); 4], |v| {
-            let wave = |x: &f64| 10.0 + x * x - 10.0 * (2.0 * std::f64::consts::PI * x).cos();
-            Some(vec![numbers(v).iter().map(wave).sum()])
-        });
-        let found: Vec<f64> = (0..3).map(|seed| best(&run(&CmaEs::default(), &waves, 8000, 32, seed))).collect();
-        assert!(found.iter().filter(|f| **f < 1e-3).count() >= 2, "{found:?}");
-    }
-
-    #[test]
-    fn it_says_what_it_cannot_search() {
-        let names = Domain::list(vec![json!("a"), json!("b")]).unwrap();
-        let space = Space::new(vec![Parameter { path: "p".into(), domain: names }]).unwrap();
-        let problems = CmaEs { population: Some(2) }.problems(&space);
-        assert!(problems.len() == 2 && problems[0].contains("at least 4") && problems[1].contains("nsga2"));
-        assert!((mirrored(-0.25) - 0.25).abs() < 1e-15 && (mirrored(1.75) - 0.25).abs() < 1e-15);
-        assert!((mirrored(3.5) - 0.5).abs() < 1e-15);
-    }
 }

@@ -1,67 +1,69 @@
-//! Uniform random search: the baseline that every other sampler has to beat.
+//! Samplers that learn nothing: uniform random points, the baseline that every other sampler has to beat, and a
+//! scrambled Sobol sequence, whose points keep out of each other's way.
 
-use serde_json::Value;
+use rand_pcg::Pcg64;
 
-use super::fresh::Fresh;
-use super::{Sampler, Space, Trial};
+use super::Space;
+use super::sampler::{Draft, Origin, Sampler, View};
 use crate::rng;
 
 /// Every point equally likely, none twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Random;
+pub(super) struct Random;
 
 impl Sampler for Random {
-    fn problems(&self, _space: &Space) -> Vec<String> {
-        Vec::new()
+    fn prepare(&mut self, _view: &View, _number: u64) -> bool {
+        true
     }
 
-    fn ask(
-        &self,
-        space: &Space,
-        history: &[Trial],
-        batch: usize,
-        seed: u64,
-        feasible: &dyn Fn(&[Value]) -> bool,
-    ) -> Vec<Vec<Value>> {
-        let mut fresh = Fresh::new(space, history, feasible);
-        (history.len()..history.len().saturating_add(batch))
-            .map_while(|number| fresh.random(&mut rng::stream(seed, &format!("tune/random/{number}"))))
-            .collect()
+    fn propose(&mut self, view: &View, _number: u64, rng: &mut Pcg64) -> Draft {
+        Draft { points: vec![view.space.random(rng)], origin: Origin::Random, parents: Vec::new() }
+    }
+
+    fn redraws(&self) -> u32 {
+        20
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tune::testbed::{check_resumes, mixed, run, small};
+/// Sobol's sequence with Owen's scrambling (Burley 2020, "Practical hash-based Owen scrambling"): trial `n` is its
+/// point `n`.
+///
+/// Points of a power of two fill every box of that many equal ones. The sequence has 65,536 points of 256 coordinates;
+/// after those comes another scrambling of it, and further coordinates are another scrambling too.
+pub(super) struct Sobol;
 
-    #[test]
-    fn resuming_and_batching_change_nothing() {
-        check_resumes(&Random, &mixed());
-        check_resumes(&Random, &small());
+/// Points of one sequence.
+const LENGTH: u64 = 1 << 16;
+/// Coordinates of one sequence.
+const WIDTH: u32 = sobol_burley::NUM_DIMENSIONS;
+
+impl Sobol {
+    /// Point `number` of the sequence of a seed, as places.
+    pub fn point(space: &Space, seed: u64, number: u64, rng: &mut Pcg64) -> Vec<f64> {
+        let dimensions = space.dimensions() as u32;
+        let coordinate = |j: u32| {
+            let round = (number / LENGTH) << 8 | u64::from(j / WIDTH);
+            let scramble = rng::mix64(seed ^ rng::mix64(round ^ 0x50B0_1D1A)) as u32;
+            // Its numbers have 24 bits; chance says where within their interval.
+            let u = f64::from(sobol_burley::sample((number % LENGTH) as u32, j % WIDTH, scramble));
+            u + rng::uniform01(rng) / f64::from(1u32 << 24)
+        };
+        let coordinates: Vec<f64> = (0..dimensions).map(coordinate).collect();
+        coordinates.iter().enumerate().map(|(j, &u)| space.domain(j).place(u)).collect()
+    }
+}
+
+impl Sampler for Sobol {
+    fn prepare(&mut self, _view: &View, _number: u64) -> bool {
+        true
     }
 
-    #[test]
-    fn a_small_space_is_exhausted_without_repeats() {
-        // 60 points, of which the rule forbids 12.
-        let problem = small();
-        for batch in [1, 7, 100] {
-            let trials = run(&Random, &problem, 200, batch, 5);
-            let mut points: Vec<String> = trials.iter().map(|t| format!("{:?}", t.params)).collect();
-            points.sort();
-            points.dedup();
-            assert_eq!((trials.len(), points.len()), (48, 48), "batch {batch}");
-        }
+    fn propose(&mut self, view: &View, number: u64, rng: &mut Pcg64) -> Draft {
+        let points = vec![Sobol::point(view.space, view.seed, number, rng)];
+        Draft { points, origin: Origin::Sobol, parents: Vec::new() }
     }
 
-    #[test]
-    fn every_value_gets_its_share() {
-        let problem = small();
-        let trials: Vec<Vec<Value>> =
-            (0..600).flat_map(|seed| Random.ask(&problem.space, &[], 1, seed, &|_: &[Value]| true)).collect();
-        for value in ["a", "b", "c"] {
-            let count = trials.iter().filter(|t| t[0] == value).count();
-            assert!((150..250).contains(&count), "{value}: {count} of 600");
-        }
+    /// The next point belongs to the next trial.
+    fn redraws(&self) -> u32 {
+        0
     }
 }

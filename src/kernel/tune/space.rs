@@ -1,269 +1,21 @@
-//! What may be varied: named parameters and their domains.
+//! What may be varied: named parameters, their domains, and on which other parameters they depend.
 //!
-//! Samplers see a point as coordinates in the unit cube, one per parameter; users see values. [`Domain::decode`] and
-//! [`Domain::encode`] go between the two, and `decode(encode(v))` is `v` again. Values survive being written as
-//! decimal text: floats carry at most 12 significant digits.
-//!
-//! Left out: parameters that exist only when others have certain values.
+//! A parameter with a condition exists only where another one has certain values; otherwise its value is `null` and
+//! its place [`ABSENT`], so that two points that say the same are one. Conditions may hang on conditions, as trees.
 
+use rand_pcg::Pcg64;
 use serde_json::Value;
 
-/// Integers up to here are exact as `f64`.
-const EXACT: i64 = 1 << 53;
+use super::domain::{ABSENT, Domain};
+use crate::rng;
 
-/// The values that one parameter may take. Made by [`Domain::list`], [`Domain::int`] and [`Domain::float`] only, which
-/// is why a domain is always valid.
+/// What a parameter depends on.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Domain(Kind);
-
-#[derive(Clone, Debug, PartialEq)]
-enum Kind {
-    /// Without order: no two values are closer than others.
-    Nominal(Vec<Value>),
-    /// Numbers in ascending order; the distance between neighbours is one step, whatever their difference.
-    Ordinal(Vec<Value>),
-    /// `low`, `low + step`, ... up to `levels` numbers.
-    Int {
-        low: i64,
-        step: i64,
-        levels: u64,
-        log: bool,
-    },
-    Float {
-        low: f64,
-        high: f64,
-        log: bool,
-    },
-    /// `low`, `low + step`, ... up to `levels` numbers.
-    FloatStep {
-        low: f64,
-        step: f64,
-        levels: u64,
-        log: bool,
-    },
-}
-
-impl Domain {
-    /// A list of values. All numbers: they are put in ascending order, and neighbours count as similar. Otherwise
-    /// (names, booleans, null) every value is as far from every other.
-    ///
-    /// # Errors
-    /// An empty list, or a value that occurs twice.
-    pub fn list(mut values: Vec<Value>) -> Result<Domain, String> {
-        if values.is_empty() {
-            return Err("the list of values is empty".to_owned());
-        }
-        for (i, value) in values.iter().enumerate() {
-            if values[..i].iter().any(|earlier| same(earlier, value)) {
-                return Err(format!("{value} is listed twice"));
-            }
-        }
-        if values.iter().any(|v| v.as_f64().is_none()) {
-            return Ok(Domain(Kind::Nominal(values)));
-        }
-        let number = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
-        values.sort_by(|a, b| number(a).total_cmp(&number(b)));
-        Ok(Domain(Kind::Ordinal(values)))
-    }
-
-    /// The integers `low`, `low + step`, ... up to `high`; `step` is 1 unless given. With `log`, equal ratios are
-    /// equally far apart.
-    ///
-    /// # Errors
-    /// `low >= high`, a step below 1, `log` with `low < 1`, or numbers beyond 2^53.
-    pub fn int(low: i64, high: i64, log: bool, step: Option<i64>) -> Result<Domain, String> {
-        let step = step.unwrap_or(1);
-        if low >= high {
-            return Err(format!("the lower end {low} must be below the upper end {high}"));
-        }
-        if low < -EXACT || high > EXACT {
-            return Err(format!("the ends must lie within {} and {EXACT}", -EXACT));
-        }
-        if step < 1 || step > high - low {
-            return Err(format!("the step must be from 1 to {}, not {step}", high - low));
-        }
-        if log && low < 1 {
-            return Err(format!("a logarithmic range starts at 1 or above, not {low}"));
-        }
-        Ok(Domain(Kind::Int { low, step, levels: ((high - low) / step) as u64 + 1, log }))
-    }
-
-    /// The numbers from `low` to `high`, or, with a step, `low`, `low + step`, ... up to `high`. With `log`, equal
-    /// ratios are equally far apart.
-    ///
-    /// # Errors
-    /// Ends or step that are no numbers, `low >= high`, a step that is not above 0 or exceeds the range, `log` with
-    /// `low <= 0`.
-    pub fn float(low: f64, high: f64, log: bool, step: Option<f64>) -> Result<Domain, String> {
-        if !(low.is_finite() && high.is_finite() && low < high && (high - low).is_finite()) {
-            return Err(format!("the lower end {low} must be below the upper end {high}"));
-        }
-        if log && low <= 0.0 {
-            return Err(format!("a logarithmic range starts above 0, not at {low}"));
-        }
-        let Some(step) = step else {
-            return Ok(Domain(Kind::Float { low, high, log }));
-        };
-        // The upper end belongs to the range even where the division falls a rounding error short of it.
-        let steps = (high - low) / step + 1e-9;
-        if !(step > 0.0 && (1.0..EXACT as f64).contains(&steps)) {
-            return Err(format!("the step must be above 0 and at most {}, not {step}", high - low));
-        }
-        Ok(Domain(Kind::FloatStep { low, step, levels: steps as u64 + 1, log }))
-    }
-
-    /// `count` numbers spread evenly over a continuous domain, ends included; any other domain as it is.
-    pub(crate) fn discretized(&self, count: u32) -> Domain {
-        let Kind::Float { .. } = self.0 else {
-            return self.clone();
-        };
-        let intervals = f64::from(count.max(2) - 1);
-        let mut values: Vec<Value> = (0..count.max(2)).map(|i| self.decode(f64::from(i) / intervals)).collect();
-        values.dedup();
-        Domain(Kind::Ordinal(values))
-    }
-
-    /// Number of values; `None` where they are a continuum.
-    pub fn levels(&self) -> Option<u64> {
-        match &self.0 {
-            Kind::Nominal(values) | Kind::Ordinal(values) => Some(values.len() as u64),
-            Kind::Int { levels, .. } | Kind::FloatStep { levels, .. } => Some(*levels),
-            Kind::Float { .. } => None,
-        }
-    }
-
-    /// No two values are closer than others: coordinates must not be averaged.
-    pub fn is_nominal(&self) -> bool {
-        matches!(self.0, Kind::Nominal(_))
-    }
-
-    /// The value at a coordinate from 0 to 1 (others are clamped): every `u` has a value, and uniformly drawn
-    /// coordinates give every level the same share, or the share of its logarithmic interval.
-    pub fn decode(&self, u: f64) -> Value {
-        match &self.0 {
-            Kind::Float { low, high, log } => {
-                let u = u.clamp(0.0, 1.0);
-                let x = if *log {
-                    libm::exp(between(libm::log(*low), libm::log(*high), u))
-                } else {
-                    between(*low, *high, u)
-                };
-                Value::from(round12(x).clamp(*low, *high))
-            }
-            Kind::Nominal(_) | Kind::Ordinal(_) | Kind::Int { .. } | Kind::FloatStep { .. } => {
-                self.level(self.level_at(u))
-            }
-        }
-    }
-
-    /// The coordinate of a value, in the middle of those that [`decode`](Self::decode) to it; `None` where the domain
-    /// does not have the value.
-    pub fn encode(&self, value: &Value) -> Option<f64> {
-        if let Kind::Float { low, high, log } = &self.0 {
-            let x = value.as_f64().filter(|x| (*low..=*high).contains(x))?;
-            let (low, high, x) =
-                if *log { (libm::log(*low), libm::log(*high), libm::log(x)) } else { (*low, *high, x) };
-            return Some(((x - low) / (high - low)).clamp(0.0, 1.0));
-        }
-        Some(self.coordinate(self.level_of(value)?))
-    }
-
-    /// The position of a value among the levels; `None` where the domain does not have it, or is continuous.
-    pub(crate) fn level_of(&self, value: &Value) -> Option<u64> {
-        let nearest = |low: f64, step: f64, levels: u64| {
-            let k = libm::round((value.as_f64()? - low) / step);
-            (k >= 0.0 && k < levels as f64).then_some(k as u64).filter(|&k| same(&self.level(k), value))
-        };
-        match &self.0 {
-            Kind::Nominal(values) | Kind::Ordinal(values) => {
-                values.iter().position(|v| same(v, value)).map(|k| k as u64)
-            }
-            Kind::Int { low, step, levels, .. } => nearest(*low as f64, *step as f64, *levels),
-            Kind::FloatStep { low, step, levels, .. } => nearest(*low, *step, *levels),
-            Kind::Float { .. } => None,
-        }
-    }
-
-    /// The value of a level, from 0 up. Continuous domains have none.
-    pub(crate) fn level(&self, k: u64) -> Value {
-        match &self.0 {
-            Kind::Nominal(values) | Kind::Ordinal(values) => values[k as usize].clone(),
-            Kind::Int { low, step, .. } => Value::from(low + k as i64 * step),
-            Kind::FloatStep { low, step, .. } => Value::from(round12(low + k as f64 * step)),
-            Kind::Float { .. } => unreachable!("a continuous domain has no levels"),
-        }
-    }
-
-    /// The level whose interval of coordinates holds `u`.
-    fn level_at(&self, u: f64) -> u64 {
-        let levels = self.levels().unwrap_or(1);
-        let k = match self.log_ends() {
-            Some(ends) => libm::round((libm::exp(between(ends.from, ends.to, u)) - ends.low) / ends.step),
-            None => libm::floor(u * levels as f64),
-        };
-        // The cast takes what lies below 0 as 0.
-        (k as u64).min(levels - 1)
-    }
-
-    /// The coordinate of the level next to that of `u`, above or below; at the ends, the only one there is. `None`
-    /// where there are not two levels.
-    pub(crate) fn next_level(&self, u: f64, above: bool) -> Option<f64> {
-        let last = self.levels()?.checked_sub(2)? + 1;
-        let k = self.level_at(u);
-        Some(self.coordinate(if (above || k == 0) && k < last { k + 1 } else { k - 1 }))
-    }
-
-    fn coordinate(&self, k: u64) -> f64 {
-        match self.log_ends() {
-            Some(ends) => (libm::log(ends.low + k as f64 * ends.step) - ends.from) / (ends.to - ends.from),
-            None => (k as f64 + 0.5) / self.levels().unwrap_or(1) as f64,
-        }
-    }
-
-    /// The logarithmic scale of a stepped domain, or `None` where its scale is linear.
-    fn log_ends(&self) -> Option<LogEnds> {
-        let (low, step, levels) = match self.0 {
-            Kind::Int { low, step, levels, log: true } => (low as f64, step as f64, levels),
-            Kind::FloatStep { low, step, levels, log: true } => (low, step, levels),
-            Kind::Int { .. } | Kind::FloatStep { .. } | Kind::Nominal(_) | Kind::Ordinal(_) | Kind::Float { .. } => {
-                return None;
-            }
-        };
-        // Half a step beyond either end belongs to the ends; below a low end that is less than a step, half of it.
-        let from = libm::log((low - 0.5 * step).max(0.5 * low));
-        let to = libm::log(low + ((levels - 1) as f64 + 0.5) * step);
-        Some(LogEnds { low, step, from, to })
-    }
-}
-
-struct LogEnds {
-    low: f64,
-    step: f64,
-    /// Logarithms at the coordinates 0 and 1.
-    from: f64,
-    to: f64,
-}
-
-fn between(from: f64, to: f64, u: f64) -> f64 {
-    from + u * (to - from)
-}
-
-/// Equal values, where numbers are compared as numbers: 4 is 4.0.
-fn same(a: &Value, b: &Value) -> bool {
-    match (a.as_f64(), b.as_f64()) {
-        (Some(a), Some(b)) => a == b,
-        (None, None) => a == b,
-        (Some(_), None) | (None, Some(_)) => false,
-    }
-}
-
-/// The number with 12 significant decimal digits that is nearest to `x`.
-///
-/// So many digits are read back exactly by every JSON reader, also by those that trade the last bit for speed, and
-/// steps of 0.1 stay what they look like.
-fn round12(x: f64) -> f64 {
-    // Formatting and parsing of the standard library are exact.
-    format!("{x:.11e}").parse().unwrap_or(x)
+pub struct Condition {
+    /// Path of another parameter of the space, one that is not continuous.
+    pub path: String,
+    /// The parameter exists where the other has one of these values.
+    pub values: Vec<Value>,
 }
 
 /// One parameter of a space.
@@ -272,17 +24,41 @@ pub struct Parameter {
     /// Dotted path of the field that is varied, e.g. `deployment.tp`.
     pub path: String,
     pub domain: Domain,
+    /// Without one, it always exists.
+    pub when: Option<Condition>,
+}
+
+impl Parameter {
+    /// A parameter that always exists.
+    pub fn new(path: impl Into<String>, domain: Domain) -> Parameter {
+        Parameter { path: path.into(), domain, when: None }
+    }
+
+    /// The same, existing only under a condition.
+    #[must_use]
+    pub fn when(mut self, path: impl Into<String>, values: Vec<Value>) -> Parameter {
+        self.when = Some(Condition { path: path.into(), values });
+        self
+    }
 }
 
 /// An ordered list of parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Space {
     parameters: Vec<Parameter>,
+    /// Of each parameter: the one it depends on, and the levels of that, ascending, with which it exists.
+    parents: Vec<Option<(usize, Vec<u64>)>>,
+    /// The parameters that depend directly on each.
+    children: Vec<Vec<usize>>,
+    /// All parameters, those that others depend on before them; else as given.
+    order: Vec<usize>,
+    conditional: bool,
 }
 
 impl Space {
     /// # Errors
-    /// No parameters, or a path that occurs twice.
+    /// No parameters, a path that occurs twice, a condition on a path that is none of the others or is continuous, on
+    /// values that it does not have, or conditions in a circle.
     pub fn new(parameters: Vec<Parameter>) -> Result<Space, String> {
         if parameters.is_empty() {
             return Err("the space has no parameters".to_owned());
@@ -292,13 +68,32 @@ impl Space {
                 return Err(format!("{} is varied twice", parameter.path));
             }
         }
-        Ok(Space { parameters })
+        let parents = parameters.iter().map(|p| parent(&parameters, p)).collect::<Result<Vec<_>, String>>()?;
+        let mut children = vec![Vec::new(); parameters.len()];
+        for (j, parent) in parents.iter().enumerate() {
+            if let Some((p, _)) = parent {
+                children[*p].push(j);
+            }
+        }
+        let mut order: Vec<usize> = Vec::with_capacity(parameters.len());
+        let mut placed = vec![false; parameters.len()];
+        while order.len() < parameters.len() {
+            let ready = |j: &usize| !placed[*j] && parents[*j].as_ref().is_none_or(|(p, _)| placed[*p]);
+            let Some(next) = (0..parameters.len()).find(ready) else {
+                let path = placed.iter().position(|p| !p).map_or("", |j| parameters[j].path.as_str());
+                return Err(format!("{path} depends on itself: its conditions go in a circle"));
+            };
+            placed[next] = true;
+            order.push(next);
+        }
+        let conditional = parents.iter().any(Option::is_some);
+        Ok(Space { parameters, parents, children, order, conditional })
     }
 
-    /// The same paths with other domains.
-    pub(crate) fn with(&self, parameters: Vec<Parameter>) -> Space {
-        assert!(parameters.len() == self.parameters.len(), "a space keeps its parameters");
-        Space { parameters }
+    /// The same parameters and conditions with other domains.
+    pub(super) fn with_domains(&self, domain: impl Fn(&Domain) -> Domain) -> Result<Space, String> {
+        let changed = |p: &Parameter| Parameter { domain: domain(&p.domain), ..p.clone() };
+        Space::new(self.parameters.iter().map(changed).collect())
     }
 
     /// In the order in which they were given, which is the order of the values of a point.
@@ -311,175 +106,285 @@ impl Space {
         self.parameters.len()
     }
 
-    pub(crate) fn domain(&self, j: usize) -> &Domain {
+    pub(super) fn domain(&self, j: usize) -> &Domain {
         &self.parameters[j].domain
     }
 
-    /// Number of points; `None` where they are a continuum, or more than fit 64 bits.
-    pub fn points(&self) -> Option<u64> {
-        self.parameters.iter().try_fold(1u64, |product, p| product.checked_mul(p.domain.levels()?))
+    /// Some parameter exists only under a condition.
+    pub fn is_conditional(&self) -> bool {
+        self.conditional
     }
 
-    /// The values at the given coordinates, one per parameter.
+    /// The place of parameter `j` may be [`ABSENT`].
+    pub(super) fn may_be_absent(&self, j: usize) -> bool {
+        self.parents[j].is_some() || self.parameters[j].domain.may_be_unset()
+    }
+
+    /// Number of points, those that differ only in parameters that do not exist counted once; `None` where they are a
+    /// continuum, or more than fit 64 bits.
+    pub fn points(&self) -> Option<u64> {
+        let roots = (0..self.dimensions()).filter(|&j| self.parents[j].is_none());
+        roots.map(|j| self.count(j)).try_fold(1u64, |product, n| product.checked_mul(n?))
+    }
+
+    /// Number of values of a parameter that exists, together with those of all that depend on it.
+    fn count(&self, j: usize) -> Option<u64> {
+        let mut sum = self.domain(j).levels()?;
+        for level in self.special(j) {
+            sum = sum.checked_add(self.below(j, level)? - 1)?;
+        }
+        Some(sum)
+    }
+
+    /// The levels of a parameter with which others exist, ascending.
+    fn special(&self, j: usize) -> Vec<u64> {
+        let of = |&child: &usize| self.parents[child].as_ref().map_or(&[][..], |(_, levels)| levels).to_vec();
+        let mut levels: Vec<u64> = self.children[j].iter().flat_map(of).collect();
+        levels.sort_unstable();
+        levels.dedup();
+        levels
+    }
+
+    /// Number of values of all that depend on a parameter, where that has a certain level.
+    fn below(&self, j: usize, level: u64) -> Option<u64> {
+        let living = self.children[j].iter().filter(|&&child| self.lives(child, level));
+        living.map(|&child| self.count(child)).try_fold(1u64, |product, n| product.checked_mul(n?))
+    }
+
+    fn lives(&self, child: usize, level: u64) -> bool {
+        self.parents[child].as_ref().is_none_or(|(_, levels)| levels.binary_search(&level).is_ok())
+    }
+
+    /// The values at the given coordinates from 0 to 1, one per parameter; `null` for those that do not exist.
     pub fn decode(&self, point: &[f64]) -> Vec<Value> {
-        self.parameters.iter().zip(point).map(|(p, &u)| p.domain.decode(u)).collect()
+        let mut places: Vec<f64> = self.parameters.iter().zip(point).map(|(p, &u)| p.domain.place(u)).collect();
+        self.canonical(&mut places, |_| 0.5);
+        self.values(&places)
     }
 
     /// The coordinates of a point; `None` where the space does not have it.
     pub fn encode(&self, values: &[Value]) -> Option<Vec<f64>> {
+        let places = self.places(values)?;
+        let coordinate = |(j, place): (usize, f64)| {
+            let nothing = place == ABSENT && !self.domain(j).may_be_unset();
+            if nothing { Some(0.5) } else { self.domain(j).encode(&values[j]) }
+        };
+        places.into_iter().enumerate().map(coordinate).collect()
+    }
+
+    /// The values at some canonical places.
+    pub(super) fn values(&self, places: &[f64]) -> Vec<Value> {
+        self.parameters.iter().zip(places).map(|(p, &place)| p.domain.value(place)).collect()
+    }
+
+    /// The canonical places of a point; `None` where the space does not have it.
+    pub(super) fn places(&self, values: &[Value]) -> Option<Vec<f64>> {
         if values.len() != self.parameters.len() {
             return None;
         }
-        self.parameters.iter().zip(values).map(|(p, v)| p.domain.encode(v)).collect()
+        let mut places = vec![ABSENT; values.len()];
+        for &j in &self.order {
+            if self.exists(j, &places) {
+                places[j] = self.domain(j).place_of(&values[j])?;
+            } else if !values[j].is_null() {
+                return None;
+            }
+        }
+        Some(places)
     }
 
-    /// Point number `index` of a space with [`points`](Self::points): the last parameter varies fastest.
-    pub(crate) fn nth(&self, mut index: u64) -> Vec<Value> {
-        let mut values: Vec<Value> = Vec::with_capacity(self.parameters.len());
-        for parameter in self.parameters.iter().rev() {
-            let levels = parameter.domain.levels().unwrap_or(1);
-            values.push(parameter.domain.level(index % levels));
-            index /= levels;
+    /// Whether parameter `j` exists; the places of what it depends on must be canonical.
+    pub(super) fn exists(&self, j: usize, places: &[f64]) -> bool {
+        let mut at = j;
+        while let Some((parent, levels)) = &self.parents[at] {
+            let level = self.domain(*parent).level_of_place(places[*parent]);
+            if levels.binary_search(&level).is_err() {
+                return false;
+            }
+            at = *parent;
         }
-        values.reverse();
-        values
+        true
     }
 
-    /// The inverse of [`nth`](Self::nth); `None` where the space does not have the point.
-    pub(crate) fn index_of(&self, values: &[Value]) -> Option<u64> {
-        if values.len() != self.parameters.len() {
-            return None;
+    /// Makes places those of an existing point: what does not exist is absent, what exists but is absent without being
+    /// allowed to be gets the coordinate that `fill` says, and all others are put onto their values.
+    pub(super) fn canonical(&self, places: &mut [f64], mut fill: impl FnMut(usize) -> f64) {
+        for &j in &self.order {
+            if self.conditional && !self.exists(j, places) {
+                places[j] = ABSENT;
+                continue;
+            }
+            let domain = self.domain(j);
+            if places[j] == ABSENT && !domain.may_be_unset() {
+                places[j] = domain.place(fill(j));
+            }
+            if places[j] != ABSENT {
+                places[j] = domain.snap(places[j]);
+            }
         }
-        self.parameters
-            .iter()
-            .zip(values)
-            .try_fold(0, |index, (p, v)| Some(index * p.domain.levels()? + p.domain.level_of(v)?))
     }
+
+    /// A point, each coordinate equally likely.
+    pub(super) fn random(&self, rng: &mut Pcg64) -> Vec<f64> {
+        let mut places: Vec<f64> = self.parameters.iter().map(|p| p.domain.place(rng::uniform01(rng))).collect();
+        self.canonical(&mut places, |_| rng::uniform01(rng));
+        places
+    }
+
+    /// Point number `index` of a space with [`points`](Self::points), as canonical places: the last parameter varies
+    /// fastest, and any parameter faster than the one that it depends on.
+    pub(super) fn nth(&self, mut index: u64) -> Vec<f64> {
+        let mut places = vec![ABSENT; self.dimensions()];
+        // Points that share everything that is decided so far.
+        let mut left = self.points().unwrap_or(1);
+        for &j in &self.order {
+            if !self.exists(j, &places) {
+                continue;
+            }
+            // Points for each value that nothing depends on.
+            let each = left / self.count(j).unwrap_or(1).max(1);
+            let mut start = 0;
+            let mut found = None;
+            for level in self.special(j) {
+                let plain = (level - start) * each;
+                if index < plain {
+                    break;
+                }
+                index -= plain;
+                start = level;
+                let many = each * self.below(j, level).unwrap_or(1);
+                if index < many {
+                    found = Some((level, many));
+                    break;
+                }
+                index -= many;
+                start += 1;
+            }
+            let (level, many) = found.unwrap_or((start + index / each, each));
+            if found.is_none() {
+                index %= each;
+            }
+            places[j] = self.domain(j).place_of_level(level);
+            left = many;
+        }
+        places
+    }
+}
+
+/// The parameter that another depends on, and the levels of it.
+fn parent(parameters: &[Parameter], of: &Parameter) -> Result<Option<(usize, Vec<u64>)>, String> {
+    let Some(when) = &of.when else { return Ok(None) };
+    let Some(p) = parameters.iter().position(|p| p.path == when.path) else {
+        return Err(format!("{} depends on {}, which is not varied", of.path, when.path));
+    };
+    let domain = &parameters[p].domain;
+    if domain.levels().is_none() {
+        return Err(format!("{} depends on {}, whose values are a continuum", of.path, when.path));
+    }
+    if when.values.is_empty() {
+        return Err(format!("{} depends on {}, but on no value of it", of.path, when.path));
+    }
+    let level = |value: &Value| {
+        let place = domain.place_of(value);
+        place
+            .map(|p| domain.level_of_place(p))
+            .ok_or_else(|| format!("{} depends on {} being {value}, a value that it does not have", of.path, when.path))
+    };
+    let mut levels = when.values.iter().map(level).collect::<Result<Vec<_>, String>>()?;
+    levels.sort_unstable();
+    levels.dedup();
+    Ok(Some((p, levels)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng;
     use serde_json::json;
+    use std::collections::HashSet;
 
-    fn list(values: Value) -> Result<Domain, String> {
-        Domain::list(values.as_array().unwrap().clone())
+    fn list(values: Value) -> Domain {
+        Domain::list(values.as_array().unwrap().clone()).unwrap()
     }
 
-    fn domains() -> Vec<Domain> {
-        vec![
-            list(json!(["a", null, true, 3])).unwrap(),
-            list(json!([8, 1, 2.5])).unwrap(),
-            Domain::int(-3, 9, false, None).unwrap(),
-            Domain::int(512, 16384, true, None).unwrap(),
-            Domain::int(1, 4096, true, Some(7)).unwrap(),
-            Domain::int(0, 10, false, Some(4)).unwrap(),
-            Domain::float(0.5, 0.95, false, Some(0.05)).unwrap(),
-            Domain::float(0.1, 100.0, true, Some(0.3)).unwrap(),
-            Domain::float(-1.0, 1.0, false, None).unwrap(),
-            Domain::float(1e-6, 1.0 / 3.0, true, None).unwrap(),
-        ]
+    fn int(low: i64, high: i64) -> Domain {
+        Domain::int(low, high, false, None).unwrap()
+    }
+
+    /// A router, of whose two kinds one has a setting, of which again one value has a setting.
+    fn nested() -> Space {
+        Space::new(vec![
+            Parameter::new("depth", int(1, 3)).when("kind", vec![json!("tree"), json!("forest")]),
+            Parameter::new("kind", list(json!(["line", "tree", "forest"]))),
+            Parameter::new("n", int(0, 1)),
+            Parameter::new("leaf", int(1, 2).or_unset()).when("depth", vec![json!(3)]),
+            Parameter::new("weight", int(1, 2)).when("leaf", vec![Value::Null]),
+        ])
+        .unwrap()
     }
 
     #[test]
-    fn values_and_coordinates_round_trip() {
-        let mut rng = rng::stream(1, "space");
-        for domain in domains() {
-            for i in 0..2000 {
-                let u = if i < 2 { f64::from(i) } else { rng::uniform01(&mut rng) };
-                let value = domain.decode(u);
-                let back = domain.encode(&value).unwrap();
-                assert!((0.0..=1.0).contains(&back));
-                assert_eq!(domain.decode(back), value, "{domain:?} at {u}");
-                // Written as JSON and read again it is the same point, to the last bit.
-                let read: Value = serde_json::from_str(&value.to_string()).unwrap();
-                assert_eq!(domain.encode(&read), Some(back));
-            }
+    fn points_are_counted_and_numbered_with_conditions() {
+        let space = nested();
+        // leaf: 1, 2, or unset with two weights: 4. depth: 1, 2, or 3 with 4 leaves: 6. kind: 1 + 2 * 6 = 13. n: 2.
+        assert_eq!(space.points(), Some(26));
+        let all: Vec<Vec<Value>> = (0..26).map(|i| space.values(&space.nth(i))).collect();
+        let unique: HashSet<String> = all.iter().map(|v| format!("{v:?}")).collect();
+        assert_eq!(unique.len(), 26);
+        for values in &all {
+            let places = space.places(values).unwrap();
+            assert_eq!(&space.values(&places), values);
+            let mut again = places.clone();
+            space.canonical(&mut again, |_| 0.5);
+            assert_eq!(again, places);
+            assert_eq!(&space.decode(&space.encode(values).unwrap()), values);
         }
-    }
-
-    #[test]
-    fn ends_and_levels() {
-        let cases = [
-            (Domain::int(0, 10, false, Some(4)), json!([0, 4, 8])),
-            (Domain::float(0.5, 0.8, false, Some(0.1)), json!([0.5, 0.6, 0.7, 0.8])),
-            (list(json!([8, 1, 2.5])), json!([1, 2.5, 8])),
-            (list(json!(["b", "a"])), json!(["b", "a"])),
-            (Ok(Domain::float(1.0, 100.0, true, None).unwrap().discretized(3)), json!([1.0, 10.0, 100.0])),
-        ];
-        for (domain, expect) in cases {
-            let domain = domain.unwrap();
-            let levels: Vec<Value> = (0..domain.levels().unwrap()).map(|k| domain.level(k)).collect();
-            assert_eq!(Value::Array(levels), expect);
-            assert_eq!(domain.decode(-1.0), expect[0]);
-            assert_eq!(&domain.decode(2.0), expect.as_array().unwrap().last().unwrap());
-        }
-        assert_eq!(Domain::int(0, 10, false, Some(4)).unwrap().encode(&json!(4.0)), Some(0.5));
-        assert_eq!(Domain::int(0, 10, false, Some(4)).unwrap().encode(&json!(5)), None);
-        assert_eq!(list(json!(["a"])).unwrap().encode(&json!("b")), None);
-    }
-
-    #[test]
-    fn scales_share_the_coordinates_as_they_say() {
-        let share = |domain: Domain, value: Value| {
-            (0..100_000).filter(|i| domain.decode((f64::from(*i) + 0.5) / 1e5) == value).count() as f64 / 1e5
-        };
-        assert!((share(Domain::int(1, 4, false, None).unwrap(), json!(1)) - 0.25).abs() < 1e-4);
-        // ln(1.5 / 0.5) of ln(8.5 / 0.5).
-        let expect = 3.0f64.ln() / 17.0f64.ln();
-        assert!((share(Domain::int(1, 8, true, None).unwrap(), json!(1)) - expect).abs() < 1e-4);
-        assert!((share(list(json!([1, 1000, "x"])).unwrap(), json!("x")) - 1.0 / 3.0).abs() < 1e-4);
-    }
-
-    #[test]
-    fn neighbours_are_one_level_away() {
-        let domain = list(json!([1, 2, 4, 8])).unwrap();
-        let next = |from: i64, above| domain.next_level(domain.encode(&json!(from)).unwrap(), above);
-        for (from, above, expect) in [(1, true, 2), (1, false, 2), (4, false, 2), (4, true, 8), (8, true, 4)] {
-            assert_eq!(next(from, above).map(|u| domain.decode(u)), Some(json!(expect)), "{from} {above}");
-        }
-        assert_eq!(list(json!([7])).unwrap().next_level(0.5, true), None);
-        assert_eq!(Domain::float(0.0, 1.0, false, None).unwrap().next_level(0.5, true), None);
-    }
-
-    #[test]
-    fn bad_domains_are_refused() {
-        for (domain, expect) in [
-            (list(json!([])), "empty"),
-            (list(json!([1, 2, 1.0])), "twice"),
-            (list(json!(["a", "a"])), "twice"),
-            (Domain::int(4, 4, false, None), "below"),
-            (Domain::int(0, 4, true, None), "logarithmic"),
-            (Domain::int(0, 4, false, Some(0)), "step"),
-            (Domain::int(0, 4, false, Some(5)), "step"),
-            (Domain::int(i64::MIN, i64::MAX, false, None), "within"),
-            (Domain::float(1.0, 0.0, false, None), "below"),
-            (Domain::float(f64::NAN, 0.0, false, None), "below"),
-            (Domain::float(0.0, 1.0, true, None), "logarithmic"),
-            (Domain::float(0.0, 1.0, false, Some(-0.1)), "step"),
-            (Domain::float(0.0, 1.0, false, Some(2.0)), "step"),
-            (Domain::float(0.0, 1.0, false, Some(f64::NAN)), "step"),
-        ] {
-            let message = domain.unwrap_err();
-            assert!(message.contains(expect), "{message}");
-        }
-        let tp = || Parameter { path: "deployment.tp".into(), domain: domains().remove(0) };
-        assert!(Space::new(vec![tp(), tp()]).unwrap_err().contains("twice"));
-        assert!(Space::new(vec![]).is_err());
+        assert_eq!(all[0], [Value::Null, json!("line"), json!(0), Value::Null, Value::Null]);
+        // Whatever is drawn is one of them.
+        let mut rng = rng::stream(4, "nested");
+        let drawn: HashSet<String> =
+            (0..3000).map(|_| format!("{:?}", space.values(&space.random(&mut rng)))).collect();
+        assert_eq!(drawn, unique);
+        // A value for what does not exist is no point, nor is none for what does.
+        assert_eq!(space.places(&[json!(1), json!("line"), json!(0), Value::Null, Value::Null]), None);
+        assert_eq!(space.places(&[Value::Null, json!("tree"), json!(0), Value::Null, Value::Null]), None);
     }
 
     #[test]
     fn points_are_numbered_with_the_last_parameter_fastest() {
-        let parameter = |path: &str, domain: &Domain| Parameter { path: path.into(), domain: domain.clone() };
-        let d = domains();
-        let space = Space::new(vec![parameter("a", &d[0]), parameter("b", &d[5]), parameter("c", &d[1])]).unwrap();
+        let space = Space::new(vec![
+            Parameter::new("a", list(json!(["a", null, true, 3]))),
+            Parameter::new("b", Domain::int(0, 10, false, Some(4)).unwrap()),
+            Parameter::new("c", list(json!([8, 1, 2.5]))),
+        ])
+        .unwrap();
         assert_eq!(space.points(), Some(4 * 3 * 3));
-        assert_eq!(space.nth(1), [json!("a"), json!(0), json!(2.5)]);
-        for index in 0..36 {
-            assert_eq!(space.index_of(&space.nth(index)), Some(index));
-        }
-        let continuous = Space::new(vec![parameter("a", &d[0]), parameter("x", &d[8])]).unwrap();
+        assert_eq!(space.values(&space.nth(1)), [json!("a"), json!(0), json!(2.5)]);
+        let unique: HashSet<String> = (0..36).map(|i| format!("{:?}", space.nth(i))).collect();
+        assert_eq!(unique.len(), 36);
+        let continuous = Domain::float(0.0, 1.0, false, None).unwrap();
+        let continuous = Space::new(vec![Parameter::new("x", continuous), Parameter::new("n", int(0, 3))]).unwrap();
         assert_eq!(continuous.points(), None);
+        let huge = Space::new(vec![Parameter::new("x", int(0, 1 << 40)), Parameter::new("y", int(0, 1 << 40))]);
+        assert_eq!(huge.unwrap().points(), None);
+    }
+
+    #[test]
+    fn bad_spaces_are_refused() {
+        let kind = || Parameter::new("kind", list(json!(["a", "b"])));
+        let n = || Parameter::new("n", int(0, 3));
+        let x = || Parameter::new("x", Domain::float(0.0, 1.0, false, None).unwrap());
+        for (parameters, expect) in [
+            (vec![], "no parameters"),
+            (vec![n(), n()], "twice"),
+            (vec![n().when("kind", vec![json!("a")])], "not varied"),
+            (vec![kind(), n().when("kind", vec![json!("c")])], "does not have"),
+            (vec![kind(), n().when("kind", vec![])], "no value"),
+            (vec![x(), n().when("x", vec![json!(0.5)])], "continuum"),
+            (vec![n().when("n", vec![json!(1)])], "circle"),
+            (vec![kind().when("n", vec![json!(1)]), n().when("kind", vec![json!("a")])], "circle"),
+        ] {
+            let message = Space::new(parameters).unwrap_err();
+            assert!(message.contains(expect), "{message}");
+        }
     }
 }

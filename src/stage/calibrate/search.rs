@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Int64Type};
 use serde_json::Value;
 
 use pipe_kernel::scenario::Scenario;
-use pipe_kernel::tune::{self, Trial};
+use pipe_kernel::tune::{Allowed, OnViolation, Outcome, Settings, Study as Asked, Trial};
 
 use super::apply::rows;
 use super::features::{Feature, RPS, Times, error, error_of, features};
@@ -89,24 +89,22 @@ impl<'a> Search<'a> {
         let test = self.of_role(CaseRole::Test);
         let each = (self.study.trials * train.len() as u64).saturating_add(test.len() as u64);
         self.cx.progress.0.total(each, "simulations");
-        let mut history: Vec<Trial> = Vec::new();
+        let mut asked = self.asked()?;
         let mut trials = Vec::new();
-        while (history.len() as u64) < self.study.trials {
+        while asked.told() < self.study.trials {
             self.cx.cancel.check()?;
-            let points = self.ask(&history);
+            let left = (self.study.trials - asked.told()).min(u64::from(self.study.batch));
+            let rules = Allowed(|p: &[Value]| self.study.feasible(p));
+            let suggestions = asked.ask(usize::try_from(left).unwrap_or(1), &rules);
+            let points: Vec<Vec<Value>> = suggestions.into_iter().map(|s| s.values).collect();
             if points.is_empty() {
                 break;
             }
             let times = self.simulate(&points, &train).await?;
             for (params, times) in points.into_iter().zip(&times) {
                 let error = error(&self.features(&train, times), self.study.objective);
-                let objectives = error.is_finite().then(|| vec![error]);
-                history.push(Trial {
-                    number: history.len() as u64,
-                    params: params.clone(),
-                    feasible: objectives.is_some(),
-                    objectives,
-                });
+                let outcome = Outcome::from(error.is_finite().then(|| vec![error]));
+                asked.tell(Trial { number: asked.told(), values: params.clone(), outcome });
                 trials.push((params, error));
             }
         }
@@ -137,11 +135,16 @@ impl<'a> Search<'a> {
         (0..self.study.cases.len()).filter(|&i| self.study.cases[i].role == role).collect()
     }
 
-    fn ask(&self, history: &[Trial]) -> Vec<Vec<Value>> {
-        let left = self.study.trials - history.len() as u64;
-        let batch = usize::try_from(left.min(u64::from(self.study.batch))).unwrap_or(1);
-        let sampler = tune::build(&self.study.sampler);
-        sampler.ask(&self.study.space, history, batch, self.study.seed, &|p| self.study.feasible(p))
+    /// The sampler, before its first trial.
+    fn asked(&self) -> Result<Asked> {
+        let settings = Settings {
+            seed: self.study.seed,
+            on_violation: OnViolation::Resample,
+            budget: Some(self.study.trials),
+            ..Settings::default()
+        };
+        let made = Asked::new(self.study.space.clone(), &self.study.sampler, settings);
+        made.map_err(|problems| Failure::stage("calibrate::sampler", problems.join("; ")))
     }
 
     /// The times of some cases at some points: by point, then by case.

@@ -119,7 +119,7 @@ pub(super) fn space(searched: &[Searched], at: Option<&Span>) -> Result<Space, V
             false => Domain::float(p.low, p.high, p.log, None),
         };
         match domain {
-            Ok(domain) => parameters.push(Parameter { path: p.path.clone(), domain }),
+            Ok(domain) => parameters.push(Parameter::new(p.path.clone(), domain)),
             Err(message) => problems.push(wrong(format!("`{}`: {message}", p.name))),
         }
     }
@@ -213,7 +213,7 @@ impl Study {
             let message = format!("`trials` must be 1 to {TRIALS_MAX} and `batch` at least 1");
             problems.push(Diagnostic::new("calibrate::trials", message).at(self.at.clone()));
         }
-        let unfit = pipe_kernel::tune::build(&self.sampler).problems(&self.space);
+        let unfit = self.sampler.problems(&self.space, 1);
         problems.extend(unfit.into_iter().map(|m| Diagnostic::new("calibrate::sampler", m).at(self.at.clone())));
         // At the upper ends: there a coefficient is seldom 0, with which all might be.
         let high: Vec<Value> = self.space.decode(&vec![1.0; self.space.dimensions()]);

@@ -1,6 +1,6 @@
 //! Parameters that make errors small: CMA-ES over their ranges, the same trials for the same seed.
 
-use pipe_kernel::tune::{self, CmaEs, Domain, Parameter, SamplerSpec, Space, Trial};
+use pipe_kernel::tune::{CmaEs, Domain, NoRules, Outcome, Parameter, SamplerSpec, Settings, Space, Study, Trial};
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use serde_json::Value;
 
@@ -23,7 +23,7 @@ pub(super) fn space(candidate: &Candidate) -> std::result::Result<Space, Diagnos
         let wrong =
             |what: String| Diagnostic::new("fidelity::fit", format!("`{}`: {what}", path.value)).at(path.at.clone());
         let domain = Domain::float(*low, *high, false, None).map_err(wrong)?;
-        parameters.push(Parameter { path: path.value.clone(), domain });
+        parameters.push(Parameter::new(path.value.clone(), domain));
     }
     let at = candidate.latency.at.clone();
     Space::new(parameters).map_err(|what| Diagnostic::new("fidelity::fit", what).at(at))
@@ -64,27 +64,30 @@ pub(super) fn best(
     space: &Space,
     error: impl Fn(&[Value]) -> Result<Option<f64>> + Sync,
 ) -> Result<Option<(Vec<Value>, f64)>> {
-    let sampler = tune::build(&SamplerSpec::CmaEs(CmaEs::default()));
     // Fits of one report draw from streams of their own.
     let seed = label.bytes().fold(bench.seed, |seed, byte| pipe_kernel::rng::mix64(seed ^ u64::from(byte)));
-    let mut history: Vec<Trial> = Vec::new();
-    while (history.len() as u32) < bench.trials {
+    let settings = Settings { seed, budget: Some(u64::from(bench.trials)), ..Settings::default() };
+    let study = Study::new(space.clone(), &SamplerSpec::CmaEs(CmaEs::default()), settings);
+    let mut study = study.map_err(|problems| Failure::stage("fidelity::fit", problems.join("; ")))?;
+    let mut judged: Vec<(Vec<Value>, f64)> = Vec::new();
+    while study.told() < u64::from(bench.trials) {
         if bench.stopped() {
             return Err(Failure::interrupted());
         }
-        let left = (bench.trials as usize - history.len()).min(BATCH);
-        let points = sampler.ask(space, &history, left, seed, &|_| true);
-        if points.is_empty() {
+        let left = (bench.trials as usize - study.told() as usize).min(BATCH);
+        let asked = study.ask(left, &NoRules);
+        if asked.is_empty() {
             break;
         }
-        let errors: Result<Vec<Option<f64>>> = bench.cx.pool.install(|| points.par_iter().map(|p| error(p)).collect());
-        for (params, error) in points.into_iter().zip(errors?) {
+        let errors: Result<Vec<Option<f64>>> =
+            bench.cx.pool.install(|| asked.par_iter().map(|s| error(&s.values)).collect());
+        for (suggestion, error) in asked.into_iter().zip(errors?) {
             let error = error.filter(|e| e.is_finite());
-            let number = history.len() as u64;
-            history.push(Trial { number, params, objectives: error.map(|e| vec![e]), feasible: error.is_some() });
+            let outcome = Outcome::from(error.map(|e| vec![e]));
+            study.tell(Trial { number: suggestion.number, values: suggestion.values.clone(), outcome });
+            judged.extend(error.map(|e| (suggestion.values, e)));
         }
     }
-    let judged = history.into_iter().filter_map(|t| Some((t.params, *t.objectives?.first()?)));
     // Of equals the first.
-    Ok(judged.min_by(|a, b| a.1.total_cmp(&b.1)))
+    Ok(judged.into_iter().min_by(|a, b| a.1.total_cmp(&b.1)))
 }

@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 
 use pipe_kernel::SIM_VERSION;
 use pipe_kernel::scenario::Scenario;
-use pipe_kernel::tune::{self, SamplerSpec, Trial, pareto};
+use pipe_kernel::tune::{self, Allowed, OnViolation, Settings, Study, Trial, pareto};
 
 use self::objective::Judge;
 use self::space::Search;
@@ -79,17 +79,16 @@ impl Kind for Optimize {
                 return problems;
             }
         };
-        let sampler = tune::build(&self.sampler);
-        let mut unfit = sampler.problems(&search.space);
-        if matches!(self.sampler, SamplerSpec::CmaEs(_)) && self.minimize.len() + self.maximize.len() > 1 {
-            unfit.push("cma_es is for one objective; take nsga2 for several".to_string());
-        }
-        let fits = unfit.is_empty();
-        problems.extend(unfit.into_iter().map(|m| Diagnostic::new("optimize::sampler", m).at(at.clone())));
-        if fits
-            && problems.is_empty()
-            && sampler.ask(&search.space, &[], 1, self.seed.unwrap_or(cx.seed), &|p| search.feasible(p)).is_empty()
-        {
+        let mut first = match study(self, &search, cx.seed) {
+            Ok(study) => study,
+            Err(unfit) => {
+                // That there is nothing to optimize is told already.
+                let wrong = |m| Diagnostic::new("optimize::sampler", m).at(at.clone());
+                problems.extend(unfit.into_iter().map(wrong));
+                return problems;
+            }
+        };
+        if problems.is_empty() && first.ask(1, &Allowed(|p: &[Value]| search.feasible(p))).is_empty() {
             let found = search.failed().unwrap_or_else(|| {
                 Diagnostic::new("optimize::infeasible", "no point of the space is a scenario that can be simulated")
                     .help("look at `where`, and at the memory that the model needs at each `deployment.tp`")
@@ -123,12 +122,27 @@ impl Kind for Optimize {
     }
 }
 
+/// The sampler of a search, before its first trial.
+fn study(spec: &Optimize, search: &Search, seed: u64) -> std::result::Result<Study, Vec<String>> {
+    let settings = Settings {
+        seed: spec.seed.unwrap_or(seed),
+        objectives: (spec.minimize.len() + spec.maximize.len()).max(1),
+        on_violation: OnViolation::Resample,
+        budget: Some(spec.trials),
+        ..Settings::default()
+    };
+    Study::new(search.space.clone(), &spec.sampler, settings)
+}
+
 /// A trial, and the scenario that it was.
 struct Done {
-    trial: Trial,
+    number: u64,
+    params: Vec<Value>,
     scenario: String,
     /// As written, not negated.
     objectives: Option<Vec<f64>>,
+    /// The same, all to be minimized.
+    minimized: Option<Vec<f64>>,
 }
 
 /// A search in progress.
@@ -145,10 +159,15 @@ impl Run<'_> {
     /// All trials, in order of number.
     async fn trials(&self) -> Result<Vec<Done>> {
         let mut done: Vec<Done> = Vec::new();
-        let mut history: Vec<Trial> = Vec::new();
-        while (history.len() as u64) < self.spec.trials {
+        let wrong = |problems: Vec<String>| Failure::stage("optimize::sampler", problems.join("; "));
+        let mut study = study(self.spec, self.search, self.cx.seed).map_err(wrong)?;
+        while study.told() < self.spec.trials {
             self.cx.cancel.check()?;
-            let points = self.ask(&history);
+            // Sampling and the rules on points are quick; simulations are not.
+            let left = (self.spec.trials - study.told()).min(u64::from(self.spec.batch));
+            let rules = Allowed(|p: &[Value]| self.search.feasible(p));
+            let asked = study.ask(usize::try_from(left).unwrap_or(1), &rules);
+            let points: Vec<Vec<Value>> = asked.into_iter().map(|s| s.values).collect();
             if let Some(d) = self.search.failed() {
                 return Err(Failure { exit: Exit::Stage, diagnostics: vec![d] });
             }
@@ -163,21 +182,13 @@ impl Run<'_> {
             }
             let (finished, _) = self.evaluator.evaluate(&scenarios).await?;
             for ((params, scenario), finished) in points.into_iter().zip(&scenarios).zip(&finished) {
-                let trial = self.judged(history.len() as u64, params, scenario, finished).await?;
-                history.push(trial.trial.clone());
+                let trial = self.judged(study.told(), params, scenario, finished).await?;
+                let outcome = tune::Outcome::from(trial.minimized.clone());
+                study.tell(Trial { number: trial.number, values: trial.params.clone(), outcome });
                 done.push(trial);
             }
         }
         Ok(done)
-    }
-
-    /// The next points. Sampling and the rules on points are quick; simulations are not.
-    fn ask(&self, history: &[Trial]) -> Vec<Vec<Value>> {
-        let left = self.spec.trials - history.len() as u64;
-        let batch = usize::try_from(left.min(u64::from(self.spec.batch))).unwrap_or(1);
-        let seed = self.spec.seed.unwrap_or(self.cx.seed);
-        let sampler = tune::build(&self.spec.sampler);
-        sampler.ask(&self.search.space, history, batch, seed, &|p| self.search.feasible(p))
     }
 
     async fn judged(&self, number: u64, params: Vec<Value>, scenario: &Scenario, finished: &Finished) -> Result<Done> {
@@ -192,8 +203,7 @@ impl Run<'_> {
             let signed = values.iter().zip(&self.judge.objectives);
             signed.map(|(v, o)| if o.maximize { -v } else { *v }).collect()
         });
-        let trial = Trial { number, params, feasible: minimized.is_some(), objectives: minimized };
-        Ok(Done { trial, scenario: finished.key.0.clone(), objectives })
+        Ok(Done { number, params, scenario: finished.key.0.clone(), objectives, minimized })
     }
 }
 
@@ -221,7 +231,7 @@ fn wrong_rows(e: &arrow::error::ArrowError) -> Failure {
 /// With one objective, the first of the best.
 fn front(done: &[Done], single: bool) -> Vec<usize> {
     let judged: Vec<(usize, &Vec<f64>)> =
-        done.iter().enumerate().filter_map(|(i, d)| Some((i, d.trial.objectives.as_ref()?))).collect();
+        done.iter().enumerate().filter_map(|(i, d)| Some((i, d.minimized.as_ref()?))).collect();
     let points: Vec<Vec<f64>> = judged.iter().map(|(_, o)| (*o).clone()).collect();
     let mut best = pareto::front(&points);
     best.sort_by(|a, b| points[*a][0].total_cmp(&points[*b][0]).then(a.cmp(b)));
@@ -264,7 +274,7 @@ fn schemas(spec: &Optimize) -> (SchemaRef, SchemaRef) {
 fn common_columns(search: &Search, judge: &Judge, trials: &[&Done]) -> Vec<ArrayRef> {
     let mut columns: Vec<ArrayRef> = Vec::new();
     for (j, setting) in search.settings.iter().enumerate() {
-        let values = || trials.iter().map(|d| d.trial.params.get(j));
+        let values = || trials.iter().map(|d| d.params.get(j));
         columns.push(match setting.data_type() {
             Some(DataType::Int64) => Arc::new(values().map(|v| v.and_then(Value::as_i64)).collect::<Int64Array>()),
             Some(DataType::Float64) => Arc::new(values().map(|v| v.and_then(Value::as_f64)).collect::<Float64Array>()),
@@ -290,8 +300,7 @@ fn text(value: &Value) -> Option<String> {
 
 fn write(spec: &Optimize, cx: &RunCx, search: &Search, judge: &Judge, trials: &[Done], front: &[usize]) -> Result<()> {
     let (front_schema, trials_schema) = schemas(spec);
-    let numbers =
-        |of: &[&Done]| -> ArrayRef { Arc::new(of.iter().map(|d| d.trial.number as i64).collect::<Int64Array>()) };
+    let numbers = |of: &[&Done]| -> ArrayRef { Arc::new(of.iter().map(|d| d.number as i64).collect::<Int64Array>()) };
     let put = |name: &str, schema: SchemaRef, columns: Vec<ArrayRef>| -> Result<()> {
         let batch = RecordBatch::try_new(schema.clone(), columns).map_err(|e| wrong_rows(&e))?;
         let mut writer = cx.out.table(name, schema)?;
@@ -307,7 +316,7 @@ fn write(spec: &Optimize, cx: &RunCx, search: &Search, judge: &Judge, trials: &[
     let mut columns = vec![numbers(&all)];
     columns.push(Arc::new(StringArray::from_iter_values(all.iter().map(|d| d.scenario.as_str()))));
     columns.extend(common_columns(search, judge, &all));
-    columns.push(Arc::new(all.iter().map(|d| Some(d.trial.feasible)).collect::<BooleanArray>()));
+    columns.push(Arc::new(all.iter().map(|d| Some(d.minimized.is_some())).collect::<BooleanArray>()));
     columns.push(Arc::new((0..all.len()).map(|i| Some(front.contains(&i))).collect::<BooleanArray>()));
     put(&format!("{}_trials", cx.stage), trials_schema, columns)
 }
@@ -334,13 +343,13 @@ fn answer(stage: &str, search: &Search, judge: &Judge, trials: &[Done], front: &
     }
     let mut lines = vec![head];
     for done in answers.into_iter().take(SHOWN) {
-        let params = search.settings.iter().zip(&done.trial.params);
+        let params = search.settings.iter().zip(&done.params);
         let params: Vec<String> = params
             .map(|(s, v)| format!("{}={}", last(&s.path), text(v).unwrap_or_else(|| "default".to_string())))
             .collect();
         let values = judge.objectives.iter().zip(done.objectives.iter().flatten());
         let values: Vec<String> = values.map(|(o, v)| format!("{} {}", o.name, short(*v))).collect();
-        lines.push(format!("  {}: {} (trial {})", values.join(", "), params.join(" "), done.trial.number));
+        lines.push(format!("  {}: {} (trial {})", values.join(", "), params.join(" "), done.number));
     }
     lines
 }

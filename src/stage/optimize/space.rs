@@ -99,7 +99,7 @@ impl Search {
             }
             match domain(path, tree) {
                 Ok((domain, values)) => {
-                    parameters.push(Parameter { path: path.value.clone(), domain });
+                    parameters.push(Parameter::new(path.value.clone(), domain));
                     samples.push((path, values));
                 }
                 Err(d) => problems.extend(d),
