@@ -67,7 +67,8 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
     let heeds = common.is_some_and(|c| c.knows_adapters && c.policy != QueueOrder::Fair);
     let heeds = heeds && s.deployment.speculative.is_none();
     let heeds = heeds && s.deployment.pools.is_empty();
-    if heeds && dice.one_in(if s.deployment.kv.tiers.is_empty() { 4 } else { 2 }) {
+    let few = s.deployment.kv.tiers.is_empty() && !matches!(s.deployment.scheduler, Scheduler::Trtllm(_));
+    if heeds && dice.one_in(if few { 4 } else { 2 }) {
         lora::draw(dice, &sizes, &mut s);
     }
     if !s.deployment.kv.tiers.is_empty() && matches!(s.deployment.scheduler, Scheduler::VllmV1(_)) {
