@@ -15,6 +15,7 @@ mod asynchronous;
 mod batches;
 mod conversations;
 mod faster_transformer;
+mod groups;
 mod lanes;
 mod lightllm;
 mod lora;
