@@ -129,7 +129,7 @@ fn the_host_takes_what_is_shared_once() {
 fn a_group_ends_where_it_could_not_come_back() {
     // Four tokens each are two full blocks, beyond which two must be free.
     check_vllm(rules(), 3, &[several(0.0, 3, 9, 2)], &["length_capped q0 s0 f1 d2 o4 i2/1/1"], &[]);
-    check_vllm(rules(), 4, &[several(0.0, 3, 9, 2)], &["length_capped q0 s0 f1 d18 o12 p2 l14 i34/7/7"], &[]);
+    check_vllm(rules(), 4, &[several(0.0, 3, 9, 2)], &["length_capped q0 s0 f1 d30 o12 p3 l27 i58/9/9"], &[]);
     // No second token has room.
     check_vllm(rules(), 1, &[several(0.0, 3, 9, 2)], &["length_capped q0 s0 f1 d1 o2"], &[]);
 }
