@@ -87,8 +87,10 @@ pub fn requests() -> RecordBatch {
         ("preemptions", "", small(&|_| 0)),
         ("preempted_ns", "ns", ns(&|_| Some(0))),
         ("input_tokens", "tokens", small(&|_| 100)),
+        ("samples", "", small(&|_| 1)),
         ("output_tokens", "tokens", small(&|r| r.6)),
         ("cached_tokens", "tokens", small(&|_| 0)),
+        ("fetched_tokens", "tokens", small(&|_| 0)),
         ("recomputed_tokens", "tokens", small(&|_| 0)),
     ])
 }

@@ -190,6 +190,7 @@ fn request_columns() -> Vec<Field> {
             "tokens",
             "Prompt tokens found in the prefix cache at first admission, of several samples at that of the first",
         ),
+        int32("fetched_tokens", "tokens", "Tokens that came from tiers behind the prefix cache, over all admissions"),
         int32("recomputed_tokens", "tokens", "Tokens computed again: lost to a preemption, or not sent along"),
     ]
 }
@@ -568,7 +569,7 @@ mod tests {
             "scenario_id request_id replica pool prefill_replica status measured class session_id priority arrival_ns \
              deadline_ns encoded_ns queued_ns scheduled_ns prefilled_ns kv_ready_ns first_token_ns finished_ns queue_ns \
              prefill_ns kv_transfer_ns decode_ns ttft_ns tpot_ns tpot_incl_first_ns e2e_ns itl_ns_mean itl_ns_p99 itl_ns_max preemptions preempted_ns input_tokens samples output_tokens cached_tokens \
-             recomputed_tokens"
+             fetched_tokens recomputed_tokens"
         );
     }
 

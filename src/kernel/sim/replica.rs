@@ -206,7 +206,8 @@ impl Replica {
             waiting: Queue::new(common.policy),
             loaded: Queue::new(match common.policy {
                 QueueOrder::Fair => QueueOrder::Fcfs,
-                _ if common.joins_in_order => QueueOrder::Fcfs,
+                // Those that come from tiers are in the order of the others.
+                _ if common.joins_in_order && kv.tiers.is_empty() => QueueOrder::Fcfs,
                 other => other,
             }),
             fetched: BTreeMap::new(),

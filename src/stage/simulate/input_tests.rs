@@ -97,9 +97,11 @@ fn samples_are_those_of_the_request_and_else_of_all() {
         let rows = ran.rows("sim_requests");
         rows.column_by_name(name).unwrap().as_primitive::<Int32Type>().values().to_vec()
     };
-    let one = of(&run(&three(Vec::new()), "").unwrap(), "output_tokens");
+    let bench = three(Vec::new());
+    let one = of(&run(&bench, "").unwrap(), "output_tokens");
     let n: ArrayRef = Arc::new(Int64Array::from(vec![Some(2), Some(1), None]));
-    let ran = run(&three(vec![("n", n)]), ", workload: { n: 4 }").unwrap();
+    let bench = three(vec![("n", n)]);
+    let ran = run(&bench, ", workload: { n: 4 }").unwrap();
     assert_eq!(of(&ran, "samples"), [1, 4, 2]);
     assert_eq!(of(&ran, "output_tokens"), [one[0], 4 * one[1], 2 * one[2]]);
 }

@@ -176,6 +176,7 @@ fn request_batch(rows: &[RequestRow], measured: Vec<bool>, wishes: &Wishes) -> R
         int32s(r().map(|r| r.samples)),
         int32s(r().map(|r| r.output_tokens)),
         int32s(r().map(|r| r.cached_tokens)),
+        int32s(r().map(|r| r.fetched_tokens)),
         int32s(r().map(|r| r.recomputed_tokens)),
     ];
     RecordBatch::try_new(simulation::memo_requests(), columns)

@@ -398,7 +398,7 @@ mod tests {
     #[test]
     fn speculation_equals_its_oracle() {
         let mut reach = Reach::default();
-        for seed in 0..400 {
+        for seed in 0..700 {
             match run_speculative(seed) {
                 Ok(one) => reach.add(&one),
                 Err(e) => panic!("{e}"),

@@ -21,6 +21,7 @@ use super::{Dice, Sizes, encoder, engine, latency};
 use crate::request::Requests;
 use crate::rng;
 use crate::scenario::Scenario;
+use crate::sim::kv::plan;
 use crate::sim::scheduler::{QueueOrder, Scheduler};
 
 /// A scheduler: its name, the rules that its scenarios must fire, and what gives a scenario its settings.
@@ -96,4 +97,15 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
     let all = matches!(engine_of.name, "samples" | "groups");
     super::samples::draw(seed, if all { 1 } else { 5 }, &mut s, &mut requests);
     (s, requests)
+}
+
+/// Blocks enough for a prompt beside the watermark, as the check wants them.
+fn room_beside_watermark(s: &mut Scenario) {
+    let fixed = plan::blocks_per_request(&s.deployment, &s.model);
+    let (scheduler, block_size) = (s.deployment.scheduler.clone(), s.deployment.kv.block_size);
+    if let Some(blocks) = &mut s.deployment.kv.num_gpu_blocks {
+        while scheduler.most_tokens(*blocks, fixed, block_size) < 2 {
+            *blocks += 1;
+        }
+    }
 }

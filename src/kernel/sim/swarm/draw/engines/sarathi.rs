@@ -1,6 +1,7 @@
 //! Scenarios of [`Sarathi`].
 
 use super::super::{Dice, Sizes, kinds_of_layers};
+use super::room_beside_watermark;
 use crate::scenario::Scenario;
 use crate::sim::scheduler::{Sarathi, Scheduler};
 
@@ -32,4 +33,5 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
         watermark_blocks_fraction: dice.pick(&[0.0, 0.01, 0.1, 0.3, 0.6]),
         scheduler_overhead_us: dice.pick(&[0.0, 0.0, 300.0, 2_500.7]),
     });
+    room_beside_watermark(s);
 }

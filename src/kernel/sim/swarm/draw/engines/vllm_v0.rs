@@ -1,6 +1,7 @@
 //! Scenarios of [`VllmV0`].
 
 use super::super::{Dice, Sizes, kinds_of_layers, longest};
+use super::room_beside_watermark;
 use crate::scenario::Scenario;
 use crate::sim::scheduler::{PreemptionMode, Scheduler, VllmV0};
 
@@ -44,4 +45,5 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
         swap_gb_per_s: dice.pick(&[0.3, 25.0]),
         scheduler_overhead_us: dice.pick(&[0.0, 0.0, 300.0, 2_500.7]),
     });
+    room_beside_watermark(s);
 }
