@@ -13,6 +13,7 @@ use std::time::Instant;
 #[allow(dead_code)]
 #[path = "../sim/kv/extents.rs"]
 mod extents;
+#[allow(dead_code)]
 #[path = "../sim/kv/table.rs"]
 mod table;
 

@@ -5,21 +5,22 @@
 //! `vllm_v1`, and the cost of a request when there are twice as many (1 where it is linear). The best of five runs counts,
 //! and the schedulers take turns: ratios hold on a machine that has other things to do, times do not.
 //!
-//! Ratios of November 2026 (plain, small cache, conversations):
+//! Ratios of November 2026 (plain, small cache, conversations), of the best of ten runs:
 //!
 //! | scheduler | plain | small cache | conversations |
 //! |---|---|---|---|
-//! | `vllm_v0` | 0.65 | 0.76 | 1.53 |
-//! | `sarathi` | 0.97 | 1.22 | 0.85 |
-//! | `orca` | 1.09 | 1.40 | 1.84 |
-//! | `faster_transformer` | 0.94 | 0.74 | 0.22: batches of three, as it reserves 131,072 tokens for each, take ten times the steps |
-//! | `lightllm` | 0.52 | 0.49 | 1.46 |
-//! | `sglang` | 0.60 | 0.76 | 1.05 |
-//! | `trtllm` | 0.85 | 0.41 | 2.37 |
-//! | `trtllm`, MAX_UTILIZATION | 0.87 | at least 0.18: that was when it looked at every fetched request in each step, which it does not any more | 1.04 |
-//! | `trtllm`, STATIC_BATCH | 0.52 | 0.54 | 1.92 |
+//! | `vllm_v0` | 0.78 | 0.51 | 1.51 |
+//! | `sarathi` | 1.12 | 1.02 | 0.82 |
+//! | `orca` | 1.25 | 1.24 | 1.82 |
+//! | `faster_transformer` | 1.02 | 0.65 | 0.21: batches of three, as it reserves 131,072 tokens for each, take ten times the steps |
+//! | `lightllm` | 0.64 | 0.45 | 1.42 |
+//! | `sglang` | 0.56 | 0.66 | 1.02 |
+//! | `trtllm` | 1.04 | 0.95 | 2.47 |
+//! | `trtllm`, MAX_UTILIZATION | 0.86 | 0.63 | 1.03 |
+//! | `trtllm`, STATIC_BATCH | 0.57 | 0.52 | 1.98 |
 //!
-//! The cost of a request does not depend on their number (0.87 to 1.08).
+//! The cost of a request does not depend on their number beyond what the machine does to the figures (0.68 to 1.42, without
+//! order).
 
 use std::time::{Duration, Instant};
 

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use super::SimError;
 use super::fair::OUTPUT_WEIGHT;
+use super::groups::own_blocks;
 use super::kv::hashes::Derivation;
 use super::latency::BatchShape;
 use super::node::{Env, Out};
@@ -103,10 +104,13 @@ impl Replica {
         if need > 0 {
             self.take(need);
         }
+        self.forking = 0;
         self.fill_decodes(env);
-        f.regular = self.decodes - self.fresh.len() as u64;
+        f.regular = self.decodes;
         for slot in self.fresh.drain(..) {
-            self.live[slot as usize].fresh = false;
+            let live = &mut self.live[slot as usize];
+            live.fresh = false;
+            f.regular -= u64::from(live.width);
             self.next.resumed.push(slot);
         }
         f.shape.decode_requests = self.decodes;
@@ -121,7 +125,7 @@ impl Replica {
         if self.speculating.is_some() {
             return self.verify_sums().1;
         }
-        if self.common.reserves { 0 } else { self.class_counts[self.class(self.steps)] }
+        if self.common.reserves { 0 } else { self.class_counts[self.class(self.steps)] + self.forking }
     }
 
     /// Where the scheduler works ahead: requests whose last token is in the step before this one, and that the
@@ -182,11 +186,13 @@ impl Replica {
             Some(_) => self.verify(slot, (computed, tokens), need, f, env),
             None => self.grow(slot, computed, 1, env),
         };
+        let width = u64::from(self.live[slot as usize].width);
         if tokens == 1 {
-            f.shape.decode_requests += 1;
-            f.shape.decode_context += u64::from(computed);
+            let first = f.shape.decode_requests == 0;
+            f.shape.decode_requests += width;
+            f.shape.decode_context += u64::from(computed) * width;
             if self.spread.asked {
-                widen(&mut f.shape, u64::from(computed));
+                widen(&mut f.shape, u64::from(computed), first);
             }
         }
         f.budget = f.budget.saturating_sub(tokens);
@@ -200,7 +206,7 @@ impl Replica {
             self.stalled -= u64::from(resumed);
             self.next.resumed.push(slot);
         } else {
-            f.regular += 1;
+            f.regular += width;
         }
         self.note_written(slot, computed / self.block_size, filled);
         if self.common.policy == QueueOrder::Priority {
@@ -303,7 +309,8 @@ impl Replica {
         let mut shape = BatchShape { decode_requests: 0, ..f.shape };
         for share in decodes {
             shape.decode_requests += 1;
-            widen(&mut shape, u64::from(share.before));
+            let first = shape.decode_requests == 1;
+            widen(&mut shape, u64::from(share.before), first);
         }
         f.shape = BatchShape { decode_requests: f.shape.decode_requests, ..shape };
     }
@@ -376,7 +383,7 @@ impl Replica {
         live.gaps.extend_from_slice(self.log.between(from, handed));
         live.from = handed;
         if let Some(flight) = self.flights.back_mut() {
-            flight.regular -= 1;
+            flight.regular -= u64::from(live.width);
             flight.early.push(slot);
         }
     }
@@ -497,7 +504,10 @@ impl Replica {
     /// The blocks for `tokens` more tokens after `computed`; returns how many become known.
     fn grow(&mut self, slot: u32, computed: u32, tokens: u32, env: &Env<'_>) -> u32 {
         if !self.common.reserves {
-            let need = new_blocks(computed, tokens, self.block_size);
+            let need = self.blocks_for(slot, computed, tokens);
+            if self.live[slot as usize].phase == Phase::Decode {
+                self.forking -= self.copies_at(slot, computed);
+            }
             let live = &mut self.live[slot as usize];
             let there = need.min(u64::from(live.spare));
             live.spare -= there as u32;
@@ -649,13 +659,14 @@ impl Replica {
             }
             false => computed.div_ceil(self.block_size) - live.missing - live.held.blocks() + spare,
         };
-        self.pool.release(&mut live.held, u64::from(blocks) + more);
+        let own = own_blocks(live.width, live.input, computed, self.block_size);
+        self.pool.release(&mut live.held, u64::from(blocks) + own + more);
     }
 
     /// A completed request takes the place of its last token too, before it frees all, if there is one; returns how many.
     pub(super) fn one_more(&mut self, slot: u32, env: &Env<'_>) -> u32 {
         let computed = self.computed(&self.live[slot as usize]);
-        if self.speculating.is_some() || new_blocks(computed, 1, self.block_size) > self.pool.free() {
+        if self.speculating.is_some() || self.blocks_for(slot, computed, 1) > self.pool.free() {
             return 0;
         }
         self.grow(slot, computed, 1, env);
@@ -774,9 +785,8 @@ impl Replica {
     }
 }
 
-/// One more context of those in a step; the request is counted already.
-fn widen(shape: &mut BatchShape, context: u64) {
-    let first = shape.decode_requests == 1;
+/// One more context of those in a step, the first or another.
+fn widen(shape: &mut BatchShape, context: u64, first: bool) {
     shape.decode_context_min = if first { context } else { shape.decode_context_min.min(context) };
     shape.decode_context_max = shape.decode_context_max.max(context);
 }

@@ -7,7 +7,10 @@ use super::replica::{Live, Replica};
 
 impl Replica {
     pub(super) fn enter_decode(&mut self, slot: u32, env: &Env<'_>) {
-        self.decodes += 1;
+        let width = u64::from(self.live[slot as usize].width);
+        self.decodes += width;
+        self.beside += width - 1;
+        self.forking += self.copies_of(slot);
         self.begin_to_verify(slot, env);
         self.promised += self.live[slot as usize].promise;
         if let Some(fair) = self.waiting.fair() {
@@ -15,8 +18,8 @@ impl Replica {
         }
         let computed = self.computed(&self.live[slot as usize]);
         let live = &self.live[slot as usize];
-        self.context += u64::from(computed);
-        self.spread.enter(live.base, self.decodes == 1);
+        self.context += u64::from(computed) * width;
+        self.spread.enter(live.base, self.decodes == width);
         let entry = Reverse((live.finish, live.seq, slot));
         self.adapter_decodes(slot, true);
         if self.speculating.is_some() {
@@ -40,12 +43,15 @@ impl Replica {
             self.fresh.retain(|other| *other != slot);
         }
         self.spread.leave(self.live[slot as usize].base);
-        self.decodes -= 1;
+        let width = u64::from(self.live[slot as usize].width);
+        self.forking -= self.copies_of(slot);
+        self.decodes -= width;
+        self.beside -= width - 1;
         self.promised -= self.live[slot as usize].promise;
         if let Some(fair) = self.waiting.fair() {
             fair.decode(self.live[slot as usize].tenant, -1, self.steps);
         }
-        self.context -= u64::from(self.computed(&self.live[slot as usize]));
+        self.context -= u64::from(self.computed(&self.live[slot as usize])) * width;
     }
 
     pub(super) fn enter_class(&mut self, slot: u32) {
@@ -54,7 +60,7 @@ impl Replica {
         }
         let live = &self.live[slot as usize];
         let class = self.class_of(live);
-        self.class_counts[class] += 1;
+        self.class_counts[class] += u64::from(live.width);
         if self.fills_later(live) {
             let at = self.class_position(class, live.seq);
             self.class_lists[class].insert(at, slot);
@@ -67,7 +73,7 @@ impl Replica {
         }
         let live = &self.live[slot as usize];
         let class = self.class_of(live);
-        self.class_counts[class] -= 1;
+        self.class_counts[class] -= u64::from(live.width);
         if self.fills_later(live) {
             let at = self.class_position(class, live.seq);
             self.class_lists[class].remove(at);

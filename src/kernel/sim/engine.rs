@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicBool;
 use super::cluster::Cluster;
 use super::encoder::Encoder;
 use super::gateway::{Gateway, PoolKind};
+use super::groups::Hold;
 use super::kv::hashes::Derivation;
 use super::kv::{hashes, plan};
 use super::latency::LatencyModel;
@@ -108,6 +109,7 @@ pub(super) fn simulate(
                 Some(_) => max_len(d, &sites[at].model, kinds[at].blocks),
                 None => d.max_model_len.unwrap_or(u32::MAX / 4),
             },
+            groups: Hold::of(&sites[at], kinds[at].blocks, &demand),
             encoder: Encoder::of(&sites, at, requests),
             fixed_blocks: plan::blocks_per_request(d, &sites[at].model) as u32,
             longest_prompt: d.scheduler.longest_prompt(),

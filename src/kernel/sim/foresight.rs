@@ -107,7 +107,10 @@ impl Replica {
     fn pending_wake(&self, from: SimTime, env: &Env<'_>) -> SimTime {
         let done = |Reverse((at, place, work)): &Reverse<(SimTime, u32, Work)>| {
             let output = match work {
-                Work::Whole => env.demand.output(env.demand.nth(*place as usize), env.max_len).0,
+                Work::Whole => {
+                    let request = env.demand.nth(*place as usize);
+                    env.demand.output(request, env.len_of(request)).0
+                }
                 // Its first token may be out; and it may be cut shorter than this engine would, by that of its prompt.
                 Work::Reply => {
                     let slot = self.moving[&env.demand.nth(*place as usize)];
@@ -136,7 +139,7 @@ impl Replica {
             && !self.common.async_scheduling
             && self.stalled == 0
             && self.decodes > 0
-            && self.decodes == self.running.len() as u64
+            && self.decodes - self.beside == self.running.len() as u64
             && self.decodes <= self.common.decodes_max;
         let finish = self.finishes.peek().map(|Reverse((step, ..))| *step).filter(|_| quiet)?;
         let steps = finish.saturating_sub(self.steps).min(self.steps_with_blocks()).min(self.former.quiet_steps(self));
@@ -162,6 +165,9 @@ impl Replica {
     fn steps_with_blocks(&self) -> u64 {
         if self.common.reserves {
             return u64::MAX;
+        }
+        if self.forking > 0 {
+            return 0;
         }
         let Some(free) = self.pool.free().checked_sub(self.common.slack) else { return 0 };
         let size = u64::from(self.block_size);

@@ -52,6 +52,8 @@ pub(super) struct Live {
     pub spare: u32,
     /// Blocks that it has whatever its length, while it runs or moves here.
     pub fixed: u32,
+    /// Sequences of it that decode together, and share the blocks of its prompt.
+    pub width: u32,
     pub input: u32,
     /// Encoder tokens that are kept for it.
     pub encoded: u32,
@@ -135,6 +137,7 @@ impl Default for Live {
             swapped: false,
             spare: 0,
             fixed: 0,
+            width: 1,
             input: 0,
             encoded: 0,
             output: 0,

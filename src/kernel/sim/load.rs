@@ -37,8 +37,9 @@ pub(crate) struct Demand<'a> {
     pub horizon: SimTime,
     /// See [`Load::exact_max_tokens`].
     exact: bool,
-    /// Some requests may have several samples.
+    /// Some requests may have several samples, and the most that one has.
     sampled: bool,
+    widest: u32,
 }
 
 /// What holds for all requests, or for those of a class.
@@ -110,6 +111,7 @@ impl<'a> Demand<'a> {
             horizon,
             exact: load.exact_max_tokens,
             sampled: super::samples::asked(load, requests),
+            widest: super::samples::most(load, requests),
         })
     }
 
@@ -209,6 +211,11 @@ impl<'a> Demand<'a> {
             return 1;
         }
         own(&self.requests.n, request).unwrap_or_else(|| self.rules(request).n)
+    }
+
+    /// Most samples that a request may have.
+    pub(crate) fn widest(&self) -> u32 {
+        self.widest
     }
 
     fn most(&self, request: u32, max_len: u32) -> u32 {

@@ -6,6 +6,7 @@
 use std::sync::atomic::AtomicBool;
 
 use super::encoder;
+use super::groups::Hold;
 use super::itl::Gaps;
 use super::latency::LatencyModel;
 use super::load::Demand;
@@ -35,6 +36,8 @@ pub(super) struct Env<'a> {
     pub tick: Option<Tick>,
     /// Longest prompt plus output.
     pub max_len: u32,
+    /// What holds groups of sequences, where the engine knows them.
+    pub groups: Option<Hold>,
     /// Longest prompt, where that is less.
     pub longest_prompt: u32,
     /// Bytes of a block on one GPU.
@@ -46,6 +49,16 @@ pub(super) struct Env<'a> {
     pub wants_steps: bool,
     pub reports: Reports,
     pub stop: &'a AtomicBool,
+}
+
+impl Env<'_> {
+    /// Longest prompt plus output of a request.
+    #[inline]
+    pub(super) fn len_of(&self, request: u32) -> u32 {
+        let Some(hold) = &self.groups else { return self.max_len };
+        let input = self.requests.input_tokens[request as usize];
+        self.max_len.min(hold.len_of(self.demand.samples(request), input))
+    }
 }
 
 /// What engines are to report beside rows.

@@ -42,7 +42,7 @@ use super::node::{Env, Node, Out, Work};
 use super::queue::{Key, Queue};
 use super::router::Load;
 use super::samples::Parents;
-use super::scheduler::{Common, QueueOrder, Scheduler};
+use super::scheduler::{Common, QueueOrder, Samples, Scheduler};
 use super::spread::Spread;
 use super::tiers::{TierFacts, Tiers};
 use super::timing::Timing;
@@ -69,7 +69,12 @@ pub(super) struct Replica {
     pub blocked: bool,
     pub steps: u64,
     pub handed: u64,
+    /// Sequences that decode: one of a request, but of several samples in a group.
     pub decodes: u64,
+    /// Of these, sequences beyond the first of a request; blocks that requests take for copies of a last block that their
+    /// sequences share.
+    pub beside: u64,
+    pub forking: u64,
     /// Tokens in the cache over all decode requests.
     pub context: u64,
     /// Decode requests that got no token in the step formed last.
@@ -161,6 +166,11 @@ impl Replica {
     ) -> Replica {
         let kv = &d.kv;
         let classes = kv.block_size as usize;
+        let mut common = common;
+        if common.samples == Samples::Group {
+            // Everyone asks for so many blocks before he takes one.
+            common.slack = common.slack.max(u64::from(env.demand.widest()));
+        }
         let (timing, jitter) = (Timing::new(&common, env.tick), Jitter::new(env.seed, id, env.jitter_cv));
         let former = Former::new(scheduler);
         let said = former.least(env.model.shortest_step());
@@ -205,6 +215,8 @@ impl Replica {
             running: Vec::new(),
             prefills: Vec::new(),
             decodes: 0,
+            beside: 0,
+            forking: 0,
             context: 0,
             stalled: 0,
             paused: SimDuration::ZERO,
@@ -366,10 +378,11 @@ impl Replica {
         let (samples, ahead) = self.samples_of(place, request, env);
         // The engine knows that a part of a request is to end with its prompt.
         let (output, capped) = match work {
-            Work::Whole | Work::Reply if !ahead => env.demand.output(request, env.max_len),
+            Work::Whole | Work::Reply if !ahead => env.demand.output(request, env.len_of(request)),
             Work::Whole | Work::Reply | Work::Prompt | Work::HeldPrompt | Work::Encode => (1, true),
         };
         let several = ahead || samples.end > 1;
+        let width = self.width_of(request, env);
         for sample in samples {
             let mut live = Live {
                 request,
@@ -378,6 +391,7 @@ impl Replica {
                 input,
                 output,
                 capped,
+                width,
                 several,
                 ahead,
                 sample,
@@ -632,14 +646,14 @@ impl Node for Replica {
             let live = &self.live[slot as usize];
             match live.work {
                 Work::Whole if live.ahead => self.replies_behind(live, env),
-                Work::Whole | Work::Reply => u64::from(live.output - self.emitted(live)),
+                Work::Whole | Work::Reply => u64::from(live.output - self.emitted(live)) * u64::from(live.width),
                 Work::Prompt | Work::HeldPrompt | Work::Encode => 0,
             }
         };
         let coming = |Reverse((_, place, work)): &Reverse<(SimTime, u32, Work)>| match work {
             Work::Whole => {
                 let request = env.demand.nth(*place as usize);
-                u64::from(env.demand.output(request, env.max_len).0) * u64::from(env.demand.samples(request))
+                u64::from(env.demand.output(request, env.len_of(request)).0) * u64::from(env.demand.samples(request))
             }
             // Of a reply on its way the slot is known.
             Work::Reply | Work::Prompt | Work::HeldPrompt | Work::Encode => 0,

@@ -20,7 +20,8 @@ impl Replica {
     pub(super) fn decode_run(&mut self, limit: SimTime, env: &Env<'_>, out: &mut Out) -> Result<u64, SimError> {
         let quiet = self.stalled == 0
             && self.decodes > 0
-            && self.decodes == self.running.len() as u64
+            && self.decodes - self.beside == self.running.len() as u64
+            && self.forking == 0
             && self.fresh.is_empty()
             && self.paused == SimDuration::ZERO
             && self.decodes <= self.common.decodes_max

@@ -5,8 +5,9 @@
 //! | 1. **vLLM's V1** makes `n` requests of one in its frontend, which reach the queue at once, in order. To the scheduler they are requests like others: each has a seat, a place in the batch, and blocks of its own but for what the prefix cache shares; each is preempted by itself | `v1/engine/async_llm.py` `add_request`, `v1/engine/parallel_sampling.py` `ParentRequest` | `samples_are_requests_that_share_what_the_cache_finds`, `every_sample_takes_a_seat`, `samples_are_preempted_one_by_one` |
 //! | 2. **SGLang** first sends a request that computes the prompt and generates nothing that anybody gets (`max_new_tokens: 0`), and when that is done `n` requests, which find its pages | `managers/tokenizer_manager.py` `_handle_batch_request` | `sglang_computes_the_prompt_before_the_samples` |
 //! | 3. **TensorRT-LLM** makes a request and `n - 1` children of one as it takes it from the queue, which it does only where all of them may be active beside those that are; then they are requests like others, of which all but the first wait for the prefix (rule 6 of [`Trtllm`](super::scheduler::Trtllm)) | `_torch/pyexecutor/request_utils.py` `get_from_waiting_queue`, `merge_requests`; `llm_request.py` `create_child_request` | `trtllm_takes_all_samples_at_once` |
-//! | 4. **One decision of the router** for all of them: each of these is the frontend of one engine | the same | `samples_stay_together` |
-//! | 5. **The request** has its first token with the first of any sample, is done with the last token of the last one, and goes whole when its client goes | `parallel_sampling.py` `get_outputs`; SGLang `_handle_batch_request` | `the_first_token_of_any_and_the_last_of_all`, `a_client_takes_all_samples_along` |
+//! | 4. **vLLM's version 0** has one request of `n` sequences ([`groups`](super::groups)) | `core/scheduler.py`, version 0.6 | `timelines/groups.rs` |
+//! | 5. **One decision of the router** for all of them: each of these is the frontend of one engine | the same | `samples_stay_together` |
+//! | 6. **The request** has its first token with the first of any sample, is done with the last token of the last one, and goes whole when its client goes | `parallel_sampling.py` `get_outputs`; SGLang `_handle_batch_request` | `the_first_token_of_any_and_the_last_of_all`, `a_client_takes_all_samples_along` |
 //!
 //! *Lengths.* All samples of a request have the length that the trace gives: it knows no other. A cap cuts each of them.
 //!
@@ -15,7 +16,8 @@
 //! them also where the trace says nothing of them: then they are shared with nobody else. The block in which the prompt ends is
 //! each sample's own. Without prefix caching every sample computes the whole prompt, as in both engines.
 //!
-//! *Figures.* Tokens, gaps between tokens, recomputed tokens and preemptions of a row are those of all samples together, the
+//! *Figures.* Tokens, gaps between tokens, recomputed tokens and preemptions of a row are those of all samples together (a group
+//! is preempted once), the
 //! time lost to preemptions that of the sample that lost most, the tokens found in the prefix cache those of the sample
 //! that was admitted first; the hits of the others are in the totals of the cache. What engines tell of their queues, seats and
 //! batches counts samples: they are the scheduler's requests. Routers count a request once among those that they have sent.
@@ -59,6 +61,11 @@ pub(crate) fn most_of_all(load: &Load) -> u32 {
     load.classes.values().filter_map(|class| class.n).chain(load.n).max().unwrap_or(1)
 }
 
+/// Most samples that a request may have.
+pub(crate) fn most(load: &Load, requests: &Requests) -> u32 {
+    requests.n.iter().flatten().copied().chain([most_of_all(load)]).max().unwrap_or(1)
+}
+
 /// Why a pool serves no requests of so many samples, which are several.
 pub(crate) fn unfit(site: &Site, n: u32) -> Option<String> {
     let d = &site.deployment;
@@ -68,7 +75,7 @@ pub(crate) fn unfit(site: &Site, n: u32) -> Option<String> {
             let most = rules.max_batch_size;
             format!("{n} samples can never be active together, max_batch_size is {most}")
         }),
-        Scheduler::VllmV0(_) => Some("requests of several sequences are not simulated with vllm_v0".to_string()),
+        Scheduler::VllmV0(rules) => super::groups::unfit(rules, site, n),
         Scheduler::Lightllm(_) => Some("samples are not simulated with lightllm".to_string()),
         Scheduler::FasterTransformer(_) => Some("samples are not simulated with faster_transformer".to_string()),
         Scheduler::Sarathi(_) => Some("Sarathi-Serve knows requests of one sequence only".to_string()),
@@ -93,7 +100,7 @@ pub(crate) fn check(scenario: &Scenario, requests: &Requests) -> Result<(), SimE
         let message = format!("request {i} has an n of {n}; must be 1 to {N_MAX}");
         return Err(SimError::Invalid { path: "workload".into(), message });
     }
-    let most = requests.n.iter().flatten().copied().chain([most_of_all(&scenario.workload)]).max().unwrap_or(1);
+    let most = most(&scenario.workload, requests);
     if most < 2 {
         return Ok(());
     }
@@ -172,7 +179,7 @@ impl Replica {
     /// Samples of a request that enters the queue now: their numbers, and whether it is one that computes the prompt alone.
     pub(super) fn samples_of(&mut self, place: u32, request: u32, env: &Env<'_>) -> (std::ops::Range<u32>, bool) {
         let n = env.demand.samples(request);
-        if n == 1 {
+        if n == 1 || self.common.samples == Samples::Group {
             return (0..1, false);
         }
         let ahead = self.common.samples == Samples::BehindPrompt;
@@ -223,7 +230,7 @@ impl Replica {
 
     /// Tokens of replies of requests whose samples have not entered the queue: here is the one that computes the prompt.
     pub(super) fn replies_behind(&self, live: &Live, env: &Env<'_>) -> u64 {
-        let output = env.demand.output(live.request, env.max_len).0;
+        let output = env.demand.output(live.request, env.len_of(live.request)).0;
         u64::from(output) * u64::from(env.demand.samples(live.request))
     }
 

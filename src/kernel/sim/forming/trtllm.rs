@@ -7,6 +7,7 @@ use std::iter::Peekable;
 use std::vec::IntoIter;
 
 use crate::sim::batch::{Forming, Seat, new_blocks};
+use crate::sim::lora::Claims;
 use crate::sim::node::Env;
 use crate::sim::replica::{Live, Phase, Replica};
 use crate::sim::scheduler::{CapacitySchedulerPolicy, ContextChunkingPolicy, Trtllm};
@@ -149,6 +150,7 @@ impl State {
         let mut contributed = if fixed { None } else { Some(contributed(replica, env)) };
         let mut available = replica.pool.free() as i64 - (replica.promised as i64 - held_by_decodes(replica) as i64);
         let mut full = false;
+        let mut claims = Claims::beside_those_in_use();
         let mut contexts = Contexts::new(replica);
         while let Some(slot) = contexts.next(!full) {
             let live = &replica.live[slot as usize];
@@ -169,6 +171,10 @@ impl State {
                 full = true;
                 continue;
             }
+            if !claims.fits(replica, slot, env) {
+                continue;
+            }
+            claims.claim(replica, slot);
             available -= need;
             fitting.list.push(slot);
         }
@@ -183,6 +189,7 @@ impl State {
         }
         let mut known = contributed(replica, env);
         let mut taken = replica.decode_need();
+        let mut claims = Claims::beside_those_in_use();
         let mut contexts = Contexts::new(replica);
         while let Some(slot) = contexts.next(true) {
             let live = &replica.live[slot as usize];
@@ -192,9 +199,10 @@ impl State {
                     continue;
                 }
                 taken += to_start(replica, live);
-                if taken > replica.pool.free() {
+                if taken > replica.pool.free() || !claims.fits(replica, slot, env) {
                     break;
                 }
+                claims.claim(replica, slot);
             }
             fitting.list.push(slot);
         }
@@ -205,6 +213,7 @@ impl State {
     fn next_step_in_order(&self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) -> Fitting {
         let mut fitting = Fitting::default();
         let mut known = contributed(replica, env);
+        let mut claims = Claims::none();
         // Of those that were fetched, only who is reached is looked at: they can be many.
         let mut started = by_place(replica, &replica.running);
         let (mut at, mut fetched, mut end, mut taken) = (0, 0, u64::MAX, 0);
@@ -232,7 +241,7 @@ impl State {
                 Phase::Decode => new_blocks(replica.computed(live), 1, replica.block_size),
                 Phase::Prefill | Phase::Ending | Phase::Moving | Phase::Fetching => 0,
             };
-            while taken + need > replica.pool.free() {
+            while taken + need > replica.pool.free() || !claims.fits(replica, slot, env) {
                 if started.len() <= at {
                     return fitting;
                 }
@@ -246,6 +255,7 @@ impl State {
                 }
             }
             taken += need;
+            claims.claim(replica, slot);
             fitting.list.push(slot);
             at += usize::from(!waits);
         }

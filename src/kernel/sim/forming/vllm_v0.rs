@@ -2,6 +2,7 @@
 //! at one by one only where a block is not free for each.
 
 use crate::sim::batch::{Forming, Seat};
+use crate::sim::groups::{blocks_of, next_blocks};
 use crate::sim::node::Env;
 use crate::sim::replica::{Phase, Replica};
 use crate::sim::scheduler::vllm_v0::no_swap_space;
@@ -37,7 +38,7 @@ impl State {
         }
         let share = replica.share_of(self.rules.max_num_seqs);
         let mut copied = 0;
-        if replica.running.len() <= share && replica.decode_need() < replica.pool.free() {
+        if replica.running.len() <= share && replica.decode_need() + replica.common.slack <= replica.pool.free() {
             replica.decode_all(f, env);
         } else {
             copied += self.walk(replica, share, f, env);
@@ -57,8 +58,13 @@ impl State {
         let watermark = self.rules.watermark(replica.pool.total());
         let (mut tokens, mut longest, mut count) = (0_u64, 0_u64, 0_u64);
         let share = replica.share_of(self.rules.max_num_seqs);
-        while replica.seated() < self.rules.max_num_seqs as usize && replica.running.len() < share {
+        let mut seats = replica.sequences(env);
+        while seats < u64::from(self.rules.max_num_seqs) && replica.running.len() < share {
             let Some(slot) = replica.next_waiting(env) else { return };
+            seats += u64::from(replica.live[slot as usize].width);
+            if seats > u64::from(self.rules.max_num_seqs) {
+                return;
+            }
             let target = replica.live[slot as usize].target;
             let blocks = target.div_ceil(replica.block_size);
             (tokens, longest, count) = (tokens + u64::from(target), longest.max(u64::from(target)), count + 1);
@@ -84,11 +90,13 @@ impl State {
             }
             let slot = replica.running[at];
             let computed = replica.computed(&replica.live[slot as usize]);
-            while replica.pool.free() == 0 && at < replica.running.len() {
+            let width = u64::from(replica.live[slot as usize].width);
+            while replica.pool.free() < width && at < replica.running.len() {
                 let last = replica.running.len() - 1;
+                let alone = replica.live[replica.running[last] as usize].width == 1;
                 match self.rules.preemption_mode {
-                    PreemptionMode::Recompute => replica.evict(last, f, env),
-                    PreemptionMode::Swap => {
+                    PreemptionMode::Recompute if alone => replica.evict(last, f, env),
+                    PreemptionMode::Recompute | PreemptionMode::Swap => {
                         let Some(blocks) = self.swap_out(replica, last, f, env) else { return copied };
                         copied += blocks;
                     }
@@ -104,17 +112,24 @@ impl State {
 
     /// Copies the running request at this place to the host; returns its blocks, or `None` where there is no room.
     fn swap_out(&self, replica: &mut Replica, at: usize, f: &mut Forming, env: &Env<'_>) -> Option<u64> {
-        let (size, fixed) = (replica.block_size, replica.fixed);
-        let blocks = |slot: u32| u64::from(replica.live[slot as usize].computed.div_ceil(size) + fixed);
-        let used: u64 = replica.loaded.iter().map(blocks).sum();
-        let computed = replica.computed(&replica.live[replica.running[at] as usize]);
+        let (size, fixed) = (replica.block_size, u64::from(replica.fixed));
+        let held = |slot: u32| {
+            let live = &replica.live[slot as usize];
+            blocks_of(live.width, live.input, live.computed, size) + fixed
+        };
+        let used: u64 = replica.loaded.iter().map(held).sum();
+        let slot = replica.running[at];
+        let live = &replica.live[slot as usize];
+        let computed = replica.computed(live);
+        let asked = next_blocks(live.width, live.input, computed, size) + fixed;
+        let blocks = blocks_of(live.width, live.input, computed, size) + fixed;
         let room = self.rules.host_blocks(env.bytes_per_block);
-        if used + u64::from(computed / size + 1 + fixed) > room {
+        if used + asked > room {
             f.failed = Some(no_swap_space(room));
             return None;
         }
         replica.swap_out(at, f, env);
-        Some(u64::from(computed.div_ceil(size) + fixed))
+        Some(blocks)
     }
 
     /// Brings swapped requests back, in order, until one does not fit; returns the blocks that are copied from the host.
@@ -125,13 +140,14 @@ impl State {
             if f.shape.decode_requests as usize >= share {
                 break;
             }
-            let computed = replica.live[slot as usize].computed;
+            let live = &replica.live[slot as usize];
+            let (computed, size) = (live.computed, replica.block_size);
             // With the next token. Seats there are: nobody was admitted meanwhile.
-            if u64::from(computed / replica.block_size + 1) + watermark > replica.room() {
+            if next_blocks(live.width, live.input, computed, size) + watermark > replica.room() {
                 break;
             }
             replica.loaded.pop_front();
-            let blocks = u64::from(computed.div_ceil(replica.block_size) + replica.fixed);
+            let blocks = blocks_of(live.width, live.input, computed, size) + u64::from(replica.fixed);
             replica.take(blocks);
             let live = &mut replica.live[slot as usize];
             (live.fixed, live.swapped) = (replica.fixed, false);

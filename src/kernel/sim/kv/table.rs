@@ -48,6 +48,13 @@ impl Table {
         self.places[self.place(hash)].1
     }
 
+    /// A lookup of this hash is about to come: the memory that it needs is read, and nobody waits for it. Many of these one
+    /// after the other cost little more than one.
+    #[inline]
+    pub(crate) fn expect(&self, hash: u64) {
+        std::hint::black_box(self.places[self.home(hash)].1);
+    }
+
     /// Sets the number of this hash, unless it has one; returns the one that it has then.
     #[inline]
     pub(crate) fn get_or_insert(&mut self, hash: u64, number: u32) -> u32 {

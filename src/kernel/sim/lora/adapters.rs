@@ -299,6 +299,48 @@ impl Adapters {
     }
 }
 
+/// Adapters for which a step has set slots aside: those in use, where they count, and others.
+#[derive(Debug, Default)]
+pub(in crate::sim) struct Claims {
+    /// Those in use have their slots whoever claims.
+    in_use: bool,
+    /// The others, each once.
+    claimed: Vec<u32>,
+}
+
+impl Claims {
+    /// Those in use have slots already.
+    pub(in crate::sim) fn beside_those_in_use() -> Claims {
+        Claims { in_use: true, claimed: Vec::new() }
+    }
+
+    /// Nobody has a slot yet, also who runs.
+    pub(in crate::sim) fn none() -> Claims {
+        Claims::default()
+    }
+
+    /// Whether there is a slot for the adapter of a request.
+    pub(in crate::sim) fn fits(&self, replica: &Replica, slot: u32, env: &Env<'_>) -> bool {
+        let (Some(adapters), Some(plan)) = (&replica.adapters, &env.adapters) else { return true };
+        let at = replica.live[slot as usize].adapter;
+        let others = if self.in_use { adapters.in_use } else { 0 };
+        at == NO_ADAPTER || self.has(adapters, at) || others as usize + self.claimed.len() < plan.slots as usize
+    }
+
+    /// Sets one aside, if it needs one.
+    pub(in crate::sim) fn claim(&mut self, replica: &Replica, slot: u32) {
+        let Some(adapters) = &replica.adapters else { return };
+        let at = replica.live[slot as usize].adapter;
+        if at != NO_ADAPTER && !self.has(adapters, at) {
+            self.claimed.push(at);
+        }
+    }
+
+    fn has(&self, adapters: &Adapters, at: u32) -> bool {
+        (self.in_use && adapters.all[at as usize].running > 0) || self.claimed.contains(&at)
+    }
+}
+
 impl Replica {
     /// Whether a waiting request may be admitted, as far as its adapter goes.
     pub(in crate::sim) fn gate(&self, slot: u32, env: &Env<'_>) -> Gated {

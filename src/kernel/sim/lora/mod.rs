@@ -14,6 +14,7 @@
 //! | 10. Blocks of equal tokens under different adapters have different contents. What a router remembers of prompts it has sent does not tell them apart | vLLM `v1/core/kv_cache_utils.py` (`_gen_lora_extra_hash_keys`) | `a_prefix_is_found_under_its_own_adapter_only` |
 //! | 11. SGLang: requests without an adapter need a slot, too, one for all of them, which is given up last; nothing is loaded into it, and no rule on costs counts it. Only `gate: skip` | SGLang 0.5.9 `lora/lora_manager.py` (`validate_lora_batch`: the base model is one of `max_loras_per_batch`), `lora/mem_pool.py` | `timelines/sglang.rs`: `adapters_of_a_batch_have_slots`, `requests_without_an_adapter_need_a_slot` |
 //! | 12. A request that is fetched from tiers waits all the while and has no adapter in use: it asks for it when it is admitted. When it leaves the queue to be fetched, the next load in the background may begin at once | as 1: vLLM looks at adapters before it asks its connector | `timelines/tiers.rs`: `tiers_tell_adapters_apart` |
+//! | 13. TensorRT-LLM: a request may be scheduled if there is a slot for its adapter beside those of the requests that generate, or that were scheduled before it in the same step, also where they get no tokens. Else it is passed over; with MAX_UTILIZATION it is as if its blocks did not fit. Only `loading: in_step` and `gate: skip` | TensorRT-LLM 1.2 `capacityScheduler.cpp` (`determineNumPages`, `getMaxDevicePages`), `peftCacheManager.cpp` (`ensureBatch` before the batch runs) | `timelines/lora.rs`: `trtllm_passes_over_who_has_no_slot`, `slots_are_claimed_without_tokens`, `with_max_utilization_all_wait_behind_who_has_no_slot` |
 //!
 //! **Bytes per rank** on one GPU: two per number, over the layers of the largest pipeline stage and `target_modules`, of
 //! `in + out` numbers each. Of matrices that tensor parallelism cuts by their output (`q k v gate up`), a GPU has all of the
@@ -45,8 +46,11 @@
 //!   overlap several are on their way at once, one after the other, and none while the batch is full; here one is, which begins
 //!   before the queue is ordered.
 //! - vLLM's version 0 counts adapters as version 1 does (`core/scheduler.py`, `_schedule_prefills`); with swapped requests it
-//!   is refused here. TensorRT-LLM's PEFT cache is not simulated; Sarathi-Serve, Orca, FasterTransformer and LightLLM have
-//!   no adapters (S-LoRA is a project of its own).
+//!   is refused here. Sarathi-Serve, Orca, FasterTransformer and LightLLM have no adapters (S-LoRA is a project of its own).
+//! - TensorRT-LLM's PEFT cache has pages, of which an adapter takes more the larger its rank is; here each takes a slot of
+//!   `max_loras`. There, prompts under way do not count as users of their adapters (rule 13), and where one before them in the
+//!   list takes the slot that they hold, the engine fails; here they count. Its cache in the host's memory refuses an adapter
+//!   that it has no room for; here rule 6 holds.
 //! - The router's `lora-affinity` goes by what it has sent, with a `max_loras` of its own, not by what is on the GPU.
 //! - inference-sim orders by the last admission, here by the end of use; there, a preempted request keeps its adapter in
 //!   use, here not. Its nearest tier is here an interpolation, equal at the tiers.
@@ -60,7 +64,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub(in crate::sim) use adapters::{Adapters, Gated, NO_ADAPTER, Plan};
+pub(in crate::sim) use adapters::{Adapters, Claims, Gated, NO_ADAPTER, Plan};
 pub(in crate::sim) use costs::{Costs, Mix, bytes_per_rank};
 
 use crate::pools::{Role, Site};
@@ -277,6 +281,21 @@ impl Lora {
                            after a load has begun";
             all.push(("deployment.lora.gate".into(), message.to_string()));
         }
+        if matches!(site.deployment.scheduler, Scheduler::Trtllm(_)) {
+            let mut add = |path: &'static str, message: &str| all.push((path.into(), message.to_string()));
+            if self.gate == Gate::HeadOfLine {
+                add(
+                    "deployment.lora.gate",
+                    "must be skip: capacity_scheduler_policy says who waits behind a request whose adapter does not fit",
+                );
+            }
+            if self.loading == Loading::Background {
+                add(
+                    "deployment.lora.loading",
+                    "must be in_step: TensorRT-LLM copies the adapters of a batch to the GPU before that runs",
+                );
+            }
+        }
         all
     }
 
@@ -351,13 +370,13 @@ fn unknown(scheduler: &Scheduler) -> &'static str {
         Scheduler::VllmV0(_) => {
             "adapters are not simulated together with swapped requests; leave out one of the two, or run vllm_v1"
         }
-        Scheduler::Trtllm(_) => {
-            "TensorRT-LLM's cache of adapters (its PEFT cache) is not simulated; vllm_v1, vllm_v0 and sglang heed adapters"
-        }
         Scheduler::Sarathi(_) | Scheduler::Orca(_) | Scheduler::FasterTransformer(_) | Scheduler::Lightllm(_) => {
-            "the project of this scheduler has no adapters, as it is simulated; vllm_v1, vllm_v0 and sglang heed them"
+            "the project of this scheduler has no adapters, as it is simulated; vllm_v1, vllm_v0, sglang and trtllm heed \
+             them"
         }
-        Scheduler::VllmV1(_) | Scheduler::Sglang(_) | Scheduler::Exclusive(_) => "this scheduler heeds no adapters",
+        Scheduler::VllmV1(_) | Scheduler::Sglang(_) | Scheduler::Trtllm(_) | Scheduler::Exclusive(_) => {
+            "this scheduler heeds no adapters"
+        }
     }
 }
 

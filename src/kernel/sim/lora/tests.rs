@@ -223,12 +223,15 @@ fn schedulers_without_adapters_say_why() {
         (r#"{"orca": {}}"#, "the project of this scheduler has no adapters"),
         (r#"{"faster_transformer": {}}"#, "the project of this scheduler has no adapters"),
         (r#"{"lightllm": {}}"#, "the project of this scheduler has no adapters"),
-        (r#"{"trtllm": {}}"#, "PEFT cache"),
         (r#"{"vllm_v0": {"preemption_mode": "swap"}}"#, "swapped requests"),
     ] {
         let found = told_of(scheduler, Gate::Skip);
         assert!(found.len() == 1 && found[0].contains(reason), "{scheduler}: {found:?}");
     }
+    let trtllm = r#"{"trtllm": {}}"#;
+    assert_eq!(told_of(trtllm, Gate::Skip), [""; 0]);
+    let found = told_of(trtllm, Gate::HeadOfLine);
+    assert!(found.len() == 1 && found[0].starts_with("gate: must be skip"), "{found:?}");
     let sglang = r#"{"sglang": {}}"#;
     assert_eq!(told_of(sglang, Gate::Skip), [""; 0]);
     let found = told_of(sglang, Gate::HeadOfLine);

@@ -1,6 +1,8 @@
 //! LoRA adapters the obvious way: lists of adapters, searched whenever something is asked. The rules are those of
 //! [`crate::sim::lora`].
 
+use std::collections::BTreeSet;
+
 use super::forming::Forming;
 use super::parts::{Life, Part, Stage};
 use super::world::World;
@@ -78,6 +80,14 @@ impl World<'_> {
             (false, Gate::Skip) => Gated::Skip,
             (false, Gate::HeadOfLine) => Gated::Stop,
         }
+    }
+
+    /// Whether there are slots for this request and all of these.
+    pub(super) fn slots_suffice(&self, r: usize, i: usize, others: &[usize]) -> bool {
+        let Some(lora) = self.lora(r) else { return true };
+        let claimed: BTreeSet<u32> = others.iter().filter_map(|other| self.slot_of(r, *other)).collect();
+        let of_own = self.slot_of(r, i);
+        of_own.is_none_or(|own| claimed.contains(&own) || claimed.len() < lora.max_loras as usize)
     }
 
     /// An adapter gets a slot, and is on its way; how long that takes. `spared` keep theirs. `None` where all slots are taken.

@@ -52,6 +52,8 @@ impl World<'_> {
         if input >= max_len || input > self.replicas[first].pool.longest_prompt {
             return self.reject(i, now);
         }
+        let max_len = max_len.min(self.longest_group(last, i));
+        let life = &mut self.lives[i];
         let (output, cut) = self.demand.output(life.request, max_len as u32);
         (life.output, life.cut) = (output as usize, cut);
         life.stage = match (prefill, self.rules.first_token) {

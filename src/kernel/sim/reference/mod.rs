@@ -18,6 +18,7 @@
 mod adapters;
 mod caches;
 mod forming;
+mod groups;
 mod journey;
 mod lanes;
 mod moving;

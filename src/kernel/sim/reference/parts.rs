@@ -56,6 +56,11 @@ pub(super) struct Life {
     pub parent: Option<usize>,
     pub sample: u32,
     pub ahead: bool,
+    /// Of a group of sequences: the others, known from the end of the prompt, and of one of them the first.
+    pub forks: Vec<usize>,
+    pub leader: Option<usize>,
+    /// What its blocks were before they were copied to the host.
+    pub away: Vec<usize>,
     /// When it is sent, or [`SimTime::MAX`] where that is not known yet.
     pub arrival: SimTime,
     /// It was routed, or will never be sent.
@@ -130,6 +135,9 @@ impl Life {
             parent: None,
             sample: 0,
             ahead: false,
+            forks: Vec::new(),
+            leader: None,
+            away: Vec::new(),
             arrival: demand.arrival(request),
             arrived: false,
             stage: Stage::Whole,

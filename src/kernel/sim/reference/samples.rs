@@ -14,6 +14,10 @@ impl World<'_> {
         if n == 1 {
             return vec![i];
         }
+        if self.replicas[r].pool.common.samples == Samples::Group {
+            self.fire("groups: several sequences");
+            return vec![i];
+        }
         let (behind, begun) = (self.comes_behind(r), !self.lives[i].children.is_empty());
         self.fire("samples: several");
         let numbers = match (behind, begun) {
@@ -51,6 +55,7 @@ impl World<'_> {
         match self.replicas[r].pool.common.samples {
             Samples::BehindPrompt => true,
             Samples::Requests => false,
+            Samples::Group => false,
             Samples::None => unreachable!("it was refused"),
         }
     }
@@ -112,7 +117,8 @@ impl World<'_> {
     }
 
     fn replying(&self, life: &Life) -> impl Iterator<Item = &Life> {
-        life.children.iter().map(|child| &self.lives[*child]).filter(|child| !child.ahead)
+        let others = life.children.iter().chain(&life.forks);
+        others.map(|child| &self.lives[*child]).filter(|child| !child.ahead)
     }
 
     /// The row of a request of which samples were in the queue.

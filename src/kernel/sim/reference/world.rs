@@ -377,6 +377,7 @@ impl<'a> World<'a> {
         if self.replicas[r].waiting.contains(&i) {
             self.leaves_queue(r, i);
         }
+        self.forks_leave(r, i);
         let blocks = std::mem::take(&mut self.lives[i].blocks);
         let machine = &mut self.replicas[r];
         let ran = machine.running.contains(&i);
@@ -391,9 +392,10 @@ impl<'a> World<'a> {
     }
 
     fn row(&mut self, i: usize, status: Status) -> RequestRow {
-        let row = match self.lives[i].children.is_empty() {
-            true => self.lives[i].row(status),
-            false => self.row_of_samples(i, status),
+        let row = match (self.lives[i].children.is_empty(), self.lives[i].forks.is_empty()) {
+            (true, true) => self.lives[i].row(status),
+            (true, false) => self.row_of_group(i, status),
+            (false, _) => self.row_of_samples(i, status),
         };
         self.summary.recomputed_tokens += u64::from(row.recomputed_tokens);
         row
@@ -525,7 +527,10 @@ impl<'a> World<'a> {
             life.computed = part.from + count;
             life.most = life.most.max(life.computed);
         }
-        let done = life.tokens.len() == life.output;
+        let done = life.tokens.len() == life.output && life.leader.is_none();
+        if !part.decode {
+            self.fork(r, part.life);
+        }
         self.lives[whole].dealt_with(r, false);
         if part.decode {
             self.give_back(r, part.life);

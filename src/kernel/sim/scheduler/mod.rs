@@ -239,6 +239,8 @@ pub(crate) enum Samples {
     Requests,
     /// The same, behind a request that computes the prompt.
     BehindPrompt,
+    /// They are the sequences of one request: see [`crate::sim::groups`].
+    Group,
 }
 
 impl Common {

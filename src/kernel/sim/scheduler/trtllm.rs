@@ -23,6 +23,7 @@
 //! | 12. **Drafts** (`deployment.speculative`: `max_draft_len` is `num_speculative_tokens`). A request that generates takes `1 + max_draft_len` of the tokens of rule 7; the first for whose drafts there are none ends it | micro: `getNumDraftTokens` | `drafts_count_as_tokens_of_the_step` |
 //! | 13. In rule 4 it takes the blocks of that many tokens, but none beyond prompt and cap, which is what rule 2 sets aside for it | kv `getNeededBlocksOneStep`, `getRemainingBlocksToCompletion` | `drafts_take_blocks_up_to_the_cap` |
 //! | 14. Blocks with nothing but rejected tokens are free when the step ends | kv `rewindKVCache`, `resource_manager.py` `update_resources` | swarm |
+//! | 15. **Adapters** (`deployment.lora`): who needs one for which there is no slot beside those claimed is passed over (rules 2, 3), behind the look at his blocks; in rule 4 he is as one whose blocks do not fit | cap `determineNumPages` | [`lora`](crate::sim::lora), rule 13 |
 //!
 //! Generation requests and prompts share steps. `max_seq_len` is `deployment.max_model_len` (lowered to what the cache
 //! holds), `tokens_per_block` is `kv.block_size` (there 32 by default), `enable_block_reuse` is `kv.enable_prefix_caching`;
@@ -40,8 +41,8 @@
 //! aside, and the engine fails where none is free. Left out: the overlap of scheduling and execution
 //! (`disable_overlap_scheduler: true` is what is simulated) and with it the two steps that MAX_UTILIZATION looks ahead with
 //! pipeline parallelism (one batch at a time passes all stages), partial reuse of blocks, a cache in host memory
-//! (`host_cache_size: 0`), trees of drafts, `draft_len_schedule`, the `max_draft_len - 1` tokens that drafters in the model
-//! itself hold beside, adapters, attention data parallelism, KV caches that come from other engines.
+//! (`host_cache_size: 0`: there a block is in one of the two pools, which swap contents, where tiers hold copies), trees of drafts, `draft_len_schedule`, the `max_draft_len - 1` tokens that drafters in the model
+//! itself hold beside, attention data parallelism, KV caches that come from other engines.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -122,6 +123,7 @@ impl Trtllm {
             seats: u64::from(self.max_batch_size),
             overhead_us: self.scheduler_overhead_us,
             caches_prefixes: true,
+            knows_adapters: true,
             samples: Samples::Requests,
             ..Common::new(self.scheduling_policy)
         }

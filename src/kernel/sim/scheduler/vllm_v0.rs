@@ -27,12 +27,13 @@
 //! - Stages of a pipeline (`pp`): vLLM has a scheduler, a queue and a share of the blocks for each batch in flight. Rule 11 is
 //!   Vidur's, with one of each.
 //! - Left out: prefix caches (`enable_prefix_caching`, off in vLLM 0), whose hits such a step would not compute;
-//!   `max_paddings` of versions 0.2.2 to 0.2.7; `delay_factor`; priorities; requests of several sequences.
+//!   `max_paddings` of versions 0.2.2 to 0.2.7; `delay_factor`; priorities. Requests of several sequences are in
+//!   [`groups`](crate::sim::groups).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Common, QueueOrder, watermark_blocks};
+use super::{Common, QueueOrder, Samples, watermark_blocks};
 use crate::pools::Site;
 use crate::sim::engine;
 use crate::sim::kv::plan::GIB;
@@ -103,6 +104,7 @@ impl VllmV0 {
             tokens_max: u64::from(self.budget()),
             seats: u64::from(self.max_num_seqs),
             overhead_us: self.scheduler_overhead_us,
+            samples: Samples::Group,
             slack: 1,
             // Who is swapped out waits outside of the queue, where nobody asks for adapters.
             knows_adapters: self.preemption_mode == PreemptionMode::Recompute,
@@ -183,7 +185,7 @@ pub(in crate::sim) fn no_swap_space(host_blocks: u64) -> crate::sim::SimError {
         path: "deployment.scheduler.vllm_v0.swap_space_gib".into(),
         message: format!(
             "a request is to be swapped out, and the host has no room for it (it has {host_blocks} blocks in all): vLLM \
-             ends here; raise it, or let preemption_mode be recompute"
+             ends here; raise it, or, for requests of one sequence, let preemption_mode be recompute"
         ),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::{Tiers, Wanted, WritePolicy, runs};
+use super::{TierFacts, Tiers, Wanted, WritePolicy, runs};
 use crate::sim::batch::Forming;
 use crate::sim::node::Env;
 use crate::sim::replica::{Phase, Replica, Written};
@@ -197,6 +197,10 @@ impl Replica {
         let now = self.clock;
         let Some(tiers) = &mut self.tiers else { return };
         for one in tiers.tiers.iter_mut().filter(|one| one.facts.write == WritePolicy::WriteThrough) {
+            let TierFacts { derivation, chunk, .. } = one.facts;
+            one.store.expect(written.iter().flat_map(|Written { request, from, to, .. }| {
+                runs(derivation, env.requests, *request as usize, from / chunk, to / chunk).map(|(hash, ..)| hash)
+            }));
             for Written { request, from, to, .. } in written {
                 let (from, to) = (from / one.facts.chunk, to / one.facts.chunk);
                 let runs = runs(one.facts.derivation, env.requests, *request as usize, from, to);
@@ -225,6 +229,7 @@ impl Replica {
         let Tiers { tiers, evicted, .. } = &mut **tiers;
         for one in tiers.iter_mut().filter(|one| one.facts.write == WritePolicy::OnEvict) {
             let mut stored = 0;
+            one.store.expect(evicted.iter().map(|(hash, ..)| *hash));
             if one.facts.pinned {
                 for (hash, lo, hi) in evicted.iter().rev() {
                     stored += one.store.put(*hash, *lo, *hi, now);

@@ -316,7 +316,8 @@ fn unasked(scheduler: &Scheduler) -> &'static str {
             "are not asked by vLLM's version 0, which moves whole requests (swap_space_gib); vllm_v1 and sglang ask them"
         }
         Scheduler::Trtllm(_) => {
-            "are not simulated with TensorRT-LLM (host_cache_size is 0); vllm_v1 and sglang ask them"
+            "are copies, where TensorRT-LLM's cache in host memory (host_cache_size, 0 here) holds what the GPU does not; it is \
+             not simulated; vllm_v1 and sglang ask tiers"
         }
         Scheduler::Sarathi(_) | Scheduler::Orca(_) | Scheduler::FasterTransformer(_) | Scheduler::Lightllm(_) => {
             "are not asked by this scheduler, whose project has none, as it is simulated; vllm_v1 and sglang ask them"

@@ -18,6 +18,9 @@ mod tests;
 /// The place of the piece that closes the ring: it is no piece.
 const END: u32 = NONE;
 
+/// So many free blocks are more than a step fills.
+const ROOMY: u64 = 1024;
+
 #[derive(Clone, Copy)]
 struct Piece {
     hash: u64,
@@ -127,6 +130,23 @@ impl Store {
             hi = from;
         }
         stored
+    }
+
+    /// Up to so many runs are about to be stored, of these units. Changes nothing: memory that will be needed is read at once,
+    /// not one lookup after the other.
+    pub(super) fn expect(&self, hashes: impl Iterator<Item = u64>) {
+        let mut count = 0_u64;
+        for hash in hashes {
+            self.by_hash.expect(hash);
+            count += 1;
+        }
+        // Where it is about full, as many leave.
+        let mut head = self.pieces[END as usize].next;
+        while self.used + ROOMY >= self.capacity && count > 0 && head != END {
+            let piece = &self.pieces[head as usize];
+            self.by_hash.expect(piece.hash);
+            (head, count) = (piece.next, count - 1);
+        }
     }
 
     fn put_pinned(&mut self, hash: u64, lo: u32, hi: u32, now: SimTime) -> u64 {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::sim::lora::{Adapter, AdapterSums, Gate, Loading, Lora, RankFactor};
-use crate::sim::scheduler::VllmV0;
+use crate::sim::scheduler::{CapacitySchedulerPolicy, Scheduler, Trtllm, VllmV0};
 
 /// A request that asks for an adapter.
 fn with(adapter: u32, ask: Ask) -> Ask {
@@ -317,4 +317,87 @@ fn version_0_heeds_them_too() {
         assert_eq!(texts, rows, "{name}");
         sums(&summary, (2, 1, 4.5, &[0, 5]));
     }
+}
+
+/// Like [`check`], by TensorRT-LLM's rules, with so many slots.
+#[track_caller]
+fn by_trtllm(rules: Trtllm, count: u32, asked: &[Ask], rows: &[&str], steps: &[&str], expect: (u64, u64, f64, &[u64])) {
+    let mut s = scenario(|s, _| slots(s, count).gate = Gate::Skip);
+    // Else each may need all blocks.
+    s.workload.exact_max_tokens = true;
+    s.deployment.scheduler = Scheduler::Trtllm(rules);
+    for (name, engine) in ENGINES {
+        let mut got = Rows::default();
+        let summary = engine(&s, &requests(asked), &mut got, &AtomicBool::new(false), Quirks::default()).unwrap();
+        got.requests.sort_by_key(|row| row.request);
+        let texts: Vec<String> = got.requests.iter().map(request_text).collect();
+        assert_eq!(texts, rows, "requests of the {name}");
+        let texts: Vec<String> = got.steps.iter().map(step_text).collect();
+        assert_eq!(texts, steps, "steps of the {name}");
+        sums(&summary, expect);
+    }
+}
+
+fn two_adapters() -> [Ask; 4] {
+    [with(0, ask(0.0, 3, 3)), with(1, ask(0.0, 3, 1)), with(0, ask(0.0, 3, 1)), ask(0.0, 3, 1)]
+}
+
+#[test]
+fn trtllm_passes_over_who_has_no_slot() {
+    by_trtllm(
+        Trtllm::default(),
+        1,
+        &two_adapters(),
+        &["finished q0 s0 f2 d4 o3", "finished q0 s4 f6 d6 o1", "finished q0 s0 f2 d2 o1", "finished q0 s0 f2 d2 o1"],
+        &[
+            "0+2 d0 p9/3 c0 r3 w1 x0 b3",
+            "2+1 d1 p0/0 c3 r1 w1 x0 b1",
+            "3+1 d1 p0/0 c4 r1 w1 x0 b2",
+            "4+2 d0 p3/1 c0 r1 w0 x0 b1",
+        ],
+        (2, 1, 4.0, &[0, 4]),
+    );
+}
+
+#[test]
+fn with_max_utilization_all_wait_behind_who_has_no_slot() {
+    // At 4 ms the second has the slot, and the third none: the fourth, which needs none, waits behind it.
+    by_trtllm(
+        Trtllm { capacity_scheduler_policy: CapacitySchedulerPolicy::MaxUtilization, ..Trtllm::default() },
+        1,
+        &two_adapters(),
+        &["finished q0 s0 f2 d4 o3", "finished q0 s4 f6 d6 o1", "finished q0 s6 f8 d8 o1", "finished q0 s6 f8 d8 o1"],
+        &[
+            "0+2 d0 p3/1 c0 r1 w3 x0 b1",
+            "2+1 d1 p0/0 c3 r1 w3 x0 b1",
+            "3+1 d1 p0/0 c4 r1 w3 x0 b2",
+            "4+2 d0 p3/1 c0 r1 w2 x0 b1",
+            "6+2 d0 p6/2 c0 r2 w0 x0 b2",
+        ],
+        (3, 2, 6.0, &[0, 5]),
+    );
+}
+
+#[test]
+fn slots_are_claimed_without_tokens() {
+    // Of four tokens the first leaves one: no block for the second, whose slot is claimed all the same. The third, for which
+    // the token would do, has none.
+    let asked = [with(0, ask(0.0, 3, 1)), with(1, ask(0.0, 3, 1)), with(2, ask(0.0, 1, 1))];
+    by_trtllm(
+        Trtllm { max_num_tokens: 4, enable_chunked_context: true, ..Trtllm::default() },
+        2,
+        &asked,
+        &["finished q0 s0 f2 d2 o1", "finished q0 s2 f5 d5 o1", "finished q0 s2 f5 d5 o1"],
+        &["0+2 d0 p3/1 c0 r1 w2 x0 b1", "2+3 d0 p4/2 c0 r2 w0 x0 b2"],
+        (3, 1, 4.0, &[0, 1, 1]),
+    );
+    // With a slot more it goes first.
+    by_trtllm(
+        Trtllm { max_num_tokens: 4, enable_chunked_context: true, ..Trtllm::default() },
+        3,
+        &asked,
+        &["finished q0 s0 f3 d3 o1", "finished q0 s3 f5 d5 o1", "finished q0 s0 f3 d3 o1"],
+        &["0+3 d0 p4/2 c0 r2 w1 x0 b2", "3+2 d0 p3/1 c0 r1 w0 x0 b1"],
+        (3, 0, 3.0, &[0, 1, 1]),
+    );
 }

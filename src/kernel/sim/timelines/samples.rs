@@ -217,7 +217,7 @@ fn what_other_engines_do_not_know_is_refused() {
         Scheduler::Sarathi(Sarathi::default()),
         Scheduler::Orca(Orca::default()),
         Scheduler::Exclusive(Exclusive::default()),
-        Scheduler::VllmV0(VllmV0::default()),
+        Scheduler::VllmV0(VllmV0 { max_num_seqs: 1, ..VllmV0::default() }),
         Scheduler::Lightllm(Lightllm::default()),
         Scheduler::Trtllm(Trtllm { max_batch_size: 1, ..Trtllm::default() }),
         Scheduler::FasterTransformer(FasterTransformer::default()),

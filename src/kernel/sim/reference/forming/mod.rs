@@ -235,12 +235,17 @@ impl World<'_> {
     /// Where in the queue its head is: those that hold their blocks, because their KV cache has come, go before all others;
     /// those that wait for their adapters may be passed over, or hold up all.
     fn head(&self, r: usize) -> Option<usize> {
+        self.head_by(r, &|i| self.gate(r, i))
+    }
+
+    /// The same, where these may go.
+    fn head_by(&self, r: usize, gate: &dyn Fn(usize) -> Gated) -> Option<usize> {
         let waiting = &self.replicas[r].waiting;
-        let any_ready = waiting.iter().any(|i| self.lives[*i].ready && self.gate(r, *i) != Gated::Skip);
+        let any_ready = waiting.iter().any(|i| self.lives[*i].ready && gate(*i) != Gated::Skip);
         let looked_at = |at: &usize| {
             let life = &self.lives[waiting[*at]];
             let free = life.listed.is_none() && life.trip.is_none();
-            life.ready == any_ready && free && self.gate(r, waiting[*at]) != Gated::Skip
+            life.ready == any_ready && free && gate(waiting[*at]) != Gated::Skip
         };
         let first_by = |key: &dyn Fn(&Life) -> i64| {
             (0..waiting.len()).filter(looked_at).min_by_key(|at| {
@@ -269,7 +274,7 @@ impl World<'_> {
                 })
             }
         };
-        first.filter(|at| self.gate(r, waiting[*at]) == Gated::Go)
+        first.filter(|at| gate(waiting[*at]) == Gated::Go)
     }
 
     /// Requests in the queue in the order in which they are looked at, those that hold their blocks before the others. Who is

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Forming;
+use crate::sim::lora::Gated;
 use crate::sim::reference::world::World;
 use crate::sim::scheduler::{CapacitySchedulerPolicy, ContextChunkingPolicy, Trtllm};
 
@@ -37,7 +38,7 @@ impl World<'_> {
 
     fn make_active(&mut self, r: usize, rules: &Trtllm) {
         while self.active(r).len() < rules.max_batch_size as usize {
-            let Some(at) = self.head(r) else { return };
+            let Some(at) = self.next_to_fetch(r) else { return };
             let i = self.replicas[r].waiting[at];
             let together = self.with_its_samples(i);
             if self.active(r).len() + together.len() > rules.max_batch_size as usize {
@@ -52,9 +53,14 @@ impl World<'_> {
                 self.replicas[r].listed += 1;
             }
         }
-        if self.head(r).is_some() {
+        if self.next_to_fetch(r).is_some() {
             self.fire("trtllm: full");
         }
+    }
+
+    /// Adapters do not matter before requests are active.
+    fn next_to_fetch(&self, r: usize) -> Option<usize> {
+        self.head_by(r, &|_| Gated::Go)
     }
 
     /// The list of active requests.
@@ -136,6 +142,11 @@ impl World<'_> {
                 full = true;
                 continue;
             }
+            let claimed: Vec<usize> = scheduled.iter().chain(&self.replicas[r].running).copied().collect();
+            if !self.slots_suffice(r, i, &claimed) {
+                self.fire("trtllm: no slot for an adapter");
+                continue;
+            }
             available -= needed;
             scheduled.push(i);
         }
@@ -156,9 +167,18 @@ impl World<'_> {
                 continue;
             }
             let needed = self.blocks_of_one_step(r, i);
-            while blocks_scheduled + needed > self.free_without(r, &paused) {
+            loop {
+                let slots = self.slots_suffice(r, i, &scheduled);
+                let fits = blocks_scheduled + needed <= self.free_without(r, &paused);
+                if slots && fits {
+                    break;
+                }
                 let Some(last) = list.iter().rposition(|other| self.started(r, *other)).filter(|last| *last >= at)
                 else {
+                    if fits {
+                        self.fire("trtllm: no slot for an adapter ends the search");
+                        break 'list;
+                    }
                     self.fire("trtllm: not enough blocks for a step");
                     if self.fixed_to_take(r, i) > 0 {
                         self.fire("trtllm: windows and states do not fit");

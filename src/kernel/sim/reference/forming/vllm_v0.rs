@@ -40,8 +40,12 @@ impl World<'_> {
     fn admit_next_vllm_v0(&mut self, r: usize, rules: &VllmV0, f: &mut Forming) -> bool {
         let Some(at) = self.head(r) else { return false };
         let i = self.replicas[r].waiting[at];
-        if self.replicas[r].running.len() >= rules.max_num_seqs as usize {
-            self.fire("vllm_v0: all seats are taken");
+        let taken: u32 = self.replicas[r].running.iter().map(|i| self.lives[*i].samples).sum();
+        if taken + self.lives[i].samples > rules.max_num_seqs {
+            self.fire(match taken < rules.max_num_seqs {
+                true => "groups: too few seats for all sequences",
+                false => "vllm_v0: all seats are taken",
+            });
             return false;
         }
         if f.batch.len() >= self.share(r, rules.max_num_seqs) {
@@ -82,14 +86,21 @@ impl World<'_> {
                 self.fire("vllm_v0: the batch has its share of those that decode");
                 break;
             }
-            if !self.replicas[r].free.is_empty() {
-                let fits = self.go_on(r, i, 1, f);
-                assert!(fits, "a block is free");
+            let (free, sequences) = (self.replicas[r].free.len(), self.sequences(i));
+            if free >= sequences.len() {
+                for one in sequences {
+                    self.own_last_block(r, one);
+                    let fits = self.go_on(r, one, 1, f);
+                    assert!(fits, "a block is free");
+                }
                 done += 1;
                 continue;
             }
             if !self.lives[i].computed.is_multiple_of(self.replicas[r].pool.block_size) {
                 self.fire("vllm_v0: no block is free, and none is needed");
+            }
+            if free > 0 {
+                self.fire("groups: too few blocks for all sequences");
             }
             let Some(victim) = self.available(r).last().copied() else { return copied };
             self.fire(match victim == i {
@@ -97,8 +108,8 @@ impl World<'_> {
                 false => "vllm_v0: the last one is preempted",
             });
             match rules.preemption_mode {
-                PreemptionMode::Recompute => self.preempt(r, victim, f),
-                PreemptionMode::Swap => match self.swap_out(r, victim, rules, f) {
+                PreemptionMode::Recompute if self.lives[victim].forks.is_empty() => self.preempt(r, victim, f),
+                PreemptionMode::Recompute | PreemptionMode::Swap => match self.swap_out(r, victim, rules, f) {
                     Some(blocks) => copied += blocks,
                     None => return copied,
                 },
@@ -109,19 +120,30 @@ impl World<'_> {
 
     /// Copies a request to the host; returns its blocks, or `None` where there is no room.
     fn swap_out(&mut self, r: usize, i: usize, rules: &VllmV0, f: &mut Forming) -> Option<usize> {
-        let (block_size, fixed) = (self.replicas[r].pool.block_size, self.replicas[r].pool.fixed);
-        let held = |i: &usize| self.lives[*i].computed.div_ceil(block_size) + fixed;
-        let on_host: usize = self.swapped_out(r).iter().map(held).sum();
+        let fixed = self.replicas[r].pool.fixed;
+        let sequences = self.sequences(i);
+        for one in &sequences {
+            self.lives[*one].away = self.lives[*one].blocks.clone();
+        }
+        let on_host: usize = self.swapped_out(r).iter().map(|i| self.away(*i).len() + fixed).sum();
         let room = rules.host_blocks(self.replicas[r].pool.bytes_per_block);
         // The full ones, and one for the token that would be next.
-        let asked = self.lives[i].computed / block_size + 1 + fixed;
+        let asked = self.full_away(r, i).len() + sequences.len() + fixed;
         if (on_host + asked) as u64 > room {
             f.failed = Some(no_swap_space(room));
             return None;
         }
         self.fire("vllm_v0: swapped out");
-        let blocks = std::mem::take(&mut self.lives[i].blocks);
-        self.replicas[r].release(&blocks);
+        if sequences.len() > 1 {
+            self.fire(match rules.preemption_mode {
+                PreemptionMode::Recompute => "groups: swapped where others are computed again",
+                PreemptionMode::Swap => "groups: swapped out",
+            });
+        }
+        for one in &sequences {
+            let blocks = std::mem::take(&mut self.lives[*one].blocks);
+            self.replicas[r].release(&blocks);
+        }
         self.replicas[r].release_fixed(i);
         self.replicas[r].running.retain(|running| *running != i);
         self.replicas[r].waiting.push_back(i);
@@ -131,7 +153,7 @@ impl World<'_> {
         life.preemptions += 1;
         self.summary.preemptions += 1;
         f.preempted += 1;
-        Some(blocks.len() + fixed)
+        Some(self.away(i).len() + fixed)
     }
 
     /// Brings the first of the swapped requests back, with its next token; returns the blocks that are copied, or `None`
@@ -142,18 +164,26 @@ impl World<'_> {
         if f.batch.len() >= self.share(r, rules.max_num_seqs) {
             return None;
         }
-        assert!(self.replicas[r].running.len() < rules.max_num_seqs as usize, "nobody took its seat");
-        let (computed, block_size) = (self.lives[i].computed, self.replicas[r].pool.block_size);
+        let taken: u32 = self.replicas[r].running.iter().map(|i| self.lives[*i].samples).sum();
+        assert!(taken + self.lives[i].samples <= rules.max_num_seqs, "nobody took its seat");
+        let sequences = self.sequences(i);
         let fixed = self.replicas[r].pool.fixed;
         let watermark = rules.watermark(self.replicas[r].blocks.len() as u64) as usize;
-        if (computed + 1).div_ceil(block_size) + fixed + watermark > self.replicas[r].free.len() {
+        if self.full_away(r, i).len() + sequences.len() + fixed + watermark > self.replicas[r].free.len() {
             self.fire("vllm_v0: too few blocks to come back to");
             return None;
         }
         self.fire("vllm_v0: swapped in");
         f.budget = 1;
         self.replicas[r].hold_fixed(i);
-        self.seat_ready(r, at, f);
-        Some(computed.div_ceil(block_size) + fixed)
+        let copied = self.copy_back(r, i);
+        for one in &sequences {
+            self.own_last_block(r, *one);
+            match *one == i {
+                true => self.seat_ready(r, at, f),
+                false => assert!(self.go_on(r, *one, 1, f), "there is a block for each"),
+            }
+        }
+        Some(copied + fixed)
     }
 }

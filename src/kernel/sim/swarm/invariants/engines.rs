@@ -176,6 +176,7 @@ impl Checked<'_> {
         let scheduler = &self.places[self.place_of(row.replica)].site.deployment.scheduler;
         match scheduler {
             Scheduler::Sglang(_) if row.samples > 1 => row.samples + 1,
+            Scheduler::VllmV0(_) => 1,
             _ => row.samples,
         }
     }

@@ -40,10 +40,13 @@ pub(in super::super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
         adapters,
         bytes_per_rank: Some(1e6 / 16.0),
         gate: match (&s.deployment.scheduler, dice.pick(&[Gate::Skip, Gate::HeadOfLine])) {
-            (Scheduler::Sglang(_), _) => Gate::Skip,
+            (Scheduler::Sglang(_) | Scheduler::Trtllm(_), _) => Gate::Skip,
             (_, gate) => gate,
         },
-        loading: dice.pick(&[Loading::InStep, Loading::Background]),
+        loading: match (&s.deployment.scheduler, dice.pick(&[Loading::InStep, Loading::Background])) {
+            (Scheduler::Trtllm(_), _) => Loading::InStep,
+            (_, loading) => loading,
+        },
         load_base_us: us(dice, 4),
         // A millisecond for rank 16.
         load_gb_per_s: Some(dice.pick(&[1.0, 0.37, 100.0])),

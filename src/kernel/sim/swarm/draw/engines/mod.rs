@@ -48,6 +48,8 @@ pub const ENGINES: &[Engine] = &[
     Engine { name: "trtllm_drafts", rules: drafts::TRTLLM, draw: drafts::trtllm_drafts },
     Engine { name: "orders", rules: orders::RULES, draw: orders::draw },
     Engine { name: "samples", rules: samples::RULES, draw: samples::draw },
+    // vLLM's version 0 with several sequences of a request.
+    Engine { name: "groups", rules: samples::GROUPS, draw: samples::groups },
 ];
 
 /// The scenario of a seed for one of them.
@@ -61,13 +63,17 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
         conversations::draw(dice, &sizes, &mut s.workload, &mut requests);
     }
     (engine_of.draw)(dice, &sizes, &mut s);
-    lanes::draw(engine_of.name, &mut s);
+    if engine_of.name != "groups" {
+        lanes::draw(engine_of.name, &mut s);
+    }
     // Adapters, for whoever heeds them.
     let common = s.deployment.scheduler.common();
     let heeds = common.is_some_and(|c| c.knows_adapters && c.policy != QueueOrder::Fair);
     let heeds = heeds && s.deployment.speculative.is_none();
     let heeds = heeds && s.deployment.pools.is_empty();
-    if heeds && dice.one_in(if s.deployment.kv.tiers.is_empty() { 4 } else { 2 }) {
+    let heeds = heeds && engine_of.name != "groups";
+    let few = s.deployment.kv.tiers.is_empty() && !matches!(s.deployment.scheduler, Scheduler::Trtllm(_));
+    if heeds && dice.one_in(if few { 4 } else { 2 }) {
         lora::draw(dice, &sizes, &mut s);
     }
     if !s.deployment.kv.tiers.is_empty() && matches!(s.deployment.scheduler, Scheduler::VllmV1(_)) {
@@ -89,7 +95,8 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
     if s.deployment.speculative.is_some() {
         requests.acceptance = speculative::own(dice, requests.len());
     }
-    super::samples::draw(seed, if engine_of.name == "samples" { 1 } else { 5 }, &mut s, &mut requests);
+    let all = matches!(engine_of.name, "samples" | "groups");
+    super::samples::draw(seed, if all { 1 } else { 5 }, &mut s, &mut requests);
     (s, requests)
 }
 

@@ -43,7 +43,6 @@ pub(super) const RULES: &[&str] = &[
     "samples: behind their prompt",
     "samples: gone with their prompt",
     "tiers: a fetch",
-    "tiers: a prefetch",
     "tiers: a blocking load",
     "tiers: no room for a whole prompt",
     "tiers: what is evicted is stored",

@@ -22,6 +22,8 @@ pub(super) const RULES: &[&str] = &[
     "trtllm: no room for all samples",
     "encoder: encoded before a prompt",
     "trtllm: windows and states do not fit",
+    "trtllm: no slot for an adapter",
+    "trtllm: no slot for an adapter ends the search",
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {

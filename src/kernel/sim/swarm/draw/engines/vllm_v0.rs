@@ -38,7 +38,7 @@ pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
     s.deployment.scheduler = Scheduler::VllmV0(VllmV0 {
         max_num_batched_tokens: if dice.one_in(4) { None } else { Some(tokens) },
         max_num_seqs,
-        watermark: dice.pick(&[0.0, 0.0, 0.01, 0.1, 0.3, 0.6]),
+        watermark: dice.pick(&[0.0, 0.0, 0.01, 0.1, 0.3, 0.4]),
         pad_prompts: dice.one_in(3),
         preemption_mode: dice.pick(&[PreemptionMode::Recompute, PreemptionMode::Swap]),
         swap_space_gib: 400.0,
