@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 use pipe_kernel::SIM_VERSION;
 use pipe_kernel::scenario::Scenario;
 use pipe_kernel::sim;
+use pipe_kernel::tune::paired;
 
 use self::seek::{Seek, State};
 use self::setup::Setup;
@@ -276,7 +277,9 @@ fn judged(verdicts: &[(bool, Option<f64>)], confidence: f64) -> Judged {
     match verdicts {
         [(passes, _)] => Judged { passes: *passes, margin: Some(mean), margin_low: Some(mean) },
         _ => {
-            let low = lower_bound(&margins, confidence);
+            // One-sided: what is left out on the other side is left out here too.
+            let zeros = vec![0.0; margins.len()];
+            let low = paired::difference(&margins, &zeros, 2.0 * confidence - 1.0).map_or(f64::NEG_INFINITY, |d| d.low);
             Judged { passes: low >= 0.0, margin: Some(mean), margin_low: Some(low) }
         }
     }
@@ -318,9 +321,4 @@ fn recipe(spec: &Search, cx: &CheckCx) -> Value {
 /// A failure of a search that ran.
 fn broken(code: &'static str, message: String) -> Failure {
     Failure { exit: Exit::Stage, diagnostics: vec![Diagnostic::new(code, message)] }
-}
-
-// PLACEHOLDER until the kernel has it.
-fn lower_bound(margins: &[f64], _confidence: f64) -> f64 {
-    margins.iter().copied().fold(f64::INFINITY, f64::min)
 }

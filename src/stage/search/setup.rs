@@ -279,8 +279,8 @@ pub(super) fn check(spec: &Search, cx: &CheckCx) -> Vec<Diagnostic> {
     if spec.replications == 0 || spec.replications > REPLICATIONS_MAX {
         add(format!("`replications` is {}; must be 1 to {REPLICATIONS_MAX}", spec.replications));
     }
-    if !(0.5..1.0).contains(&spec.confidence) {
-        add(format!("`confidence` is {}; must be 0.5 or more, and below 1", spec.confidence));
+    if !(spec.confidence > 0.5 && spec.confidence < 1.0) {
+        add(format!("`confidence` is {}; must be above 0.5 and below 1", spec.confidence));
     }
     let above_zero = |x: f64| x > 0.0 && x.is_finite();
     match &spec.find {
