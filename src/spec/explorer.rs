@@ -253,7 +253,9 @@ impl Explorer {
         let sql = |query: &str| map(vec![entry("sql", map(vec![entry("query", text(query))]))]);
         let mut stages = traces;
         stages.extend(searches);
-        stages.push(entry("capacity", sql(&union.join("\nUNION ALL\n"))));
+        let all = union.join("\nUNION ALL\n");
+        let order = "trace, model, search_for, queue, slo, configuration_id, value";
+        stages.push(entry("capacity", sql(&format!("SELECT * FROM (\n{all}\n)\nORDER BY {order}"))));
         stages.push(entry(
             "best",
             sql(
