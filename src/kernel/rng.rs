@@ -20,7 +20,29 @@ const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 /// The label is hashed with FNV-1a (64 bit). Seed and hash are mixed by splitmix64 into the 128-bit state of the
 /// generator and, independently, into its 128-bit increment, so that two streams coincide only when both collide.
 pub fn stream(seed: u64, label: &str) -> Pcg64 {
-    let label = fnv1a(label.as_bytes());
+    of_hash(seed, fnv1a(label.as_bytes()))
+}
+
+/// The stream that is called `{before}{number}{after}`, without writing that down: for labels that are made by the
+/// million.
+pub fn stream_numbered(seed: u64, before: &str, number: u64, after: &str) -> Pcg64 {
+    // As many digits as the largest number has.
+    let mut digits = [0u8; 20];
+    let mut first = digits.len();
+    let mut left = number;
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (left % 10) as u8;
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    let parts = [before.as_bytes(), &digits[first..], after.as_bytes()];
+    of_hash(seed, parts.iter().fold(FNV_START, |hash, bytes| fnv1a_on(hash, bytes)))
+}
+
+fn of_hash(seed: u64, label: u64) -> Pcg64 {
     let mut from_seed = mix64(seed.wrapping_add(GOLDEN)) ^ label;
     let mut from_label = mix64(label.wrapping_add(GOLDEN)) ^ seed;
     let state = wide(splitmix64(&mut from_seed), splitmix64(&mut from_seed));
@@ -34,7 +56,15 @@ fn wide(high: u64, low: u64) -> u128 {
 
 /// FNV-1a, 64 bit (Fowler, Noll, Vo).
 pub fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01B3))
+    fnv1a_on(FNV_START, bytes)
+}
+
+/// The hash of nothing.
+const FNV_START: u64 = 0xCBF2_9CE4_8422_2325;
+
+/// The hash of something that had the hash `start`, and then some bytes.
+fn fnv1a_on(start: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(start, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01B3))
 }
 
 /// The finalizer of splitmix64 (Steele, Lea, Flood 2014; constants of Stafford's variant 13): a bijection of 64-bit
@@ -224,6 +254,15 @@ mod tests {
 
     fn phi(x: f64) -> f64 {
         0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)
+    }
+
+    #[test]
+    fn numbered_streams_are_those_of_the_label() {
+        for number in [0, 7, 10, 1999, u64::MAX] {
+            let mut plain = stream(3, &format!("tune/{number}/chance"));
+            let mut numbered = stream_numbered(3, "tune/", number, "/chance");
+            assert_eq!(plain.next_u64(), numbered.next_u64(), "{number}");
+        }
     }
 
     #[test]

@@ -1,76 +1,154 @@
-//! What the samplers cost, and what they find: microseconds per trial, and the median result over some seeds.
+//! What the samplers cost, and what they find.
 //!
-//! `cargo run --release -p pipe-kernel --example samplers -- 5`: number of seeds; a second argument names one problem,
-//! a third one sampler, a fourth sets the number of trials. Of one objective the least value is told, of several the
-//! share of the best volume. Time is that of the processor where the system tells it (Linux), so that other programs do not
-//! count; the evaluation of the problem, its rules and the choice of legal points are part of it. The last line is
-//! 100,000 trials of NSGA-II.
+//! ```sh
+//! cargo run --release -p pipe-kernel --example samplers -- [--seeds 20] [--functions branin,zdt1] [--samplers tpe,auto]
+//!     [--trials 300] > runs.jsonl
+//! ```
+//!
+//! Standard output has one line of JSON per run, which `tests/bench/samplers/compare.py` reads beside those of other
+//! programs: `library`, `version`, `sampler`, `function`, `seed`, `trials`, `cpu_seconds` and `values`, one list of
+//! objectives per trial, or null where nothing came out. Standard error has a summary: the median over the seeds, of one
+//! objective of the least value, of several of the share of the best volume.
+//!
+//! Time is that of the processor where the system tells it (Linux), so that other programs do not count; the evaluation
+//! of the function, its rules and the choice of legal points are part of it. Without `--functions`, the last lines are
+//! large studies of NSGA-II: their time, and what the study keeps in memory.
 
 use std::time::Instant;
 
 use pipe_kernel::tune::testbed::{self, Problem, evaluated, median, quality};
-use pipe_kernel::tune::{CmaEs, Multivariate, Nsga2, Nsga3, SamplerSpec, Settings, Study, Tpe, Trial};
+use pipe_kernel::tune::{CmaEs, Multivariate, Nsga2, Nsga3, Outcome, SamplerSpec, Settings, Study, Tpe, Trial};
+use serde_json::json;
+
+/// Trials after which the summary tells what was found.
+const MARKS: [usize; 8] = [50, 100, 200, 300, 500, 1000, 2000, 5000];
 
 fn samplers() -> Vec<(&'static str, SamplerSpec)> {
     let tpe = |together| SamplerSpec::Tpe(Tpe { multivariate: Multivariate::Always(together), ..Tpe::default() });
     vec![
         ("random", SamplerSpec::Random),
         ("sobol", SamplerSpec::Sobol),
-        ("tpe together", tpe(true)),
-        ("tpe single", tpe(false)),
         ("tpe", SamplerSpec::Tpe(Tpe::default())),
+        ("tpe_multivariate", tpe(true)),
+        ("tpe_independent", tpe(false)),
         ("nsga2", SamplerSpec::Nsga2(Nsga2::default())),
         ("nsga3", SamplerSpec::Nsga3(Nsga3::default())),
-        ("cma_es", SamplerSpec::CmaEs(CmaEs::default())),
+        ("cmaes", SamplerSpec::CmaEs(CmaEs::default())),
         ("auto", SamplerSpec::Auto),
     ]
 }
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let seeds: u64 = arguments.first().and_then(|a| a.parse().ok()).unwrap_or(5);
-    let wanted = |i: usize, name: &str| arguments.get(i).is_none_or(|a| a.is_empty() || a == name);
+/// How long the runs of a sampler are: as long as those of its like in the other programs, which are slower.
+fn lengths(problem: &Problem, sampler: &str) -> &'static [usize] {
+    match (problem.reference.is_empty(), sampler.starts_with("tpe")) {
+        (true, _) => &[300],
+        (false, true) => &[300, 1000],
+        (false, false) => &[1000],
+    }
+}
+
+/// What was asked for on the command line.
+struct Wanted {
+    seeds: u64,
+    functions: Option<Vec<String>>,
+    samplers: Option<Vec<String>>,
+    trials: Option<usize>,
+}
+
+impl Wanted {
+    fn read() -> Result<Wanted, String> {
+        let mut wanted = Wanted { seeds: 20, functions: None, samplers: None, trials: None };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(name) = arguments.next() {
+            let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
+            let number = || value.parse::<u64>().map_err(|e| format!("{name} {value}: {e}"));
+            let names = || Some(value.split(',').map(str::to_owned).collect());
+            match name.as_str() {
+                "--seeds" => wanted.seeds = number()?.max(1),
+                "--trials" => wanted.trials = Some(number()?.max(1) as usize),
+                "--functions" => wanted.functions = names(),
+                "--samplers" => wanted.samplers = names(),
+                _ => return Err(format!("unknown: {name}")),
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+fn has(names: &Option<Vec<String>>, name: &str) -> bool {
+    names.as_ref().is_none_or(|names| names.iter().any(|n| n == name))
+}
+
+fn main() -> Result<(), String> {
+    let wanted = Wanted::read()?;
     let problems = [
         testbed::branin(),
         testbed::hartmann6(),
         testbed::rosenbrock5(),
         testbed::mixed_single(),
-        testbed::mixed(),
         testbed::zdt1(),
         testbed::zdt2(),
         testbed::dtlz2(),
         testbed::tuner(),
     ];
-    for problem in problems.iter().filter(|p| wanted(1, p.name)) {
-        let several = !problem.reference.is_empty();
-        let trials = arguments.get(3).and_then(|a| a.parse().ok()).unwrap_or(if several { 1000 } else { 300 });
-        println!("{}, {trials} trials, {seeds} seeds", problem.name);
-        for (name, spec) in samplers().iter().filter(|(name, _)| wanted(2, name)) {
-            let objectives = if several { problem.reference.len() } else { 1 };
-            if spec.problems(&problem.space, objectives).is_empty() {
-                compare(name, spec, problem, trials, seeds, objectives);
+    for problem in problems.iter().filter(|p| has(&wanted.functions, p.name)) {
+        eprintln!("{}, {} seeds", problem.name, wanted.seeds);
+        let objectives = problem.reference.len().max(1);
+        for (name, spec) in samplers().iter().filter(|(name, _)| has(&wanted.samplers, name)) {
+            if !spec.problems(&problem.space, objectives).is_empty() {
+                continue;
+            }
+            match wanted.trials {
+                Some(trials) => compare(name, spec, problem, trials, wanted.seeds),
+                None => lengths(problem, name).iter().for_each(|n| compare(name, spec, problem, *n, wanted.seeds)),
             }
         }
     }
-    let problem = testbed::zdt1();
-    let (_, us) = search(&SamplerSpec::Nsga2(Nsga2::default()), &problem, 100_000, 0, 2);
-    println!("100,000 trials of nsga2 on zdt1: {:.2} s", us * 0.1);
+    if wanted.functions.is_none() {
+        for trials in [100_000, 200_000, 400_000] {
+            large(trials);
+        }
+    }
+    Ok(())
 }
 
-fn compare(name: &str, spec: &SamplerSpec, problem: &Problem, trials: usize, seeds: u64, objectives: usize) {
-    let marks: Vec<usize> = [50, 100, 200, 300, 500, 1000, 2000, 5000].into_iter().filter(|m| *m <= trials).collect();
-    let runs: Vec<(Vec<Trial>, f64)> = (0..seeds).map(|seed| search(spec, problem, trials, seed, objectives)).collect();
+/// Runs of all seeds: a line each, and one of the summary.
+fn compare(name: &str, spec: &SamplerSpec, problem: &Problem, trials: usize, seeds: u64) {
+    let runs: Vec<(Vec<Trial>, f64)> = (0..seeds).map(|seed| search(spec, problem, trials, seed)).collect();
+    for (seed, (done, cpu_s)) in runs.iter().enumerate() {
+        let values: Vec<Option<Vec<f64>>> = done.iter().map(objectives_of).collect();
+        let version = env!("CARGO_PKG_VERSION");
+        println!(
+            "{}",
+            json!({"library": "pipe", "version": version, "sampler": name, "function": problem.name, "seed": seed,
+                "trials": trials, "cpu_seconds": cpu_s, "values": values})
+        );
+    }
     let at = |mark: usize| median(runs.iter().map(|(t, _)| quality(problem, &t[..mark.min(t.len())])).collect());
-    let told: Vec<String> = marks.iter().map(|m| format!("@{m} {:.4}", at(*m))).collect();
-    println!("  {name:13} {:9.1} us  {}", median(runs.iter().map(|(_, us)| *us).collect()), told.join("  "));
+    let told: Vec<String> =
+        MARKS.iter().filter(|m| **m <= trials).map(|m| format!("@{m} {:.4}", at(*m))).collect();
+    let us = median(runs.iter().map(|(done, cpu_s)| cpu_s * 1e6 / done.len() as f64).collect());
+    eprintln!("  {name:16} {us:8.2} us  {}", told.join("  "));
 }
 
-/// The trials of a search, and microseconds per trial.
-fn search(spec: &SamplerSpec, problem: &Problem, trials: usize, seed: u64, objectives: usize) -> (Vec<Trial>, f64) {
+/// To nine digits, as the other programs write them.
+fn objectives_of(trial: &Trial) -> Option<Vec<f64>> {
+    match &trial.outcome {
+        Outcome::Complete { objectives, .. } => {
+            let digits = |x: &f64| format!("{x:.8e}").parse().unwrap_or(*x);
+            Some(objectives.iter().map(digits).collect())
+        }
+        Outcome::Pruned { .. } | Outcome::Illegal { .. } | Outcome::Failed => None,
+    }
+}
+
+/// The trials of a search, and seconds that it took.
+fn search(spec: &SamplerSpec, problem: &Problem, trials: usize, seed: u64) -> (Vec<Trial>, f64) {
+    let objectives = problem.reference.len().max(1);
     let settings = Settings { seed, objectives, budget: Some(trials as u64), ..Settings::default() };
     let mut study = Study::new(problem.space.clone(), spec, settings).expect("a sampler without problems");
     let mut done: Vec<Trial> = Vec::new();
-    let (clock, start) = (Instant::now(), processor_s());
+    let clock = Clock::start();
     while done.len() < trials {
         let asked = study.ask(64.min(trials - done.len()), problem);
         if asked.is_empty() {
@@ -82,18 +160,54 @@ fn search(spec: &SamplerSpec, problem: &Problem, trials: usize, seed: u64, objec
             study.tell(trial);
         }
     }
-    let wall = clock.elapsed().as_secs_f64();
-    let spent = match (start, processor_s()) {
-        // The system counts in ticks of some milliseconds.
-        (Some(start), Some(end)) if wall > 0.05 => end - start,
-        _ => wall,
-    };
-    let us = spent * 1e6 / done.len() as f64;
-    (done, us)
+    (done, clock.seconds())
 }
 
-/// Seconds that this thread has had a processor for.
+/// A study of so many trials of NSGA-II with 30 parameters and two objectives, which keeps nothing but itself.
+fn large(trials: usize) {
+    let problem = testbed::zdt1();
+    let settings = Settings { objectives: 2, ..Settings::default() };
+    let spec = SamplerSpec::Nsga2(Nsga2::default());
+    let before = resident_mib();
+    let mut study = Study::new(problem.space.clone(), &spec, settings).expect("a sampler without problems");
+    let clock = Clock::start();
+    while study.told() < trials as u64 {
+        for suggestion in study.ask(50, &problem) {
+            study.tell(evaluated(&problem, &suggestion));
+        }
+    }
+    let seconds = clock.seconds();
+    let kept = resident_mib().zip(before).map_or(String::new(), |(after, before)| format!(", {:.0} MiB", after - before));
+    eprintln!("{trials} trials of nsga2 on zdt1: {seconds:.2} s{kept}");
+}
+
+/// Measures the time that this thread has a processor for; where the system does not tell, time as it passes.
+struct Clock {
+    wall: Instant,
+    processor_s: Option<f64>,
+}
+
+impl Clock {
+    fn start() -> Clock {
+        Clock { wall: Instant::now(), processor_s: processor_s() }
+    }
+
+    fn seconds(&self) -> f64 {
+        processor_s().zip(self.processor_s).map_or(self.wall.elapsed().as_secs_f64(), |(end, start)| end - start)
+    }
+}
+
+/// Seconds that this thread has had a processor for. The kernel brings the figure up to date when the thread is
+/// scheduled, so it is given way first.
 fn processor_s() -> Option<f64> {
+    std::thread::yield_now();
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     Some(text.split_whitespace().next()?.parse::<f64>().ok()? * 1e-9)
+}
+
+/// Memory that the process holds.
+fn resident_mib() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find(|l| l.starts_with("VmRSS:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
 }

@@ -1,16 +1,17 @@
 //! CMA-ES with restarts (Hansen, Ostermeier 2001; Auger, Hansen 2005), for one objective over numbers: the sampler for
 //! coefficients that are to be fitted.
 //!
-//! A generation is drawn from a normal distribution whose mean, width and covariance follow the better half of the
-//! generations before it. When it has converged or is stuck, the search starts again elsewhere with twice the
-//! population. Trial `n` draws from its own stream, so the step that led to a trial can be found again when the trial
-//! is told: nothing has to be stored beside the trials. A trial that was changed (repaired, or given by the user)
-//! counts as the straight way there.
+//! A generation is drawn from a normal distribution whose mean and width follow the better half of the generations
+//! before it, and whose covariance also leaves the directions of the worse half (Jastrebski, Arnold 2006). When it has converged or is stuck, the search starts again elsewhere with twice the
+//! population. What a trial teaches is the straight way from the mean to its point. Integers and lists of numbers are
+//! rounded, and there it is the draw before it was rounded: trial `n` draws from its own stream, so that draw can be
+//! found again when the trial is told, and nothing has to be stored beside the trials. A trial that was changed
+//! (repaired, or given by the user) counts as the straight way there.
 //!
-//! Coordinates beyond the ends of a domain are mirrored into it. Integers and lists of numbers are rounded. A draw that
-//! falls on a point that was tried is drawn again.
+//! A draw beyond the ends of a domain, or on a point that was tried, is drawn again; what is still beyond after some
+//! draws is mirrored.
 //!
-//! Constants are those of Hansen's tutorial (arXiv 1604.00772), without negative weights. Left out: lists of names and
+//! Constants are those of Hansen's tutorial (arXiv 1604.00772). Left out: lists of names and
 //! values that are not set, which have no direction, conditions, and several objectives.
 
 use rand_pcg::Pcg64;
@@ -23,12 +24,14 @@ use super::history::{History, Tier};
 use super::sampler::{Draft, Origin, Sampler, View};
 use crate::rng;
 
-/// Width of the first distribution, in units of a domain.
-const SIGMA: f64 = 0.2;
+/// Width of the first distribution, in units of a domain; that of Optuna's sampler.
+const SIGMA: f64 = 1.0 / 6.0;
 /// The same after a restart, which looks for other valleys.
 const SIGMA_AGAIN: f64 = 0.3;
 /// Draws of a trial until one is new.
 const DRAWS: u32 = 20;
+/// Draws until one lies within all domains, before what lies beyond is mirrored.
+const INSIDE: u32 = 30;
 /// Width below which a search has converged, in units of a domain: values carry 12 digits.
 const CONVERGED: f64 = 1e-11;
 /// Ratio of the longest axis to the shortest, squared, at which the covariance is numerically lost.
@@ -82,7 +85,8 @@ pub(super) struct Cma {
 impl Cma {
     pub fn new(spec: &CmaEs, space: &Space) -> Cma {
         let n = space.dimensions();
-        Cma { run: Run::new(vec![0.5; n], SIGMA, spec.population(n)), born: 0, restarts: 0 }
+        let rounded = (0..n).any(|j| space.domain(j).set_levels().is_some());
+        Cma { run: Run::new(vec![0.5; n], SIGMA, spec.population(n), rounded), born: 0, restarts: 0 }
     }
 }
 
@@ -107,7 +111,8 @@ impl Sampler for Cma {
                 self.restarts += 1;
                 let rng = &mut rng::stream(view.seed, &format!("tune/cma_es/restart/{}", self.restarts));
                 let mean = self.run.mean.iter().map(|_| rng::uniform01(rng)).collect();
-                self.run = Run::new(mean, SIGMA_AGAIN, self.run.population.saturating_mul(2));
+                let population = self.run.population.saturating_mul(2);
+                self.run = Run::new(mean, SIGMA_AGAIN, population, self.run.rounded);
             }
         }
         true
@@ -140,6 +145,8 @@ struct Step {
 /// A search between two restarts.
 struct Run {
     population: usize,
+    /// Some domain has levels to which draws are rounded.
+    rounded: bool,
     generation: u64,
     mean: Vec<f64>,
     sigma: f64,
@@ -155,10 +162,11 @@ struct Run {
 }
 
 impl Run {
-    fn new(mean: Vec<f64>, sigma: f64, population: usize) -> Run {
+    fn new(mean: Vec<f64>, sigma: f64, population: usize, rounded: bool) -> Run {
         let n = mean.len();
         Run {
             population,
+            rounded,
             generation: 0,
             sigma,
             covariance: Matrix::identity(n),
@@ -174,27 +182,40 @@ impl Run {
 
     /// A draw: the step from the mean, and where in the unit cube it leads.
     fn draw(&self, rng: &mut Pcg64) -> (Vec<f64>, Vec<f64>) {
-        let z: Vec<f64> = self.lengths.iter().map(|length| length * rng::standard_normal(rng)).collect();
-        let y = self.axes.times(&z);
-        let point = self.mean.iter().zip(&y).map(|(m, y)| mirrored(m + self.sigma * y)).collect();
+        let mut last = (Vec::new(), Vec::new());
+        for _ in 0..INSIDE {
+            let z: Vec<f64> = self.lengths.iter().map(|length| length * rng::standard_normal(rng)).collect();
+            let y = self.axes.times(&z);
+            let point: Vec<f64> = self.mean.iter().zip(&y).map(|(m, y)| m + self.sigma * y).collect();
+            let inside = point.iter().all(|x| (0.0..=1.0).contains(x));
+            last = (y, point);
+            if inside {
+                return last;
+            }
+        }
+        let (y, point) = last;
+        let point = point.into_iter().map(mirrored).collect();
         (y, point)
     }
 
-    /// The step that a trial was: the draw that gave its point, or else the straight way there. `None` where the space
-    /// does not have the point.
+    /// The step that a trial was: the straight way to its point, or, where domains have levels to which draws are
+    /// rounded, the draw that gave the point. `None` where the space does not have it.
     fn step(&self, view: &View, trial: usize) -> Option<Step> {
         if !view.history.is_known(trial) {
             return None;
         }
         let point = view.history.point(trial);
-        let rng = &mut rng::stream(view.seed, &format!("tune/{trial}"));
-        let gave = |places: &mut Vec<f64>| {
-            view.space.canonical(places, |_| 0.5);
-            places.as_slice() == point
+        let drawn = || {
+            let rng = &mut rng::stream_numbered(view.seed, "tune/", trial as u64, "");
+            let gave = |places: &mut Vec<f64>| {
+                view.space.canonical(places, |_| 0.5);
+                places.as_slice() == point
+            };
+            (0..DRAWS).map(|_| self.draw(rng)).find_map(|(y, mut places)| gave(&mut places).then_some(y))
         };
-        let drawn = (0..DRAWS).map(|_| self.draw(rng)).find_map(|(y, mut places)| gave(&mut places).then_some(y));
         let straight = || point.iter().zip(&self.mean).map(|(p, m)| (p - m) / self.sigma).collect();
-        Some(Step { trial, y: drawn.unwrap_or_else(straight) })
+        let y = if self.rounded { drawn() } else { None };
+        Some(Step { trial, y: y.unwrap_or_else(straight) })
     }
 
     /// Moves the distribution towards the better half of a generation, best first, of which the first has the value
@@ -210,16 +231,23 @@ impl Run {
             return;
         }
         let half = libm::log((self.population as f64 + 1.0) / 2.0);
-        let raw: Vec<f64> = (1..=parents).map(|i| half - libm::log(i as f64)).collect();
-        let sum: f64 = raw.iter().sum();
-        let weights: Vec<f64> = raw.iter().map(|w| w / sum).collect();
+        let raw: Vec<f64> = (1..=self.population).map(|i| half - libm::log(i as f64)).collect();
+        let sum: f64 = raw[..parents].iter().sum();
+        let weights: Vec<f64> = raw[..parents].iter().map(|w| w / sum).collect();
         let effective = 1.0 / weights.iter().map(|w| w * w).sum::<f64>();
 
         let cc = (4.0 + effective / dimensions) / (dimensions + 4.0 + 2.0 * effective / dimensions);
         let cs = (effective + 2.0) / (dimensions + effective + 5.0);
         let c1 = 2.0 / ((dimensions + 1.3) * (dimensions + 1.3) + effective);
         let rank = 2.0 * (effective - 2.0 + 1.0 / effective) / ((dimensions + 2.0) * (dimensions + 2.0) + effective);
-        let cmu = rank.clamp(0.0, 1.0 - c1);
+        let cmu = rank.clamp(0.0, 1.0 - c1 - 1e-8);
+        // Equations 50 to 53: how much the worse half may take away.
+        let worse = &raw[self.population / 2..];
+        let lost: f64 = worse.iter().map(|w| -w).sum();
+        let effective_worse = lost * lost / worse.iter().map(|w| w * w).sum::<f64>();
+        let most = (1.0 + c1 / cmu)
+            .min(1.0 + 2.0 * effective_worse / (effective + 2.0))
+            .min((1.0 - c1 - cmu) / (dimensions * cmu));
         let damping = 1.0 + 2.0 * (libm::sqrt((effective - 1.0) / (dimensions + 1.0)) - 1.0).max(0.0) + cs;
         // Mean length of a standard normal vector.
         let chi = libm::sqrt(dimensions) * (1.0 - 1.0 / (4.0 * dimensions) + 1.0 / (21.0 * dimensions * dimensions));
@@ -247,10 +275,19 @@ impl Run {
         for (p, y) in self.path_covariance.iter_mut().zip(&step) {
             *p = (1.0 - cc) * *p + kept * libm::sqrt(cc * (2.0 - cc) * effective) * y;
         }
-        let old = 1.0 - c1 - cmu + (1.0 - kept) * c1 * cc * (2.0 - cc);
+        // A step of the worse half counts by its direction alone.
+        let mut signed: Vec<(f64, &Step)> = weights.iter().copied().zip(steps).collect();
+        for (w, s) in worse.iter().zip(steps.get(self.population / 2..).unwrap_or(&[])) {
+            let mut round = self.axes.transposed_times(&s.y);
+            round.iter_mut().zip(&self.lengths).for_each(|(r, length)| *r /= length);
+            let square: f64 = round.iter().map(|r| r * r).sum();
+            signed.push((w / lost * most * dimensions / (square + 1e-8), s));
+        }
+        let all = 1.0 - if steps.len() > self.population / 2 { most } else { 0.0 };
+        let old = 1.0 - c1 - cmu * all + (1.0 - kept) * c1 * cc * (2.0 - cc);
         for i in 0..n {
             for j in 0..=i {
-                let spread: f64 = weights.iter().zip(steps).map(|(w, s)| w * s.y[i] * s.y[j]).sum();
+                let spread: f64 = signed.iter().map(|(w, s)| w * s.y[i] * s.y[j]).sum();
                 let path = self.path_covariance[i] * self.path_covariance[j];
                 let value = old * self.covariance.at(i, j) + c1 * path + cmu * spread;
                 self.covariance.set(i, j, value);

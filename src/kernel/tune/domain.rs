@@ -289,7 +289,8 @@ impl Domain {
         let levels = self.set_levels().unwrap_or(1);
         let k = match self.log_ends() {
             Some(ends) => libm::round((libm::exp(between(ends.from, ends.to, place)) - ends.low) / ends.step),
-            None => libm::floor(place * levels as f64),
+            // Casts drop what is behind the point.
+            None => place * levels as f64,
         };
         // The cast takes what lies below 0 as 0.
         (k as u64).min(levels - 1)
@@ -394,14 +395,32 @@ const TENS: [f64; 23] = [
 /// So many digits are read back exactly by every JSON reader, also by those that trade the last bit for speed, and
 /// steps of 0.1 stay what they look like.
 fn round12(x: f64) -> f64 {
+    let size = x.abs();
+    if size == 0.0 {
+        return x;
+    }
     // Digits behind the point. One more or less than 12 digits in all, next to a power of ten, does no harm.
-    let digits = 11.0 - libm::floor(libm::log10(x.abs()));
-    let Some(scale) = (0.0..=22.0).contains(&digits).then(|| TENS[digits as usize]) else {
+    let digits = 11 - power_of_ten(size);
+    let Some(scale) = usize::try_from(digits).ok().and_then(|digits| TENS.get(digits)) else {
         // Formatting and parsing of the standard library are exact.
         return format!("{x:.11e}").parse().unwrap_or(x);
     };
-    // An integer below 2^53 over an exact power of ten is rounded once: it is the number that is written that way.
-    libm::round(x * scale) / scale
+    // An integer below 2^53 over an exact power of ten is rounded once: it is the number that is written that way. The
+    // cast drops what is behind the point.
+    let scaled = (size * scale + 0.5) as u64 as f64 / scale;
+    if x < 0.0 { -scaled } else { scaled }
+}
+
+/// The exponent of the power of ten at or below a positive number; next to a power of ten, maybe the one beside it.
+fn power_of_ten(x: f64) -> i32 {
+    let binary = ((x.to_bits() >> 52) & 0x7FF) as i32 - 1023;
+    // 78,913 / 2^18 is the logarithm of 2 to the base of 10, to seven digits; what it says is right or one too low.
+    let low = (binary * 78_913) >> 18;
+    let next = match usize::try_from(low + 1) {
+        Ok(up) => TENS.get(up).is_some_and(|ten| x >= *ten),
+        Err(_) => TENS.get(low.unsigned_abs() as usize - 1).is_some_and(|ten| x * ten >= 1.0),
+    };
+    if next { low + 1 } else { low }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use serde_json::Value;
 
@@ -200,7 +201,28 @@ impl History {
 /// The points that are taken. Points are known by 128 bits mixed from their places: of a million points, two look the
 /// same with a probability of 1 to 10^26.
 #[derive(Default)]
-pub(super) struct Seen(HashSet<u128>);
+pub(super) struct Seen(HashSet<u128, Mixed>);
+
+/// Hashes of the names of points, which are mixed already.
+pub(super) type Mixed = BuildHasherDefault<Half>;
+
+/// The lower half of a name.
+#[derive(Default)]
+pub(super) struct Half(u64);
+
+impl Hasher for Half {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.0 = mix64(self.0 ^ u64::from(byte)));
+    }
+
+    fn write_u128(&mut self, name: u128) {
+        self.0 = name as u64;
+    }
+}
 
 impl Seen {
     /// The name of a point.

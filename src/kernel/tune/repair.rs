@@ -23,7 +23,7 @@ const CANDIDATES: usize = 4096;
 /// Parameters that are changed at most.
 const CHANGES: usize = 3;
 /// Candidates of the first chunk; every further one is twice as large.
-const CHUNK: usize = 32;
+const CHUNK: usize = 16;
 /// Combinations of changes that are put in order at a time; where there are more, the most distant changes of single
 /// parameters are left out.
 const COMBINATIONS: usize = 20_000;
@@ -46,7 +46,30 @@ struct Candidate {
     distance: f64,
     /// Among equals, chance decides.
     lot: u64,
-    changes: Vec<Change>,
+    changes: Changes,
+}
+
+/// Some changes, of ascending parameters.
+#[derive(Clone, Copy)]
+struct Changes {
+    made: [Change; CHANGES],
+    count: usize,
+}
+
+impl Changes {
+    fn none() -> Changes {
+        Changes { made: [Change { parameter: 0, place: 0.0, distance: 0.0 }; CHANGES], count: 0 }
+    }
+
+    fn with(mut self, change: Change) -> Changes {
+        self.made[self.count] = change;
+        self.count += 1;
+        self
+    }
+
+    fn all(&self) -> &[Change] {
+        &self.made[..self.count]
+    }
 }
 
 /// A repair in progress.
@@ -124,7 +147,7 @@ impl<'a> Repair<'a> {
         }
         let taken: Vec<Candidate> = self.candidates.by_ref().take(size.min(CANDIDATES - self.tried)).collect();
         self.tried += taken.len();
-        Some(taken.iter().map(|candidate| self.point(&candidate.changes)).collect())
+        Some(taken.iter().map(|candidate| self.point(candidate.changes.all())).collect())
     }
 
     fn point(&mut self, changes: &[Change]) -> Vec<f64> {
@@ -147,26 +170,24 @@ impl<'a> Repair<'a> {
             longest = longest.div_ceil(2);
             options.iter_mut().for_each(|o| o.truncate(longest));
         }
-        let mut made: Vec<Vec<Change>> = vec![Vec::new()];
+        let mut made = vec![Changes::none()];
         for depth in 0..self.changes {
             let left = self.changes - depth - 1;
             let mut next = Vec::new();
             for changes in &made {
-                let from = changes.last().map_or(0, |last| {
+                let from = changes.all().last().map_or(0, |last| {
                     options.iter().position(|o| o[0].parameter == last.parameter).map_or(0, |at| at + 1)
                 });
                 let to = options.len().saturating_sub(left);
                 for change in options[from.min(to)..to].iter().flatten() {
-                    let mut longer = changes.clone();
-                    longer.push(*change);
-                    next.push(longer);
+                    next.push(changes.with(*change));
                 }
             }
             made = next;
             made.truncate(COMBINATIONS);
         }
-        let candidate = |changes: Vec<Change>| Candidate {
-            distance: changes.iter().map(|c| c.distance).sum(),
+        let candidate = |changes: Changes| Candidate {
+            distance: changes.all().iter().map(|c| c.distance).sum(),
             lot: self.rng.next_u64(),
             changes,
         };

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Space;
-use super::history::Seen;
+use super::history::{Mixed, Seen};
 
 /// Rules on the values of parameters, asked about many points at once: they may be queries.
 pub trait Rules {
@@ -69,12 +69,12 @@ pub enum OnViolation {
 pub(super) struct Judge<'a> {
     space: &'a Space,
     rules: &'a dyn Rules,
-    said: HashMap<u128, u64>,
+    said: HashMap<u128, u64, Mixed>,
 }
 
 impl<'a> Judge<'a> {
     pub fn new(space: &'a Space, rules: &'a dyn Rules) -> Judge<'a> {
-        Judge { space, rules, said: HashMap::new() }
+        Judge { space, rules, said: HashMap::default() }
     }
 
     /// The rules that some points break, given as canonical places. What is not known yet is asked at once.

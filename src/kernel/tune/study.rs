@@ -289,7 +289,7 @@ impl Study {
     }
 
     fn stream(&self, number: u64, what: &str) -> Pcg64 {
-        rng::stream(self.settings.seed, &format!("tune/{number}{what}"))
+        rng::stream_numbered(self.settings.seed, "tune/", number, what)
     }
 
     /// The proposal for a trial; `None` where results are missing that it depends on.

@@ -7,7 +7,9 @@
 
 Installs nothing. A run that the file has already is not made again, so an interrupted bench goes on where it was.
 Samplers have the library's defaults. How many rules a point breaks is told to the sampler as a constraint, and such a
-point is not evaluated; one that fails is a pruned trial.
+point is not evaluated; one that fails is a pruned trial. On the tuner's problem NSGA-II also runs in two other ways:
+`nsga2_prune` calls a point that breaks rules pruned, as that tuner does, and `nsga2_repair` measures the legal point
+that `functions.repaired` makes of it.
 """
 
 import argparse
@@ -22,7 +24,9 @@ import functions  # noqa: E402
 
 # Per number of objectives: samplers, and trials of each.
 SINGLE = {"random": 300, "tpe": 300, "cmaes": 300}
-SEVERAL = {"random": 1000, "tpe": 300, "nsga2": 1000}
+SEVERAL = {"random": 1000, "tpe": 300, "nsga2": 1000, "nsga2_prune": 1000, "nsga2_repair": 1000}
+# What becomes of a point that breaks rules, where that is not a constraint.
+WAYS = ("prune", "repair")
 # CMA-ES is for numbers.
 NUMBERS = ("branin", "hartmann6", "rosenbrock5")
 
@@ -35,7 +39,7 @@ def sampler_of(library, name, seed):
         "nsga2": "NSGAIISampler",
         "nsga3": "NSGAIIISampler",
     }
-    return getattr(library.samplers, kinds[name])(seed=seed)
+    return getattr(library.samplers, kinds[name.split("_")[0]])(seed=seed)
 
 
 def suggest(trial, name, domain):
@@ -49,13 +53,20 @@ def suggest(trial, name, domain):
 
 
 def run(library, sampler, name, seed, trials):
+    way = sampler.partition("_")[2]
     space, objectives, function = functions.FUNCTIONS[name]
     rules = functions.RULES.get(name)
     values = []
 
     def objective(trial):
         point = {key: suggest(trial, key, domain) for key, domain in space.items()}
-        if rules:
+        if rules and way == "repair":
+            point = functions.repaired(point)
+        elif rules and way == "prune":
+            if rules(point):
+                values.append(None)
+                raise library.TrialPruned
+        elif rules:
             broken = rules(point)
             trial.set_constraint("rules", float(broken))
             if broken:
@@ -107,6 +118,8 @@ def main():
             if given.samplers and sampler not in given.samplers.split(","):
                 continue
             if sampler == "cmaes" and name not in NUMBERS:
+                continue
+            if sampler.endswith(WAYS) and name != "tuner":
                 continue
             trials = given.trials or trials
             for seed in range(given.seeds):

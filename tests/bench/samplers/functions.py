@@ -12,6 +12,7 @@ takes a dict and returns a list of objectives, or None where it fails. `RULES` t
 """
 
 import math
+import random
 
 
 def branin(v):
@@ -94,6 +95,26 @@ def tuner_rules(v):
             graph is not None and dp >= 4 and graph > 64,
         )
     )
+
+
+def repaired(v):
+    """A configuration of the tuner that obeys its rules, and differs where it had to."""
+    v = dict(v)
+    while v["tp_size"] * v["dp_size"] * v["pp_size"] > 8:
+        # The largest of them gives way; of equals the pipeline first.
+        v[max(("pp_size", "dp_size", "tp_size"), key=v.get)] //= 2
+    chunks = TUNER["chunked_prefill_size"][1][1:]
+    if v["chunked_prefill_size"] is not None:
+        fits = [c for c in chunks if c <= v["max_prefill_tokens"] and (v["dp_size"] == 1 or c // v["dp_size"] >= 256)]
+        v["chunked_prefill_size"] = min(fits, key=lambda c: abs(c - v["chunked_prefill_size"]))
+    if v["disable_overlap_schedule"] and v["enable_two_batch_overlap"]:
+        v["enable_two_batch_overlap"] = False
+    if v["cuda_graph_max_bs"] is not None:
+        if v["chunked_prefill_size"] is not None and v["chunked_prefill_size"] <= 2048:
+            v["cuda_graph_max_bs"] = min(v["cuda_graph_max_bs"], 32)
+        if v["dp_size"] >= 4:
+            v["cuda_graph_max_bs"] = min(v["cuda_graph_max_bs"], 64)
+    return v
 
 
 PREFILL_SPEED = {"flashinfer": 1.0, "triton": 0.8, "torch_native": 0.4, "fa3": 1.1, "fa4": 1.3}
@@ -245,6 +266,11 @@ def check():
         got = FUNCTIONS[name][2](point)
         assert len(got) == len(values), (name, got)
         assert all(abs(a - b) <= 1e-12 * max(1, abs(b)) for a, b in zip(got, values)), (name, got)
+    draw = random.Random(0)
+    for _ in range(1000):
+        point = {key: draw.choice(domain[1]) for key, domain in TUNER.items()}
+        legal = repaired(point)
+        assert tuner_rules(legal) == 0 and (tuner_rules(point) or legal == point), point
 
 
 if __name__ == "__main__":
