@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo run --release -p pipe-kernel --example samplers -- [--seeds 20] [--functions branin,zdt1] [--samplers tpe,auto]
-//!     [--trials 300] > runs.jsonl
+//!     [--trials 300] [--batch 8] > runs.jsonl
 //! ```
 //!
 //! Standard output has one line of JSON per run, which `tests/bench/samplers/compare.py` reads beside those of other
@@ -40,10 +40,11 @@ fn samplers() -> Vec<(&'static str, SamplerSpec)> {
 
 /// How long the runs of a sampler are: as long as those of its like in the other programs, which are slower.
 fn lengths(problem: &Problem, sampler: &str) -> &'static [usize] {
-    match (problem.reference.is_empty(), sampler.starts_with("tpe")) {
-        (true, _) => &[300],
-        (false, true) => &[300, 1000],
-        (false, false) => &[1000],
+    match (problem.reference.is_empty(), sampler.starts_with("tpe"), problem.name) {
+        (true, _, _) => &[300],
+        (false, true, "tuner") => &[300, 1000],
+        (false, true, _) => &[300],
+        (false, false, _) => &[1000],
     }
 }
 
@@ -53,11 +54,12 @@ struct Wanted {
     functions: Option<Vec<String>>,
     samplers: Option<Vec<String>>,
     trials: Option<usize>,
+    batch: Option<u32>,
 }
 
 impl Wanted {
     fn read() -> Result<Wanted, String> {
-        let mut wanted = Wanted { seeds: 20, functions: None, samplers: None, trials: None };
+        let mut wanted = Wanted { seeds: 20, functions: None, samplers: None, trials: None, batch: None };
         let mut arguments = std::env::args().skip(1);
         while let Some(name) = arguments.next() {
             let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
@@ -66,6 +68,7 @@ impl Wanted {
             match name.as_str() {
                 "--seeds" => wanted.seeds = number()?.max(1),
                 "--trials" => wanted.trials = Some(number()?.max(1) as usize),
+                "--batch" => wanted.batch = Some(number()?.max(1) as u32),
                 "--functions" => wanted.functions = names(),
                 "--samplers" => wanted.samplers = names(),
                 _ => return Err(format!("unknown: {name}")),
@@ -99,8 +102,8 @@ fn main() -> Result<(), String> {
                 continue;
             }
             match wanted.trials {
-                Some(trials) => compare(name, spec, problem, trials, wanted.seeds),
-                None => lengths(problem, name).iter().for_each(|n| compare(name, spec, problem, *n, wanted.seeds)),
+                Some(trials) => compare(name, spec, problem, trials, &wanted),
+                None => lengths(problem, name).iter().for_each(|n| compare(name, spec, problem, *n, &wanted)),
             }
         }
     }
@@ -113,8 +116,17 @@ fn main() -> Result<(), String> {
 }
 
 /// Runs of all seeds: a line each, and one of the summary.
-fn compare(name: &str, spec: &SamplerSpec, problem: &Problem, trials: usize, seeds: u64) {
-    let runs: Vec<(Vec<Trial>, f64)> = (0..seeds).map(|seed| search(spec, problem, trials, seed)).collect();
+fn compare(name: &str, spec: &SamplerSpec, problem: &Problem, trials: usize, wanted: &Wanted) {
+    let standard = Settings::default();
+    let settings = |seed| Settings {
+        seed,
+        objectives: problem.reference.len().max(1),
+        budget: Some(trials as u64),
+        batch: wanted.batch.unwrap_or(standard.batch),
+        ..standard.clone()
+    };
+    let runs: Vec<(Vec<Trial>, f64)> =
+        (0..wanted.seeds).map(|seed| search(spec, problem, trials, settings(seed))).collect();
     for (seed, (done, cpu_s)) in runs.iter().enumerate() {
         let values: Vec<Option<Vec<f64>>> = done.iter().map(objectives_of).collect();
         let version = env!("CARGO_PKG_VERSION");
@@ -125,8 +137,7 @@ fn compare(name: &str, spec: &SamplerSpec, problem: &Problem, trials: usize, see
         );
     }
     let at = |mark: usize| median(runs.iter().map(|(t, _)| quality(problem, &t[..mark.min(t.len())])).collect());
-    let told: Vec<String> =
-        MARKS.iter().filter(|m| **m <= trials).map(|m| format!("@{m} {:.4}", at(*m))).collect();
+    let told: Vec<String> = MARKS.iter().filter(|m| **m <= trials).map(|m| format!("@{m} {:.4}", at(*m))).collect();
     let us = median(runs.iter().map(|(done, cpu_s)| cpu_s * 1e6 / done.len() as f64).collect());
     eprintln!("  {name:16} {us:8.2} us  {}", told.join("  "));
 }
@@ -143,9 +154,7 @@ fn objectives_of(trial: &Trial) -> Option<Vec<f64>> {
 }
 
 /// The trials of a search, and seconds that it took.
-fn search(spec: &SamplerSpec, problem: &Problem, trials: usize, seed: u64) -> (Vec<Trial>, f64) {
-    let objectives = problem.reference.len().max(1);
-    let settings = Settings { seed, objectives, budget: Some(trials as u64), ..Settings::default() };
+fn search(spec: &SamplerSpec, problem: &Problem, trials: usize, settings: Settings) -> (Vec<Trial>, f64) {
     let mut study = Study::new(problem.space.clone(), spec, settings).expect("a sampler without problems");
     let mut done: Vec<Trial> = Vec::new();
     let clock = Clock::start();
@@ -156,7 +165,8 @@ fn search(spec: &SamplerSpec, problem: &Problem, trials: usize, seed: u64) -> (V
         }
         for suggestion in asked {
             let trial = evaluated(problem, &suggestion);
-            done.push(trial.clone());
+            // The values are not needed any more.
+            done.push(Trial { number: trial.number, values: Vec::new(), outcome: trial.outcome.clone() });
             study.tell(trial);
         }
     }
@@ -177,7 +187,8 @@ fn large(trials: usize) {
         }
     }
     let seconds = clock.seconds();
-    let kept = resident_mib().zip(before).map_or(String::new(), |(after, before)| format!(", {:.0} MiB", after - before));
+    let kept =
+        resident_mib().zip(before).map_or(String::new(), |(after, before)| format!(", {:.0} MiB", after - before));
     eprintln!("{trials} trials of nsga2 on zdt1: {seconds:.2} s{kept}");
 }
 

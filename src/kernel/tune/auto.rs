@@ -15,7 +15,7 @@
 use rand_pcg::Pcg64;
 
 use super::grid::Grid;
-use super::nsga2::{Crowding, Directions, Evolution, Nsga2, Survival};
+use super::nsga2::{Crowding, Directions, Evolution, Nsga2, Nsga3, Survival};
 use super::nsga3;
 use super::rules::Judge;
 use super::sampler::{Draft, Sampler, View};
@@ -37,6 +37,11 @@ const MODELLED: u64 = 200;
 const MODELLED_WIDE: u64 = 100;
 /// Cost of a trial below which a model is the larger cost, in seconds.
 const CHEAP_S: f64 = 0.0005;
+/// Generations that follow the model. Smaller ones than those of a search that begins with nothing: the region is
+/// found, and what counts from here on is how often the parents are renewed. On ZDT1, ZDT2, DTLZ2 and the serving
+/// engine, 20 reach in 1,000 trials 2 to 8 hundredths more of the best volume than 50 do, and are still ahead, or level,
+/// after 5,000.
+const POPULATION: u64 = 20;
 /// Objectives from which on nearly everybody is on the front, and directions say more than crowding.
 const DIRECTED: usize = 4;
 /// Trials from which on cheap ones are evolved from the start.
@@ -77,8 +82,8 @@ pub(super) fn choose(space: &Space, settings: &Settings, judge: &mut Judge) -> (
     if let Some(budget) = settings.budget.filter(|budget| *budget <= modelled) {
         return (Choice::Spec(SamplerSpec::Tpe(Tpe::default())), format!("tpe: {shape}, and only {budget} trials"));
     }
-    let population = u64::from(Nsga2::default().population);
     let many = settings.objectives >= DIRECTED;
+    let population = if many { u64::from(Nsga3::default().population) } else { POPULATION };
     let survival: Box<dyn Survival> = if many {
         Box::new(Directions(nsga3::reference_points(settings.objectives, population as usize)))
     } else {

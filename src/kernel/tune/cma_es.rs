@@ -2,17 +2,18 @@
 //! coefficients that are to be fitted.
 //!
 //! A generation is drawn from a normal distribution whose mean and width follow the better half of the generations
-//! before it, and whose covariance also leaves the directions of the worse half (Jastrebski, Arnold 2006). When it has converged or is stuck, the search starts again elsewhere with twice the
-//! population. What a trial teaches is the straight way from the mean to its point. Integers and lists of numbers are
-//! rounded, and there it is the draw before it was rounded: trial `n` draws from its own stream, so that draw can be
-//! found again when the trial is told, and nothing has to be stored beside the trials. A trial that was changed
-//! (repaired, or given by the user) counts as the straight way there.
+//! before it, and whose covariance also leaves the directions of the worse half (Jastrebski, Arnold 2006). When it has
+//! converged or is stuck, the search starts again elsewhere with twice the population. What a trial teaches is the
+//! straight way from the mean to its point. Integers and lists of numbers are rounded, and there it is the draw before
+//! it was rounded: trial `n` draws from its own stream, so that draw can be found again when the trial is told, and
+//! nothing has to be stored beside the trials. A trial that was changed (repaired, or given by the user) counts as the
+//! straight way there.
 //!
 //! A draw beyond the ends of a domain, or on a point that was tried, is drawn again; what is still beyond after some
 //! draws is mirrored.
 //!
-//! Constants are those of Hansen's tutorial (arXiv 1604.00772). Left out: lists of names and
-//! values that are not set, which have no direction, conditions, and several objectives.
+//! Constants are those of Hansen's tutorial (arXiv 1604.00772). Left out: lists of names and values that are not set,
+//! which have no direction, conditions, and several objectives.
 
 use rand_pcg::Pcg64;
 use schemars::JsonSchema;

@@ -65,19 +65,21 @@ impl Halving {
         problems
     }
 
-    /// The ladder of a batch over a workload of some requests. The whole workload is always its last rung.
+    /// The ladder of a batch over a workload of some requests. The whole workload is always its last rung; rungs that
+    /// would be empty, or no longer than the one before, are left out.
     pub fn ladder(&self, members: usize, requests: u64) -> Vec<Rung> {
-        let cut = |share: f64| (libm::round(share * requests as f64) as u64).min(requests);
-        let kept = self.rungs.iter().filter(|share| **share >= 1.0 || cut(**share) >= self.least_requests);
-        let mut left = members;
-        kept.enumerate()
-            .map(|(step, &share)| {
-                if step > 0 {
-                    left = self.promotions(left);
-                }
-                Rung { share, requests: cut(share), members: left }
-            })
-            .collect()
+        let mut rungs: Vec<Rung> = Vec::new();
+        for &share in &self.rungs {
+            let cut = (libm::round(share * requests as f64) as u64).min(requests);
+            // A rung that is as long as the one before, or as the whole, would only simulate the same once more.
+            let before = rungs.last().map_or(0, |rung| rung.requests);
+            let tells = cut > before && cut < requests && cut >= self.least_requests;
+            if share >= 1.0 || tells {
+                let left = rungs.last().map_or(members, |rung| self.promotions(rung.members));
+                rungs.push(Rung { share, requests: cut, members: left });
+            }
+        }
+        rungs
     }
 
     /// How many of a rung's members are promoted: one in `eta`, rounded down, but one at least.
@@ -187,6 +189,14 @@ mod tests {
         assert_eq!(steps(8, 0), [(0, 8)]);
         assert_eq!(steps(8, 27_000), [(1000, 8), (3000, 2), (9000, 1), (27_000, 1)]);
         assert_eq!(steps(0, 27_000)[3], (27_000, 0));
+        // Of a short workload, or of shares that are nearly the same, no part is simulated twice, and no empty one.
+        let any = Halving { least_requests: 0, ..Halving::default() };
+        let of = |halving: &Halving, requests| -> Vec<(u64, usize)> {
+            halving.ladder(27, requests).iter().map(|rung| (rung.requests, rung.members)).collect()
+        };
+        assert_eq!(of(&any, 10), [(1, 27), (3, 9), (10, 3)]);
+        assert_eq!(of(&any, 1), [(1, 27)]);
+        assert_eq!(of(&Halving { rungs: vec![0.3, 0.301, 0.999, 1.0], ..any }, 100), [(30, 27), (100, 9)]);
         assert!(halving.problems().is_empty());
         let parse = serde_json::from_str::<Halving>;
         assert_eq!(parse("{}").unwrap(), halving);

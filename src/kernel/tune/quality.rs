@@ -39,6 +39,81 @@ fn tpe_finds_the_optima_that_others_of_its_kind_find() {
     assert!(reached(&SamplerSpec::Random, &testbed::mixed_single(), 300, 9) > 0.5);
 }
 
+/// What samplers of a kind reach elsewhere: the worse quartile and the median over 20 seeds of Optuna
+/// 5.0.0 with cmaes 0.13.1, from `tests/bench/samplers`. Of one objective the least value, of several the
+/// share of the best volume.
+struct Elsewhere {
+    problem: fn() -> Problem,
+    spec: SamplerSpec,
+    trials: usize,
+    worse: f64,
+    median: f64,
+}
+
+impl Elsewhere {
+    fn of(problem: fn() -> Problem, spec: SamplerSpec, trials: usize, [worse, median]: [f64; 2]) -> Elsewhere {
+        Elsewhere { problem, spec, trials, worse, median }
+    }
+
+    /// The median over the same number of seeds is no worse than what a quarter of the runs elsewhere fall short of.
+    fn is_reached(&self) {
+        let problem = (self.problem)();
+        let several = !problem.reference.is_empty();
+        let got = reached(&self.spec, &problem, self.trials, 20);
+        let Elsewhere { worse, median, .. } = self;
+        // The fifth digit of what has converged does not count.
+        let slack = 1e-5 * worse.abs();
+        let enough = if several { got >= worse - slack } else { got <= worse + slack };
+        assert!(enough, "{}: {got}, where others have {median} and fall short of {worse} in a quarter", problem.name);
+    }
+}
+
+#[test]
+fn medians_are_within_the_quartiles_of_optuna() {
+    let (tpe, nsga2, cma_es) = (
+        || SamplerSpec::Tpe(Tpe::default()),
+        || SamplerSpec::Nsga2(Nsga2::default()),
+        || SamplerSpec::CmaEs(CmaEs::default()),
+    );
+    let table = [
+        Elsewhere::of(testbed::branin, tpe(), 300, [0.39997, 0.39883]),
+        Elsewhere::of(testbed::branin, cma_es(), 300, [0.39789, 0.39789]),
+        Elsewhere::of(testbed::hartmann6, tpe(), 300, [-3.29045, -3.30505]),
+        Elsewhere::of(testbed::hartmann6, cma_es(), 300, [-3.31335, -3.31793]),
+        Elsewhere::of(testbed::rosenbrock5, tpe(), 300, [20.01056, 10.30606]),
+        Elsewhere::of(testbed::rosenbrock5, cma_es(), 300, [4.72724, 4.26867]),
+        Elsewhere::of(testbed::mixed_single, tpe(), 300, [0.73427, 0.37654]),
+        Elsewhere::of(testbed::tuner, tpe(), 300, [0.4348, 0.5768]),
+        Elsewhere::of(testbed::zdt1, nsga2(), 1000, [0.7487, 0.7628]),
+        Elsewhere::of(testbed::zdt2, nsga2(), 1000, [0.6399, 0.6567]),
+        Elsewhere::of(testbed::dtlz2, nsga2(), 1000, [0.8780, 0.8975]),
+        // NSGA-II that is told how many rules are broken.
+        Elsewhere::of(testbed::tuner, nsga2(), 1000, [0.6408, 0.7802]),
+    ];
+    table.iter().for_each(Elsewhere::is_reached);
+}
+
+#[test]
+fn auto_finds_nearly_all_of_a_serving_engines_front() {
+    // NSGA-II elsewhere has 0.942 with its points repaired, in the tuner that prunes them 0.834.
+    let auto = reached(&SamplerSpec::Auto, &testbed::tuner(), 1000, 20);
+    assert!(auto > 0.97, "{auto}");
+}
+
+/// The rest of the table, of which a run takes longer.
+#[test]
+#[ignore = "takes half a minute unless it is built for release"]
+fn medians_of_long_models_are_within_the_quartiles_of_optuna() {
+    let tpe = || SamplerSpec::Tpe(Tpe::default());
+    for elsewhere in [
+        Elsewhere::of(testbed::zdt1, tpe(), 300, [0.5812, 0.5993]),
+        Elsewhere::of(testbed::zdt2, tpe(), 300, [0.3291, 0.3679]),
+        Elsewhere::of(testbed::dtlz2, tpe(), 300, [0.8766, 0.8908]),
+    ] {
+        elsewhere.is_reached();
+    }
+}
+
 #[test]
 fn tpe_takes_turns_because_each_form_fails_somewhere() {
     let turns = SamplerSpec::Tpe(Tpe::default());

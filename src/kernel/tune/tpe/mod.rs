@@ -64,7 +64,7 @@ pub enum Multivariate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Turns {
-    /// Every other trial together.
+    /// Every other trial together; with several objectives every fourth.
     Alternate,
 }
 
@@ -94,21 +94,22 @@ impl Tpe {
     }
 
     /// Whether the parameters of a trial are modelled together.
-    fn together(&self, number: u64) -> bool {
+    fn together(&self, number: u64, objectives: usize) -> bool {
         match self.multivariate {
             Multivariate::Always(together) => together,
-            Multivariate::Turns(Turns::Alternate) => number.is_multiple_of(2),
+            Multivariate::Turns(Turns::Alternate) => number.is_multiple_of(turn(objectives)),
         }
     }
 
     /// Trials from `first` on, before `number`, whose parameters are modelled each for itself.
-    fn singles(&self, first: u64, number: u64) -> u64 {
-        match self.multivariate {
-            Multivariate::Always(true) => 0,
-            Multivariate::Always(false) => number - first,
-            Multivariate::Turns(Turns::Alternate) => number / 2 - first / 2,
-        }
+    fn singles(&self, first: u64, number: u64, objectives: usize) -> u64 {
+        (first..number).filter(|n| !self.together(*n, objectives)).count() as u64
     }
+}
+
+/// One trial in so many is modelled together. A front is long: along it most parameters matter each for itself.
+fn turn(objectives: usize) -> u64 {
+    if objectives == 1 { 2 } else { 4 }
 }
 
 /// TPE in progress.
@@ -175,7 +176,9 @@ impl Estimator {
     fn single(&mut self, view: &View, number: u64, rng: &mut Pcg64) -> Vec<Vec<f64>> {
         let Some(split) = &self.split else { return Vec::new() };
         let n = view.space.dimensions();
-        let candidates = (self.spec.candidates as u64 / (1 + self.spec.singles(self.learned as u64, number))).max(1);
+        let candidates = (self.spec.candidates as u64
+            / (1 + self.spec.singles(self.learned as u64, number, view.history.objectives())))
+        .max(1);
         let pairs = self.single.get_or_insert_with(|| (0..n).map(|j| Self::pair(view, split, &[j])).collect());
         let mut buffer = Vec::new();
         let mut point = vec![0.5; n];
@@ -234,7 +237,11 @@ impl Sampler for Estimator {
             let points = vec![Sobol::point(view.space, view.seed, number, rng)];
             return Draft { points, origin: Origin::Sobol, parents: Vec::new() };
         }
-        let points = if self.spec.together(number) { self.joint(view, rng) } else { self.single(view, number, rng) };
+        let points = if self.spec.together(number, view.history.objectives()) {
+            self.joint(view, rng)
+        } else {
+            self.single(view, number, rng)
+        };
         Draft { points, origin: Origin::Tpe, parents: Vec::new() }
     }
 
