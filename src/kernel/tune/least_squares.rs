@@ -1,7 +1,7 @@
 //! Least squares: coefficients with their standard errors, without bounds or not below zero.
 //!
-//! Columns are scaled to length 1 first, so that tokens squared and an intercept do not drown each other. Unbounded fits
-//! go through Householder's QR; those that may not be negative are Lawson and Hanson's active set (1974). Standard
+//! Columns are scaled to length 1 first, so that tokens squared and an intercept do not drown each other. Unbounded
+//! fits go through Householder's QR; those that may not be negative are Lawson and Hanson's active set (1974). Standard
 //! errors are the usual ones of a linear model with independent errors, over the columns that are not held at zero.
 //!
 //! Left out: covariances, robust losses, upper bounds.

@@ -61,7 +61,8 @@ impl Racing {
         wilcoxon(&differences, Alternative::Greater).is_some_and(|test| test.p < self.level)
     }
 
-    /// Runs a race. `evaluate` gives the value of a candidate on an instance, to be minimised, infinite where it failed.
+    /// Runs a race. `evaluate` gives the value of a candidate on an instance, to be minimised: infinite where it failed,
+    /// never NaN.
     ///
     /// The incumbent is one from earlier with its values on the same instances, or else whoever is best so far.
     pub fn run(

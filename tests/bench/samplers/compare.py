@@ -128,6 +128,11 @@ def counterpart(groups, mine, library):
     return next((g for g in rivals if g.sampler == family(mine.sampler)), None)
 
 
+def microseconds(group):
+    us = group.cpu * 1e6
+    return f"{us:.2g}" if us < 10 else f"{us:.0f}"
+
+
 def side_by_side(groups, markdown):
     heads = ["function", "sampler", "trials", "pipe", "Optuna", "Rustuna", "pipe is", "us/trial", "Optuna", "faster"]
     lines = [heads]
@@ -144,7 +149,7 @@ def side_by_side(groups, markdown):
             return rival.told(rival.trials) + note + (f", {rival.seeds} seeds" if rival.seeds < mine.seeds else "")
 
         lines.append([mine.function, mine.sampler, str(mine.trials), mine.told(mine.trials), told(optuna),
-                      told(theirs["rustuna"]), mine.against(optuna), f"{mine.cpu * 1e6:.3g}", f"{optuna.cpu * 1e6:.3g}",
+                      told(theirs["rustuna"]), mine.against(optuna), microseconds(mine), microseconds(optuna),
                       f"{optuna.cpu / mine.cpu:.0f}x"])
     print("\n".join(cells(lines, markdown)))
 

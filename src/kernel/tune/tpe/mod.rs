@@ -7,7 +7,8 @@
 //! In its *multivariate* form a kernel covers all parameters at once, and draws keep what belongs together; in its
 //! *independent* form every parameter has mixtures and draws of its own. Each fails somewhere: the first where the
 //! front is long and parameters matter each for itself, the second where they only work together. So they take turns
-//! over the same history.
+//! over the same history: every other trial, and with several objectives, where the front is long, every fourth in the
+//! multivariate form.
 //!
 //! The split: feasible trials by domination, and within the front that is only partly among the best by greedy
 //! hypervolume; then those that were pruned, the farthest first; then those that miss a constraint, by how much.
