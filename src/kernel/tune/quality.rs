@@ -59,7 +59,18 @@ impl Elsewhere {
     fn is_reached(&self) {
         let problem = (self.problem)();
         let several = !problem.reference.is_empty();
-        let got = reached(&self.spec, &problem, self.trials, 20);
+        let settings = |seed| Settings {
+            seed,
+            objectives: problem.reference.len().max(1),
+            budget: Some(self.trials as u64),
+            ..Settings::default()
+        };
+        let of = |seed| quality(&problem, &run(&self.spec, &problem, &settings(seed), self.trials, 64).trials);
+        let mut found: Vec<f64> = (0..20).map(of).collect();
+        found.sort_by(f64::total_cmp);
+        // Between the middle two, as their quartiles are counted.
+        let got = 0.5 * (found[9] + found[10]);
+        println!("{} after {} trials: {:?} {got:.5}", problem.name, self.trials, self.spec);
         let Elsewhere { worse, median, .. } = self;
         // The fifth digit of what has converged does not count.
         let slack = 1e-5 * worse.abs();
@@ -201,7 +212,8 @@ fn cma_es_follows_smooth_valleys_to_their_ends() {
     // Optuna's medians after 300 trials are -3.318 and 4.27.
     assert!(reached(&spec, &testbed::hartmann6(), 300, 9) < -3.2);
     assert!(reached(&spec, &testbed::rosenbrock5(), 300, 9) < 10.0);
-    assert!(reached(&spec, &testbed::rosenbrock5(), 4000, 3) < 1e-6);
+    // One in five looks into the valley's other end first, where 3.93 is the least.
+    assert!(reached(&spec, &testbed::rosenbrock5(), 4000, 9) < 1e-6);
     let sphere =
         numbers(vec![float(-5.0, 3.0); 6], |v| Some(vec![v.iter().map(|x| (testbed::number(x) - 0.7).powi(2)).sum()]));
     assert!(reached(&spec, &sphere, 1300, 3) < 1e-8);
