@@ -7,6 +7,8 @@
 
 use serde_json::Value;
 
+use super::importance::{Column, Null, Values};
+
 /// Integers up to here are exact as `f64`.
 const EXACT: i64 = 1 << 53;
 /// The place of a parameter that is not set, or that does not exist because of another one.
@@ -131,6 +133,32 @@ impl Domain {
             return Err(format!("the step must be above 0 and at most {}, not {step}", high - low));
         }
         Ok(Domain { kind: Kind::FloatStep { low, step, levels: steps as u64 + 1, log }, unset: false })
+    }
+
+    /// What importances are calculated from: the values of some trials, and what kind of values they are. A value that the
+    /// domain does not have counts as absent.
+    pub fn importance(&self, given: &[Value]) -> Column {
+        let levels = |levels: &[Value]| -> Vec<Option<f64>> {
+            let level = |value: &Value| levels.iter().position(|l| same(l, value)).map(|k| k as f64);
+            given.iter().map(level).collect()
+        };
+        let numbers = || given.iter().map(Value::as_f64).collect();
+        let (values, given) = match &self.kind {
+            Kind::Nominal(names) => (Values::Categorical { choices: names.len() }, levels(names)),
+            Kind::Ordinal(ordered) => (Values::Ordinal { levels: ordered.len() }, levels(ordered)),
+            Kind::Int { low, step, levels, log } => {
+                let high = low + step * (*levels as i64 - 1);
+                (Values::Int { low: *low, high, log: *log, step: *step }, numbers())
+            }
+            Kind::Float { low, high, log } => {
+                (Values::Float { low: *low, high: *high, log: *log, step: None }, numbers())
+            }
+            Kind::FloatStep { low, step, levels, log } => {
+                let high = low + step * (*levels - 1) as f64;
+                (Values::Float { low: *low, high, log: *log, step: Some(*step) }, numbers())
+            }
+        };
+        Column { values, given, null: if self.unset { Null::Value } else { Null::Inactive } }
     }
 
     /// The same with `null` as one more value: not set. A list of names gets it as one more name.
