@@ -83,10 +83,11 @@ impl<'a> Names<'a> {
         for (name, value) in params {
             match self.parameter(name) {
                 Ok(None) => (),
-                Ok(Some(j)) => match given[j].replace((name.as_str(), value)) {
-                    Some((other, _)) => reasons.push(format!("{other} and {name} are the same parameter")),
-                    None => (),
-                },
+                Ok(Some(j)) => {
+                    if let Some((other, _)) = given[j].replace((name.as_str(), value)) {
+                        reasons.push(format!("{other} and {name} are the same parameter"));
+                    }
+                }
                 Err(reason) => reasons.push(reason),
             }
         }

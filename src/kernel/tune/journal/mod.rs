@@ -42,8 +42,9 @@
 //!
 //! Only finite numbers are written: a complete trial with an objective or a constraint that is none becomes failed;
 //! other such numbers are left out. (What Optuna itself writes has `NaN` and `Infinity`, which are no JSON; they are
-//! read.) Nothing is appended to a file that others may have open: a file is written whole, under another name, and
-//! renamed.
+//! read.)
+//!
+//! A journal is written whole. Where Optuna may have an older one open, write it under another name and rename it.
 
 mod fit;
 mod read;

@@ -218,7 +218,8 @@ fn what_is_not_finite_is_not_written() {
 #[test]
 fn studies_that_contradict_themselves_are_refused() {
     let space = space();
-    let cases: [(&str, fn(&mut StudyRecord)); 12] = [
+    type Change = fn(&mut StudyRecord);
+    let cases: [(&str, Change); 12] = [
         ("at least one", |study| study.objectives.clear()),
         ("objective ttft occurs twice", |study| study.objectives[1].name = "ttft".to_owned()),
         ("trial 1: the space has no point", |study| study.trials[1].values[3] = json!(2)),
