@@ -36,9 +36,15 @@
 //! | state | in the file |
 //! |---|---|
 //! | complete | `COMPLETE`, also if constraints are missed: the system attributes `constraints:<name>` tell |
-//! | pruned | `PRUNED`; with one objective, its value also under its rung as step; the user attribute `rung` where no step tells it (with several objectives Optuna has no intermediate values) |
-//! | illegal | `PRUNED` without values, with the constraint `rules_broken` (how many) and a user attribute of the same name (which), so that numbers of trials are those of the study and Optuna's samplers see an infeasible point |
+//! | pruned | `PRUNED` |
+//! | illegal | `PRUNED`, without values |
 //! | failed | `FAIL`, with the user attribute `fail_reason` where there is one |
+//!
+//! * The value of a pruned trial with one objective is also an intermediate value, with the rung as step. Where no step
+//!   tells the rung, the user attribute `rung` does: with several objectives Optuna has no intermediate values.
+//! * Illegal trials are written so that numbers of trials are those of the study. They have the constraint
+//!   `rules_broken` (how many), which makes them infeasible for Optuna's samplers, and a user attribute of the same
+//!   name (which).
 //!
 //! Only finite numbers are written: a complete trial with an objective or a constraint that is none becomes failed;
 //! other such numbers are left out. (What Optuna itself writes has `NaN` and `Infinity`, which are no JSON; they are
