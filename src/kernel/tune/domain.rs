@@ -25,8 +25,9 @@ pub struct Domain {
     unset: bool,
 }
 
+/// What a domain is, besides whether it may be unset.
 #[derive(Clone, Debug, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     /// Without order: no two values are closer than others.
     Nominal(Vec<Value>),
     /// In order; the distance between neighbours is one step, whatever their difference.
@@ -204,6 +205,10 @@ impl Domain {
         matches!(self.kind, Kind::Nominal(_))
     }
 
+    pub(super) fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
     /// Not being set is a value besides those of the range or list.
     pub fn may_be_unset(&self) -> bool {
         self.unset
@@ -303,7 +308,7 @@ impl Domain {
     }
 
     /// The value of a level that is set, from 0 up. Continuous domains have none.
-    fn set_value(&self, k: u64) -> Value {
+    pub(super) fn set_value(&self, k: u64) -> Value {
         match &self.kind {
             Kind::Nominal(values) | Kind::Ordinal(values) => values[k as usize].clone(),
             Kind::Int { low, step, .. } => Value::from(low + k as i64 * step),
@@ -421,7 +426,7 @@ const TENS: [f64; 23] = [
 ///
 /// So many digits are read back exactly by every JSON reader, also by those that trade the last bit for speed, and
 /// steps of 0.1 stay what they look like.
-fn round12(x: f64) -> f64 {
+pub(super) fn round12(x: f64) -> f64 {
     // Digits behind the point. One more or less than 12 digits in all, next to a power of ten, does no harm.
     let digits = 11.0 - libm::floor(libm::log10(x.abs()));
     let Some(scale) = (0.0..=22.0).contains(&digits).then(|| TENS[digits as usize]) else {
