@@ -57,7 +57,9 @@ fn find_python() -> Option<PathBuf> {
 
 /// Runs the script; what it prints.
 fn optuna(python: &Path, arguments: &[&str]) -> Value {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop/optuna_journal.py");
+    // Asked when the test runs: clones that share a target folder share its binaries.
+    let kernel = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where the crate is");
+    let script = Path::new(&kernel).join("../../tests/interop/optuna_journal.py");
     let out = Command::new(python).arg(script).args(arguments).output().expect("python starts");
     assert!(out.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_slice(&out.stdout).expect("JSON")

@@ -106,7 +106,10 @@ fn a_command_is_searched_like_a_simulation_and_its_results_are_remembered() {
     let rows = |ran: &Ran| texts(&ran.rows("best_trials"), "scenario");
     let again = run(&bench, &search.replace("trials: 30", "trials: 35"));
     assert_eq!((script.runs(), &rows(&again)[..30]), (35, &rows(&ran)[..]));
-    run(&bench, &search.replace("trials: 30", "trials: 3").replace("concurrency: 2", "concurrency: 2\n        version: b"));
+    run(
+        &bench,
+        &search.replace("trials: 30", "trials: 3").replace("concurrency: 2", "concurrency: 2\n        version: b"),
+    );
     assert_eq!(script.runs(), 38);
 }
 
@@ -147,9 +150,15 @@ esac
 #[test]
 fn a_command_that_hangs_is_stopped_with_what_it_started() {
     let bench = Bench::new(4, true);
-    let script = Script::new("sleep 600 & echo $! > \"$(dirname \"$0\")/child\"\nif [ $1 -gt 10 ]; then wait; fi\necho \"{ \\\"ms\\\": $1 }\"");
+    let script = Script::new(
+        r#"
+if [ $1 -ne 2 ]; then sleep 600 & echo $! > "$(dirname "$0")/child"; fi
+if [ $1 -gt 10 ]; then wait; fi
+echo "{ \"ms\": $1 }"
+"#,
+    );
     let search = script.search("'{x}'", "        metrics: { ms: { json: /ms } }\n        timeout_s: 0.5")
-        + "      minimize: { ms: ms }\n      sampler: grid\n      trials: 2\n      enqueue: [{ x: 20 }, { x: 1 }]\n";
+        + "      minimize: { ms: ms }\n      sampler: grid\n      trials: 3\n      enqueue: [{ x: 20 }, { x: 1 }, { x: 2 }]\n";
     let trials = run(&bench, &search).rows("best_trials");
     let error = texts(&trials, "error");
     assert_eq!(error[0].as_deref(), Some("no answer after 0.5 s"));
@@ -165,7 +174,8 @@ fn a_command_that_hangs_is_stopped_with_what_it_started() {
 fn mistakes_of_commands_have_a_place() {
     let bench = Bench::new(4, true);
     let script = Script::new("");
-    let good = script.search("'{x}'", "        metrics: { ms: { json: /ms } }") + "      minimize: { ms: ms }\n      trials: 2\n";
+    let good = script.search("'{x}'", "        metrics: { ms: { json: /ms } }")
+        + "      minimize: { ms: ms }\n      trials: 2\n";
     let case = |from: &str, to: &str| {
         let found = bench.check(&good.replace(from, to), "best");
         found.iter().map(|d| format!("{} | {}", d.message, d.help.clone().unwrap_or_default())).collect::<Vec<_>>()

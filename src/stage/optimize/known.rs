@@ -3,12 +3,13 @@
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
+use pipe_kernel::tune::journal::{self, ImportedStudy, Names, State};
 use serde_json::Value;
 
 use super::objective::Judge;
 use super::space::Search;
-use crate::diag::{Failure, Result};
-use crate::spec::{Known, Optimize};
+use crate::diag::{Failure, Result, io};
+use crate::spec::{FilePath, Known, Optimize};
 use crate::stage::RunCx;
 use crate::stage::calibrate::rows;
 
@@ -36,6 +37,9 @@ pub(super) struct Found {
 /// A table or a file that cannot be read; one without a column of any parameter.
 pub(super) async fn read(spec: &Optimize, cx: &RunCx, search: &Search, judge: &Judge) -> Result<Found> {
     let Some(known) = &spec.known else { return Ok(Found::default()) };
+    if let Some(file) = &known.optuna {
+        return of_optuna(known, file, search, judge);
+    }
     let mut found = Found::default();
     let mut odd: Vec<String> = Vec::new();
     for trial in of_table(known, cx, search, judge).await? {
@@ -122,6 +126,62 @@ async fn of_table(known: &Known, cx: &RunCx, search: &Search, judge: &Judge) -> 
         }
     }
     Ok(found)
+}
+
+/// The trials of a study in a file of Optuna's journal storage.
+fn of_optuna(known: &Known, file: &FilePath, search: &Search, judge: &Judge) -> Result<Found> {
+    let wrong = |message: String| Failure::stage("optimize::known", message).or_at(file.at.as_ref());
+    let open = std::fs::File::open(&file.path).map_err(|e| io(&file.path, "open", &e))?;
+    let study = journal::import(std::io::BufReader::new(open), known.study.as_deref());
+    let study = study.map_err(|e| wrong(format!("`{}`: {e}", file.written)))?;
+    // Parameters go by their path, its last name, or their column.
+    let columns = search.settings.iter().map(|s| (s.column(), Some(s.path.clone()))).collect();
+    let names = Names::new(&search.space, &columns).map_err(wrong)?;
+    let order = if known.results { in_order(&study, judge).map_err(wrong)? } else { Vec::new() };
+    let fitted = study.fit(&names);
+    let mut found = Found { points: fitted.enqueued, ..Found::default() };
+    for (_, trial) in fitted.trials {
+        let State::Complete { objectives } = &trial.report.state else { continue };
+        if !known.results {
+            found.points.push(trial.values);
+            continue;
+        }
+        let missed = |name: &String| trial.report.constraints.iter().find(|(n, _)| n == name).map_or(0.0, |(_, c)| *c);
+        found.results.push(Imported {
+            objectives: order.iter().map(|&i| objectives.get(i).copied()).collect(),
+            constraints: judge.constraints.iter().map(|c| missed(&c.condition.name)).collect(),
+            violation: trial.report.constraints.iter().map(|(_, c)| c.max(0.0)).sum(),
+            values: trial.values,
+        });
+    }
+    if let Some(first) = fitted.misfits.first() {
+        let (n, why) = (fitted.misfits.len(), first.reasons.join("; "));
+        found.warnings.push(format!("{n} of the known trials do not fit the space and are left out; the first: {why}"));
+    }
+    Ok(found)
+}
+
+/// Where the other study has each objective of this one: by name, or else in the same order.
+fn in_order(study: &ImportedStudy, judge: &Judge) -> std::result::Result<Vec<usize>, String> {
+    let at = |name: &String| study.objectives.iter().position(|o| o.name == *name);
+    let by_name: Option<Vec<usize>> = judge.objectives.iter().map(|o| at(&o.name)).collect();
+    let order = by_name.unwrap_or_else(|| (0..judge.objectives.len()).collect());
+    let same = |(o, &i): (&super::objective::Objective, &usize)| {
+        study.objectives.get(i).is_some_and(|other| other.maximize == o.maximize)
+    };
+    if study.objectives.len() != judge.objectives.len() || !judge.objectives.iter().zip(&order).all(same) {
+        let direction = |maximize: bool| if maximize { "maximize" } else { "minimize" };
+        let told = |all: Vec<(&str, bool)>| {
+            all.into_iter().map(|(name, m)| format!("{} {name}", direction(m))).collect::<Vec<_>>().join(", ")
+        };
+        return Err(format!(
+            "the study `{}` wants: {}; this one: {}",
+            study.name,
+            told(study.objectives.iter().map(|o| (o.name.as_str(), o.maximize)).collect()),
+            told(judge.objectives.iter().map(|o| (o.name.as_str(), o.maximize)).collect())
+        ));
+    }
+    Ok(order)
 }
 
 /// Whether a row is one that ran to its end; tables without a column `state` have no others.

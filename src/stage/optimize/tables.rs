@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value, json};
 
 use pipe_kernel::tune::importance::{Quantiles, ped_anova, shares};
-use pipe_kernel::tune::{hypervolume, pareto};
+use pipe_kernel::tune::{hypervolume, journal, pareto};
 
 use super::intervals::Interval;
 use super::objective::Judge;
@@ -288,7 +288,55 @@ impl Report<'_> {
         ];
         self.put("_rules", rules_schema(), columns)?;
         let path = self.cx.out.file(&format!("{}_study.json", self.cx.stage))?;
-        std::fs::write(&path, format!("{:#}\n", self.study())).map_err(|e| io(&path, "write", &e))
+        std::fs::write(&path, format!("{:#}\n", self.study())).map_err(|e| io(&path, "write", &e))?;
+        if self.spec.optuna { self.write_journal() } else { Ok(()) }
+    }
+
+    /// The study for Optuna and its dashboard.
+    fn write_journal(&self) -> Result<()> {
+        let objectives = &self.judge.objectives;
+        let record = |done: &Done| {
+            let minimized = done.minimized.clone().unwrap_or_default();
+            let values = objectives.iter().zip(minimized).map(|(o, v)| o.minimized(v)).collect();
+            let state = match done.state {
+                State::Complete | State::Infeasible => journal::State::Complete { objectives: values },
+                State::Pruned => journal::State::Pruned { rung: done.rung, objectives: values },
+                State::Illegal => journal::State::Illegal { broken: self.rules.named(done.broken) },
+                State::Failed => journal::State::Failed { reason: done.error.clone().unwrap_or_default() },
+            };
+            let figures = done.evaluated.as_ref().and_then(|e| e.figures.as_ref().ok());
+            let missed = figures.map(|f| f.constraints.clone()).unwrap_or_default();
+            let names = self.judge.constraints.iter().map(|c| c.condition.name.clone());
+            let mut attributes = Map::new();
+            attributes.insert("origin".to_string(), json!(done.origin));
+            attributes.extend(done.evaluated.as_ref().map(|e| ("scenario".to_string(), json!(e.key))));
+            let report = journal::Report {
+                state,
+                constraints: names.zip(missed).collect(),
+                intermediate: Vec::new(),
+                started_us: None,
+                finished_us: None,
+                attributes,
+            };
+            journal::TrialRecord { values: done.values.clone(), report }
+        };
+        let study = journal::StudyRecord {
+            name: self.cx.stage.clone(),
+            objectives: objectives
+                .iter()
+                .map(|o| journal::ObjectiveInfo { name: o.name.clone(), maximize: o.maximize })
+                .collect(),
+            space: &self.search.space,
+            trials: self.trials().iter().map(record).collect(),
+            attributes: Map::new(),
+        };
+        let path = self.cx.out.file(&format!("{}_optuna.log", self.cx.stage))?;
+        let write = || {
+            let mut out = std::io::BufWriter::new(std::fs::File::create(&path)?);
+            journal::export(&study, &mut out)?;
+            std::io::Write::flush(&mut out)
+        };
+        write().map_err(|e| io(&path, "write", &e))
     }
 
     fn parameter_columns(&self, trials: &[&Done]) -> Vec<ArrayRef> {
