@@ -12,7 +12,7 @@
 //! | `disagg`, `transfer`, `moving` | requests of several parts; bytes on their way; KV caches that leave an engine or come |
 //! | `node`, `replica`, `batch`, `ending` | what the cluster wants of an engine; one engine: time passing, forming a step, ending one |
 //! | `lanes` | several batches in flight: stages of a pipeline |
-//! | `live`, `classes`, `runs`, `foresight` | requests on an engine; decode requests by length; runs of steps of theirs; before when nothing is to be told |
+//! | `live`, `blocks`, `classes`, `runs`, `foresight` | requests on an engine, and their blocks; decode requests by length; runs of steps of theirs; before when nothing is to be told |
 //! | [`scheduler`], `forming` | the rules, and what is refused; steps formed by them, a file each; `exclusive` is a node of its own |
 //! | [`speculative`], [`adaptive`], `verify` | drafts: the rules, and SGLang's about their length; who verifies how many, and what comes of it |
 //! | [`kv`], [`tiers`] | memory plan, content hashes, the block pool; stores behind it |
@@ -169,6 +169,7 @@
 
 pub mod adaptive;
 mod batch;
+mod blocks;
 mod check;
 mod classes;
 mod cluster;

@@ -10,6 +10,7 @@
 //! | [`live`](super::live) | what is known of a request that is here, and of a step that was formed |
 //! | [`runs`](super::runs) | runs of steps of decode requests alone |
 //! | [`classes`](super::classes) | decode requests by the residue of their length |
+//! | [`blocks`](super::blocks) | what the cache has of a prompt, and blocks that are taken, filled and given back |
 //! | [`batch`](super::batch) | forms a step and books what the scheduler decides; [`forming`](super::forming): one file a scheduler |
 //! | [`ending`](super::ending) | ends a step: hands out tokens, completes requests, sends away those whose client went |
 //! | [`foresight`](super::foresight) | before which time there is nothing to report |
