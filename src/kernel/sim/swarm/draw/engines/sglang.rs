@@ -43,6 +43,8 @@ pub(super) const RULES: &[&str] = &[
     "samples: behind their prompt",
     "samples: gone with their prompt",
     "tiers: a fetch",
+    "tiers: a fetch after a preemption",
+    "tiers: a prefetch",
     "tiers: a blocking load",
     "tiers: no room for a whole prompt",
     "tiers: what is evicted is stored",
@@ -58,6 +60,9 @@ pub(super) const RULES: &[&str] = &[
     "sglang: a cache has come",
     "sglang: no seat for a cache that has come",
     "sglang: rests",
+    "sglang: a fetched prompt is cut",
+    "sglang: a cut prompt has its pages",
+    "sglang: looks again behind a fetch",
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {

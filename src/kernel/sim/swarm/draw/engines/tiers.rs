@@ -44,8 +44,9 @@ pub(super) fn beside(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
     }
 }
 
-/// One that keeps all and gives all at once: what it has is fetched, also when its request enters the queue.
+/// One that keeps all, and gives it at once.
 fn all_of_it(dice: &mut Dice, sizes: &Sizes, tier: Tier) -> Tier {
+    let prefetch = dice.one_in(2);
     Tier {
         device: None,
         capacity_blocks: Some(u64::from(sizes.longest) * 100),
@@ -55,8 +56,8 @@ fn all_of_it(dice: &mut Dice, sizes: &Sizes, tier: Tier) -> Tier {
         write: WritePolicy::WriteThrough,
         replacement: Replacement::Lru,
         fetch: Fetch::Always,
-        prefetch: dice.one_in(2),
-        blocking: false,
+        prefetch,
+        blocking: !prefetch && dice.one_in(2),
         ..tier
     }
 }
