@@ -369,6 +369,7 @@ pub struct StepRow {
     /// what it waits at stages is part of it.
     pub start: SimTime,
     pub duration: SimDuration,
+    /// Of a group of sequences ([`samples`], rule 4), each of these.
     pub decode_requests: u32,
     pub prefill_requests: u32,
     pub prefill_tokens: u32,
@@ -595,8 +596,8 @@ pub fn check_profiles(scenario: &Scenario) -> Result<(), Vec<SimError>> {
     check::check_profiles(scenario)
 }
 
-/// Checks what only a scenario and its requests together tell: whether the blocks of every KV cache fit the hashed ones
-/// of the trace.
+/// Checks what only a scenario and its requests together tell: whether the blocks of every KV cache, and of its tiers, fit the
+/// hashed ones of the trace, and the samples that requests ask for the schedulers.
 ///
 /// # Errors
 /// Every problem found, in a fixed order.

@@ -56,6 +56,16 @@ use crate::units::{SimDuration, SimTime};
 /// (time, request, slot, generation) of a client that will go.
 type Abort = Reverse<(SimTime, u32, u32, u32)>;
 
+/// What an engine has to do at a time.
+pub(super) enum Now {
+    /// Nothing before the limit.
+    Nothing,
+    /// It is a later time now: that at which something comes.
+    Later,
+    /// Form a step.
+    Form,
+}
+
 /// See the head of the file. What every step looks at comes first: of a thousand replicas none is at hand when its turn
 /// comes.
 #[repr(C)]
@@ -285,19 +295,10 @@ impl Replica {
                 return Ok(());
             }
             self.settle(self.clock, true, env, out);
-            let nothing = self.flights.is_empty() && self.running.is_empty() && self.nobody_waits();
-            if nothing || self.asleep {
-                match self.next_change().filter(|at| *at < limit) {
-                    Some(at) => self.clock = self.clock.max(at),
-                    None => return Ok(()),
-                }
-                continue;
-            }
-            if env.stop.load(Ordering::Relaxed) {
-                return Err(SimError::Cancelled);
-            }
-            if self.clock > HORIZON {
-                return Err(too_long());
+            match self.what_now(limit, env)? {
+                Now::Nothing => return Ok(()),
+                Now::Later => continue,
+                Now::Form => {}
             }
             if self.decode_run(limit, env, out)? == 0 {
                 self.due = false;
@@ -308,6 +309,21 @@ impl Replica {
                 }
             }
         }
+    }
+
+    /// What is to be done at this time, when all that comes before a step has been looked at.
+    #[inline]
+    pub(super) fn what_now(&mut self, limit: SimTime, env: &Env<'_>) -> Result<Now, SimError> {
+        let nothing = self.rests() && self.running.is_empty() && self.nobody_waits();
+        if nothing || self.asleep {
+            let Some(at) = self.next_change().filter(|at| *at < limit) else { return Ok(Now::Nothing) };
+            self.clock = self.clock.max(at);
+            return Ok(Now::Later);
+        }
+        if env.stop.load(Ordering::Relaxed) {
+            return Err(SimError::Cancelled);
+        }
+        if self.clock > HORIZON { Err(too_long()) } else { Ok(Now::Form) }
     }
 
     /// The next time at which something enters the queue, or a client goes.

@@ -8,7 +8,9 @@
 //! the first leaves when one more is to be stored. Leaves out: bytes and time of transfers; a block is there when its write
 //! has ended, and has its place from the time at which that was asked for.
 
-use crate::sim::kv::table::{NONE, Table};
+use std::collections::VecDeque;
+
+use crate::sim::kv::table::{self, Table};
 use crate::units::{SimDuration, SimTime};
 
 #[cfg(test)]
@@ -16,7 +18,7 @@ use crate::units::{SimDuration, SimTime};
 mod tests;
 
 /// The place of the piece that closes the ring: it is no piece.
-const END: u32 = NONE;
+const END: u32 = table::NONE;
 
 /// So many free blocks are more than a step fills.
 const ROOMY: u64 = 1024;
@@ -27,7 +29,7 @@ struct Piece {
     /// Blocks `lo..hi` of the unit, at least one.
     lo: u32,
     hi: u32,
-    /// The write that stores them, in [`Store::writes`].
+    /// The number of the write that stores them.
     write: u32,
     /// Neighbours in the ring: `prev` is older. In a place not in use, `next` is another one.
     prev: u32,
@@ -46,8 +48,9 @@ pub(super) struct Store {
     pieces: Vec<Piece>,
     vacant: u32,
     by_hash: Table,
-    /// When each write ends.
-    writes: Vec<SimTime>,
+    /// Writes from the first that was not over when the last one began: when each ends. And how many there were before it.
+    writes: VecDeque<SimTime>,
+    over: u32,
     /// Blocks that it holds, those being written included; the most that it ever held; and blocks that left for others.
     used: u64,
     most: u64,
@@ -64,7 +67,8 @@ impl Store {
             pieces: vec![ring],
             vacant: END,
             by_hash: Table::new(),
-            writes: Vec::new(),
+            writes: VecDeque::new(),
+            over: 0,
             used: 0,
             most: 0,
             evicted: 0,
@@ -166,14 +170,26 @@ impl Store {
         stored
     }
 
-    /// The write of what was stored since the last one ends then.
-    pub(super) fn written(&mut self, end: SimTime) {
-        self.writes.push(end);
+    /// The write of what was stored since the last one, which begins now, ends then.
+    pub(super) fn written(&mut self, end: SimTime, now: SimTime) {
+        while self.writes.front().is_some_and(|end| *end <= now) {
+            self.writes.pop_front();
+            self.over += 1;
+        }
+        self.writes.push_back(end);
+        assert!(self.next_write() < u32::MAX, "more writes than can be numbered");
+    }
+
+    /// The number of the write to come.
+    fn next_write(&self) -> u32 {
+        self.over + self.writes.len() as u32
     }
 
     /// Of a write that is not over when the next is asked for, the end is known.
+    #[inline]
     fn is_written(&self, write: u32, now: SimTime) -> bool {
-        self.writes.get(write as usize).is_some_and(|end| *end <= now)
+        let Some(at) = write.checked_sub(self.over) else { return true };
+        self.writes.get(at as usize).is_some_and(|end| *end <= now)
     }
 
     fn is_old(&self, piece: &Piece, now: SimTime) -> bool {
@@ -219,7 +235,7 @@ impl Store {
         self.used += u64::from(hi - lo);
         self.most = self.most.max(self.used);
         assert!(self.used <= self.capacity, "a tier holds more than it can");
-        let write = self.writes.len() as u32;
+        let write = self.next_write();
         let piece = Piece { hash, lo, hi, write, prev: END, next: END, sibling: END, used: now };
         let slot = self.place(piece);
         self.enter_hash(slot);
@@ -322,16 +338,7 @@ impl Store {
     }
 
     fn place(&mut self, piece: Piece) -> u32 {
-        if self.vacant == END {
-            self.pieces.push(piece);
-            let slot = self.pieces.len() - 1;
-            assert!(slot < u32::MAX as usize, "more runs of blocks than can be numbered");
-            return slot as u32;
-        }
-        let slot = self.vacant;
-        self.vacant = self.pieces[slot as usize].next;
-        self.pieces[slot as usize] = piece;
-        slot
+        table::put(&mut self.pieces, &mut self.vacant, |piece| piece.next, piece)
     }
 
     fn enter_hash(&mut self, slot: u32) {

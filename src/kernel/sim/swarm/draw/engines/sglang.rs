@@ -145,17 +145,8 @@ fn parts(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
         let pool = Pool {
             role,
             replicas: dice.pick(&[1, 1, 2]),
-            model: None,
-            gpu: None,
-            tp: None,
-            pp: None,
-            dp: None,
-            enable_expert_parallel: None,
-            dtype: None,
-            max_model_len: None,
-            scheduler: None,
             kv: if dice.one_in(2) { Some(kv) } else { None },
-            latency: None,
+            ..Pool::default()
         };
         s.deployment.pools.insert(name.to_string(), pool);
         s.pools.push(PoolFacts::new(&s.model, &s.gpu));
