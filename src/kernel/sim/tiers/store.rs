@@ -23,7 +23,9 @@ const END: u32 = table::NONE;
 /// So many free blocks are more than a step fills.
 const ROOMY: u64 = 1024;
 
+/// Two of them are a line of memory.
 #[derive(Clone, Copy)]
+#[repr(align(32))]
 struct Piece {
     hash: u64,
     /// Blocks `lo..hi` of the unit, at least one.
@@ -36,8 +38,6 @@ struct Piece {
     next: u32,
     /// The next piece of this hash.
     sibling: u32,
-    /// When they were stored or read.
-    used: SimTime,
 }
 
 /// See the head of the file.
@@ -46,6 +46,8 @@ pub(super) struct Store {
     ttl: Option<SimDuration>,
     pinned: bool,
     pieces: Vec<Piece>,
+    /// When the blocks of each were stored or read, where they grow old by that.
+    ages: Vec<SimTime>,
     vacant: u32,
     by_hash: Table,
     /// Writes from the first that was not over when the last one began: when each ends. And how many there were before it.
@@ -59,12 +61,13 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new(capacity: u64, ttl: Option<SimDuration>, pinned: bool) -> Store {
-        let ring = Piece { hash: 0, lo: 0, hi: 0, write: 0, prev: END, next: END, sibling: END, used: SimTime::ZERO };
+        let ring = Piece { hash: 0, lo: 0, hi: 0, write: 0, prev: END, next: END, sibling: END };
         Store {
             capacity,
             ttl,
             pinned,
             pieces: vec![ring],
+            ages: vec![SimTime::ZERO],
             vacant: END,
             by_hash: Table::new(),
             writes: VecDeque::new(),
@@ -91,7 +94,7 @@ impl Store {
                 break;
             }
             let piece = &self.pieces[slot as usize];
-            if !self.is_written(piece.write, now) || self.is_old(piece, now) {
+            if !self.is_written(piece.write, now) || self.is_old(slot, now) {
                 break;
             }
             at = piece.hi.min(end);
@@ -192,15 +195,15 @@ impl Store {
         self.writes.get(at as usize).is_some_and(|end| *end <= now)
     }
 
-    fn is_old(&self, piece: &Piece, now: SimTime) -> bool {
-        self.ttl.is_some_and(|ttl| piece.used + ttl <= now)
+    fn is_old(&self, slot: u32, now: SimTime) -> bool {
+        self.ttl.is_some_and(|ttl| self.ages[slot as usize] + ttl <= now)
     }
 
     /// What is too old leaves.
     fn expire(&mut self, now: SimTime) {
         loop {
             let head = self.pieces[END as usize].next;
-            if head == END || !self.is_old(&self.pieces[head as usize], now) {
+            if head == END || !self.is_old(head, now) {
                 return;
             }
             let Piece { lo, hi, .. } = self.pieces[head as usize];
@@ -236,8 +239,7 @@ impl Store {
         self.most = self.most.max(self.used);
         assert!(self.used <= self.capacity, "a tier holds more than it can");
         let write = self.next_write();
-        let piece = Piece { hash, lo, hi, write, prev: END, next: END, sibling: END, used: now };
-        let slot = self.place(piece);
+        let slot = self.place(Piece { hash, lo, hi, write, prev: END, next: END, sibling: END });
         self.enter_hash(slot);
         self.append(slot, now);
     }
@@ -261,6 +263,9 @@ impl Store {
     fn split(&mut self, slot: u32, at: u32) -> u32 {
         let whole = self.pieces[slot as usize];
         let upper = self.place(Piece { lo: at, ..whole });
+        if self.ttl.is_some() {
+            self.ages[upper as usize] = self.ages[slot as usize];
+        }
         self.pieces[slot as usize].hi = at;
         self.enter_hash(upper);
         self.pieces[upper as usize].prev = whole.prev;
@@ -272,17 +277,18 @@ impl Store {
 
     /// The youngest of all, or one with what is: where it follows that.
     fn append(&mut self, slot: u32, now: SimTime) {
-        self.pieces[slot as usize].used = now;
         let tail = self.pieces[END as usize].prev;
         let (youngest, piece) = (self.pieces[tail as usize], self.pieces[slot as usize]);
         let same = youngest.write == piece.write
             || (self.is_written(youngest.write, now) && self.is_written(piece.write, now));
-        let age = self.ttl.is_none() || youngest.used == now;
+        let age = self.ttl.is_none() || self.ages[tail as usize] == now;
         if tail != END && youngest.hash == piece.hash && youngest.lo == piece.hi && same && age {
             self.forget(slot);
-            let tail = &mut self.pieces[tail as usize];
-            (tail.lo, tail.used) = (piece.lo, now);
+            self.pieces[tail as usize].lo = piece.lo;
             return;
+        }
+        if self.ttl.is_some() {
+            self.ages[slot as usize] = now;
         }
         let piece = &mut self.pieces[slot as usize];
         (piece.prev, piece.next) = (tail, END);
@@ -338,7 +344,11 @@ impl Store {
     }
 
     fn place(&mut self, piece: Piece) -> u32 {
-        table::put(&mut self.pieces, &mut self.vacant, |piece| piece.next, piece)
+        let slot = table::put(&mut self.pieces, &mut self.vacant, |piece| piece.next, piece);
+        if self.ttl.is_some() && self.ages.len() < self.pieces.len() {
+            self.ages.push(SimTime::ZERO);
+        }
+        slot
     }
 
     fn enter_hash(&mut self, slot: u32) {
