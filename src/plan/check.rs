@@ -288,7 +288,7 @@ fn implied(spec: &StageSpec, pipeline: &Pipeline) -> Vec<Text> {
     };
     match spec {
         StageSpec::Search(search) => search.over.as_ref().map(|over| of(&over.0)).unwrap_or_default(),
-        StageSpec::Optimize(optimize) => of(&optimize.over.0),
+        StageSpec::Optimize(optimize) => optimize.over.as_ref().map(|over| of(&over.0)).unwrap_or_default(),
         StageSpec::Calibrate(Calibrate::Requests(requests)) => of(&requests.over.0),
         StageSpec::Calibrate(Calibrate::Steps(_) | Calibrate::OptimizerConfig(_)) => Vec::new(),
         StageSpec::Ingest(_)

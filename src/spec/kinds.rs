@@ -12,11 +12,10 @@ use serde_json::Value;
 
 use pipe_kernel::queueing::Queueing;
 use pipe_kernel::scenario::{Load, Measure, ThinkTime};
-use pipe_kernel::tune::SamplerSpec;
 use pipe_kernel::workload::{Adapters, ArrivalProcess, Images, Lengths, SharedPrefix, StepContext, SyntheticSessions};
 
 use super::calibrate::Calibrate;
-use super::{Fidelity, FilePath, Profile, Ref, Search, Text, Tree};
+use super::{Fidelity, FilePath, Optimize, Profile, Ref, Search, Text, Tree};
 
 /// A stage: one of these keys, with its settings.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -30,7 +29,7 @@ pub enum StageSpec {
     Sql(Sql),
     Slo(Slo),
     Search(Box<Search>),
-    Optimize(Optimize),
+    Optimize(Box<Optimize>),
     Calibrate(Calibrate),
     Plot(Plot),
     Compare(Compare),
@@ -435,39 +434,6 @@ pub struct Limit {
     pub max: Option<f64>,
     #[serde(default)]
     pub min: Option<f64>,
-}
-
-/// Search the space of deployments for the best ones.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Optimize {
-    /// The `simulate` stage whose base scenario is varied.
-    pub over: Ref,
-    /// Dotted path -> a list of values, `{ int: [low, high] }` or `{ float: [low, high] }`, with `log` and `step`.
-    pub space: IndexMap<Text, Tree>,
-    /// SQL condition over the columns of the scenario that every trial satisfies.
-    #[serde(default, rename = "where")]
-    pub filter: Option<Text>,
-    /// Name -> SQL over the measured requests and the scenario of a trial; smaller is better.
-    #[serde(default)]
-    pub minimize: IndexMap<String, Text>,
-    /// Name -> SQL; larger is better.
-    #[serde(default)]
-    pub maximize: IndexMap<String, Text>,
-    #[serde(default)]
-    pub sampler: SamplerSpec,
-    /// Number of trials.
-    pub trials: u64,
-    /// Trials asked for at once. The trials of a run do not depend on it.
-    #[serde(default = "eight")]
-    pub batch: u32,
-    /// Seed of the sampler. Default: that of the pipeline.
-    #[serde(default)]
-    pub seed: Option<u64>,
-}
-
-fn eight() -> u32 {
-    8
 }
 
 /// Say how far a simulation is off what was measured: request by request, and in aggregate.

@@ -10,6 +10,7 @@ mod fidelity;
 mod glue;
 mod kinds;
 mod load;
+mod optimize;
 mod params;
 mod parse;
 mod problems;
@@ -29,6 +30,7 @@ pub use fidelity::{
 };
 pub use kinds::*;
 pub use load::{load_mended, load_with};
+pub use optimize::{External, JsonFile, Known, Metric, Optimize, Stop};
 pub use problems::from_tree;
 pub use profile::{Folder, GenericFile, OperatorTables, Profile, StepLog, VidurFiles};
 pub use schema::json_schema;

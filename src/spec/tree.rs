@@ -166,6 +166,26 @@ impl Tree {
         entries[index].1.set_segments(under, rest, value, from);
     }
 
+    /// Takes away what stands at a dotted path, if anything does.
+    pub fn remove_path(&mut self, path: &str) {
+        let (first, rest) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
+        match (&mut self.value, rest) {
+            (TreeValue::Map(entries), None) => entries.retain(|(k, _)| k.value != first),
+            (TreeValue::Map(entries), Some(rest)) => {
+                entries.iter_mut().filter(|(k, _)| k.value == first).for_each(|(_, tree)| tree.remove_path(rest));
+            }
+            (TreeValue::List(items), Some(rest)) => {
+                first
+                    .parse::<usize>()
+                    .ok()
+                    .and_then(|i| items.get_mut(i))
+                    .into_iter()
+                    .for_each(|t| t.remove_path(rest));
+            }
+            _ => {}
+        }
+    }
+
     /// What it is, in words for the user: "text `two`", "the number 3", "a list".
     pub(super) fn describe(&self) -> String {
         match &self.value {

@@ -186,7 +186,7 @@ pub fn of(spec: &StageSpec) -> &dyn Kind {
         StageSpec::Sql(s) => s,
         StageSpec::Slo(s) => s,
         StageSpec::Search(s) => &**s,
-        StageSpec::Optimize(s) => s,
+        StageSpec::Optimize(s) => &**s,
         StageSpec::Calibrate(s) => s,
         StageSpec::Plot(s) => s,
         StageSpec::Compare(s) => s,

@@ -21,6 +21,7 @@ mod readme;
 mod real_traces;
 mod sql;
 mod tidy;
+mod tuning;
 mod vidur;
 mod vidur_requests;
 mod vidur_steps;

@@ -7,6 +7,8 @@
 
 use serde_json::Value;
 
+use super::importance::{Column, Null, Values};
+
 /// Integers up to here are exact as `f64`.
 const EXACT: i64 = 1 << 53;
 /// The place of a parameter that is not set, or that does not exist because of another one.
@@ -23,8 +25,9 @@ pub struct Domain {
     unset: bool,
 }
 
+/// What a domain is, besides whether it may be unset.
 #[derive(Clone, Debug, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     /// Without order: no two values are closer than others.
     Nominal(Vec<Value>),
     /// In order; the distance between neighbours is one step, whatever their difference.
@@ -133,6 +136,32 @@ impl Domain {
         Ok(Domain { kind: Kind::FloatStep { low, step, levels: steps as u64 + 1, log }, unset: false })
     }
 
+    /// What importances are calculated from: the values of some trials, and what kind of values they are. A value that the
+    /// domain does not have counts as absent.
+    pub fn importance(&self, given: &[Value]) -> Column {
+        let levels = |levels: &[Value]| -> Vec<Option<f64>> {
+            let level = |value: &Value| levels.iter().position(|l| same(l, value)).map(|k| k as f64);
+            given.iter().map(level).collect()
+        };
+        let numbers = || given.iter().map(Value::as_f64).collect();
+        let (values, given) = match &self.kind {
+            Kind::Nominal(names) => (Values::Categorical { choices: names.len() }, levels(names)),
+            Kind::Ordinal(ordered) => (Values::Ordinal { levels: ordered.len() }, levels(ordered)),
+            Kind::Int { low, step, levels, log } => {
+                let high = low + step * (*levels as i64 - 1);
+                (Values::Int { low: *low, high, log: *log, step: *step }, numbers())
+            }
+            Kind::Float { low, high, log } => {
+                (Values::Float { low: *low, high: *high, log: *log, step: None }, numbers())
+            }
+            Kind::FloatStep { low, step, levels, log } => {
+                let high = low + step * (*levels - 1) as f64;
+                (Values::Float { low: *low, high, log: *log, step: Some(*step) }, numbers())
+            }
+        };
+        Column { values, given, null: if self.unset { Null::Value } else { Null::Inactive } }
+    }
+
     /// The same with `null` as one more value: not set. A list of names gets it as one more name.
     pub fn or_unset(mut self) -> Domain {
         match &mut self.kind {
@@ -174,6 +203,10 @@ impl Domain {
     /// No two values are closer than others: places must not be averaged.
     pub fn is_nominal(&self) -> bool {
         matches!(self.kind, Kind::Nominal(_))
+    }
+
+    pub(super) fn kind(&self) -> &Kind {
+        &self.kind
     }
 
     /// Not being set is a value besides those of the range or list.
@@ -275,7 +308,7 @@ impl Domain {
     }
 
     /// The value of a level that is set, from 0 up. Continuous domains have none.
-    fn set_value(&self, k: u64) -> Value {
+    pub(super) fn set_value(&self, k: u64) -> Value {
         match &self.kind {
             Kind::Nominal(values) | Kind::Ordinal(values) => values[k as usize].clone(),
             Kind::Int { low, step, .. } => Value::from(low + k as i64 * step),
@@ -394,7 +427,7 @@ const TENS: [f64; 23] = [
 ///
 /// So many digits are read back exactly by every JSON reader, also by those that trade the last bit for speed, and
 /// steps of 0.1 stay what they look like.
-fn round12(x: f64) -> f64 {
+pub(super) fn round12(x: f64) -> f64 {
     let size = x.abs();
     if size == 0.0 {
         return x;

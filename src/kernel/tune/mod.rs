@@ -26,6 +26,7 @@
 //! | `pareto`, `hypervolume`, `hssp`, `nsga3` | domination, crowding, volumes, which points cover most, directions |
 //! | `halving`, `racing`, `paired` | what to stop, and which is better |
 //! | `stagnation`, `importance` | when to end, and what matters |
+//! | `journal` | Optuna's journal file, both ways |
 //! | `least_squares`, `eigen` | linear fits; small symmetric matrices |
 //!
 //! To add a sampler: one file, one variant of [`SamplerSpec`], a line in `build` and one in `problems`.
@@ -55,6 +56,7 @@ mod history;
 pub mod hssp;
 pub mod hypervolume;
 pub mod importance;
+pub mod journal;
 pub mod least_squares;
 mod nsga2;
 pub mod nsga3;

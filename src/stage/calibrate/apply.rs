@@ -104,7 +104,7 @@ pub(crate) async fn calibrated(simulate: &Simulate, inputs: &BTreeMap<String, Ta
 ///
 /// # Errors
 /// It cannot be read, or lacks one of them.
-pub(super) async fn rows(handle: &TableHandle, columns: &[&str]) -> Result<Vec<RecordBatch>> {
+pub(crate) async fn rows(handle: &TableHandle, columns: &[&str]) -> Result<Vec<RecordBatch>> {
     let lacking: Vec<&str> = columns.iter().filter(|c| handle.schema.field_with_name(c).is_err()).copied().collect();
     if !lacking.is_empty() {
         let message = format!("`{}` has no column {}", handle.name, lacking.join(", "));

@@ -30,7 +30,7 @@ use serde_json::{Map, Value, json};
 use pipe_kernel::SIM_VERSION;
 
 use self::steps::paths as paths_of_terms;
-pub(crate) use apply::{calibrated, calibrated_stages, foreseen, foreseen_stages};
+pub(crate) use apply::{calibrated, calibrated_stages, foreseen, foreseen_stages, rows};
 
 use self::config::Config;
 use self::output::{BestRow, role_name};

@@ -1,9 +1,10 @@
 //! Whole searches over a store in a temporary folder.
 
-use arrow::array::AsArray;
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Float64Type;
+use serde_json::Value;
 
-use crate::stage::simulate::tests::{Bench, ints};
+use crate::stage::simulate::tests::{Bench, Ran, ints};
 
 const SEARCH: &str = "
   sim:
@@ -44,7 +45,9 @@ fn a_search_finds_a_front_whatever_batch_and_threads() {
     assert_eq!(on_front.true_count(), front.num_rows());
     let shapes = bench.tables(SEARCH, "best");
     assert_eq!(shapes[0].schema.as_ref().unwrap(), &front.schema());
-    assert_eq!(shapes[1].schema.as_ref().unwrap(), &trials.schema());
+    for shape in &shapes {
+        assert_eq!(shape.schema.as_ref().unwrap(), &ran.rows(&shape.name).schema(), "{}", shape.name);
+    }
     assert!(ran.outcome.answer[0].starts_with("best: 24 trials"), "{:?}", ran.outcome.answer);
     assert!(ran.outcome.answer[1].contains(" tp="), "{:?}", ran.outcome.answer);
 
@@ -70,7 +73,7 @@ fn one_objective_has_one_best() {
     let single = SEARCH.replace(", cost: gpus", "").replace("maximize: { tps: \"output_tps + 0 * max(replica)\" }", "");
     let ran = bench.run(&single, "best", 2).unwrap();
     assert_eq!(ran.rows("best").num_rows(), 1);
-    assert_eq!(ran.outcome.answer.len(), 2);
+    assert!(ran.outcome.answer[0].ends_with("the best configuration:") && ran.outcome.answer[1].contains("(trial "), "{:?}", ran.outcome.answer);
 }
 
 #[test]
@@ -99,7 +102,7 @@ fn mistakes_have_a_place_and_a_remedy() {
     let stage = case("over: sim", "over: simm");
     assert!(stage.len() == 1 && stage[0].contains("did you mean `sim`?"), "{stage:?}");
     let none = case("deployment_tp * deployment_pp <= 4", "deployment_tp > 8");
-    assert!(none.len() == 1 && none[0].contains("no point of the space"), "{none:?}");
+    assert!(none.len() == 1 && none[0].starts_with("20: the rule `deployment_tp > 8` rejects every point"), "{none:?}");
 }
 
 #[test]
@@ -141,4 +144,282 @@ fn pools_are_searched_by_their_names() {
     }
     let wrong = bench.check(&search.replace("pools.small.gpu", "pools.small.gpus"), "best");
     assert_eq!(wrong[0].help.as_deref(), Some("did you mean `deployment.pools.small.gpu`?"), "{wrong:?}");
+}
+
+fn floats(rows: &RecordBatch, column: &str) -> Vec<Option<f64>> {
+    rows.column_by_name(column).unwrap().as_primitive::<Float64Type>().iter().collect()
+}
+
+fn texts(rows: &RecordBatch, column: &str) -> Vec<Option<String>> {
+    rows.column_by_name(column).unwrap().as_string::<i32>().iter().map(|t| t.map(str::to_string)).collect()
+}
+
+fn states(rows: &RecordBatch) -> Vec<String> {
+    texts(rows, "state").into_iter().flatten().collect()
+}
+
+fn study(ran: &Ran, stage: &str) -> Value {
+    let path = ran.out.file(&format!("{stage}_study.json")).unwrap();
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+const MIXED: &str = "
+  sim:
+    simulate:
+      requests: trace
+      deployment: { gpu: h100-sxm, model: llama-3.1-8b }
+      workload: { rate_rps: 20 }
+  best:
+    optimize:
+      over: sim
+      space:
+        deployment.scheduler: [vllm_v1, { sglang: { schedule_policy: lpm } }]
+        deployment.scheduler.vllm_v1.max_num_seqs: { int: [8, 256], log: true, when: { deployment.scheduler: vllm_v1 } }
+        deployment.scheduler.sglang.page_size: { values: [1, 16, 64], unset: true, when: { deployment.scheduler: sglang } }
+        deployment.tp: { values: [1, 2, 4, 8], ordered: true }
+        deployment.replicas: { int: [1, 8] }
+      where:
+        few_gpus: deployment_tp * deployment_replicas <= 8
+        no_small_pages: \"deployment_scheduler = 'vllm_v1' or deployment_scheduler_sglang_page_size is null or deployment_scheduler_sglang_page_size > 1\"
+      minimize: { gpus_used: gpus, ttft: ttft_ms_p90 }
+      subject_to: { few: \"gpus_used <= 4\", steady: \"tpot_ms_mean < 1000 and finished = requests\" }
+      trials: 40
+      sampler: { tpe: { startup: 10 } }
+";
+
+#[test]
+fn rules_repair_conditions_hold_and_constraints_keep_off_the_front() {
+    let bench = Bench::new(80, true);
+    assert_eq!(bench.check(MIXED, "best"), []);
+    let ran = bench.run(MIXED, "best", 2).unwrap();
+    let trials = ran.rows("best_trials");
+    assert_eq!(trials.num_rows(), 40);
+    let gpus: Vec<i64> =
+        ints(&trials, "deployment_tp").iter().zip(ints(&trials, "deployment_replicas")).map(|(a, b)| a * b).collect();
+    assert!(gpus.iter().all(|g| *g <= 8), "{gpus:?}");
+    // What depends on the scheduler is there where that one is, and unset pages are a value.
+    let schedulers = texts(&trials, "deployment_scheduler");
+    let seqs = trials.column_by_name("deployment_scheduler_vllm_v1_max_num_seqs").unwrap();
+    let pages = trials
+        .column_by_name("deployment_scheduler_sglang_page_size")
+        .unwrap()
+        .as_primitive::<arrow::datatypes::Int64Type>();
+    let mut unset = 0;
+    for (i, scheduler) in schedulers.iter().enumerate() {
+        let vllm = scheduler.as_deref() == Some("vllm_v1");
+        assert_eq!(seqs.is_null(i), !vllm, "{i}: {scheduler:?}");
+        assert!(pages.is_null(i) || (!vllm && pages.value(i) > 1), "{i}");
+        unset += usize::from(!vllm && pages.is_null(i));
+    }
+    assert!(unset > 0 && schedulers.iter().any(|s| s.as_deref() == Some("{\"sglang\":{\"schedule_policy\":\"lpm\"}}")));
+    // Proposals that broke a rule: the raw one is kept, and what it broke.
+    let repaired = trials.column_by_name("repaired").unwrap().as_boolean();
+    let (raw, broken) = (texts(&trials, "raw"), texts(&trials, "rules_broken"));
+    assert!(repaired.true_count() > 3);
+    for i in 0..40 {
+        assert_eq!((raw[i].is_some(), broken[i].is_some()), (repaired.value(i), repaired.value(i)), "{i}");
+    }
+    let rules = ran.rows("best_rules");
+    assert_eq!(texts(&rules, "rule"), ["few_gpus", "no_small_pages", "can be simulated"].map(|t| Some(t.to_string())));
+    let counted = broken.iter().flatten().filter(|b| b.contains("few_gpus")).count() as i64;
+    assert!(ints(&rules, "broken")[0] == counted && counted > 0);
+    // A trial is infeasible exactly where a condition is missed, by the share of the bound.
+    let few = floats(&trials, "c_few");
+    let state = states(&trials);
+    assert!(state.iter().any(|s| s == "infeasible") && state.iter().any(|s| s == "complete"), "{state:?}");
+    for i in 0..40 {
+        assert_eq!(few[i], Some((gpus[i] as f64 - 4.0) / 4.0), "{i}");
+        assert_eq!(state[i] == "infeasible", gpus[i] > 4, "{i}");
+    }
+    assert!(floats(&ran.rows("best"), "gpus_used").iter().all(|g| g.unwrap() <= 4.0));
+    let study = study(&ran, "best");
+    assert_eq!(study["n_trials"], 40);
+    assert_eq!(study["pareto_front"].as_array().unwrap().len(), ran.rows("best").num_rows());
+    assert!(
+        study["pareto_front"][0]["ttft"].is_number()
+            && study["pareto_front"][0]["parameters"]["deployment.tp"].is_number()
+    );
+    let history = ran.rows("best_history");
+    let volume: Vec<f64> = floats(&history, "hypervolume").into_iter().flatten().collect();
+    assert!(volume.is_sorted() && volume.len() > 10, "{volume:?}");
+    let importance = ran.rows("best_importance");
+    assert_eq!(importance.num_rows(), if state.iter().filter(|s| *s == "complete").count() >= 20 { 15 } else { 0 });
+
+    // The same on one thread, and of what was pruned instead nothing is simulated.
+    let alone = Bench::new(80, true).run(MIXED, "best", 1).unwrap();
+    assert_eq!(alone.hash("best_trials"), ran.hash("best_trials"));
+    let pruned = MIXED.replace("trials: 40", "trials: 40\n      on_violation: prune");
+    let pruned = bench.run(&pruned, "best", 2).unwrap().rows("best_trials");
+    let illegal = states(&pruned).iter().filter(|s| *s == "illegal").count();
+    let nothing = texts(&pruned, "scenario").iter().filter(|s| s.is_none()).count();
+    assert!(illegal > 3 && illegal == nothing, "{illegal} {nothing}");
+}
+
+#[test]
+fn more_trials_continue_a_search() {
+    let bench = Bench::new(60, true);
+    let short = MIXED.replace("trials: 40", "trials: 16");
+    let first = texts(&bench.run(&short, "best", 2).unwrap().rows("best_trials"), "scenario");
+    let second = texts(&bench.run(MIXED, "best", 2).unwrap().rows("best_trials"), "scenario");
+    assert_eq!(first, second[..16]);
+    let unique: std::collections::BTreeSet<_> = second.iter().collect();
+    assert_eq!(unique.len(), 40);
+}
+
+#[test]
+fn halving_prunes_and_what_is_complete_saw_everything() {
+    let bench = Bench::new(240, true);
+    let search = MIXED
+        .replace(
+            "trials: 40",
+            "trials: 54\n      batch: 27\n      fidelity: { rungs: [0.1, 0.5, 1], least_requests: 20 }",
+        )
+        .replace("sampler: { tpe: { startup: 10 } }", "sampler: random")
+        .replace("subject_to:", "subject_to: {} #");
+    let ran = bench.run(&search, "best", 2).unwrap();
+    let trials = ran.rows("best_trials");
+    let (state, rungs, requests) = (states(&trials), ints(&trials, "rung"), ints(&trials, "requests"));
+    for i in 0..54 {
+        assert_eq!(requests[i], [24, 120, 240][rungs[i] as usize], "{i}");
+        assert_eq!(state[i] == "complete", rungs[i] == 2, "{i}");
+    }
+    // A third climbs: 9 of 27, then 3; of the second batch fewer, where earlier trials dominate them.
+    let at = |first: usize, rung: i64| (first..first + 27).filter(|&i| rungs[i] >= rung).count();
+    assert_eq!((at(0, 1), at(0, 2)), (9, 3));
+    assert!(at(27, 1) <= 9 && at(27, 2) <= 3, "{} {}", at(27, 1), at(27, 2));
+    let alone = Bench::new(240, true).run(&search, "best", 1).unwrap();
+    assert_eq!(alone.hash("best_trials"), ran.hash("best_trials"));
+}
+
+#[test]
+fn small_spaces_are_tried_out_and_standstill_ends_a_search() {
+    let bench = Bench::new(40, true);
+    let small = SEARCH
+        .replace("        deployment.scheduler.vllm_v1.max_num_seqs: { int: [4, 256], log: true }\n", "")
+        .replace("sampler: { nsga2: { population: 6 } }", "sampler: auto");
+    let ran = bench.run(&small, "best", 2).unwrap();
+    // Of four sizes one is against the rule, one does not fit the memory... what is left, with two routers.
+    let trials = ran.rows("best_trials");
+    assert!(
+        trials.num_rows() <= 6 && ran.outcome.answer[0].contains("no other point is left"),
+        "{:?}",
+        ran.outcome.answer
+    );
+    assert!(ran.outcome.answer.iter().any(|line| line.contains("sampler: grid")), "{:?}", ran.outcome.answer);
+    let still = MIXED.replace("trials: 40", "trials: 200\n      stop: { stagnation: { trials: 12, eps: 0.5 } }");
+    let ran = bench.run(&still, "best", 2).unwrap();
+    let rows = ran.rows("best_trials").num_rows();
+    assert!(rows < 200 && ran.outcome.answer[0].contains("nothing got better"), "{rows} {:?}", ran.outcome.answer);
+    let volume = floats(&ran.rows("best_history"), "hypervolume");
+    let (last, then) = (volume[rows - 1].unwrap(), volume[rows - 13].unwrap());
+    assert!(last - then <= 0.5 * last);
+}
+
+#[test]
+fn the_front_is_replicated_with_common_seeds() {
+    let bench = Bench::new(60, true);
+    let search = MIXED
+        .replace("workload: { rate_rps: 20 }", "workload: { rate_rps: 20, arrivals: poisson }")
+        .replace("trials: 40", "trials: 20\n      replications: 4");
+    let ran = bench.run(&search, "best", 2).unwrap();
+    let (front, intervals) = (ran.rows("best"), ran.rows("best_intervals"));
+    assert_eq!(intervals.num_rows(), 2 * front.num_rows());
+    let (low, mean, high) = (floats(&intervals, "low"), floats(&intervals, "mean"), floats(&intervals, "high"));
+    let names = texts(&intervals, "objective");
+    let mut wide = 0;
+    for i in 0..intervals.num_rows() {
+        assert!(low[i] <= mean[i] && mean[i] <= high[i]);
+        let is_gpus = names[i].as_deref() == Some("gpus_used");
+        assert!(!is_gpus || low[i] == high[i], "the number of GPUs is not luck");
+        wide += usize::from(low[i] < high[i]);
+    }
+    assert!(wide > 0);
+    let (own, best) = (ints(&intervals, "trial"), ints(&intervals, "best_trial"));
+    let difference = floats(&intervals, "difference");
+    assert!((0..own.len()).all(|i| difference[i].unwrap() >= 0.0 && (own[i] != best[i] || difference[i] == Some(0.0))));
+    // Seeds differ where they are not common.
+    let seeds = |search: &str| {
+        let trials = bench.run(search, "best", 2).unwrap().rows("best_trials");
+        ints(&trials, "seed").into_iter().collect::<std::collections::BTreeSet<_>>().len()
+    };
+    assert_eq!(seeds(&search), 1);
+    assert_eq!(seeds(&search.replace("replications: 4", "common_random_numbers: false")), 20);
+}
+
+#[test]
+fn costs_and_energy_can_be_asked_for() {
+    let bench = Bench::new(40, true);
+    let search = MIXED
+        .replace("gpus_used: gpus,", "usd: usd_per_hour, energy: energy_wh,")
+        .replace("trials: 40", "trials: 6\n      prices: { h100-sxm: 2.5 }")
+        .replace("subject_to:", "subject_to: {} #");
+    let ran = bench.run(&search, "best", 1).unwrap().rows("best_trials");
+    let gpus: Vec<i64> =
+        ints(&ran, "deployment_tp").iter().zip(ints(&ran, "deployment_replicas")).map(|(a, b)| a * b).collect();
+    let (usd, energy, seconds) = (floats(&ran, "usd"), floats(&ran, "energy"), floats(&ran, "seconds"));
+    for i in 0..6 {
+        assert_eq!(usd[i], Some(2.5 * gpus[i] as f64));
+        // Between idle (15 % of 700 W) and board power all the time.
+        let full = gpus[i] as f64 * 700.0 * seconds[i].unwrap() / 3600.0;
+        let energy = energy[i].unwrap();
+        assert!(energy > 0.15 * full && energy <= full * (1.0 + 1e-12), "{energy} {full}");
+    }
+    let unknown = bench.check(&search.replace("h100-sxm: 2.5", "h100-smx: 2.5"), "best");
+    assert!(unknown.len() == 1 && unknown[0].help.as_deref().unwrap_or("").contains("h100-sxm"), "{unknown:?}");
+}
+
+#[test]
+fn points_of_the_user_come_first_and_other_searches_are_learned_from() {
+    let bench = Bench::new(40, true);
+    let enqueue = "trials: 12\n      enqueue:\n        - { deployment.tp: 4, deployment.replicas: 2 }\n        - { deployment.scheduler: vllm_v1 }\n";
+    let first = bench.run(&MIXED.replace("trials: 40", enqueue), "best", 1).unwrap();
+    let trials = first.rows("best_trials");
+    assert_eq!(texts(&trials, "origin")[..2], ["enqueued", "enqueued"].map(|t| Some(t.to_string())));
+    assert_eq!((ints(&trials, "deployment_tp")[0], ints(&trials, "deployment_replicas")[0]), (4, 2));
+    let wrong = bench.check(&MIXED.replace("trials: 40", "trials: 4\n      enqueue: [{ deployment.tp: 3 }]"), "best");
+    assert!(wrong.len() == 1 && wrong[0].message.contains("has no value 3"), "{wrong:?}");
+
+    let other = first.out.handle("best_trials").unwrap();
+    let with = |results: bool| {
+        let search =
+            MIXED.replace("trials: 40", &format!("trials: 5\n      known: {{ table: others, results: {results} }}"));
+        bench.run_with(&search, "best", &[("others", other.clone())]).unwrap().rows("best_trials")
+    };
+    let learned = with(true);
+    assert_eq!(learned.num_rows(), 17);
+    assert!(texts(&learned, "origin")[..12].iter().all(|o| o.as_deref() == Some("imported")));
+    assert_eq!(floats(&learned, "ttft")[..12], floats(&trials, "ttft")[..]);
+    assert_eq!(states(&learned)[..12], states(&trials)[..]);
+    let tried = with(false);
+    assert_eq!(tried.num_rows(), 5);
+    assert_eq!(texts(&tried, "scenario"), texts(&trials, "scenario")[..5]);
+}
+
+#[test]
+fn a_study_goes_to_optuna_and_comes_back() {
+    let bench = Bench::new(40, true);
+    let search = MIXED.replace("trials: 40", "trials: 14\n      optuna: true");
+    let first = bench.run(&search, "best", 1).unwrap();
+    let journal = first.out.file("best_optuna.log").unwrap();
+    let text = std::fs::read_to_string(&journal).unwrap();
+    // A study, its objectives, and a line per trial, of JSON all of them.
+    assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+    let back = MIXED.replace(
+        "trials: 40",
+        &format!("trials: 3\n      known: {{ optuna: {}, study: best, results: true }}", journal.display()),
+    );
+    assert_eq!(bench.check(&back, "best"), []);
+    let second = bench.run(&back, "best", 1).unwrap();
+    assert!(second.warnings.iter().all(|w| !w.contains("known")), "{:?}", second.warnings);
+    let (before, after) = (first.rows("best_trials"), second.rows("best_trials"));
+    assert_eq!(after.num_rows(), 17);
+    for column in ["ttft", "gpus_used", "violation"] {
+        let close = |(a, b): (&Option<f64>, &Option<f64>)| (a.unwrap() - b.unwrap()).abs() <= 1e-12 * a.unwrap().abs();
+        assert!(floats(&before, column).iter().zip(&floats(&after, column)[..14]).all(close), "{column}");
+    }
+    assert_eq!(states(&before), states(&after)[..14]);
+    assert_eq!(texts(&before, "deployment_scheduler"), texts(&after, "deployment_scheduler")[..14]);
+    let other = back.replace("minimize: { gpus_used: gpus, ttft: ttft_ms_p90 }", "minimize: { ttft: ttft_ms_p90 }");
+    let failure = bench.run(&other, "best", 1).err().unwrap().to_string();
+    assert!(failure.contains("minimize gpus_used") && failure.contains("this one: minimize ttft"), "{failure}");
 }

@@ -12,6 +12,7 @@ use crate::diag::{Diagnostic, nearest};
 use crate::spec::{Find, Rank, Search, Simulate, Stage, Text, Tree, TreeValue};
 use crate::stage::CheckCx;
 use crate::stage::optimize::space::simulation;
+use crate::stage::simulate::cost::{cost, prices};
 use crate::stage::simulate::profiles;
 use crate::stage::simulate::scenario::{Configuration, configurations};
 use crate::stage::simulate::settings::{self, SettingKind};
@@ -51,7 +52,7 @@ impl Setup {
             return Err(vec![Diagnostic::new("search::find", message).at(path.at.clone())]);
         }
         let configurations = configurations(&simulation, seed, &catalog, (&path, number(start, integer)))?;
-        let prices = prices(spec, &catalog)?;
+        let prices = prices(&spec.prices, "search::prices", &catalog)?;
         let rank = spec.rank.unwrap_or_else(|| default_rank(&spec.find, &configurations, &prices));
         let setup = Setup { simulation, configurations, prices, rank, path, find: spec.find.clone(), integer, catalog };
         let problems = setup.problems(spec);
@@ -189,18 +190,6 @@ impl Setup {
     }
 }
 
-/// GPUs, and dollars per hour, of a scenario.
-pub(super) fn cost(scenario: &Scenario, prices: &BTreeMap<String, f64>) -> (u64, Option<f64>) {
-    let mut gpus = 0;
-    let mut usd = Some(0.0);
-    for site in scenario.sites() {
-        let of_site = site.deployment.gpus();
-        gpus += of_site;
-        usd = usd.zip(prices.get(&site.deployment.gpu)).map(|(sum, price)| sum + of_site as f64 * price);
-    }
-    (gpus, usd)
-}
-
 fn number(value: f64, integer: bool) -> Tree {
     let value = if integer { TreeValue::Int(value as i64) } else { TreeValue::Float(value) };
     Tree::new(value, None)
@@ -240,24 +229,6 @@ fn place(spec: &Search) -> Option<crate::diag::Span> {
     let over = spec.over.iter().chain(&spec.requests).find_map(|r| r.0.at.clone());
     over.or_else(|| spec.deployment.as_ref().and_then(|d| d.at.clone()))
         .or_else(|| spec.slos.first().and_then(|slo| slo.name.at.clone()))
-}
-
-/// By the names of the catalog.
-fn prices(spec: &Search, catalog: &Catalog) -> Result<BTreeMap<String, f64>, Vec<Diagnostic>> {
-    let mut problems = Vec::new();
-    let mut prices = BTreeMap::new();
-    for (gpu, price) in &spec.prices {
-        if !(*price > 0.0 && price.is_finite()) {
-            let message =
-                format!("the price of `{}` is {price}; must be above 0, in US dollars of a GPU per hour", gpu.value);
-            problems.push(Diagnostic::new("search::prices", message).at(gpu.at.clone()));
-        }
-        match catalog.gpu(&gpu.value) {
-            Ok((name, _)) => drop(prices.insert(name.to_string(), *price)),
-            Err(d) => problems.push(d.at(gpu.at.clone())),
-        }
-    }
-    if problems.is_empty() { Ok(prices) } else { Err(problems) }
 }
 
 fn default_rank(find: &Find, configurations: &[Configuration], prices: &BTreeMap<String, f64>) -> Rank {

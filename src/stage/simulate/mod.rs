@@ -17,6 +17,7 @@
 //! goes on. The tables are then written in the order of the scenarios, one scenario at a time.
 
 mod columns;
+pub(crate) mod cost;
 mod derived;
 pub(crate) mod evaluate;
 pub(crate) mod filter;

@@ -114,6 +114,11 @@ impl PoolTotals {
         self.engines
     }
 
+    /// Engines, and their time in steps, in nanoseconds.
+    pub fn busy(&self) -> (i64, i64) {
+        (self.engines, self.busy_ns)
+    }
+
     /// Of the blocks of all pools, the share in use over the duration; `None` without blocks or time.
     pub fn kv_usage_mean(pools: &[PoolTotals], duration_ns: i64) -> Option<f64> {
         let blocks = pools.iter().map(|p| p.kv_blocks_total.saturating_mul(p.engines)).fold(0, i64::saturating_add);
@@ -168,9 +173,7 @@ pub(super) fn rows(
     deployed(&mut columns);
     figures(&mut columns);
     cache(&mut columns);
-    let schema = simulation::pools();
-    let ordered = columns.ordered(schema.fields().iter().map(AsRef::as_ref));
-    RecordBatch::try_new(schema, ordered)
+    columns.table(simulation::pools())
 }
 
 fn deployed(c: &mut Columns<Row>) {

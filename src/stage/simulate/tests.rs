@@ -183,8 +183,24 @@ impl Bench {
         self.run_until(stages, stage, threads, None)
     }
 
+    /// With other tables beside `trace`.
+    pub fn run_with(&self, stages: &str, stage: &str, tables: &[(&str, TableHandle)]) -> Result<Ran> {
+        self.run_all(stages, stage, 2, None, tables)
+    }
+
     /// Cancels the run once `limit` units of progress are done.
     pub fn run_until(&self, stages: &str, stage: &str, threads: usize, limit: Option<u64>) -> Result<Ran> {
+        self.run_all(stages, stage, threads, limit, &[])
+    }
+
+    fn run_all(
+        &self,
+        stages: &str,
+        stage: &str,
+        threads: usize,
+        limit: Option<u64>,
+        tables: &[(&str, TableHandle)],
+    ) -> Result<Ran> {
         let pipeline = self.pipeline(stages);
         let cancel = Cancel::default();
         let progress = Count { cancel: limit.map(|l| (l, cancel.clone())), ..Count::default() };
@@ -198,7 +214,11 @@ impl Bench {
             recipe: Value::Null,
             seed: pipeline.seed,
             project: self.dir.path().to_path_buf(),
-            inputs: BTreeMap::from([("trace".to_string(), self.requests.clone())]),
+            inputs: tables
+                .iter()
+                .map(|(name, table)| (name.to_string(), table.clone()))
+                .chain([("trace".to_string(), self.requests.clone())])
+                .collect(),
             stages: Arc::new(pipeline.stages.clone()),
             out: out.clone(),
             memo: self.memo.clone(),

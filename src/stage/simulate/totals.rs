@@ -149,6 +149,21 @@ impl Totals {
         self.requests
     }
 
+    /// From the first arrival to the end.
+    pub fn duration_ns(&self) -> i64 {
+        self.duration_ns
+    }
+
+    /// Tokens of served requests per second of the rate window.
+    pub fn output_tps(&self) -> Option<f64> {
+        self.rate(self.rate_output_tokens)
+    }
+
+    /// Engines of every pool, and their time in steps, in nanoseconds.
+    pub fn busy_of_pools(&self) -> Vec<(i64, i64)> {
+        self.pools.iter().map(PoolTotals::busy).collect()
+    }
+
     /// Requests that count in the figures.
     pub fn measured_requests(&self) -> i64 {
         self.measured_requests
@@ -349,7 +364,7 @@ fn counts(c: &mut Columns<Totals>) {
     c.int("output_tokens", |t| t.output_tokens);
     c.int("rate_window_ns", |t| t.rate_window_ns);
     c.float("request_rps", |t| t.rate(t.rate_requests));
-    c.float("output_tps", |t| t.rate(t.rate_output_tokens));
+    c.float("output_tps", Totals::output_tps);
 }
 
 fn load_and_cache(c: &mut Columns<Totals>) {

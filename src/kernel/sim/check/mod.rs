@@ -201,5 +201,9 @@ pub(super) fn check_requests(scenario: &Scenario, requests: &Requests) -> Result
             p.add(path, message);
         }
     }
+    p.pool = None;
+    if let Err(SimError::Invalid { path, message }) = samples::check(scenario, requests) {
+        p.add(path, message);
+    }
     p.done(scenario.deployment.pools.len())
 }
