@@ -114,6 +114,7 @@ mod tests {
             minimized: Some(values.to_vec()),
             violation: 0.0,
             error: None,
+            times_us: (0, 0),
         }
     }
 

@@ -190,7 +190,7 @@ impl Kind for Optimize {
         enqueued.extend(known.points);
         let mut requests = None;
         let subject = match (setup.command.take(), space::over(self, &stages)?) {
-            (Some(command), _) => Subject::Command(command),
+            (Some(command), _) => Subject::Command(Box::new(command)),
             (None, Some(simulate)) => {
                 let profiles = Profiles::read(&profiles::named(simulate), &cx).await?;
                 setup.search.set_profiles(profiles.clone());

@@ -78,6 +78,9 @@ struct Rule {
     parameters: Option<Vec<usize>>,
 }
 
+/// An expression, and the parameters that it looks at, where it looks at nothing else.
+type Compiled = (Arc<dyn PhysicalExpr>, Option<Vec<usize>>);
+
 /// The rules of a search.
 pub(super) struct PointRules {
     rules: Vec<Rule>,
@@ -118,7 +121,7 @@ impl PointRules {
         let mut rules = Vec::new();
         for condition in conditions {
             let wrong = |e: &DataFusionError| sql_problem(e, &condition.sql, &names);
-            let compiled = || -> Result<(Arc<dyn PhysicalExpr>, Option<Vec<usize>>), Diagnostic> {
+            let compiled = || -> Result<Compiled, Diagnostic> {
                 let df_schema = DFSchema::try_from(schema.clone()).map_err(|e| wrong(&e))?;
                 let expr = session.parse_sql_expr(&condition.sql.value, &df_schema).map_err(|e| wrong(&e))?;
                 let at = |name: &str| own.index_of(name).ok();

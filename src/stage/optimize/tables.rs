@@ -314,8 +314,8 @@ impl Report<'_> {
                 state,
                 constraints: names.zip(missed).collect(),
                 intermediate: Vec::new(),
-                started_us: None,
-                finished_us: None,
+                started_us: Some(done.times_us.0),
+                finished_us: Some(done.times_us.1),
                 attributes,
             };
             journal::TrialRecord { values: done.values.clone(), report }

@@ -28,6 +28,7 @@ use crate::diag::{Diagnostic, Exit, Failure, Result};
 use crate::spec::{Optimize, Text};
 use crate::stage::RunCx;
 use crate::stage::simulate::evaluate::{Evaluator, Finished};
+use crate::stage::simulate::settings::Setting;
 use crate::stage::simulate::{cost, filter, totals_columns};
 
 /// Trials that are asked for at once per thread, where no result of one is needed for the next: enough that starting them
@@ -84,6 +85,8 @@ pub(super) struct Done {
     /// By how much it misses the conditions, in sum.
     pub violation: f64,
     pub error: Option<String>,
+    /// When its batch began and ended, in microseconds since 1970: for people who look at a study, in no table.
+    pub times_us: (i64, i64),
 }
 
 impl Done {
@@ -150,12 +153,8 @@ pub(super) struct Shared {
 
 /// What is evaluated.
 pub(super) enum Subject {
-    Simulation {
-        evaluator: Box<Evaluator>,
-        settings: Vec<crate::stage::simulate::settings::Setting>,
-        prices: BTreeMap<String, f64>,
-    },
-    Command(Command),
+    Simulation { evaluator: Box<Evaluator>, settings: Vec<Setting>, prices: BTreeMap<String, f64> },
+    Command(Box<Command>),
 }
 
 /// A search in progress.
@@ -269,6 +268,7 @@ impl Run<'_> {
             error: minimized.is_none().then(|| "it has no result".to_string()),
             minimized,
             violation: trial.violation,
+            times_us: (now_us(), now_us()),
         }
     }
 
@@ -294,6 +294,7 @@ impl Run<'_> {
 
     /// Evaluates what was asked for, in its order.
     async fn batch(&self, asked: &[Suggestion], before: &[Done]) -> Result<Vec<Done>> {
+        let began = now_us();
         let mut done: Vec<Done> = asked.iter().map(new).collect();
         let mut current: Vec<usize> = (0..done.len()).filter(|&i| done[i].state != State::Illegal).collect();
         let all = self.shared.requests(self.search);
@@ -315,6 +316,8 @@ impl Run<'_> {
                 current = self.promoted(&done, current, step as u32, before);
             }
         }
+        let ended = now_us();
+        done.iter_mut().for_each(|trial| trial.times_us = (began, ended));
         // Evaluations count themselves; these have none.
         self.cx.progress.0.advance(done.iter().filter(|d| d.state == State::Illegal).count() as u64);
         Ok(done)
@@ -568,7 +571,12 @@ fn new(asked: &Suggestion) -> Done {
         minimized: None,
         violation: 0.0,
         error: None,
+        times_us: (0, 0),
     }
+}
+
+fn now_us() -> i64 {
+    chrono::Utc::now().timestamp_micros()
 }
 
 /// The requests that count in the figures of their scenario.

@@ -65,7 +65,7 @@ impl Bracket {
     }
 
     /// From the easy end to the hard one.
-    fn from_easy(&self) -> Box<dyn Iterator<Item = (f64, bool)> + '_> {
+    fn easy_first(&self) -> Box<dyn Iterator<Item = (f64, bool)> + '_> {
         match self.goal {
             Goal::Highest { .. } => Box::new(self.known.iter().copied()),
             Goal::Fewest => Box::new(self.known.iter().rev().copied()),
@@ -74,17 +74,17 @@ impl Bracket {
 
     /// The hardest value that passes before the first failure.
     pub fn passing(&self) -> Option<f64> {
-        self.from_easy().take_while(|(_, passes)| *passes).last().map(|(value, _)| value)
+        self.easy_first().take_while(|(_, passes)| *passes).last().map(|(value, _)| value)
     }
 
     /// The first failure.
     pub fn failing(&self) -> Option<f64> {
-        self.from_easy().find(|(_, passes)| !passes).map(|(value, _)| value)
+        self.easy_first().find(|(_, passes)| !passes).map(|(value, _)| value)
     }
 
     /// Values that pass beyond the first failure.
     pub fn contradictions(&self) -> usize {
-        self.from_easy().skip_while(|(_, passes)| *passes).filter(|(_, passes)| *passes).count()
+        self.easy_first().skip_while(|(_, passes)| *passes).filter(|(_, passes)| *passes).count()
     }
 
     /// What to try next.
