@@ -8,8 +8,8 @@ use super::groups::own_blocks;
 use super::kv::hashes::Derivation;
 use super::latency::BatchShape;
 use super::node::{Env, Out};
-use super::replica::{Chunk, Flight, Phase, Replica, Written};
-use super::scheduler::QueueOrder;
+use super::replica::{Chunk, Flight, Live, Phase, Replica, Written};
+use super::scheduler::{Beams, QueueOrder};
 use super::timing::not_sensible;
 use crate::units::SimDuration;
 
@@ -19,7 +19,7 @@ pub(super) struct Forming {
     /// Tokens that the step may still take; what it means is up to the scheduler.
     pub budget: u32,
     pub shape: BatchShape,
-    /// Decode requests that run on without a gap.
+    /// Decode requests that run on without a gap: sequences, as far as their tokens are told of.
     pub regular: u64,
     pub preempted: u32,
     /// Prompts only: decode requests, if there are any, wait.
@@ -106,11 +106,11 @@ impl Replica {
         }
         self.forking = 0;
         self.fill_decodes(env);
-        f.regular = self.decodes;
+        f.regular = self.decodes - self.silent;
         for slot in self.fresh.drain(..) {
             let live = &mut self.live[slot as usize];
             live.fresh = false;
-            f.regular -= u64::from(live.width);
+            f.regular -= u64::from(live.replies);
             self.next.resumed.push(slot);
         }
         f.shape.decode_requests = self.decodes;
@@ -186,7 +186,8 @@ impl Replica {
             Some(_) => self.verify(slot, (computed, tokens), need, f, env),
             None => self.grow(slot, computed, 1, env),
         };
-        let width = u64::from(self.live[slot as usize].width);
+        let Live { width, replies, .. } = self.live[slot as usize];
+        let width = u64::from(width);
         if tokens == 1 {
             let first = f.shape.decode_requests == 0;
             f.shape.decode_requests += width;
@@ -206,7 +207,7 @@ impl Replica {
             self.stalled -= u64::from(resumed);
             self.next.resumed.push(slot);
         } else {
-            f.regular += width;
+            f.regular += u64::from(replies);
         }
         self.note_written(slot, computed / self.block_size, filled);
         if self.common.policy == QueueOrder::Priority {
@@ -383,7 +384,7 @@ impl Replica {
         live.gaps.extend_from_slice(self.log.between(from, handed));
         live.from = handed;
         if let Some(flight) = self.flights.back_mut() {
-            flight.regular -= u64::from(live.width);
+            flight.regular -= u64::from(live.replies);
             flight.early.push(slot);
         }
     }
@@ -618,7 +619,8 @@ impl Replica {
         let live = &mut self.live[slot as usize];
         live.known = known;
         live.peak = live.peak.max(computed);
-        if env.quirks.restart_from_prompt {
+        let beams = live.width > 1 && self.common.beams == Beams::FromStart;
+        if env.quirks.restart_from_prompt || beams {
             (live.emitted, live.first_token) = (0, None);
             live.gaps.clear();
             live.peak = live.peak.min(live.input);
@@ -659,7 +661,7 @@ impl Replica {
             }
             false => computed.div_ceil(self.block_size) - live.missing - live.held.blocks() + spare,
         };
-        let own = own_blocks(live.width, live.input, computed, self.block_size);
+        let own = own_blocks(live, self.common.beams, computed, self.block_size);
         self.pool.release(&mut live.held, u64::from(blocks) + own + more);
     }
 

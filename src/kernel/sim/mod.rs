@@ -169,6 +169,7 @@
 
 pub mod adaptive;
 mod batch;
+pub mod beams;
 mod check;
 mod classes;
 mod cluster;

@@ -15,6 +15,7 @@ mod tests;
 use std::borrow::Cow;
 
 use super::SimError;
+use super::beams;
 use super::kv::hashes;
 use super::latency;
 use super::samples;
@@ -158,6 +159,7 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Vec<SimError>> {
         {
             p.add("workload.n", format!("is above 1: {why}"));
         }
+        p.extend(beams::problems_of(site, &scenario.workload));
     }
     p.pool = None;
     cluster::check(&scenario.deployment, &sites, &mut p);
