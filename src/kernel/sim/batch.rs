@@ -8,8 +8,8 @@ use super::groups::own_blocks;
 use super::kv::hashes::Derivation;
 use super::latency::BatchShape;
 use super::node::{Env, Out};
-use super::replica::{Chunk, Flight, Live, Phase, Replica, Written};
-use super::scheduler::{Beams, QueueOrder};
+use super::replica::{Chunk, Flight, Phase, Replica, Written};
+use super::scheduler::QueueOrder;
 use super::timing::not_sensible;
 use crate::units::SimDuration;
 
@@ -186,8 +186,7 @@ impl Replica {
             Some(_) => self.verify(slot, (computed, tokens), need, f, env),
             None => self.grow(slot, computed, 1, env),
         };
-        let Live { width, replies, .. } = self.live[slot as usize];
-        let width = u64::from(width);
+        let (width, replies) = self.widths(slot);
         if tokens == 1 {
             let first = f.shape.decode_requests == 0;
             f.shape.decode_requests += width;
@@ -207,7 +206,7 @@ impl Replica {
             self.stalled -= u64::from(resumed);
             self.next.resumed.push(slot);
         } else {
-            f.regular += u64::from(replies);
+            f.regular += replies;
         }
         self.note_written(slot, computed / self.block_size, filled);
         if self.common.policy == QueueOrder::Priority {
@@ -616,11 +615,11 @@ impl Replica {
         }
         let now = self.clock;
         let known = self.known_blocks(&self.live[slot as usize], env);
+        let anew = self.begins_anew(slot, env);
         let live = &mut self.live[slot as usize];
         live.known = known;
         live.peak = live.peak.max(computed);
-        let beams = live.width > 1 && self.common.beams == Beams::FromStart;
-        if env.quirks.restart_from_prompt || beams {
+        if anew {
             (live.emitted, live.first_token) = (0, None);
             live.gaps.clear();
             live.peak = live.peak.min(live.input);

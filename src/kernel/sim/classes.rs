@@ -7,11 +7,10 @@ use super::replica::{Live, Replica};
 
 impl Replica {
     pub(super) fn enter_decode(&mut self, slot: u32, env: &Env<'_>) {
-        let Live { width, replies, .. } = self.live[slot as usize];
-        let width = u64::from(width);
+        let (width, replies) = self.widths(slot);
         self.decodes += width;
         self.beside += width - 1;
-        self.silent += width - u64::from(replies);
+        self.silent += width - replies;
         self.forking += self.copies_of(slot);
         self.begin_to_verify(slot, env);
         self.promised += self.live[slot as usize].promise;
@@ -45,12 +44,11 @@ impl Replica {
             self.fresh.retain(|other| *other != slot);
         }
         self.spread.leave(self.live[slot as usize].base);
-        let Live { width, replies, .. } = self.live[slot as usize];
-        let width = u64::from(width);
+        let (width, replies) = self.widths(slot);
         self.forking -= self.copies_of(slot);
         self.decodes -= width;
         self.beside -= width - 1;
-        self.silent -= width - u64::from(replies);
+        self.silent -= width - replies;
         self.promised -= self.live[slot as usize].promise;
         if let Some(fair) = self.waiting.fair() {
             fair.decode(self.live[slot as usize].tenant, -1, self.steps);

@@ -1,4 +1,5 @@
-//! Groups of sequences: requests whose samples are one request to the scheduler, and share the blocks of its prompt.
+//! Groups of sequences: requests whose samples are one request to the scheduler, and share the blocks of its prompt. Beams are
+//! such sequences too, also elsewhere ([`beams`](super::beams)).
 //!
 //! | rule | source | test (`timelines/groups.rs`) |
 //! |---|---|---|
@@ -13,7 +14,8 @@
 //! Sources: vLLM `vllm/core/scheduler.py`, `vllm/core/block_manager_v1.py`, `vllm/core/block_manager_v2.py`, version 0.6.
 //!
 //! All sequences have the length that the trace gives: they run in lock step. So one request stands for all of them here, of
-//! a [`width`](super::replica::Live::width) by which what it adds to a batch is multiplied.
+//! a [`width`](super::replica::Live::width) by which what it adds to a batch is multiplied; what it tells is by its
+//! [`replies`](super::replica::Live::replies).
 //!
 //! What differs: `preemption_mode: recompute` is vLLM's default, with which it swaps groups; where vLLM is told to recompute, it
 //! ends with an error as soon as a group is to go. A group ends where it could not come back to an empty cache; vLLM gives it
@@ -122,6 +124,19 @@ impl Replica {
             Samples::Group => (env.demand.samples(request), env.demand.samples(request)),
             Samples::None | Samples::Requests | Samples::BehindPrompt => (1, 1),
         }
+    }
+
+    /// Sequences of a request, and of how many of them anybody is told.
+    #[inline]
+    pub(super) fn widths(&self, slot: u32) -> (u64, u64) {
+        let Live { width, replies, .. } = self.live[slot as usize];
+        (u64::from(width), u64::from(replies))
+    }
+
+    /// What was preempted begins with its prompt, and none of its tokens are out.
+    pub(super) fn begins_anew(&self, slot: u32, env: &Env<'_>) -> bool {
+        let beams = self.live[slot as usize].width > 1 && self.common.beams == Beams::FromStart;
+        beams || env.quirks.restart_from_prompt
     }
 
     /// Sequences of the requests that run, those included of prompts.

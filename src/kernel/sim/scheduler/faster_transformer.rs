@@ -16,8 +16,8 @@
 //! of real tokens.
 //!
 //! **Left out.** FasterTransformer's own pipelining splits one batch into micro-batches that follow each other through the
-//! stages; here, as in Vidur, several batches do. Preferred batch sizes and the queue delay of Triton, beams, and shared
-//! contexts.
+//! stages; here, as in Vidur, several batches do. Preferred batch sizes and the queue delay of Triton, and shared
+//! contexts, but for those of [`beams`](crate::sim::beams).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

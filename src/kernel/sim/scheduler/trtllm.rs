@@ -28,7 +28,8 @@
 //! Generation requests and prompts share steps. `max_seq_len` is `deployment.max_model_len` (lowered to what the cache
 //! holds), `tokens_per_block` is `kv.block_size` (there 32 by default), `enable_block_reuse` is `kv.enable_prefix_caching`;
 //! `scheduling_policy` orders the queue from which requests are fetched (there first come, first served). It never says
-//! who is paused: that is always the last of the list. Parallel samples are in [`samples`](crate::sim::samples).
+//! who is paused: that is always the last of the list. Parallel samples are in [`samples`](crate::sim::samples), beams
+//! (`max_beam_width`) in [`beams`](crate::sim::beams).
 //!
 //! Different here: there, a fetched prompt that does not fit (rule 2) ends the search for those under way behind it, too:
 //! with rule 6 they can hold the blocks that it waits for, and the engine stops for good. Within a step, those that generate

@@ -4,6 +4,7 @@ use super::Dice;
 use crate::request::Requests;
 use crate::rng;
 use crate::scenario::Scenario;
+use crate::sim::scheduler::Scheduler;
 use crate::sim::{beams, check};
 
 /// Most that are drawn where an engine takes any.
@@ -25,8 +26,8 @@ pub(super) fn draw(seed: u64, s: &mut Scenario, requests: &mut Requests) {
             requests.beam_width = dice.column(2, requests.len(), |dice| dice.range(1, MOST));
         }
     }
-    if is_wrong(s, requests) {
-        // Memory for so many may be beyond the cache.
+    if is_wrong(s, requests) && matches!(s.deployment.scheduler, Scheduler::FasterTransformer(_)) {
+        // Memory for so many is beyond the cache.
         s.deployment.kv.num_gpu_blocks = s.deployment.kv.num_gpu_blocks.map(|blocks| blocks * u64::from(MOST + 1));
         if s.deployment.max_model_len.is_none() {
             let held = s.deployment.kv.num_gpu_blocks.unwrap_or(0) as u32 * s.deployment.kv.block_size;
