@@ -14,7 +14,7 @@
 //! | 9. **Off or refused** with beams there: reuse of blocks (turned off), drafts, sliding windows, states of linear layers | `llmapi` (`_ConfigArbitrator`: beam search claims `enable_block_reuse` false); the sampler of drafts (width must be 1); `detachFrontBlock`; `_util.py` (`MambaHybridCacheManager`) | `what_beams_do_not_go_with_is_refused`, `blocks_are_not_reused` |
 //! | 10. **FasterTransformer** reserves memory for every beam, and shares none of it. A batch has one width: a request with another ends it | `ParallelGpt.cc` `allocateBuffer`, batch x beams | `a_static_batch_has_one_width`, `memory_is_reserved_for_every_beam` |
 //! | 11. There a prompt that is **alone** in its batch is computed for every beam (with `padded`); those of several requests, once each | `shared_contexts_ratio`, 1 by default, is heeded with more than one request | `a_prompt_alone_is_computed_for_every_beam` |
-//! | 12. **vLLM's version 0** has a group of sequences (`use_beam_search`, `best_of`): rules 1 to 7 of `groups` | `sequence.py` `get_max_num_running_seqs` | `beams_are_a_group_of_sequences` |
+//! | 12. **vLLM's version 0** (to 0.6.2) has a group of sequences (`use_beam_search`, `best_of`): rules 1 to 7 of `groups` | `sequence.py` `get_max_num_running_seqs` | `beams_are_a_group_of_sequences` |
 //!
 //! *Which beams survive* nobody knows who knows lengths alone. Here every beam goes on as itself, as far as blocks are told
 //! apart. TensorRT-LLM and FasterTransformer keep all blocks of all beams whatever happens, and tell by a table of indices
@@ -24,16 +24,20 @@
 //!
 //! *Figures.* A row tells of the best beam: tokens, gaps and throughput count it alone, once, as benchmark clients do who get one
 //! reply; fair sharing charges for it alone. What engines tell of their work counts all: decode requests and contexts of
-//! steps, and blocks. Queues, seats, batches and preemptions count requests. A request that began anew (rule 5) has the first token and
-//! the gaps of its last life; gaps of those before are in the summary alone.
+//! steps, and blocks. Requests that run or wait, and preemptions, are counted as requests. One that began anew (rule 5) has the
+//! first token and the gaps of its last life; gaps of those before are in the summary alone.
 //!
 //! *Different here*: FasterTransformer's backend takes the width of the first request of a batch for all of them (rule 10).
+//! TensorRT-LLM asks for `disable_overlap_scheduler`, which is what is simulated, and for `cuda_graph_config: None`: that is
+//! up to the latency model (`cuda_graph_max_bs: 0` of `roofline`). A latency model is shown a beam as a decode request of its
+//! own, although a kernel may read the shared blocks once for all.
 //! *Left out*: TensorRT-LLM's later releases take narrower requests, and its PyTorch executor reuses blocks of prompts that
 //! have beams; widths that change with the steps (`beam_width_array`); early stopping, which the length in the trace has in it;
 //! several of the beams as a reply (`n` beside `best_of`).
 //!
 //! *Refused*: vLLM's V1 and SGLang, whose engines have no beam search; Sarathi-Serve, Orca, LightLLM and exclusive servers;
-//! parallel samples in the same scenario, adapters, encoders, tiers, pools of several roles, and pipeline stages but for TensorRT-LLM.
+//! parallel samples in the same scenario, adapters, encoders, tiers, pools of several roles, and pipeline stages but for
+//! TensorRT-LLM.
 
 use super::kv::plan;
 use super::scheduler::{Scheduler, Trtllm};

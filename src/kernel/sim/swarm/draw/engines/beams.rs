@@ -19,7 +19,6 @@ pub(super) const RULES: &[&str] = &[
     "trtllm: not enough blocks for a step",
     "trtllm: pauses himself",
     "trtllm: pauses the last",
-    "trtllm: pauses for who waits",
     "faster_transformer: no room for the longest",
     "groups: a last block is copied",
     "groups: swapped out",
