@@ -161,6 +161,8 @@ impl State {
             }
             let (all, width) = (to_the_end(replica, slot, env), u64::from(live.width));
             let need = match waits {
+                // Those that wait can be many.
+                true if width == 1 => all + u64::from(replica.fixed),
                 true => all - (width - 1) * u64::from(live.target / replica.block_size) + u64::from(replica.fixed),
                 false => all - width * u64::from(live.target.div_ceil(replica.block_size)),
             } as i64;
