@@ -84,6 +84,27 @@ pub struct Pool {
     pub latency: Option<Latency>,
 }
 
+/// One replica that does everything, as the deployment says.
+impl Default for Pool {
+    fn default() -> Self {
+        Pool {
+            role: Role::default(),
+            replicas: one(),
+            model: None,
+            gpu: None,
+            tp: None,
+            pp: None,
+            dp: None,
+            enable_expert_parallel: None,
+            dtype: None,
+            max_model_len: None,
+            scheduler: None,
+            kv: None,
+            latency: None,
+        }
+    }
+}
+
 fn one() -> u32 {
     1
 }

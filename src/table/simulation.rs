@@ -175,7 +175,7 @@ fn request_columns() -> Vec<Field> {
         ),
         ns("itl_ns_p99", true, "99th percentile of the gaps between its tokens (linear interpolation, nearest ns)"),
         ns("itl_ns_max", true, "Longest gap between two of its tokens"),
-        int32("preemptions", "", "Times that it lost its KV cache to other requests"),
+        int32("preemptions", "", "Times that it lost its KV cache to other requests; of several samples, all together"),
         ns(
             "preempted_ns",
             false,
@@ -191,7 +191,11 @@ fn request_columns() -> Vec<Field> {
             "Prompt tokens found in the prefix cache at first admission, of several samples at that of the first",
         ),
         int32("fetched_tokens", "tokens", "Tokens that came from tiers behind the prefix cache, over all admissions"),
-        int32("recomputed_tokens", "tokens", "Tokens computed again: lost to a preemption, or not sent along"),
+        int32(
+            "recomputed_tokens",
+            "tokens",
+            "Tokens computed again: lost to a preemption, or not sent along; of several samples, all together",
+        ),
     ]
 }
 
@@ -206,12 +210,24 @@ pub fn steps() -> SchemaRef {
 pub fn memo_steps() -> SchemaRef {
     Arc::new(Schema::new(vec![
         int32("replica", "", "Replica, from 0"),
-        ns("step_start_ns", false, "When the step began"),
-        ns("duration_ns", false, "How long it took"),
-        int32("batch_requests", "", "Requests in the batch: decode and prefill"),
-        int32("decode_requests", "", "Requests that the step gave one more token"),
-        int32("prefill_requests", "", "Requests whose prompts the step worked on"),
-        int32("prefill_tokens", "tokens", "Prompt tokens that the step worked on"),
+        ns(
+            "step_start_ns",
+            false,
+            "When the step began; with several batches in flight (pipeline stages): when its batch was formed",
+        ),
+        ns(
+            "duration_ns",
+            false,
+            "From then until its tokens came out; with several batches in flight that includes waiting at stages",
+        ),
+        int32("batch_requests", "", "Requests in the batch: the next two columns together"),
+        int32(
+            "decode_requests",
+            "",
+            "Requests that the step gave one more token; of a request with several sequences (vllm_v0), each of these",
+        ),
+        int32("prefill_requests", "", "Requests whose prompts the step worked on, and those that verified drafts"),
+        int32("prefill_tokens", "tokens", "Prompt tokens that the step worked on, and tokens that verified drafts"),
         int("context_tokens", "tokens", "Tokens in the cache, before the step, of the requests in the batch"),
         int32("running", "", "Requests that run once the batch was formed, in the batch or not"),
         int32("waiting", "", "Requests in the queue of the replica once the batch was formed"),
@@ -288,19 +304,16 @@ pub fn pool_totals() -> Vec<Field> {
         int("running_max", "", "Most requests running at once on one of its replicas"),
         float("waiting_mean", "", "Requests waiting at a time, over the duration, on its replicas together"),
         int("waiting_max", "", "Most requests waiting at once on one of its replicas"),
-        float("mfu", "", "Model FLOPs utilization in steps, 0 to 1; null where the latency model does not know it"),
-        float(
-            "mbu",
-            "",
-            "Memory bandwidth utilization in steps, 0 to 1; null where the latency model does not know it",
-        ),
+    ];
+    fields.extend(utilization());
+    fields.extend([
         float("kv_gpu_memory_utilization", "", "Share of the GPU's memory that the engine may use"),
         int("kv_block_size", "tokens", "Tokens per KV block"),
         int("kv_blocks_total", "blocks", "KV blocks of one of its replicas"),
         int("kv_blocks_max", "blocks", "Most KV blocks in use at once on one of its replicas"),
         float("kv_usage_mean", "", "Share of the KV blocks of its replicas in use, over the duration"),
         float("kv_usage_max", "", "Most of the KV blocks of one of its replicas in use at once, as a share"),
-    ];
+    ]);
     fields.extend(kv_plan());
     fields.extend(prefix_cache());
     fields
@@ -458,19 +471,22 @@ fn latency(name: &str, what: &str) -> Vec<Field> {
     fields
 }
 
+fn utilization() -> [Field; 2] {
+    let known = |name: &str, what: &str| {
+        float(name, "", &format!("{what} utilization in steps, 0 to 1; null where the latency model does not know it"))
+    };
+    [known("mfu", "Model FLOPs"), known("mbu", "Memory bandwidth")]
+}
+
 fn load() -> Vec<Field> {
-    vec![
+    let mut fields = vec![
         float("running_mean", "", "Requests running at a time, over the duration, on all replicas together"),
         int("running_max", "", "Most requests running at once on any replica"),
         float("waiting_mean", "", "Requests waiting at a time, over the duration, on all replicas together"),
         int("waiting_max", "", "Most requests waiting at once on any replica"),
-        float("mfu", "", "Model FLOPs utilization in steps, 0 to 1; null where the latency model does not know it"),
-        float(
-            "mbu",
-            "",
-            "Memory bandwidth utilization in steps, 0 to 1; null where the latency model does not know it",
-        ),
-    ]
+    ];
+    fields.extend(utilization());
+    fields
 }
 
 fn cache() -> Vec<Field> {

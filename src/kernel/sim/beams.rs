@@ -208,7 +208,7 @@ fn unreservable(site: &Site, width: u32) -> Result<Option<String>, SimError> {
     }
     let blocks = plan::blocks(d, &site.model, &site.gpu)?;
     let longest = engine::max_len(d, &site.model, blocks);
-    let all = u64::from(longest.div_ceil(d.kv.block_size)) * u64::from(width);
+    let all = u64::from(longest.div_ceil(d.kv.block_size.max(1))) * u64::from(width);
     let all = all + plan::blocks_per_request(d, &site.model);
     Ok((all > blocks).then(|| {
         format!(

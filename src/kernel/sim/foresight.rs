@@ -82,12 +82,20 @@ impl Replica {
         }
         // No step takes less than the shortest, and no request has more than one token of a step.
         let known = later(flight.end, self.shortest, next - flight.number);
-        let begun = self.prefills.iter().copied().chain(self.waiters()).map(|slot| {
-            let live = &self.live[slot as usize];
-            later(flight.end, self.shortest, self.steps_of(live.output - self.emitted(live) - 1))
-        });
+        let soonest = |slots: &mut dyn Iterator<Item = u32>| {
+            let tokens = |slot: u32| {
+                let live = &self.live[slot as usize];
+                live.output - self.emitted(live) - 1
+            };
+            let least = slots.map(tokens).min();
+            least.map_or(SimTime::MAX, |tokens| later(flight.end, self.shortest, self.steps_of(tokens)))
+        };
+        let mut begun = soonest(&mut self.prefills.iter().copied());
+        if !self.nobody_waits() {
+            begun = begun.min(soonest(&mut self.waiters()));
+        }
         let gone = self.aborts.peek().map_or(SimTime::MAX, |Reverse((at, ..))| after((*at).max(flight.end)));
-        let sure = begun.min().unwrap_or(SimTime::MAX).min(known).min(self.pending_wake(flight.end, env));
+        let sure = begun.min(known).min(self.pending_wake(flight.end, env));
         let quiet = self.quiet_span(env).map_or(SimTime::ZERO, |span| flight.end + span);
         sure.max(quiet).min(gone)
     }

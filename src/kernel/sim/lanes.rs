@@ -18,15 +18,13 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::mem::swap;
-use std::sync::atomic::Ordering;
 
 use super::SimError;
 use super::batch::Forming;
-use super::engine::{HORIZON, too_long};
 use super::forming::Former;
 use super::log::StepLog;
 use super::node::{Env, Out, Work};
-use super::replica::{Flight, Live, Phase, Replica};
+use super::replica::{Flight, Live, Now, Phase, Replica};
 use super::scheduler::{QueueOrder, Scheduler};
 use super::spread::Spread;
 use crate::pools::{Role, Site};
@@ -265,19 +263,10 @@ impl Replica {
             }
             let between = self.rests() || self.the_lanes().ended;
             self.settle(self.clock, between, env, out);
-            let nothing = self.rests() && self.running.is_empty() && self.nobody_waits();
-            if nothing || self.asleep {
-                match self.next_change().filter(|at| *at < limit) {
-                    Some(at) => self.clock = self.clock.max(at),
-                    None => return Ok(()),
-                }
-                continue;
-            }
-            if env.stop.load(Ordering::Relaxed) {
-                return Err(SimError::Cancelled);
-            }
-            if self.clock > HORIZON {
-                return Err(too_long());
+            match self.what_now(limit, env)? {
+                Now::Nothing => return Ok(()),
+                Now::Later => continue,
+                Now::Form => {}
             }
             self.due = false;
             self.the_lanes().ended = false;

@@ -12,7 +12,7 @@
 //! | `disagg`, `transfer`, `moving` | requests of several parts; bytes on their way; KV caches that leave an engine or come |
 //! | `node`, `replica`, `batch`, `ending` | what the cluster wants of an engine; one engine: time passing, forming a step, ending one |
 //! | `lanes` | several batches in flight: stages of a pipeline |
-//! | `live`, `classes`, `runs`, `foresight` | requests on an engine; decode requests by length; runs of steps of theirs; before when nothing is to be told |
+//! | `live`, `blocks`, `classes`, `runs`, `foresight` | requests on an engine, and their blocks; decode requests by length; runs of steps of theirs; before when nothing is to be told |
 //! | [`scheduler`], `forming` | the rules, and what is refused; steps formed by them, a file each; `exclusive` is a node of its own |
 //! | [`speculative`], [`adaptive`], `verify` | drafts: the rules, and SGLang's about their length; who verifies how many, and what comes of it |
 //! | [`kv`], [`tiers`] | memory plan, content hashes, the block pool; stores behind it |
@@ -170,6 +170,7 @@
 pub mod adaptive;
 mod batch;
 pub mod beams;
+mod blocks;
 mod check;
 mod classes;
 mod cluster;
@@ -369,6 +370,7 @@ pub struct StepRow {
     /// what it waits at stages is part of it.
     pub start: SimTime,
     pub duration: SimDuration,
+    /// Of a group of sequences ([`samples`], rule 4), each of these.
     pub decode_requests: u32,
     pub prefill_requests: u32,
     pub prefill_tokens: u32,
@@ -595,8 +597,8 @@ pub fn check_profiles(scenario: &Scenario) -> Result<(), Vec<SimError>> {
     check::check_profiles(scenario)
 }
 
-/// Checks what only a scenario and its requests together tell: whether the blocks of every KV cache fit the hashed ones
-/// of the trace.
+/// Checks what only a scenario and its requests together tell: whether the blocks of every KV cache, and of its tiers, fit the
+/// hashed ones of the trace, and the samples that requests ask for the schedulers.
 ///
 /// # Errors
 /// Every problem found, in a fixed order.

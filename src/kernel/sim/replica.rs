@@ -10,6 +10,7 @@
 //! | [`live`](super::live) | what is known of a request that is here, and of a step that was formed |
 //! | [`runs`](super::runs) | runs of steps of decode requests alone |
 //! | [`classes`](super::classes) | decode requests by the residue of their length |
+//! | [`blocks`](super::blocks) | what the cache has of a prompt, and blocks that are taken, filled and given back |
 //! | [`batch`](super::batch) | forms a step and books what the scheduler decides; [`forming`](super::forming): one file a scheduler |
 //! | [`ending`](super::ending) | ends a step: hands out tokens, completes requests, sends away those whose client went |
 //! | [`foresight`](super::foresight) | before which time there is nothing to report |
@@ -54,6 +55,16 @@ use crate::units::{SimDuration, SimTime};
 
 /// (time, request, slot, generation) of a client that will go.
 type Abort = Reverse<(SimTime, u32, u32, u32)>;
+
+/// What an engine has to do at a time.
+pub(super) enum Now {
+    /// Nothing before the limit.
+    Nothing,
+    /// It is a later time now: that at which something comes.
+    Later,
+    /// Form a step.
+    Form,
+}
 
 /// See the head of the file. What every step looks at comes first: of a thousand replicas none is at hand when its turn
 /// comes.
@@ -286,19 +297,10 @@ impl Replica {
                 return Ok(());
             }
             self.settle(self.clock, true, env, out);
-            let nothing = self.flights.is_empty() && self.running.is_empty() && self.nobody_waits();
-            if nothing || self.asleep {
-                match self.next_change().filter(|at| *at < limit) {
-                    Some(at) => self.clock = self.clock.max(at),
-                    None => return Ok(()),
-                }
-                continue;
-            }
-            if env.stop.load(Ordering::Relaxed) {
-                return Err(SimError::Cancelled);
-            }
-            if self.clock > HORIZON {
-                return Err(too_long());
+            match self.what_now(limit, env)? {
+                Now::Nothing => return Ok(()),
+                Now::Later => continue,
+                Now::Form => {}
             }
             if self.decode_run(limit, env, out)? == 0 {
                 self.due = false;
@@ -309,6 +311,21 @@ impl Replica {
                 }
             }
         }
+    }
+
+    /// What is to be done at this time, when all that comes before a step has been looked at.
+    #[inline]
+    pub(super) fn what_now(&mut self, limit: SimTime, env: &Env<'_>) -> Result<Now, SimError> {
+        let nothing = self.rests() && self.running.is_empty() && self.nobody_waits();
+        if nothing || self.asleep {
+            let Some(at) = self.next_change().filter(|at| *at < limit) else { return Ok(Now::Nothing) };
+            self.clock = self.clock.max(at);
+            return Ok(Now::Later);
+        }
+        if env.stop.load(Ordering::Relaxed) {
+            return Err(SimError::Cancelled);
+        }
+        if self.clock > HORIZON { Err(too_long()) } else { Ok(Now::Form) }
     }
 
     /// The next time at which something enters the queue, or a client goes.

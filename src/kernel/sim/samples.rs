@@ -104,10 +104,13 @@ pub(crate) fn check(scenario: &Scenario, requests: &Requests) -> Result<(), SimE
     if most < 2 {
         return Ok(());
     }
-    match scenario.sites().iter().find_map(|site| unfit(site, most)) {
-        Some(why) => Err(SimError::Invalid { path: "workload.n".into(), message: format!("is above 1: {why}") }),
-        None => Ok(()),
-    }
+    let Some(why) = scenario.sites().iter().find_map(|site| unfit(site, most)) else { return Ok(()) };
+    Err(match requests.n.iter().position(|n| *n == Some(most)) {
+        Some(i) => {
+            SimError::Invalid { path: "workload".into(), message: format!("request {i} has an n of {most}: {why}") }
+        }
+        None => SimError::Invalid { path: "workload.n".into(), message: format!("is above 1: {why}") },
+    })
 }
 
 /// The requests, with contents of their own for the prompts of which the trace does not know them, and that have several

@@ -50,7 +50,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::adaptive::Adaptive;
-use super::latency::BatchShape;
+use super::latency::{BatchShape, TIME_MAX_US};
 use super::scheduler::{QueueOrder, Scheduler};
 use crate::pools::{Role, Site};
 use crate::rng;
@@ -58,8 +58,6 @@ use crate::scenario::Deployment;
 
 /// Longest draft: more than any drafter is worth.
 const DRAFT_MAX: u32 = 64;
-/// Longest time of a pass: one minute, in microseconds.
-const TIME_MAX_US: f64 = 60e6;
 /// The stream of all luck.
 const STREAM: &str = "speculative/acceptance";
 /// Numbers of luck are below this.

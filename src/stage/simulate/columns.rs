@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray};
-use arrow::datatypes::Field;
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{Field, SchemaRef};
+use arrow::error::ArrowError;
 
 /// Columns over rows of `T`.
 pub(super) struct Columns<'a, T> {
@@ -47,6 +48,15 @@ impl<'a, T> Columns<'a, T> {
         let ordered: Vec<ArrayRef> = fields.into_iter().filter_map(|f| self.made.remove(f.name())).collect();
         assert!(self.made.is_empty(), "columns without a place: {:?}", self.made.keys());
         ordered
+    }
+
+    /// A table of this schema, whose columns they must be.
+    ///
+    /// # Errors
+    /// Never, but for a bug: the columns are those of the schema.
+    pub fn table(self, schema: SchemaRef) -> Result<RecordBatch, ArrowError> {
+        let ordered = self.ordered(schema.fields().iter().map(AsRef::as_ref));
+        RecordBatch::try_new(schema, ordered)
     }
 
     #[cfg(test)]

@@ -168,9 +168,7 @@ pub(super) fn rows(
     deployed(&mut columns);
     figures(&mut columns);
     cache(&mut columns);
-    let schema = simulation::pools();
-    let ordered = columns.ordered(schema.fields().iter().map(AsRef::as_ref));
-    RecordBatch::try_new(schema, ordered)
+    columns.table(simulation::pools())
 }
 
 fn deployed(c: &mut Columns<Row>) {

@@ -99,9 +99,7 @@ pub(super) fn rows(
     let mut columns = Columns::new(&all);
     deployed(&mut columns);
     figures(&mut columns);
-    let schema = simulation::tiers();
-    let ordered = columns.ordered(schema.fields().iter().map(AsRef::as_ref));
-    RecordBatch::try_new(schema, ordered)
+    columns.table(simulation::tiers())
 }
 
 fn deployed(c: &mut Columns<Row>) {

@@ -203,5 +203,11 @@ pub(super) fn check_requests(scenario: &Scenario, requests: &Requests) -> Result
             p.add(path, message);
         }
     }
+    p.pool = None;
+    for checked in [samples::check(scenario, requests), beams::check(scenario, requests)] {
+        if let Err(SimError::Invalid { path, message }) = checked {
+            p.add(path, message);
+        }
+    }
     p.done(scenario.deployment.pools.len())
 }

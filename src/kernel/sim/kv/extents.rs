@@ -11,7 +11,7 @@
 //! contents the one that was filled first is found); nothing is allocated once the cache has been full. Leaves out:
 //! which block it is (blocks differ by content only), vLLM's null block, copies of the cache outside of GPU memory.
 
-use super::table::Table;
+use super::table::{self, Table};
 
 #[cfg(test)]
 #[path = "extents/tests.rs"]
@@ -19,7 +19,7 @@ mod tests;
 
 /// No piece: end of a list, and what a table has of no hash. It is also the place of the piece that closes the ring of free
 /// ones.
-const END: u32 = super::table::NONE;
+const END: u32 = table::NONE;
 
 /// A run of KV blocks that share a hash of the trace: `blocks` of them, the first is sub-block 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -512,15 +512,6 @@ impl Extents {
 
     #[inline]
     fn add(&mut self, piece: Piece) -> u32 {
-        if self.vacant == END {
-            self.pieces.push(piece);
-            let slot = self.pieces.len() - 1;
-            assert!(slot < u32::MAX as usize, "more runs of blocks than can be numbered");
-            return slot as u32;
-        }
-        let slot = self.vacant;
-        self.vacant = self.pieces[slot as usize].next;
-        self.pieces[slot as usize] = piece;
-        slot
+        table::put(&mut self.pieces, &mut self.vacant, |piece| piece.next, piece)
     }
 }

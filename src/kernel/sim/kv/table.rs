@@ -111,6 +111,23 @@ impl Table {
     }
 }
 
+/// Puts something into a list of things that are known by their place: into the last one that became vacant, or at the end.
+/// `vacant` is that place, where there is one; `next` says of what was there which one became vacant before it.
+#[inline]
+pub(crate) fn put<T>(list: &mut Vec<T>, vacant: &mut u32, next: impl Fn(&T) -> u32, thing: T) -> u32 {
+    if *vacant == NONE {
+        list.push(thing);
+        let place = list.len() - 1;
+        assert!(place < u32::MAX as usize, "more things than can be numbered");
+        return place as u32;
+    }
+    let place = *vacant;
+    let at = &mut list[place as usize];
+    *vacant = next(at);
+    *at = thing;
+    place
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -212,12 +212,14 @@ fn adapters_need_batches_that_heed_them() {
 
 #[test]
 fn schedulers_without_adapters_say_why() {
-    let told_of = |scheduler: &str, gate: Gate| -> Vec<String> {
+    let told_of_all = |scheduler: &str, lora: Lora| -> Vec<String> {
         let mut s = scenario_8b();
-        s.deployment.lora = Some(Lora { gate, ..Lora::default() });
+        s.deployment.lora = Some(lora);
         s.deployment.scheduler = serde_json::from_str(scheduler).unwrap();
-        told(&s).into_iter().filter(|text| text.starts_with("deployment.lora") || text.starts_with("gate")).collect()
+        let of_lora = |text: &String| ["deployment.lora", "gate", "loading"].iter().any(|path| text.starts_with(path));
+        told(&s).into_iter().filter(of_lora).collect()
     };
+    let told_of = |scheduler: &str, gate: Gate| told_of_all(scheduler, Lora { gate, ..Lora::default() });
     for (scheduler, reason) in [
         (r#"{"sarathi": {}}"#, "the project of this scheduler has no adapters"),
         (r#"{"orca": {}}"#, "the project of this scheduler has no adapters"),
@@ -232,7 +234,11 @@ fn schedulers_without_adapters_say_why() {
     assert_eq!(told_of(trtllm, Gate::Skip), [""; 0]);
     let found = told_of(trtllm, Gate::HeadOfLine);
     assert!(found.len() == 1 && found[0].starts_with("gate: must be skip"), "{found:?}");
+    let background = || Lora { gate: Gate::Skip, loading: Loading::Background, ..Lora::default() };
+    let found = told_of_all(trtllm, background());
+    assert!(found.len() == 1 && found[0].starts_with("loading: must be in_step"), "{found:?}");
     let sglang = r#"{"sglang": {}}"#;
+    assert_eq!(told_of_all(sglang, background()), [""; 0]);
     assert_eq!(told_of(sglang, Gate::Skip), [""; 0]);
     let found = told_of(sglang, Gate::HeadOfLine);
     assert!(found.len() == 1 && found[0].starts_with("gate: must be skip"), "{found:?}");

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::pools::{Role, Site};
 use crate::scenario::{Deployment, GpuSpec, ModelSpec};
+use crate::sim::latency::TIME_MAX_US;
 pub use faster_transformer::FasterTransformer;
 pub(in crate::sim) use faster_transformer::Padding;
 pub use lightllm::Lightllm;
@@ -305,9 +306,6 @@ impl Common {
     }
 }
 
-/// Longest time of the host per step: one minute, in microseconds.
-const OVERHEAD_MAX_US: f64 = 60e6;
-
 /// Blocks that a share of so many comes to, rounded down.
 fn watermark_blocks(share: f64, blocks: u64) -> u64 {
     (share * blocks as f64) as u64
@@ -330,8 +328,8 @@ fn bad_watermark(path: &'static str, share: f64) -> Option<(&'static str, String
 
 /// What is wrong with a time of the host per step.
 pub(in crate::sim) fn bad_overhead(path: &'static str, us: f64) -> Option<(&'static str, String)> {
-    let fine = (0.0..=OVERHEAD_MAX_US).contains(&us);
-    (!fine).then(|| (path, format!("is {us}; must be 0 to {OVERHEAD_MAX_US} microseconds")))
+    let fine = (0.0..=TIME_MAX_US).contains(&us);
+    (!fine).then(|| (path, format!("is {us}; must be 0 to {TIME_MAX_US} microseconds")))
 }
 
 /// vLLM's V1 scheduler, under its own names and defaults.

@@ -165,10 +165,11 @@ fn kinds_of_layers(seed: u64, s: &mut Scenario) {
     let fixed = s.sites().iter().map(|site| plan::blocks_per_request(&site.deployment, &site.model)).max();
     let room = fixed.unwrap_or(0) * u64::from(dice.range(1, 4));
     // Prompts that cannot be cut must still fit into a step.
+    let largest = s.sites().iter().map(|site| site.deployment.kv.block_size).max().unwrap_or(0).max(32);
     let schedulers = s.deployment.pools.values_mut().filter_map(|pool| pool.scheduler.as_mut());
     for scheduler in schedulers.chain([&mut s.deployment.scheduler]) {
         if let Scheduler::VllmV1(rules) = scheduler {
-            rules.max_num_batched_tokens += if rules.enable_chunked_prefill { 0 } else { room as u32 * 32 };
+            rules.max_num_batched_tokens += if rules.enable_chunked_prefill { 0 } else { room as u32 * largest };
         }
     }
     let pools = s.deployment.pools.values_mut().filter_map(|pool| pool.kv.as_mut());

@@ -9,42 +9,47 @@
 //!
 //! # Rules
 //!
-//! 1. **Where.** Every engine has tiers of its own, in the order of `deployment.kv.tiers`; one that is `shared` is one store,
-//!    with one set of places for transfers, for all engines of the deployment (of the pool). At one instant what steps that end
-//!    fill is stored first, engine by engine; then each engine in turn does what it does with its queue and its next step. A
-//!    tier holds blocks of `block_size` tokens (*stored blocks*); each is known by its content and all before it, as in the
-//!    prefix cache.
-//! 2. **Lookup.** When a waiting request would be admitted, and the blocks of its whole prompt (with what it generated before a
-//!    preemption) are free beyond those that it shares, the tiers are asked for what follows its hits in the GPU's cache: the
-//!    first tier that has the next block is used as far as it has them, then the first that has the one after that, and so
-//!    on; up to the last token but one, and to the last whole stored block. Of a stored block only the KV blocks that are
-//!    missing are read. Where the blocks of the whole prompt are not free, the request waits as one that does not fit (as with
-//!    vLLM's `scheduler_reserve_full_isl`), whether or not there is something to fetch.
-//! 3. **Fetch or compute.** `fetch: never` tiers are not looked up. With `cheaper`, the run that a tier has is fetched if the
-//!    wait for a free transfer, the latency and the run's bytes together take no longer than what the latency model says of a
-//!    step with a prompt of the run's tokens alone, behind those before them; else it is computed, and with it all behind.
-//! 4. **A fetch.** What is to come from one tier is one transfer. The request leaves the queue and holds the blocks of its
-//!    whole prompt, but no seat; it counts as waiting, and others may pass it (vLLM's `WAITING_FOR_REMOTE_KVS`). When its last
-//!    transfer is over, the contents of the blocks are in the GPU's cache, and it waits again, ahead of all that hold no blocks;
-//!    it is admitted when there are a seat and budget, and computes the rest. A client that goes meanwhile is noticed then.
-//! 5. **A blocking load.** Where all of it comes from `blocking` tiers, the request is admitted at once, sized by what is
-//!    loaded, and the step lasts longer by the time until the last of its loads is over.
-//! 6. **Prefetch.** A request that enters the queue is fetched from `prefetch` tiers then, if the blocks of its whole prompt
-//!    are free and these tiers have something; it may take blocks that others wait for.
+//! 1. **Where.** Every engine has tiers of its own, in the order of `deployment.kv.tiers`; one that is `shared` is one
+//!    store, with one set of places for transfers, for all engines of the deployment (of the pool). At one instant what
+//!    steps that end fill is stored first, engine by engine; then each engine in turn does what it does with its queue
+//!    and its next step. A tier holds blocks of `block_size` tokens (*stored blocks*); each is known by its content and
+//!    all before it, as in the prefix cache.
+//! 2. **Lookup.** When a waiting request would be admitted, and the blocks of its whole prompt (with what it generated
+//!    before a preemption) are free beyond those that it shares, the tiers are asked for what follows its hits in the
+//!    GPU's cache: the first tier that has the next block is used as far as it has them, then the first that has the
+//!    one after that, and so on; up to the last token but one, and to the last whole stored block. Of a stored block
+//!    only the KV blocks that are missing are read. Where the blocks of the whole prompt are not free, the request
+//!    waits as one that does not fit (as with vLLM's `scheduler_reserve_full_isl`), whether or not there is something
+//!    to fetch.
+//! 3. **Fetch or compute.** `fetch: never` tiers are not looked up. With `cheaper`, the run that a tier has is fetched
+//!    if the wait for a free transfer, the latency and the run's bytes together take no longer than what the latency
+//!    model says of a step with a prompt of the run's tokens alone, behind those before them; else it is computed, and
+//!    with it all behind.
+//! 4. **A fetch.** What is to come from one tier is one transfer. The request leaves the queue and holds the blocks of
+//!    its whole prompt, but no seat; it counts as waiting, and others may pass it (vLLM's `WAITING_FOR_REMOTE_KVS`).
+//!    When its last transfer is over, the contents of the blocks are in the GPU's cache, and it waits again, ahead of
+//!    all that hold no blocks; it is admitted when there are a seat and budget, and computes the rest. A client that
+//!    goes meanwhile is noticed then.
+//! 5. **A blocking load.** Where all of it comes from `blocking` tiers, the request is admitted at once, sized by what
+//!    is loaded, and the step lasts longer by the time until the last of its loads is over.
+//! 6. **Prefetch.** A request that enters the queue is fetched from `prefetch` tiers then, if the blocks of its whole
+//!    prompt are free and these tiers have something; it may take blocks that others wait for.
 //! 7. **Transfers.** Each way a tier has `concurrency` places, first come, first served; one transfer in a place takes
 //!    `latency_us + ceil(bytes / (bandwidth / concurrency))`, at least 1 ns, rounded up to whole ticks. A KV block has
 //!    `block_size` x KV bytes of a token over all layers.
-//! 8. **Stores.** `write_through`: at the end of a step, what it filled of each request is stored by one transfer per request, in
-//!    the order of the batch. `on_evict`: what the GPU's cache reuses while a step is formed (or a prefetch begins) is stored
-//!    by one transfer, in the order in which it is reused; the GPU's block is free for its new use at once. What the tier has
-//!    is not written again, and counts as used. A stored block can be read when its write is over. Only blocks whose content
-//!    the trace knows are stored, and what is fetched is not stored anew.
-//! 9. **Replacement.** A stored block is *used* when it is stored or read (by a fetch or a load, when that begins). `lru`: the
-//!    block that was used the longest ago leaves for a new one; of a run the last one counts as used first, so that the ends of
-//!    prompts leave before their starts. `ttl`: the same, and what was not used for so long is not there any more. `pinned`:
-//!    nothing leaves; of a run the first blocks are stored as far as there is room. What leaves does not disturb a transfer.
-//! 10. **Contention.** With `contends_with_steps: x`, a step that the model says lasts `d` lasts longer by `x` times the part of
-//!     `d` in which a transfer of the tier goes on, as known when it is formed: until the last one that was asked for is over.
+//! 8. **Stores.** `write_through`: at the end of a step, what it filled of each request is stored by one transfer per
+//!    request, in the order of the batch. `on_evict`: what the GPU's cache reuses while a step is formed (or a prefetch
+//!    begins) is stored by one transfer, in the order in which it is reused; the GPU's block is free for its new use at
+//!    once. What the tier has is not written again, and counts as used. A stored block can be read when its write is
+//!    over. Only blocks whose content the trace knows are stored, and what is fetched is not stored anew.
+//! 9. **Replacement.** A stored block is *used* when it is stored or read (by a fetch or a load, when that begins).
+//!    `lru`: the block that was used the longest ago leaves for a new one; of a run the last one counts as used first,
+//!    so that the ends of prompts leave before their starts. `ttl`: the same, and what was not used for so long is not
+//!    there any more. `pinned`: nothing leaves; of a run the first blocks are stored as far as there is room. What
+//!    leaves does not disturb a transfer.
+//! 10. **Contention.** With `contends_with_steps: x`, a step that the model says lasts `d` lasts longer by `x` times
+//!     the part of `d` in which a transfer of the tier goes on, as known when it is formed: until the last one that was
+//!     asked for is over.
 //!
 //! # Beside others
 //!
@@ -57,8 +62,8 @@
 //!
 //! A scheduler that asks tiers says so ([`Common::asks_tiers`](super::scheduler::Common::asks_tiers)), calls
 //! [`Replica::ask_tiers`](super::replica::Replica::ask_tiers) behind `prefix_of`, and admits what comes back by
-//! [`Replica::admit_fetched`](super::replica::Replica::admit_fetched).
-//! Left out: stores that several pools share; staging from one tier to the next; the copy of a block out of the GPU before its reuse.
+//! [`Replica::admit_fetched`](super::replica::Replica::admit_fetched). Left out: stores that several pools share;
+//! staging from one tier to the next; the copy of a block out of the GPU before its reuse.
 
 mod fetching;
 mod settings;
@@ -256,7 +261,7 @@ impl One {
         }
         let bytes = self.facts.block_bytes * u128::from(self.facts.chunk) * u128::from(stored);
         let end = self.writes.book(bytes, now);
-        self.store.written(end);
+        self.store.written(end, now);
         self.told.blocks_stored += stored;
         self.told.bytes_written += bytes;
     }

@@ -8,12 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::pools::{Role, Site};
 use crate::request::Requests;
 use crate::sim::kv::hashes::{self, Derivation};
+use crate::sim::latency::TIME_MAX_US;
 use crate::sim::scheduler::Scheduler;
 use crate::sim::{SimError, facts};
 use crate::units::{SimDuration, Tick};
 
-/// Longest latency of a transfer: one minute, in microseconds.
-const LATENCY_MAX_US: f64 = 60e6;
 /// Most transfers at once.
 const CONCURRENCY_MAX: u32 = 1024;
 /// Most by which a transfer slows a step down: eleven times as long.
@@ -346,8 +345,8 @@ fn problems_of(tier: &Tier, site: &Site) -> Vec<(&'static str, String)> {
             Some(_) => {}
         }
     }
-    if !(0.0..=LATENCY_MAX_US).contains(&tier.latency()) {
-        all.push(("latency_us", format!("is {}; must be 0 to {LATENCY_MAX_US} microseconds", tier.latency())));
+    if !(0.0..=TIME_MAX_US).contains(&tier.latency()) {
+        all.push(("latency_us", format!("is {}; must be 0 to {TIME_MAX_US} microseconds", tier.latency())));
     }
     if !(1..=CONCURRENCY_MAX).contains(&tier.concurrency) {
         all.push(("concurrency", format!("is {}; must be 1 to {CONCURRENCY_MAX}", tier.concurrency)));

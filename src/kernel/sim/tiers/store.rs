@@ -8,7 +8,9 @@
 //! the first leaves when one more is to be stored. Leaves out: bytes and time of transfers; a block is there when its write
 //! has ended, and has its place from the time at which that was asked for.
 
-use crate::sim::kv::table::{NONE, Table};
+use std::collections::VecDeque;
+
+use crate::sim::kv::table::{self, Table};
 use crate::units::{SimDuration, SimTime};
 
 #[cfg(test)]
@@ -16,26 +18,26 @@ use crate::units::{SimDuration, SimTime};
 mod tests;
 
 /// The place of the piece that closes the ring: it is no piece.
-const END: u32 = NONE;
+const END: u32 = table::NONE;
 
 /// So many free blocks are more than a step fills.
 const ROOMY: u64 = 1024;
 
+/// Two of them are a line of memory.
 #[derive(Clone, Copy)]
+#[repr(align(32))]
 struct Piece {
     hash: u64,
     /// Blocks `lo..hi` of the unit, at least one.
     lo: u32,
     hi: u32,
-    /// The write that stores them, in [`Store::writes`].
+    /// The number of the write that stores them.
     write: u32,
     /// Neighbours in the ring: `prev` is older. In a place not in use, `next` is another one.
     prev: u32,
     next: u32,
     /// The next piece of this hash.
     sibling: u32,
-    /// When they were stored or read.
-    used: SimTime,
 }
 
 /// See the head of the file.
@@ -44,10 +46,13 @@ pub(super) struct Store {
     ttl: Option<SimDuration>,
     pinned: bool,
     pieces: Vec<Piece>,
+    /// When the blocks of each were stored or read, where they grow old by that.
+    ages: Vec<SimTime>,
     vacant: u32,
     by_hash: Table,
-    /// When each write ends.
-    writes: Vec<SimTime>,
+    /// Writes from the first that was not over when the last one began: when each ends. And how many there were before it.
+    writes: VecDeque<SimTime>,
+    over: u32,
     /// Blocks that it holds, those being written included; the most that it ever held; and blocks that left for others.
     used: u64,
     most: u64,
@@ -56,15 +61,17 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new(capacity: u64, ttl: Option<SimDuration>, pinned: bool) -> Store {
-        let ring = Piece { hash: 0, lo: 0, hi: 0, write: 0, prev: END, next: END, sibling: END, used: SimTime::ZERO };
+        let ring = Piece { hash: 0, lo: 0, hi: 0, write: 0, prev: END, next: END, sibling: END };
         Store {
             capacity,
             ttl,
             pinned,
             pieces: vec![ring],
+            ages: vec![SimTime::ZERO],
             vacant: END,
             by_hash: Table::new(),
-            writes: Vec::new(),
+            writes: VecDeque::new(),
+            over: 0,
             used: 0,
             most: 0,
             evicted: 0,
@@ -87,7 +94,7 @@ impl Store {
                 break;
             }
             let piece = &self.pieces[slot as usize];
-            if !self.is_written(piece.write, now) || self.is_old(piece, now) {
+            if !self.is_written(piece.write, now) || self.is_old(slot, now) {
                 break;
             }
             at = piece.hi.min(end);
@@ -166,25 +173,37 @@ impl Store {
         stored
     }
 
-    /// The write of what was stored since the last one ends then.
-    pub(super) fn written(&mut self, end: SimTime) {
-        self.writes.push(end);
+    /// The write of what was stored since the last one, which begins now, ends then.
+    pub(super) fn written(&mut self, end: SimTime, now: SimTime) {
+        while self.writes.front().is_some_and(|end| *end <= now) {
+            self.writes.pop_front();
+            self.over += 1;
+        }
+        self.writes.push_back(end);
+        assert!(self.next_write() < u32::MAX, "more writes than can be numbered");
+    }
+
+    /// The number of the write to come.
+    fn next_write(&self) -> u32 {
+        self.over + self.writes.len() as u32
     }
 
     /// Of a write that is not over when the next is asked for, the end is known.
+    #[inline]
     fn is_written(&self, write: u32, now: SimTime) -> bool {
-        self.writes.get(write as usize).is_some_and(|end| *end <= now)
+        let Some(at) = write.checked_sub(self.over) else { return true };
+        self.writes.get(at as usize).is_some_and(|end| *end <= now)
     }
 
-    fn is_old(&self, piece: &Piece, now: SimTime) -> bool {
-        self.ttl.is_some_and(|ttl| piece.used + ttl <= now)
+    fn is_old(&self, slot: u32, now: SimTime) -> bool {
+        self.ttl.is_some_and(|ttl| self.ages[slot as usize] + ttl <= now)
     }
 
     /// What is too old leaves.
     fn expire(&mut self, now: SimTime) {
         loop {
             let head = self.pieces[END as usize].next;
-            if head == END || !self.is_old(&self.pieces[head as usize], now) {
+            if head == END || !self.is_old(head, now) {
                 return;
             }
             let Piece { lo, hi, .. } = self.pieces[head as usize];
@@ -219,9 +238,8 @@ impl Store {
         self.used += u64::from(hi - lo);
         self.most = self.most.max(self.used);
         assert!(self.used <= self.capacity, "a tier holds more than it can");
-        let write = self.writes.len() as u32;
-        let piece = Piece { hash, lo, hi, write, prev: END, next: END, sibling: END, used: now };
-        let slot = self.place(piece);
+        let write = self.next_write();
+        let slot = self.place(Piece { hash, lo, hi, write, prev: END, next: END, sibling: END });
         self.enter_hash(slot);
         self.append(slot, now);
     }
@@ -245,6 +263,9 @@ impl Store {
     fn split(&mut self, slot: u32, at: u32) -> u32 {
         let whole = self.pieces[slot as usize];
         let upper = self.place(Piece { lo: at, ..whole });
+        if self.ttl.is_some() {
+            self.ages[upper as usize] = self.ages[slot as usize];
+        }
         self.pieces[slot as usize].hi = at;
         self.enter_hash(upper);
         self.pieces[upper as usize].prev = whole.prev;
@@ -256,17 +277,18 @@ impl Store {
 
     /// The youngest of all, or one with what is: where it follows that.
     fn append(&mut self, slot: u32, now: SimTime) {
-        self.pieces[slot as usize].used = now;
         let tail = self.pieces[END as usize].prev;
         let (youngest, piece) = (self.pieces[tail as usize], self.pieces[slot as usize]);
         let same = youngest.write == piece.write
             || (self.is_written(youngest.write, now) && self.is_written(piece.write, now));
-        let age = self.ttl.is_none() || youngest.used == now;
+        let age = self.ttl.is_none() || self.ages[tail as usize] == now;
         if tail != END && youngest.hash == piece.hash && youngest.lo == piece.hi && same && age {
             self.forget(slot);
-            let tail = &mut self.pieces[tail as usize];
-            (tail.lo, tail.used) = (piece.lo, now);
+            self.pieces[tail as usize].lo = piece.lo;
             return;
+        }
+        if self.ttl.is_some() {
+            self.ages[slot as usize] = now;
         }
         let piece = &mut self.pieces[slot as usize];
         (piece.prev, piece.next) = (tail, END);
@@ -322,15 +344,10 @@ impl Store {
     }
 
     fn place(&mut self, piece: Piece) -> u32 {
-        if self.vacant == END {
-            self.pieces.push(piece);
-            let slot = self.pieces.len() - 1;
-            assert!(slot < u32::MAX as usize, "more runs of blocks than can be numbered");
-            return slot as u32;
+        let slot = table::put(&mut self.pieces, &mut self.vacant, |piece| piece.next, piece);
+        if self.ttl.is_some() && self.ages.len() < self.pieces.len() {
+            self.ages.push(SimTime::ZERO);
         }
-        let slot = self.vacant;
-        self.vacant = self.pieces[slot as usize].next;
-        self.pieces[slot as usize] = piece;
         slot
     }
 

@@ -59,7 +59,7 @@ fn check(seed: u64, capacity: u64, ttl: Option<i64>, pinned: bool) {
         }
         assert_eq!(stored, expect, "seed {seed}");
         if stored > 0 {
-            store.written(end);
+            store.written(end, now);
         }
         assert_eq!((store.used, store.most(), store.evicted()), (plain.len() as u64, most, evicted), "seed {seed}");
     }

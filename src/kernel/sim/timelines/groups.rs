@@ -1,10 +1,8 @@
 //! Groups of sequences, which share the blocks of their prompt. A block takes a millisecond between GPU and host.
 
+use super::vllm_v0::{BLOCK, check_vllm};
 use super::*;
 use crate::sim::scheduler::{PreemptionMode, VllmV0};
-
-/// Bytes of a block of four tokens.
-const BLOCK: f64 = 524_288.0;
 
 fn several(at: f64, input: u32, output: u32, n: u32) -> Ask {
     Ask { n: Some(n), ..ask(at, input, output) }
@@ -13,15 +11,6 @@ fn several(at: f64, input: u32, output: u32, n: u32) -> Ask {
 /// Without a watermark.
 fn rules() -> VllmV0 {
     VllmV0 { watermark: 0.0, swap_gb_per_s: BLOCK / 1e6, ..VllmV0::default() }
-}
-
-#[track_caller]
-fn check_vllm(rules: VllmV0, cache: u64, asked: &[Ask], rows: &[&str], steps: &[&str]) {
-    let edit = |s: &mut Scenario| {
-        blocks(s, cache);
-        s.deployment.tick = "1ms".parse().ok();
-    };
-    check_scheduler(&Scheduler::VllmV0(rules), edit, asked, rows, steps, whatever);
 }
 
 #[test]

@@ -39,33 +39,45 @@ fn without_adapters_nobody_looks_at_what_requests_ask_for() {
     );
 }
 
+fn two_adapters() -> [Ask; 4] {
+    [with(0, ask(0.0, 3, 3)), with(1, ask(0.0, 3, 1)), with(0, ask(0.0, 3, 1)), ask(0.0, 3, 1)]
+}
+
+/// With one slot, where those behind the second pass it.
+const PASSED_ROWS: [&str; 4] =
+    ["finished q0 s0 f2 d4 o3", "finished q0 s4 f6 d6 o1", "finished q0 s0 f2 d2 o1", "finished q0 s0 f2 d2 o1"];
+const PASSED_STEPS: [&str; 4] = [
+    "0+2 d0 p9/3 c0 r3 w1 x0 b3",
+    "2+1 d1 p0/0 c3 r1 w1 x0 b1",
+    "3+1 d1 p0/0 c4 r1 w1 x0 b2",
+    "4+2 d0 p3/1 c0 r1 w0 x0 b1",
+];
+/// The same where they wait.
+const WAITED_ROWS: [&str; 4] =
+    ["finished q0 s0 f2 d4 o3", "finished q0 s4 f6 d6 o1", "finished q0 s6 f8 d8 o1", "finished q0 s6 f8 d8 o1"];
+const WAITED_STEPS: [&str; 5] = [
+    "0+2 d0 p3/1 c0 r1 w3 x0 b1",
+    "2+1 d1 p0/0 c3 r1 w3 x0 b1",
+    "3+1 d1 p0/0 c4 r1 w3 x0 b2",
+    "4+2 d0 p3/1 c0 r1 w2 x0 b1",
+    "6+2 d0 p6/2 c0 r2 w0 x0 b2",
+];
+
 #[test]
 fn those_behind_go_first_or_wait() {
-    let asked = [with(0, ask(0.0, 3, 3)), with(1, ask(0.0, 3, 1)), with(0, ask(0.0, 3, 1)), ask(0.0, 3, 1)];
     check(
         |s, _| slots(s, 1).gate = Gate::Skip,
-        &asked,
-        &["finished q0 s0 f2 d4 o3", "finished q0 s4 f6 d6 o1", "finished q0 s0 f2 d2 o1", "finished q0 s0 f2 d2 o1"],
-        &[
-            "0+2 d0 p9/3 c0 r3 w1 x0 b3",
-            "2+1 d1 p0/0 c3 r1 w1 x0 b1",
-            "3+1 d1 p0/0 c4 r1 w1 x0 b2",
-            "4+2 d0 p3/1 c0 r1 w0 x0 b1",
-        ],
+        &two_adapters(),
+        &PASSED_ROWS,
+        &PASSED_STEPS,
         |s| sums(s, (2, 1, 4.0, &[0, 4])),
     );
     // The third has its adapter on the GPU until 4 ms, and waits without it until 6 ms.
     check(
         |s, _| slots(s, 1).gate = Gate::HeadOfLine,
-        &asked,
-        &["finished q0 s0 f2 d4 o3", "finished q0 s4 f6 d6 o1", "finished q0 s6 f8 d8 o1", "finished q0 s6 f8 d8 o1"],
-        &[
-            "0+2 d0 p3/1 c0 r1 w3 x0 b1",
-            "2+1 d1 p0/0 c3 r1 w3 x0 b1",
-            "3+1 d1 p0/0 c4 r1 w3 x0 b2",
-            "4+2 d0 p3/1 c0 r1 w2 x0 b1",
-            "6+2 d0 p6/2 c0 r2 w0 x0 b2",
-        ],
+        &two_adapters(),
+        &WAITED_ROWS,
+        &WAITED_STEPS,
         |s| sums(s, (3, 2, 6.0, &[0, 5])),
     );
 }
@@ -306,57 +318,30 @@ fn a_prefix_is_found_under_its_own_adapter_only() {
 fn version_0_heeds_them_too() {
     // A step of prompts alone has their adapters only; the reply that waits keeps its own in use.
     let asked = [with(0, ask(0.0, 3, 3)), with(1, ask(0.5, 3, 1)), with(0, ask(2.5, 3, 1))];
-    let mut s = scenario(|s, _| slots(s, 1).gate = Gate::Skip);
-    s.deployment.scheduler = Scheduler::VllmV0(VllmV0::default());
-    for (name, engine) in ENGINES {
-        let mut got = Rows::default();
-        let summary = engine(&s, &requests(&asked), &mut got, &AtomicBool::new(false), Quirks::default()).unwrap();
-        got.requests.sort_by_key(|row| row.request);
-        let texts: Vec<String> = got.requests.iter().map(request_text).collect();
-        let rows = ["finished q0 s0 f2 d5 o3 i3/1.99/2", "finished q0.5 s5 f7 d7 o1", "finished q2.5 s3 f4 d4 o1"];
-        assert_eq!(texts, rows, "{name}");
-        sums(&summary, (2, 1, 4.5, &[0, 5]));
-    }
+    check_scheduler(
+        &Scheduler::VllmV0(VllmV0::default()),
+        |s| slots(s, 1).gate = Gate::Skip,
+        &asked,
+        &["finished q0 s0 f2 d5 o3 i3/1.99/2", "finished q0.5 s5 f7 d7 o1", "finished q2.5 s3 f4 d4 o1"],
+        &[],
+        |s| sums(s, (2, 1, 4.5, &[0, 5])),
+    );
 }
 
 /// Like [`check`], by TensorRT-LLM's rules, with so many slots.
 #[track_caller]
 fn by_trtllm(rules: Trtllm, count: u32, asked: &[Ask], rows: &[&str], steps: &[&str], expect: (u64, u64, f64, &[u64])) {
-    let mut s = scenario(|s, _| slots(s, count).gate = Gate::Skip);
-    // Else each may need all blocks.
-    s.workload.exact_max_tokens = true;
-    s.deployment.scheduler = Scheduler::Trtllm(rules);
-    for (name, engine) in ENGINES {
-        let mut got = Rows::default();
-        let summary = engine(&s, &requests(asked), &mut got, &AtomicBool::new(false), Quirks::default()).unwrap();
-        got.requests.sort_by_key(|row| row.request);
-        let texts: Vec<String> = got.requests.iter().map(request_text).collect();
-        assert_eq!(texts, rows, "requests of the {name}");
-        let texts: Vec<String> = got.steps.iter().map(step_text).collect();
-        assert_eq!(texts, steps, "steps of the {name}");
-        sums(&summary, expect);
-    }
-}
-
-fn two_adapters() -> [Ask; 4] {
-    [with(0, ask(0.0, 3, 3)), with(1, ask(0.0, 3, 1)), with(0, ask(0.0, 3, 1)), ask(0.0, 3, 1)]
+    let edit = |s: &mut Scenario| {
+        slots(s, count).gate = Gate::Skip;
+        // Else each may need all blocks.
+        s.workload.exact_max_tokens = true;
+    };
+    check_scheduler(&Scheduler::Trtllm(rules), edit, asked, rows, steps, |s| sums(s, expect));
 }
 
 #[test]
 fn trtllm_passes_over_who_has_no_slot() {
-    by_trtllm(
-        Trtllm::default(),
-        1,
-        &two_adapters(),
-        &["finished q0 s0 f2 d4 o3", "finished q0 s4 f6 d6 o1", "finished q0 s0 f2 d2 o1", "finished q0 s0 f2 d2 o1"],
-        &[
-            "0+2 d0 p9/3 c0 r3 w1 x0 b3",
-            "2+1 d1 p0/0 c3 r1 w1 x0 b1",
-            "3+1 d1 p0/0 c4 r1 w1 x0 b2",
-            "4+2 d0 p3/1 c0 r1 w0 x0 b1",
-        ],
-        (2, 1, 4.0, &[0, 4]),
-    );
+    by_trtllm(Trtllm::default(), 1, &two_adapters(), &PASSED_ROWS, &PASSED_STEPS, (2, 1, 4.0, &[0, 4]));
 }
 
 #[test]
@@ -366,14 +351,8 @@ fn with_max_utilization_all_wait_behind_who_has_no_slot() {
         Trtllm { capacity_scheduler_policy: CapacitySchedulerPolicy::MaxUtilization, ..Trtllm::default() },
         1,
         &two_adapters(),
-        &["finished q0 s0 f2 d4 o3", "finished q0 s4 f6 d6 o1", "finished q0 s6 f8 d8 o1", "finished q0 s6 f8 d8 o1"],
-        &[
-            "0+2 d0 p3/1 c0 r1 w3 x0 b1",
-            "2+1 d1 p0/0 c3 r1 w3 x0 b1",
-            "3+1 d1 p0/0 c4 r1 w3 x0 b2",
-            "4+2 d0 p3/1 c0 r1 w2 x0 b1",
-            "6+2 d0 p6/2 c0 r2 w0 x0 b2",
-        ],
+        &WAITED_ROWS,
+        &WAITED_STEPS,
         (3, 2, 6.0, &[0, 5]),
     );
 }

@@ -10,22 +10,7 @@ use crate::scenario::KvCache;
 const BLOCK: u128 = 4 * 32 * 2 * 8 * 128 * 2;
 
 pub(super) fn pool(s: &mut Scenario, name: &str, role: Role, replicas: u32) {
-    let pool = Pool {
-        role,
-        replicas,
-        model: None,
-        gpu: None,
-        tp: None,
-        pp: None,
-        dp: None,
-        enable_expert_parallel: None,
-        dtype: None,
-        max_model_len: None,
-        scheduler: None,
-        kv: None,
-        latency: None,
-    };
-    s.deployment.pools.insert(name.to_string(), pool);
+    s.deployment.pools.insert(name.to_string(), Pool { role, replicas, ..Pool::default() });
     s.pools.push(PoolFacts::new(&s.model, &s.gpu));
     let transfer = &mut s.deployment.disaggregation.transfer;
     (transfer.bandwidth_gb_per_s, transfer.latency_us) = (BLOCK as f64 / 1e6, 0.0);

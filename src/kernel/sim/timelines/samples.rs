@@ -245,8 +245,11 @@ fn what_other_engines_do_not_know_is_refused() {
     };
     let mut orca = scenario(|_, _| ());
     orca.deployment.scheduler = Scheduler::Orca(Orca::default());
-    let why = "workload.n: is above 1: Orca knows requests of one sequence only";
+    let why = "workload: request 0 has an n of 2: Orca knows requests of one sequence only";
     assert_eq!(ran(&orca, 2).map(|e| e.to_string()).as_deref(), Some(why));
+    let known = |s: &Scenario, n: u32| crate::sim::check_requests(s, &requests(&[several(0.0, 3, 1, n)]));
+    assert_eq!(known(&orca, 2).err().map(|all| all.iter().map(SimError::to_string).collect()), Some(vec![why.into()]));
+    assert_eq!((known(&orca, 1), known(&scenario(|_, _| ()), 2)), (Ok(()), Ok(())));
     assert_eq!(ran(&orca, 1), None);
     let zero = ran(&scenario(|_, _| ()), 0).map(|e| e.to_string());
     assert_eq!(zero.as_deref(), Some("workload: request 0 has an n of 0; must be 1 to 16384"));

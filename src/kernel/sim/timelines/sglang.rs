@@ -668,6 +668,35 @@ fn what_was_fetched_goes_first() {
 }
 
 #[test]
+fn what_was_fetched_and_cut_has_its_pages() {
+    // The second takes eight of nine pages, and leaves the first page in the GPU's cache. The third holds seven from 10 ms on, and
+    // is cut. Beside its last eight tokens, two pages are free for the fourth.
+    check(
+        |s, r| {
+            blocks(s, 9);
+            s.deployment.kv.tiers = vec![tier()];
+            r.chunked_prefill_size = Some(12);
+        },
+        &[of(0.0, 8, &[1, 2]), ask(2.0, 29, 1, 1), of(10.0, 28, &[1, 2]), ask(11.5, 3, 1, 1)],
+        &[
+            "finished q0 s0 f1 d1 o1",
+            "finished q2 s2 f5 d5 o1",
+            "finished q10 s11 f13 d13 o1 c4 t4",
+            "finished q11.5 s12 f13 d13 o1",
+        ],
+        &[
+            "0+1 d0 p8/1 c0 r1 w0 x0 b2",
+            "2+1 d0 p12/1 c0 r1 w0 x0 b3",
+            "3+1 d0 p12/1 c12 r1 w0 x0 b6",
+            "4+1 d0 p5/1 c24 r1 w0 x0 b8",
+            "11+1 d0 p12/1 c8 r1 w0 x0 b7",
+            "12+1 d0 p11/2 c20 r2 w0 x0 b8",
+        ],
+        whatever,
+    );
+}
+
+#[test]
 fn what_can_be_found_is_stored() {
     // When the GPU's cache gives up the third page and the second.
     let evicting = Tier { write: WritePolicy::OnEvict, ..tier() };

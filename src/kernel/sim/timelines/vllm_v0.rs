@@ -4,7 +4,7 @@ use super::*;
 use crate::sim::scheduler::{PreemptionMode, VllmV0};
 
 /// Bytes of a block of four tokens.
-const BLOCK: f64 = 524_288.0;
+pub(super) const BLOCK: f64 = 524_288.0;
 
 /// Without a watermark.
 fn rules() -> VllmV0 {
@@ -16,7 +16,7 @@ fn swaps() -> VllmV0 {
 }
 
 #[track_caller]
-fn check_vllm(rules: VllmV0, cache: u64, asked: &[Ask], rows: &[&str], steps: &[&str]) {
+pub(super) fn check_vllm(rules: VllmV0, cache: u64, asked: &[Ask], rows: &[&str], steps: &[&str]) {
     let edit = |s: &mut Scenario| {
         blocks(s, cache);
         s.deployment.tick = "1ms".parse().ok();

@@ -175,7 +175,11 @@ impl State {
         adder.pages += r.chunk_need(live, tokens as u32);
         let whole = tokens == rest;
         let reply = if whole { self.clipped(r.most_out(slot, env)) } else { 0 };
-        adder.add(tokens, reply);
+        match live.spare {
+            0 => adder.add(tokens, reply),
+            // It was fetched.
+            _ => adder.add_held(tokens, reply),
+        }
         adder.cut = !whole;
     }
 
@@ -215,15 +219,20 @@ impl State {
         env: &Env<'_>,
     ) -> Result<Added, Stop> {
         let live = &r.live[slot as usize];
-        let (computed, cap) = (live.computed, env.demand.cap(live.request, env.max_len));
+        let (computed, cap) = (live.computed, r.most_out(slot, env));
         let (tokens, whole) = self.cut_to(i64::from(live.target - computed), adder)?;
         adder.add_held(tokens, if whole { self.clipped(cap) } else { 0 });
         r.unload(slot, env);
         r.sit_fetched(slot, f, env);
-        self.owed.admit(slot, cap);
-        self.taken.push((slot, computed, tokens as u32));
-        adder.cut |= !whole;
+        self.goes_along(slot, cap, (computed, tokens as u32, whole), adder);
         Ok(Added::Runs)
+    }
+
+    /// A request with so many tokens computed goes with so many more, which may be all of its prompt.
+    fn goes_along(&mut self, slot: u32, cap: u32, (computed, tokens, whole): (u32, u32, bool), adder: &mut Adder) {
+        self.owed.admit(slot, cap);
+        self.taken.push((slot, computed, tokens));
+        adder.cut |= !whole;
     }
 
     /// Rules 5 and 6: tokens of a prompt that lacks so many, and whether those are all of them.
@@ -300,9 +309,7 @@ impl State {
         adder.add(tokens, if whole { self.clipped(cap) } else { 0 });
         r.dequeue(slot, env);
         r.sit(slot, &Seat { hits, tokens: tokens as u32, spare: 0 }, f, env);
-        self.owed.admit(slot, cap);
-        self.taken.push((slot, computed, tokens as u32));
-        adder.cut |= !whole;
+        self.goes_along(slot, cap, (computed, tokens as u32, whole), adder);
         Ok(Added::Runs)
     }
 

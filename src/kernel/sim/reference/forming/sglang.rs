@@ -84,6 +84,14 @@ impl Adder {
         }
     }
 
+    /// One that has the pages of its whole prompt.
+    fn add_held(&mut self, tokens: i64, reply: i64) {
+        let paged = (tokens as f64 / self.page as f64).ceil() as i64 * self.page;
+        self.total_offset += reply as f64;
+        self.input -= paged;
+        self.chunk = self.chunk.map(|chunk| chunk - paged);
+    }
+
     fn budget(&self) -> Added {
         if self.total() <= 0.0 || self.free - self.now_offset <= 0 {
             Added::NoToken
@@ -297,7 +305,13 @@ impl World<'_> {
         let whole = tokens >= rest;
         let tokens = tokens.min(rest);
         let reply = if whole { self.most_out(r, i).min(i64::from(rules.clip_max_new_tokens_estimation)) } else { 0 };
-        adder.add(tokens, reply);
+        let computed = self.lives[i].computed.div_ceil(adder.page as usize);
+        if self.lives[i].blocks.len() > computed {
+            self.fire("sglang: a cut prompt has its pages");
+            adder.add_held(tokens, reply);
+        } else {
+            adder.add(tokens, reply);
+        }
         adder.pages += (self.lives[i].computed + tokens as usize)
             .div_ceil(adder.page as usize)
             .saturating_sub(self.lives[i].blocks.len());
@@ -347,11 +361,8 @@ impl World<'_> {
         let Some(hits) = self.lives[i].hits else { unreachable!("it was fetched") };
         let Some(at) = self.replicas[r].waiting.iter().position(|other| *other == i) else { unreachable!("it waits") };
         self.sit_fetched(r, at, hits, f);
-        let paged = (tokens as f64 / adder.page as f64).ceil() as i64 * adder.page;
         let reply = self.most_out(r, i).min(i64::from(rules.clip_max_new_tokens_estimation));
-        adder.total_offset += if tokens < rest { 0.0 } else { reply as f64 };
-        adder.input -= paged;
-        adder.chunk = adder.chunk.map(|chunk| chunk - paged);
+        adder.add_held(tokens, if tokens < rest { 0 } else { reply });
         adder.run.push((i, hits, tokens as usize));
         if tokens < rest {
             self.fire("sglang: a fetched prompt is cut");

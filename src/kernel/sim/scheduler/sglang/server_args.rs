@@ -6,7 +6,8 @@ use crate::pools::Site;
 use crate::scenario::{Deployment, GpuSpec, KvCache, ModelSpec};
 use crate::sim::engine;
 use crate::sim::kv::plan;
-use crate::sim::scheduler::{OVERHEAD_MAX_US, Scheduler, bad_overhead};
+use crate::sim::latency::TIME_MAX_US;
+use crate::sim::scheduler::{Scheduler, bad_overhead};
 use crate::sim::speculative::DraftMethod;
 
 /// A setting (dotted path) and what is to be told of it.
@@ -362,10 +363,10 @@ impl Sglang {
                 let all = [cost.prefill, cost.decode];
                 let more = [cost.prefill_us, cost.decode_us];
                 if !all.iter().all(|f| *f > 0.0 && *f <= FACTOR_MAX)
-                    || !more.iter().all(|us| (0.0..=OVERHEAD_MAX_US).contains(us))
+                    || !more.iter().all(|us| (0.0..=TIME_MAX_US).contains(us))
                 {
                     let message = format!(
-                        "{parameter}: {value}: factors must be above 0, up to {FACTOR_MAX}; times 0 to {OVERHEAD_MAX_US} us"
+                        "{parameter}: {value}: factors must be above 0, up to {FACTOR_MAX}; times 0 to {TIME_MAX_US} us"
                     );
                     p.push(("deployment.scheduler.sglang.kernel_factors", message));
                 }

@@ -119,17 +119,11 @@ fn pool(dice: &mut Dice, sizes: &Sizes, role: Role, s: &Scenario, r: &Requests) 
     let mut pool = Pool {
         role,
         replicas: dice.pick(&[1, 1, 2, 3]),
-        model: None,
-        gpu: None,
-        tp: None,
-        pp: None,
         dp: dice.pick(&[None, None, None, Some(1), Some(2)]),
-        enable_expert_parallel: None,
-        dtype: None,
         max_model_len: if dice.one_in(6) { Some(dice.range(2, sizes.longest * 2)) } else { None },
-        scheduler: None,
         kv: if dice.one_in(3) { None } else { Some(cache(dice, sizes, &d.kv, r)) },
         latency: if dice.one_in(2) { None } else { Some(latency(dice, sizes)) },
+        ..Pool::default()
     };
     let own = rules(dice, sizes, longest(&d.of_pool(&pool)));
     let whole_prompts = match &d.scheduler {

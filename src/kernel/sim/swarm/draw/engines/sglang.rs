@@ -43,6 +43,8 @@ pub(super) const RULES: &[&str] = &[
     "samples: behind their prompt",
     "samples: gone with their prompt",
     "tiers: a fetch",
+    "tiers: a fetch after a preemption",
+    "tiers: a prefetch",
     "tiers: a blocking load",
     "tiers: no room for a whole prompt",
     "tiers: what is evicted is stored",
@@ -58,6 +60,9 @@ pub(super) const RULES: &[&str] = &[
     "sglang: a cache has come",
     "sglang: no seat for a cache that has come",
     "sglang: rests",
+    "sglang: a fetched prompt is cut",
+    "sglang: a cut prompt has its pages",
+    "sglang: looks again behind a fetch",
 ];
 
 pub(super) fn draw(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
@@ -140,17 +145,8 @@ fn parts(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
         let pool = Pool {
             role,
             replicas: dice.pick(&[1, 1, 2]),
-            model: None,
-            gpu: None,
-            tp: None,
-            pp: None,
-            dp: None,
-            enable_expert_parallel: None,
-            dtype: None,
-            max_model_len: None,
-            scheduler: None,
             kv: if dice.one_in(2) { Some(kv) } else { None },
-            latency: None,
+            ..Pool::default()
         };
         s.deployment.pools.insert(name.to_string(), pool);
         s.pools.push(PoolFacts::new(&s.model, &s.gpu));

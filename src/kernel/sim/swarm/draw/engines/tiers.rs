@@ -26,15 +26,39 @@ pub(super) const RULES: &[&str] = &[
 
 /// For other schedulers that ask tiers, in some scenarios.
 pub(super) fn beside(dice: &mut Dice, sizes: &Sizes, s: &mut Scenario) {
-    if dice.one_in(3) {
+    if dice.one_in(2) {
         let count = dice.pick(&[1, 1, 2]);
+        let willing = dice.range(0, 2) > 0;
         s.deployment.kv.enable_prefix_caching = true;
-        s.deployment.kv.tiers = (0..count).map(|_| tier(dice, sizes)).collect();
+        s.deployment.kv.tiers = (0..count)
+            .map(|_| {
+                let tier = tier(dice, sizes);
+                if willing { all_of_it(dice, sizes, tier) } else { tier }
+            })
+            .collect();
         // About one long request, with what a prompt must leave.
         let few = u64::from((sizes.longest + sizes.block_size + 9).div_ceil(sizes.block_size));
         let fixed = plan::blocks_per_request(&s.deployment, &s.model);
         let blocks = &mut s.deployment.kv.num_gpu_blocks;
         *blocks = blocks.map(|blocks| if dice.one_in(3) { blocks } else { blocks.min(few + fixed) });
+    }
+}
+
+/// One that keeps all, and gives it at once.
+fn all_of_it(dice: &mut Dice, sizes: &Sizes, tier: Tier) -> Tier {
+    let prefetch = dice.one_in(2);
+    Tier {
+        device: None,
+        capacity_blocks: Some(u64::from(sizes.longest) * 100),
+        read_gb_per_s: Some(1_000.0),
+        write_gb_per_s: Some(1_000.0),
+        latency_us: Some(0.0),
+        write: WritePolicy::WriteThrough,
+        replacement: Replacement::Lru,
+        fetch: Fetch::Always,
+        prefetch,
+        blocking: !prefetch && dice.one_in(2),
+        ..tier
     }
 }
 
