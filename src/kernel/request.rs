@@ -33,6 +33,8 @@ pub struct Requests {
     pub max_tokens: Vec<Option<u32>>,
     /// Parallel samples of the request, at least 1, as in the OpenAI API: see [`crate::sim::samples`].
     pub n: Vec<Option<u32>>,
+    /// Beams of the request, at least 1: see [`crate::sim::beams`].
+    pub beam_width: Vec<Option<u32>>,
     /// Class of service, an index into `class_names`.
     pub class: Vec<Option<u32>>,
     pub class_names: Vec<String>,

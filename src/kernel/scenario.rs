@@ -228,6 +228,10 @@ pub struct Load {
     /// the trace gives, which knows no other. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n: Option<u32>,
+    /// Beams of a request: how many candidates of its reply are kept at every step, of which the best one is its reply (the
+    /// `beam_width` of TensorRT-LLM and FasterTransformer, vLLM's `best_of` with `use_beam_search`). Default: 1, no beam search.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beam_width: Option<u32>,
     /// Clients ask for exactly as many tokens as they get, as benchmark clients with `ignore_eos` do: a scheduler that
     /// plans by what a request may generate plans by that. Without, it plans by `max_tokens`, or where there is none by what
     /// `max_model_len` leaves.
@@ -372,6 +376,9 @@ pub struct ClassRules {
     /// Parallel samples of a request of the class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n: Option<u32>,
+    /// Beams of a request of the class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beam_width: Option<u32>,
 }
 
 /// Which requests count in the figures of a scenario. Every request is simulated; raw counts are kept beside.

@@ -17,7 +17,7 @@ pub(super) struct Forming {
     /// Tokens that the step may still take; what it means is up to the scheduler.
     pub budget: u32,
     pub shape: BatchShape,
-    /// Decode requests that run on without a gap.
+    /// Decode requests that run on without a gap: sequences, as far as their tokens are told of.
     pub regular: u64,
     pub preempted: u32,
     /// Prompts only: decode requests, if there are any, wait.
@@ -104,11 +104,11 @@ impl Replica {
         }
         self.forking = 0;
         self.fill_decodes(env);
-        f.regular = self.decodes;
+        f.regular = self.decodes - self.silent;
         for slot in self.fresh.drain(..) {
             let live = &mut self.live[slot as usize];
             live.fresh = false;
-            f.regular -= u64::from(live.width);
+            f.regular -= u64::from(live.replies);
             self.next.resumed.push(slot);
         }
         f.shape.decode_requests = self.decodes;
@@ -184,7 +184,7 @@ impl Replica {
             Some(_) => self.verify(slot, (computed, tokens), need, f, env),
             None => self.grow(slot, computed, 1, env),
         };
-        let width = u64::from(self.live[slot as usize].width);
+        let (width, replies) = self.widths(slot);
         if tokens == 1 {
             let first = f.shape.decode_requests == 0;
             f.shape.decode_requests += width;
@@ -204,7 +204,7 @@ impl Replica {
             self.stalled -= u64::from(resumed);
             self.next.resumed.push(slot);
         } else {
-            f.regular += width;
+            f.regular += replies;
         }
         self.note_written(slot, computed / self.block_size, filled);
         if self.common.policy == QueueOrder::Priority {
@@ -381,7 +381,7 @@ impl Replica {
         live.gaps.extend_from_slice(self.log.between(from, handed));
         live.from = handed;
         if let Some(flight) = self.flights.back_mut() {
-            flight.regular -= u64::from(live.width);
+            flight.regular -= u64::from(live.replies);
             flight.early.push(slot);
         }
     }
@@ -489,10 +489,11 @@ impl Replica {
         }
         let now = self.clock;
         let known = self.known_blocks(&self.live[slot as usize], env);
+        let anew = self.begins_anew(slot, env);
         let live = &mut self.live[slot as usize];
         live.known = known;
         live.peak = live.peak.max(computed);
-        if env.quirks.restart_from_prompt {
+        if anew {
             (live.emitted, live.first_token) = (0, None);
             live.gaps.clear();
             live.peak = live.peak.min(live.input);

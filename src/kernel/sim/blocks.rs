@@ -145,7 +145,7 @@ impl Replica {
             }
             false => computed.div_ceil(self.block_size) - live.missing - live.held.blocks() + spare,
         };
-        let own = own_blocks(live.width, live.input, computed, self.block_size);
+        let own = own_blocks(live, self.common.beams, computed, self.block_size);
         self.pool.release(&mut live.held, u64::from(blocks) + own + more);
     }
 

@@ -7,9 +7,10 @@ use super::replica::{Live, Replica};
 
 impl Replica {
     pub(super) fn enter_decode(&mut self, slot: u32, env: &Env<'_>) {
-        let width = u64::from(self.live[slot as usize].width);
+        let (width, replies) = self.widths(slot);
         self.decodes += width;
         self.beside += width - 1;
+        self.silent += width - replies;
         self.forking += self.copies_of(slot);
         self.begin_to_verify(slot, env);
         self.promised += self.live[slot as usize].promise;
@@ -43,10 +44,11 @@ impl Replica {
             self.fresh.retain(|other| *other != slot);
         }
         self.spread.leave(self.live[slot as usize].base);
-        let width = u64::from(self.live[slot as usize].width);
+        let (width, replies) = self.widths(slot);
         self.forking -= self.copies_of(slot);
         self.decodes -= width;
         self.beside -= width - 1;
+        self.silent -= width - replies;
         self.promised -= self.live[slot as usize].promise;
         if let Some(fair) = self.waiting.fair() {
             fair.decode(self.live[slot as usize].tenant, -1, self.steps);

@@ -104,7 +104,9 @@ impl Cluster<'_> {
     fn send_whole(&mut self, engine: u32, place: u32, now: SimTime) -> Result<(), SimError> {
         let request = self.demand.nth(place as usize);
         let input = self.demand.requests.input_tokens[request as usize];
-        if !self.takes(engine, input) {
+        let env = &self.envs[self.site_of[engine as usize] as usize];
+        let width = env.beam_width.is_none_or(|width| width == self.demand.beams(request));
+        if !width || !self.takes(engine, input) {
             self.reject(engine, place, None, now);
             return Ok(());
         }

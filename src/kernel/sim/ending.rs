@@ -125,7 +125,7 @@ impl Replica {
             }
             Some(_) => {
                 let gap = (at - live.last_token).0;
-                out.gaps.add(gap, u64::from(live.width));
+                out.gaps.add(gap, u64::from(live.replies));
                 live.gaps.push(gap);
             }
         }
@@ -185,7 +185,7 @@ impl Replica {
             let live = &self.live[slot as usize];
             let row = RequestRow {
                 finished: Some(self.clock + env.after_token + env.after_request),
-                output_tokens: live.output * live.width,
+                output_tokens: live.output * live.replies,
                 itl,
                 ..self.row(live, status, env)
             };
@@ -197,7 +197,7 @@ impl Replica {
     /// The client of a request is gone.
     pub(super) fn abort(&mut self, slot: u32, env: &Env<'_>, out: &mut Out) {
         let live = &self.live[slot as usize];
-        let (status, emitted) = (live.goes, self.emitted(live) * live.width);
+        let (status, emitted) = (live.goes, self.emitted(live) * live.replies);
         let gaps = self.gaps_of_sample(slot);
         let itl = self.itl(slot, self.handed);
         self.blocked = false;
@@ -236,10 +236,10 @@ impl Replica {
     /// Whatever the request has in a step that runs is nobody's.
     fn withdraw(&mut self, slot: u32) {
         let live = &self.live[slot as usize];
-        let (exact, width) = (live.exact, u64::from(live.width));
+        let (exact, replies) = (live.exact, u64::from(live.replies));
         let Some(flight) = self.flights.back_mut() else { return };
         if !exact {
-            flight.regular -= width;
+            flight.regular -= replies;
         }
         flight.chunks.retain(|chunk| chunk.slot != slot);
         flight.resumed.retain(|other| *other != slot);
@@ -289,7 +289,7 @@ impl Replica {
                     && live.finish <= self.handed
                     && let Some(flight) = self.flights.back_mut()
                 {
-                    flight.regular -= u64::from(live.width);
+                    flight.regular -= u64::from(live.replies);
                 }
                 self.stalled -= u64::from(live.stalled);
                 self.leave_decode(slot);
@@ -313,7 +313,7 @@ impl Replica {
         if self.speculating.is_some() {
             return self.itl_of_chunks(slot, to);
         }
-        if self.live[slot as usize].width > 1 {
+        if self.live[slot as usize].replies > 1 {
             return self.itl_of_group(slot);
         }
         let live = &mut self.live[slot as usize];
@@ -346,7 +346,7 @@ impl Replica {
     /// At the horizon a request is still here. Of the replica only what its totals need is kept up.
     pub(super) fn leave_unfinished(&mut self, slot: u32, horizon: SimTime, env: &Env<'_>, out: &mut Out) {
         let live = &self.live[slot as usize];
-        let emitted = self.emitted(live) * live.width;
+        let emitted = self.emitted(live) * live.replies;
         let stay = i128::from((horizon - live.since).0);
         match live.phase {
             Phase::Waiting | Phase::Fetching => self.totals.waiting_ns += stay,

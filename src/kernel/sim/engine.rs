@@ -63,6 +63,7 @@ pub(super) fn accept<'a>(scenario: &Scenario, requests: &'a Requests) -> Result<
         return Err(problems.into_iter().next().unwrap_or(SimError::Cancelled));
     }
     super::samples::check(scenario, requests)?;
+    super::beams::check(scenario, requests)?;
     let demand = Demand::new(&scenario.workload, requests, scenario.seed)?;
     if demand.last().is_some_and(|t| t > HORIZON) {
         return Err(too_long());
@@ -113,6 +114,7 @@ pub(super) fn simulate(
             encoder: Encoder::of(&sites, at, requests),
             fixed_blocks: plan::blocks_per_request(d, &sites[at].model) as u32,
             longest_prompt: d.scheduler.longest_prompt(),
+            beam_width: d.scheduler.beam_width(),
             bytes_per_block: plan::plan(d, &sites[at].model, &sites[at].gpu).bytes_per_block,
             wants_steps: sink.wants_steps(),
             reports,

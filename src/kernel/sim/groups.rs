@@ -1,4 +1,5 @@
-//! Groups of sequences: requests whose samples are one request to the scheduler, and share the blocks of its prompt.
+//! Groups of sequences: requests whose samples are one request to the scheduler, and share the blocks of its prompt. Beams are
+//! such sequences too, also elsewhere ([`beams`](super::beams)).
 //!
 //! | rule | source | test (`timelines/groups.rs`) |
 //! |---|---|---|
@@ -13,7 +14,8 @@
 //! Sources: vLLM `vllm/core/scheduler.py`, `vllm/core/block_manager_v1.py`, `vllm/core/block_manager_v2.py`, version 0.6.
 //!
 //! All sequences have the length that the trace gives: they run in lock step. So one request stands for all of them here, of
-//! a [`width`](super::replica::Live::width) by which what it adds to a batch is multiplied.
+//! a [`width`](super::replica::Live::width) by which what it adds to a batch is multiplied; what it tells is by its
+//! [`replies`](super::replica::Live::replies).
 //!
 //! What differs: `preemption_mode: recompute` is vLLM's default, with which it swaps groups; where vLLM is told to recompute, it
 //! ends with an error as soon as a group is to go. A group ends where it could not come back to an empty cache; vLLM gives it
@@ -28,7 +30,7 @@ use super::load::Demand;
 use super::log::stats_of;
 use super::node::Env;
 use super::replica::{Live, Replica};
-use super::scheduler::{Samples, Scheduler, VllmV0};
+use super::scheduler::{Beams, Samples, Scheduler, VllmV0};
 use crate::pools::Site;
 use crate::units::SimDuration;
 
@@ -79,18 +81,30 @@ impl Hold {
     }
 }
 
-/// Blocks that sequences of a group have beyond those of the first, with so many tokens in the cache for each.
+/// Blocks that sequences of a request have beyond those of the first, with so many tokens in the cache for each; but for those
+/// that it holds ahead.
 #[inline]
-pub(super) fn own_blocks(width: u32, input: u32, computed: u32, block_size: u32) -> u64 {
-    if width == 1 || computed <= input {
+pub(super) fn own_blocks(live: &Live, beams: Beams, computed: u32, block_size: u32) -> u64 {
+    let Live { width, input, .. } = *live;
+    if width == 1 {
         return 0;
     }
+    let begun = match beams {
+        Beams::None | Beams::Apart => false,
+        Beams::OnWrite => computed > input,
+        Beams::FromStart => computed >= input,
+    };
+    if begun { own_of(width, input, computed, block_size) } else { 0 }
+}
+
+fn own_of(width: u32, input: u32, computed: u32, block_size: u32) -> u64 {
     u64::from(width - 1) * u64::from(computed.div_ceil(block_size) - input / block_size)
 }
 
 /// Blocks of a group with so many tokens in the cache for each of its sequences.
 pub(super) fn blocks_of(width: u32, input: u32, computed: u32, block_size: u32) -> u64 {
-    u64::from(computed.div_ceil(block_size)) + own_blocks(width, input, computed, block_size)
+    let own = if computed > input { own_of(width, input, computed, block_size) } else { 0 };
+    u64::from(computed.div_ceil(block_size)) + own
 }
 
 /// Full blocks of such a group, and one for every sequence.
@@ -100,12 +114,29 @@ pub(super) fn next_blocks(width: u32, input: u32, computed: u32, block_size: u32
 }
 
 impl Replica {
-    /// Sequences of a request here.
-    pub(super) fn width_of(&self, request: u32, env: &Env<'_>) -> u32 {
-        match self.common.samples {
-            Samples::Group => env.demand.samples(request),
-            Samples::None | Samples::Requests | Samples::BehindPrompt => 1,
+    /// Sequences of a request here, and of how many of them anybody is told.
+    pub(super) fn width_of(&self, request: u32, env: &Env<'_>) -> (u32, u32) {
+        let beams = env.demand.beams(request);
+        if beams > 1 {
+            return (beams, 1);
         }
+        match self.common.samples {
+            Samples::Group => (env.demand.samples(request), env.demand.samples(request)),
+            Samples::None | Samples::Requests | Samples::BehindPrompt => (1, 1),
+        }
+    }
+
+    /// Sequences of a request, and of how many of them anybody is told.
+    #[inline]
+    pub(super) fn widths(&self, slot: u32) -> (u64, u64) {
+        let Live { width, replies, .. } = self.live[slot as usize];
+        (u64::from(width), u64::from(replies))
+    }
+
+    /// What was preempted begins with its prompt, and none of its tokens are out.
+    pub(super) fn begins_anew(&self, slot: u32, env: &Env<'_>) -> bool {
+        let beams = self.live[slot as usize].width > 1 && self.common.beams == Beams::FromStart;
+        beams || env.quirks.restart_from_prompt
     }
 
     /// Sequences of the requests that run, those included of prompts.
@@ -119,12 +150,13 @@ impl Replica {
     /// Blocks that a request takes for `tokens` tokens after `computed`.
     #[inline]
     pub(super) fn blocks_for(&self, slot: u32, computed: u32, tokens: u32) -> u64 {
-        let Live { width, input, .. } = self.live[slot as usize];
+        let width = self.live[slot as usize].width;
         let plain = super::batch::new_blocks(computed, tokens, self.block_size);
         if width == 1 {
             return plain;
         }
-        let own = |computed: u32| own_blocks(width, input, computed, self.block_size);
+        let live = &self.live[slot as usize];
+        let own = |computed: u32| own_blocks(live, self.common.beams, computed, self.block_size);
         plain + own(computed + tokens) - own(computed)
     }
 
@@ -132,7 +164,8 @@ impl Replica {
     #[inline]
     pub(super) fn copies_at(&self, slot: u32, computed: u32) -> u64 {
         let live = &self.live[slot as usize];
-        let copies = live.width > 1 && computed == live.input && !computed.is_multiple_of(self.block_size);
+        let shared = live.width > 1 && self.common.beams == Beams::OnWrite;
+        let copies = shared && computed == live.input && !computed.is_multiple_of(self.block_size);
         if copies { u64::from(live.width - 1) } else { 0 }
     }
 
@@ -148,8 +181,8 @@ impl Replica {
         let live = &self.live[slot as usize];
         live.first_token?;
         let gaps = self.gaps_so_far(live);
-        let sum = gaps.iter().sum::<i64>() * i64::from(live.width);
-        let mut all: Vec<i64> = gaps.into_iter().flat_map(|gap| (0..live.width).map(move |_| gap)).collect();
+        let sum = gaps.iter().sum::<i64>() * i64::from(live.replies);
+        let mut all: Vec<i64> = gaps.into_iter().flat_map(|gap| (0..live.replies).map(move |_| gap)).collect();
         stats_of(&mut all, SimDuration(sum))
     }
 }

@@ -54,6 +54,8 @@ pub(super) struct Live {
     pub fixed: u32,
     /// Sequences of it that decode together, and share the blocks of its prompt.
     pub width: u32,
+    /// Of these, those whose tokens are told of: all samples, but one of several beams.
+    pub replies: u32,
     pub input: u32,
     /// Encoder tokens that are kept for it.
     pub encoded: u32,
@@ -138,6 +140,7 @@ impl Default for Live {
             spare: 0,
             fixed: 0,
             width: 1,
+            replies: 1,
             input: 0,
             encoded: 0,
             output: 0,

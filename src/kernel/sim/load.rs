@@ -37,8 +37,9 @@ pub(crate) struct Demand<'a> {
     pub horizon: SimTime,
     /// See [`Load::exact_max_tokens`].
     exact: bool,
-    /// Some requests may have several samples, and the most that one has.
+    /// Some requests may have several samples, or beams, and the most that one has of either.
     sampled: bool,
+    beamed: bool,
     widest: u32,
 }
 
@@ -50,6 +51,7 @@ struct Rules {
     timeout: Option<SimDuration>,
     max_tokens: Option<u32>,
     n: u32,
+    beam_width: u32,
 }
 
 impl<'a> Demand<'a> {
@@ -88,6 +90,7 @@ impl<'a> Demand<'a> {
             timeout: load.timeout_s.map(SimDuration::from_s),
             max_tokens: load.max_tokens,
             n: load.n.unwrap_or(1),
+            beam_width: load.beam_width.unwrap_or(1),
         };
         let class = |name: &String| load.classes.get(name).map_or(rules, |c| of_class(c, &rules));
         let classes: Vec<Rules> = requests.class_names.iter().map(class).collect();
@@ -111,7 +114,8 @@ impl<'a> Demand<'a> {
             horizon,
             exact: load.exact_max_tokens,
             sampled: super::samples::asked(load, requests),
-            widest: super::samples::most(load, requests),
+            beamed: super::beams::most(load, requests) > 1,
+            widest: super::samples::most(load, requests).max(super::beams::most(load, requests)),
         })
     }
 
@@ -213,7 +217,21 @@ impl<'a> Demand<'a> {
         own(&self.requests.n, request).unwrap_or_else(|| self.rules(request).n)
     }
 
-    /// Most samples that a request may have.
+    /// Beams of a request.
+    #[inline]
+    pub(crate) fn beams(&self, request: u32) -> u32 {
+        if !self.beamed {
+            return 1;
+        }
+        own(&self.requests.beam_width, request).unwrap_or_else(|| self.rules(request).beam_width)
+    }
+
+    /// Sequences of a request where its samples are, or its beams: nobody has both.
+    pub(crate) fn sequences(&self, request: u32) -> u32 {
+        self.samples(request).max(self.beams(request))
+    }
+
+    /// Most samples or beams that a request may have.
     pub(crate) fn widest(&self) -> u32 {
         self.widest
     }
@@ -239,6 +257,7 @@ fn of_class(class: &ClassRules, all: &Rules) -> Rules {
         timeout: class.timeout_s.map(SimDuration::from_s).or(all.timeout),
         max_tokens: class.max_tokens.or(all.max_tokens),
         n: class.n.unwrap_or(all.n),
+        beam_width: class.beam_width.unwrap_or(all.beam_width),
     }
 }
 

@@ -17,7 +17,7 @@
 //! | [`speculative`], [`adaptive`], `verify` | drafts: the rules, and SGLang's about their length; who verifies how many, and what comes of it |
 //! | [`kv`], [`tiers`] | memory plan, content hashes, the block pool; stores behind it |
 //! | [`latency`] | step times |
-//! | [`encoder`], [`samples`], `groups` | encoder inputs on the replicas themselves; parallel samples of a request, and where they are its sequences |
+//! | [`encoder`], [`samples`], [`beams`], `groups` | encoder inputs on the replicas themselves; parallel samples of a request; its beams; and where either are its sequences |
 //! | [`lora`] | adapters: who must wait for one, what they cost |
 //! | `queue`, `fair`, `load`, `timing`, `jitter` | who is next, also by tenants; what arrives and what clients want; how long a step lasts |
 //! | `itl`, `log`, `work` | gaps of all requests, gaps of one, sums over steps |
@@ -169,6 +169,7 @@
 
 pub mod adaptive;
 mod batch;
+pub mod beams;
 mod blocks;
 mod check;
 mod classes;

@@ -40,6 +40,8 @@ pub(super) struct Env<'a> {
     pub groups: Option<Hold>,
     /// Longest prompt, where that is less.
     pub longest_prompt: u32,
+    /// Beams of the requests that the engine takes, where it takes those of one width only.
+    pub beam_width: Option<u32>,
     /// Bytes of a block on one GPU.
     pub bytes_per_block: f64,
     /// Blocks that a request holds whatever its length.
@@ -57,7 +59,7 @@ impl Env<'_> {
     pub(super) fn len_of(&self, request: u32) -> u32 {
         let Some(hold) = &self.groups else { return self.max_len };
         let input = self.requests.input_tokens[request as usize];
-        self.max_len.min(hold.len_of(self.demand.samples(request), input))
+        self.max_len.min(hold.len_of(self.demand.sequences(request), input))
     }
 }
 

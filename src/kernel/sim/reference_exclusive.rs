@@ -490,7 +490,13 @@ mod tests {
 
     fn load(dice: &mut Dice) -> Load {
         let timeout_s = dice.one_in(4).then(|| dice.range(1, 300) as f64 / 1e3);
-        let chat = ClassRules { priority: Some(-1), timeout_s, max_tokens: Some(9), deadline_ms: Some(50.0), n: None };
+        let chat = ClassRules {
+            priority: Some(-1),
+            timeout_s,
+            max_tokens: Some(9),
+            deadline_ms: Some(50.0),
+            ..ClassRules::default()
+        };
         let poisson = dice.one_in(4);
         Load {
             arrivals: if poisson { Arrivals::Poisson } else { Arrivals::Trace },

@@ -80,11 +80,12 @@ pub(super) struct Replica {
     pub blocked: bool,
     pub steps: u64,
     pub handed: u64,
-    /// Sequences that decode: one of a request, but of several samples in a group.
+    /// Sequences that decode: one of a request, but of several samples in a group, or beams.
     pub decodes: u64,
-    /// Of these, sequences beyond the first of a request; blocks that requests take for copies of a last block that their
-    /// sequences share.
+    /// Of these, sequences beyond the first of a request, and those whose tokens nobody is told of; blocks that requests take
+    /// for copies of a last block that their sequences share.
     pub beside: u64,
+    pub silent: u64,
     pub forking: u64,
     /// Tokens in the cache over all decode requests.
     pub context: u64,
@@ -227,6 +228,7 @@ impl Replica {
             prefills: Vec::new(),
             decodes: 0,
             beside: 0,
+            silent: 0,
             forking: 0,
             context: 0,
             stalled: 0,
@@ -399,7 +401,7 @@ impl Replica {
             Work::Whole | Work::Reply | Work::Prompt | Work::HeldPrompt | Work::Encode => (1, true),
         };
         let several = ahead || samples.end > 1;
-        let width = self.width_of(request, env);
+        let (width, replies) = self.width_of(request, env);
         for sample in samples {
             let mut live = Live {
                 request,
@@ -409,6 +411,7 @@ impl Replica {
                 output,
                 capped,
                 width,
+                replies,
                 several,
                 ahead,
                 sample,
@@ -663,7 +666,7 @@ impl Node for Replica {
             let live = &self.live[slot as usize];
             match live.work {
                 Work::Whole if live.ahead => self.replies_behind(live, env),
-                Work::Whole | Work::Reply => u64::from(live.output - self.emitted(live)) * u64::from(live.width),
+                Work::Whole | Work::Reply => u64::from(live.output - self.emitted(live)) * u64::from(live.replies),
                 Work::Prompt | Work::HeldPrompt | Work::Encode => 0,
             }
         };

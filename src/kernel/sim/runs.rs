@@ -128,7 +128,7 @@ impl Replica {
     ) -> Result<Option<u64>, SimError> {
         let classes = self.class_counts.len();
         let knows = !self.class_lists.is_empty();
-        let (timing, decodes) = (self.timing, self.decodes);
+        let (timing, decodes, told) = (self.timing, self.decodes, self.decodes - self.silent);
         let Common { slack, reserves, .. } = self.common;
         let mut class = (self.steps % classes as u64) as usize;
         // What changes with every step, kept out of memory.
@@ -171,7 +171,7 @@ impl Replica {
                 let shape = BatchShape { decode_requests: decodes, decode_context: context, ..BatchShape::default() };
                 out.steps.push((end, self.step_row(clock, duration, &shape, 0)));
             }
-            out.gaps.add(duration.0, decodes);
+            out.gaps.add(duration.0, told);
             self.log.push(duration.0);
             times.pass();
             clock = end;

@@ -24,8 +24,8 @@
 //! The token that ends SGLang's request for the prompt is nobody's.
 //!
 //! *Refused*: the other schedulers ([`unfit`]), speculative decoding, encoders, tiers behind the prefix cache, and prefill,
-//! decode and encode pools; for TensorRT-LLM more samples than may be active, which its queue would wait for forever. Left out: beam
-//! search. vLLM's V1 took it out of its scheduler (its frontend asks for one token of every beam at a time), and SGLang has none.
+//! decode and encode pools; for TensorRT-LLM more samples than may be active, which its queue would wait for forever; beams
+//! ([`beams`](super::beams)) in the same scenario.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -13,7 +13,7 @@ use datafusion::prelude::{SessionContext, col};
 
 use pipe_kernel::request::Requests;
 use pipe_kernel::scenario::{Arrivals, Load};
-use pipe_kernel::sim::samples;
+use pipe_kernel::sim::{beams, samples};
 use pipe_kernel::units::{SimDuration, SimTime};
 
 use crate::catalog::Catalog;
@@ -37,7 +37,7 @@ enum Holds {
 
 /// The columns that are read, what they hold, and whether a table must have them. Times but `arrival_ns` are spans from
 /// the arrival of the request, or (`think_ns`) from the end of those that it waits for.
-const COLUMNS: [(&str, Holds, bool); 21] = [
+const COLUMNS: [(&str, Holds, bool); 22] = [
     ("request_id", Holds::Int, true),
     ("arrival_ns", Holds::Int, true),
     ("input_tokens", Holds::Int, true),
@@ -50,6 +50,7 @@ const COLUMNS: [(&str, Holds, bool); 21] = [
     ("priority", Holds::Int, false),
     ("max_tokens", Holds::Int, false),
     ("n", Holds::Int, false),
+    ("beam_width", Holds::Int, false),
     ("deadline_ns", Holds::Int, false),
     ("timeout_ns", Holds::Int, false),
     ("cancel_ns", Holds::Int, false),
@@ -282,6 +283,7 @@ impl<'a> Reader<'a> {
             cancel: self.mapped("cancel_ns", ever, span)?,
             max_tokens: self.mapped("max_tokens", tokens, count)?,
             n: self.mapped("n", (1, i64::from(samples::N_MAX)), count)?,
+            beam_width: self.mapped("beam_width", (1, i64::from(beams::BEAM_WIDTH_MAX)), count)?,
             class,
             class_names,
             tenant,

@@ -161,6 +161,7 @@ fn values_that_cannot_be_are_named_with_their_request() {
             "request 10 of `trace`: n is 16385; must be 1 to 16384\n\
          request 30 of `trace`: n is 0; must be 1 to 16384",
         ),
+        ("beam_width", int64(&[1, 2, 1_025]), "request 20 of `trace`: beam_width is 1025; must be 1 to 1024"),
         ("max_tokens", int64(&[0, 5, 5]), "request 30 of `trace`: max_tokens is 0; must be 1 to 16777216"),
         (
             "acceptance",

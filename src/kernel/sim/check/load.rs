@@ -2,7 +2,7 @@
 
 use super::Problems;
 use crate::scenario::{Arrivals, Load, Measure, Scenario, ThinkTime};
-use crate::sim::samples;
+use crate::sim::{beams, samples};
 
 /// Longest mean of a think time: eleven days.
 const THINK_MAX_S: f64 = 1e6;
@@ -37,6 +37,7 @@ fn load(load: &Load, p: &mut Problems) {
     if let Some(n) = load.n.filter(|n| wrong(*n)) {
         p.add("workload.n", format!("is {n}; must be 1 to {}", samples::N_MAX));
     }
+    p.extend(beams::problems(load));
     let spans = [
         ("workload.horizon_s", load.horizon_s),
         ("workload.deadline_ms", load.deadline_ms),

@@ -15,6 +15,7 @@ mod tests;
 use std::borrow::Cow;
 
 use super::SimError;
+use super::beams;
 use super::kv::hashes;
 use super::latency;
 use super::samples;
@@ -158,6 +159,7 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), Vec<SimError>> {
         {
             p.add("workload.n", format!("is above 1: {why}"));
         }
+        p.extend(beams::problems_of(site, &scenario.workload));
     }
     p.pool = None;
     cluster::check(&scenario.deployment, &sites, &mut p);
@@ -202,8 +204,10 @@ pub(super) fn check_requests(scenario: &Scenario, requests: &Requests) -> Result
         }
     }
     p.pool = None;
-    if let Err(SimError::Invalid { path, message }) = samples::check(scenario, requests) {
-        p.add(path, message);
+    for checked in [samples::check(scenario, requests), beams::check(scenario, requests)] {
+        if let Err(SimError::Invalid { path, message }) = checked {
+            p.add(path, message);
+        }
     }
     p.done(scenario.deployment.pools.len())
 }

@@ -31,7 +31,12 @@ impl State {
     pub(super) fn form(&mut self, replica: &mut Replica, f: &mut Forming, env: &Env<'_>) {
         if replica.running.is_empty() {
             replica.admit_reserving(self.rules.batch_size_cap, self.rules.reserve, f, env);
-            self.batch = Padding { rows: replica.running.len() as u64, longest: f.shape.prefill_tokens_max };
+            let width = replica.running.first().map_or(1, |slot| replica.live[*slot as usize].width);
+            let prompts = replica.running.len() as u64;
+            let rows = prompts * u64::from(width);
+            // The beams of several requests share what is computed of their prompts.
+            let each = if prompts == 1 { rows } else { 1 };
+            self.batch = Padding { rows, each, longest: f.shape.prefill_tokens_max };
             // Another batch, which may be as large as what was left of the one before.
             (self.first, self.left) = (replica.steps + 1, 0);
             return;
@@ -55,8 +60,9 @@ impl State {
         }
         match (shape.prefill_requests, self.rules.remove_padding) {
             (0, _) => model.step(&self.batch.of_tokens(shape, self.more)),
-            (1.., true) => model.step(shape),
-            (1.., false) => model.step(&self.batch.of_prompts(shape)),
+            (1, _) => model.step(&self.batch.of_prompt(shape)),
+            (2.., true) => model.step(shape),
+            (2.., false) => model.step(&self.batch.of_prompts(shape)),
         }
     }
 }

@@ -32,8 +32,12 @@ impl Replica {
         while self.running.len() < seats as usize {
             let Some(slot) = self.waiting.front() else { return };
             let live = &self.live[slot as usize];
+            // Those of a batch have as many beams.
+            if self.running.first().is_some_and(|first| self.live[*first as usize].width != live.width) {
+                return;
+            }
             let (tokens, lengths) = (live.target, (live.input, env.demand.cap(live.request, env.max_len)));
-            let spare = reserve.blocks(lengths, env.max_len, self.block_size);
+            let spare = reserve.blocks(lengths, env.max_len, self.block_size) * live.width;
             if u64::from(spare) > self.room() {
                 return;
             }

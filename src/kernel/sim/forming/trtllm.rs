@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 use std::iter::Peekable;
 use std::vec::IntoIter;
 
-use crate::sim::batch::{Forming, Seat, new_blocks};
+use crate::sim::batch::{Forming, Seat};
 use crate::sim::lora::Claims;
 use crate::sim::node::Env;
 use crate::sim::replica::{Live, Phase, Replica};
@@ -44,8 +44,8 @@ impl State {
         f.budget = self.rules.max_num_tokens;
         let in_order = self.is_in_order(replica);
         let pauses = self.rules.capacity_scheduler_policy == CapacitySchedulerPolicy::MaxUtilization;
-        // Where some lack tokens for their drafts, prompts before them in the list go on.
-        let tokens = if replica.speculating.is_some() { replica.verify_sums().0 } else { 0 };
+        // Where some lack tokens for their drafts or beams, prompts before them in the list go on.
+        let tokens = if replica.speculating.is_some() { replica.verify_sums().0 } else { replica.decodes };
         let in_order = in_order && tokens <= u64::from(self.rules.max_num_tokens);
         let fitting = match (pauses, in_order && replica.stalled == 0) {
             (false, _) => self.to_completion(replica, env),
@@ -77,7 +77,7 @@ impl State {
             && (in_order || !pauses)
             && replica.next.chunks.is_empty()
             && replica.stalled == 0
-            && replica.decodes == replica.running.len() as u64;
+            && replica.decodes - replica.beside == replica.running.len() as u64;
     }
 
     /// The first of the queue become active while there is a place.
@@ -159,10 +159,12 @@ impl State {
                 fitting.passed = true;
                 continue;
             }
-            let all = to_the_end(replica, slot, env);
+            let (all, width) = (to_the_end(replica, slot, env), u64::from(live.width));
             let need = match waits {
-                true => all + u64::from(replica.fixed),
-                false => all - u64::from(live.target.div_ceil(replica.block_size)),
+                // Those that wait can be many.
+                true if width == 1 => all + u64::from(replica.fixed),
+                true => all - (width - 1) * u64::from(live.target / replica.block_size) + u64::from(replica.fixed),
+                false => all - width * u64::from(live.target.div_ceil(replica.block_size)),
             } as i64;
             if need > available && !waits {
                 break;
@@ -238,7 +240,7 @@ impl State {
                     let computed = replica.computed(live);
                     replica.verify_need(live, computed, replica.wanted(live, computed))
                 }
-                Phase::Decode => new_blocks(replica.computed(live), 1, replica.block_size),
+                Phase::Decode => replica.blocks_for(slot, replica.computed(live), 1),
                 Phase::Prefill | Phase::Ending | Phase::Moving | Phase::Fetching => 0,
             };
             while taken + need > replica.pool.free() || !claims.fits(replica, slot, env) {
@@ -266,9 +268,8 @@ impl State {
         let most = self.rules.max_num_tokens;
         let (mut left, mut contexts) = (most, Vec::new());
         let mut generating = Vec::new();
-        let drafts = replica.speculating.is_some();
-        if fitting.generate && drafts {
-            let sums = replica.verify_sums().0;
+        if fitting.generate {
+            let sums = if replica.speculating.is_some() { replica.verify_sums().0 } else { replica.decodes };
             if sums <= u64::from(most) {
                 left -= sums as u32;
             } else {
@@ -276,8 +277,7 @@ impl State {
                     decodes(replica).map(|slot| (replica.live[slot as usize].place, slot)).collect();
                 places.sort_unstable();
                 for (_, slot) in places {
-                    let live = &replica.live[slot as usize];
-                    let tokens = replica.wanted(live, replica.computed(live));
+                    let tokens = tokens_of(replica, slot);
                     if tokens > left {
                         break;
                     }
@@ -287,15 +287,11 @@ impl State {
                 // Who does not fit ends the search for others.
                 return (Some(generating), contexts);
             }
-        } else if fitting.generate {
-            // Whoever began to generate had a token of a step in which the others had theirs.
-            assert!(replica.decodes <= u64::from(most), "more generate than a step has tokens");
-            left -= replica.decodes as u32;
         }
         for slot in &fitting.list {
             let live = &replica.live[*slot as usize];
             if live.phase == Phase::Decode {
-                let tokens = replica.wanted(live, replica.computed(live));
+                let tokens = tokens_of(replica, *slot);
                 if tokens > left {
                     break;
                 }
@@ -317,7 +313,7 @@ impl State {
         if self.rules.enable_chunked_context {
             self.cut(&mut contexts, left, replica.block_size);
         }
-        let all = fitting.generate || generating.len() as u64 == replica.decodes;
+        let all = fitting.generate || generating.len() as u64 == replica.decodes - replica.beside;
         if all { (None, contexts) } else { (Some(generating), contexts) }
     }
 
@@ -370,7 +366,8 @@ impl State {
             tokens.min(target - found)
         };
         replica.fetched.remove(&place);
-        let spare = target.div_ceil(size) - hits;
+        let (whole, within) = (target / size, u32::from(!target.is_multiple_of(size)));
+        let spare = whole + within * replica.live[slot as usize].width - hits;
         replica.seat(slot, &Seat { hits, tokens, spare }, f, env);
         self.started.push((place, replica.live[slot as usize].seq, slot));
     }
@@ -432,16 +429,24 @@ impl Contexts<'_> {
     }
 }
 
-/// Blocks that a fetched request takes when it starts: those of its whole prompt, and what it holds whatever its length.
-fn to_start(replica: &Replica, live: &Live) -> u64 {
-    u64::from(live.target.div_ceil(replica.block_size) + replica.fixed)
+/// Tokens of one that generates: of its drafts, or its beams.
+fn tokens_of(replica: &Replica, slot: u32) -> u32 {
+    let live = &replica.live[slot as usize];
+    replica.wanted(live, replica.computed(live)) * live.width
 }
 
-/// Blocks of its tokens that a request may have in the end.
+/// Blocks that a fetched request takes when it starts: those of its whole prompt, of the last for each beam if that is not full,
+/// and what it holds whatever its length.
+fn to_start(replica: &Replica, live: &Live) -> u64 {
+    let (whole, rest) = (live.target / replica.block_size, live.target % replica.block_size);
+    u64::from(whole) + if rest > 0 { u64::from(live.width) } else { 0 } + u64::from(replica.fixed)
+}
+
+/// Blocks of its tokens that a request may have in the end, where those that its beams share count for each.
 fn to_the_end(replica: &Replica, slot: u32, env: &Env<'_>) -> u64 {
     let live = &replica.live[slot as usize];
     let most = u64::from(live.input) + u64::from(env.demand.cap(live.request, env.max_len));
-    most.div_ceil(u64::from(replica.block_size))
+    most.div_ceil(u64::from(replica.block_size)) * u64::from(live.width)
 }
 
 /// Blocks of those that generate: the tokens of each, rounded up to blocks.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::parts::{Life, stats};
 use super::world::World;
-use crate::sim::scheduler::{Samples, Scheduler};
+use crate::sim::scheduler::{Beams, Samples, Scheduler};
 use crate::sim::{RequestRow, Status};
 
 impl World<'_> {
@@ -16,14 +16,21 @@ impl World<'_> {
 
     /// The prompt of a request is computed, and a token of it out: so is one of every other sequence.
     pub(super) fn fork(&mut self, r: usize, i: usize) {
-        let group = self.replicas[r].pool.common.samples == Samples::Group;
-        if !group || self.lives[i].samples == 1 {
+        let common = self.replicas[r].pool.common;
+        let beams = self.lives[i].beams > 1;
+        if !beams && (common.samples != Samples::Group || self.lives[i].samples == 1) {
             return;
         }
-        for sample in 1..self.lives[i].samples {
+        if beams {
+            self.fire("beams: several");
+        }
+        for sample in 1..self.lives[i].width() as u32 {
+            let (shared, own) = self.blocks_of_fork(r, i);
             let first = &self.lives[i];
             let other = Life {
                 samples: 1,
+                beams: 1,
+                silent: beams,
                 leader: Some(i),
                 sample,
                 arrived: true,
@@ -34,17 +41,46 @@ impl World<'_> {
                 target: first.target,
                 computed: first.computed,
                 most: first.computed,
-                blocks: first.blocks.clone(),
+                blocks: shared.iter().chain(&own).copied().collect(),
                 tokens: first.tokens.clone(),
                 after_token: first.after_token,
                 ..Life::new(self.demand, first.place)
             };
-            for id in &other.blocks {
+            for id in &shared {
                 self.replicas[r].blocks[*id].users += 1;
             }
             self.lives.push(other);
             let other = self.lives.len() - 1;
             self.lives[i].forks.push(other);
+        }
+    }
+
+    /// Blocks of another sequence of a group: those of the first, and its own, which are held for it.
+    fn blocks_of_fork(&mut self, r: usize, i: usize) -> (Vec<usize>, Vec<usize>) {
+        let pool = self.pool(r);
+        let life = &mut self.lives[i];
+        let (shared, own) = match pool.common.beams {
+            Beams::None | Beams::OnWrite => (life.blocks.len(), 0),
+            Beams::FromStart => {
+                let whole = life.input / pool.block_size;
+                (whole, life.blocks.len() - whole)
+            }
+            Beams::Apart => (0, life.blocks.len()),
+        };
+        (life.blocks[..shared].to_vec(), life.apart.drain(..own).collect())
+    }
+
+    /// Blocks of a request, each once, whichever sequence holds it.
+    pub(super) fn blocks_of_all(&self, i: usize) -> BTreeSet<usize> {
+        let of = |one: usize| self.lives[one].blocks.iter().chain(&self.lives[one].apart).copied();
+        self.sequences(i).into_iter().flat_map(of).collect()
+    }
+
+    /// Takes so many blocks for beams that are not there yet.
+    pub(super) fn hold_apart(&mut self, r: usize, i: usize, blocks: usize) {
+        for _ in 0..blocks {
+            let Some(id) = self.replicas[r].take() else { unreachable!("blocks were said to be free") };
+            self.lives[i].apart.push(id);
         }
     }
 
@@ -103,12 +139,14 @@ impl World<'_> {
             self.replicas[r].release(&blocks);
             self.lives[other].over();
         }
+        let apart = std::mem::take(&mut self.lives[i].apart);
+        self.replicas[r].release(&apart);
     }
 
     /// Longest prompt plus output of a sequence, so that whenever its group is on the host, an empty cache can take it back.
     pub(super) fn longest_group(&mut self, r: usize, i: usize) -> usize {
         let pool = self.pool(r);
-        let (input, n) = (self.lives[i].input, self.lives[i].samples as usize);
+        let (input, n) = (self.lives[i].input, self.lives[i].width());
         let Scheduler::VllmV0(rules) = &pool.scheduler else { return usize::MAX };
         if n == 1 {
             return usize::MAX;
@@ -133,7 +171,8 @@ impl World<'_> {
 
     /// The row of a request whose prompt was computed for several sequences.
     pub(super) fn row_of_group(&self, i: usize, status: Status) -> RequestRow {
-        let all: Vec<&Life> = self.sequences(i).into_iter().map(|one| &self.lives[one]).collect();
+        let told = |one: &&Life| !one.silent;
+        let all: Vec<&Life> = self.sequences(i).into_iter().map(|one| &self.lives[one]).filter(told).collect();
         let gaps = all.iter().flat_map(|one| one.tokens.windows(2).map(|w| (w[1] - w[0]).0));
         RequestRow {
             output_tokens: all.iter().map(|one| one.tokens.len() as u32).sum(),

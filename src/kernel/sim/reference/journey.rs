@@ -49,7 +49,12 @@ impl World<'_> {
         let max_len = self.replicas[first].pool.max_len.min(self.replicas[last].pool.max_len);
         let life = &mut self.lives[i];
         (life.home, life.prefill, life.prompt) = (last, prefill, input);
-        if input >= max_len || input > self.replicas[first].pool.longest_prompt {
+        let width = self.replicas[last].pool.scheduler.beam_width();
+        let other_width = prefill.is_none() && width.is_some_and(|width| width != self.lives[i].beams);
+        if other_width {
+            self.fire("beams: another width");
+        }
+        if other_width || input >= max_len || input > self.replicas[first].pool.longest_prompt {
             return self.reject(i, now);
         }
         let max_len = max_len.min(self.longest_group(last, i));

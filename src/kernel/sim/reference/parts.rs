@@ -56,9 +56,13 @@ pub(super) struct Life {
     pub parent: Option<usize>,
     pub sample: u32,
     pub ahead: bool,
-    /// Of a group of sequences: the others, known from the end of the prompt, and of one of them the first.
+    /// Of a group of sequences: the others, known from the end of the prompt, and of one of them the first. How many beams it
+    /// has, and blocks that it holds for those that are not there yet; of such a one, that its tokens are nobody's.
     pub forks: Vec<usize>,
     pub leader: Option<usize>,
+    pub beams: u32,
+    pub apart: Vec<usize>,
+    pub silent: bool,
     /// What its blocks were before they were copied to the host.
     pub away: Vec<usize>,
     /// When it is sent, or [`SimTime::MAX`] where that is not known yet.
@@ -137,6 +141,9 @@ impl Life {
             ahead: false,
             forks: Vec::new(),
             leader: None,
+            beams: demand.beams(request),
+            apart: Vec::new(),
+            silent: false,
             away: Vec::new(),
             arrival: demand.arrival(request),
             arrived: false,
@@ -179,6 +186,11 @@ impl Life {
             lost: SimDuration::ZERO,
             gone: false,
         }
+    }
+
+    /// Sequences of it, where its samples or beams are that.
+    pub(super) fn width(&self) -> usize {
+        self.samples.max(self.beams) as usize
     }
 
     /// Its client is gone by now.

@@ -118,7 +118,7 @@ impl World<'_> {
 
     fn replying(&self, life: &Life) -> impl Iterator<Item = &Life> {
         let others = life.children.iter().chain(&life.forks);
-        others.map(|child| &self.lives[*child]).filter(|child| !child.ahead)
+        others.map(|child| &self.lives[*child]).filter(|child| !child.ahead && !child.silent)
     }
 
     /// The row of a request of which samples were in the queue.

@@ -518,7 +518,7 @@ impl<'a> World<'a> {
         let count = self.verify(r, part);
         let life = &mut self.lives[part.life];
         for _ in 0..count {
-            if let Some(last) = life.tokens.last() {
+            if let Some(last) = life.tokens.last().filter(|_| !life.silent) {
                 *self.gaps.entry(now - *last).or_insert(0) += 1;
             }
             life.hand_out(now, after_token);

@@ -16,13 +16,13 @@
 //! of real tokens.
 //!
 //! **Left out.** FasterTransformer's own pipelining splits one batch into micro-batches that follow each other through the
-//! stages; here, as in Vidur, several batches do. Preferred batch sizes and the queue delay of Triton, beams, and shared
-//! contexts.
+//! stages; here, as in Vidur, several batches do. Preferred batch sizes and the queue delay of Triton, and shared
+//! contexts, but for those of [`beams`](crate::sim::beams).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Common, QueueOrder, Reserve};
+use super::{Beams, Common, QueueOrder, Reserve};
 use crate::pools::Site;
 use crate::sim::latency::BatchShape;
 
@@ -51,9 +51,9 @@ impl Default for FasterTransformer {
 impl FasterTransformer {
     pub(super) fn common(&self) -> Common {
         Common {
-            decodes_max: u64::from(self.batch_size_cap),
             seats: u64::from(self.batch_size_cap),
             reserves: true,
+            beams: Beams::Apart,
             plain: !self.padded,
             ..Common::new(QueueOrder::Fcfs)
         }
@@ -77,13 +77,26 @@ impl FasterTransformer {
 /// A batch, as far as what is computed of it depends on more than the requests that are left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::sim) struct Padding {
-    /// Requests that it was formed of.
+    /// Requests that it was formed of, each as often as it has beams.
     pub rows: u64,
+    /// How often each prompt is computed.
+    pub each: u64,
     /// Tokens of its longest prompt.
     pub longest: u64,
 }
 
 impl Padding {
+    /// A step of a prompt alone, which is computed for each of its beams.
+    pub(in crate::sim) fn of_prompt(&self, shape: &BatchShape) -> BatchShape {
+        BatchShape {
+            prefill_requests: shape.prefill_requests * self.each,
+            prefill_tokens: shape.prefill_tokens * self.each,
+            prefill_tokens_squared: shape.prefill_tokens_squared * self.each,
+            prefill_tokens_x_input: shape.prefill_tokens_x_input * self.each,
+            ..*shape
+        }
+    }
+
     /// A step of prompts, each as long as the longest one.
     pub(in crate::sim) fn of_prompts(&self, shape: &BatchShape) -> BatchShape {
         let (n, longest) = (shape.prefill_requests, self.longest);

@@ -90,6 +90,21 @@ impl Scheduler {
         }
     }
 
+    /// Beams of the requests that the engine takes, where it takes those of one width only.
+    pub(crate) fn beam_width(&self) -> Option<u32> {
+        match self {
+            Scheduler::Trtllm(rules) => Some(rules.max_beam_width),
+            Scheduler::VllmV1(_)
+            | Scheduler::VllmV0(_)
+            | Scheduler::Sarathi(_)
+            | Scheduler::Orca(_)
+            | Scheduler::FasterTransformer(_)
+            | Scheduler::Lightllm(_)
+            | Scheduler::Sglang(_)
+            | Scheduler::Exclusive(_) => None,
+        }
+    }
+
     /// Shares of the memory when blocks are planned: of a GPU's, what the engine may use, and of what is left of that beside
     /// weights and activations, what the cache takes.
     pub(crate) fn memory_shares(&self, utilization: f64) -> (f64, f64) {
@@ -121,6 +136,10 @@ impl Scheduler {
                 let pages = rules.settled.verified.div_ceil(block_size.max(1));
                 growing.saturating_sub(u64::from(pages)).saturating_mul(u64::from(block_size))
             }
+            // The blocks are dealt out to the beams.
+            Scheduler::Trtllm(rules) if rules.max_beam_width > 1 => {
+                (growing / u64::from(rules.max_beam_width)).saturating_mul(u64::from(block_size))
+            }
             Scheduler::VllmV1(_)
             | Scheduler::Orca(_)
             | Scheduler::FasterTransformer(_)
@@ -147,11 +166,10 @@ impl Scheduler {
                 rules.settle(max_model_len);
                 Vec::new()
             }
-            Scheduler::Sarathi(_)
-            | Scheduler::Orca(_)
-            | Scheduler::FasterTransformer(_)
-            | Scheduler::Lightllm(_)
-            | Scheduler::Trtllm(_) => Vec::new(),
+            Scheduler::Sarathi(_) | Scheduler::Orca(_) | Scheduler::FasterTransformer(_) | Scheduler::Lightllm(_) => {
+                Vec::new()
+            }
+            Scheduler::Trtllm(rules) => rules.settle(&mut d.kv),
             Scheduler::Sglang(_) => sglang::settle(d, model, gpu),
         }
     }
@@ -216,8 +234,9 @@ pub(crate) struct Common {
     pub asks_tiers: bool,
     /// A prompt that was cut waits for blocks, and nobody gives his up for it: fetches leave it those of its rest.
     pub cut_waits: bool,
-    /// What it makes of a request with several samples.
+    /// What it makes of a request with several samples, and with several beams.
     pub samples: Samples,
+    pub beams: Beams,
     /// With [`QueueOrder::Sjf`]: the most tokens that a reply may have go first, not the shortest prompt.
     pub longest_reply_first: bool,
     /// Requests whose KV caches have come run in the order in which they came, whatever the order of the queue.
@@ -244,6 +263,19 @@ pub(crate) enum Samples {
     Group,
 }
 
+/// How the beams of a request share blocks: see [`crate::sim::beams`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beams {
+    /// The engine knows no beam search.
+    None,
+    /// All of the prompt; who writes to one that others use, too, copies it first.
+    OnWrite,
+    /// Whole ones of the prompt; of that in which the prompt ends each has its own from the start.
+    FromStart,
+    /// None.
+    Apart,
+}
+
 impl Common {
     /// An engine that has none of the others' ways.
     pub(crate) fn new(policy: QueueOrder) -> Common {
@@ -264,6 +296,7 @@ impl Common {
             asks_tiers: false,
             cut_waits: false,
             samples: Samples::None,
+            beams: Beams::None,
             longest_reply_first: false,
             joins_in_order: false,
             requeues_last: false,

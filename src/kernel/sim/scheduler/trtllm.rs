@@ -28,7 +28,8 @@
 //! Generation requests and prompts share steps. `max_seq_len` is `deployment.max_model_len` (lowered to what the cache
 //! holds), `tokens_per_block` is `kv.block_size` (there 32 by default), `enable_block_reuse` is `kv.enable_prefix_caching`;
 //! `scheduling_policy` orders the queue from which requests are fetched (there first come, first served). It never says
-//! who is paused: that is always the last of the list. Parallel samples are in [`samples`](crate::sim::samples).
+//! who is paused: that is always the last of the list. Parallel samples are in [`samples`](crate::sim::samples), beams
+//! (`max_beam_width`) in [`beams`](crate::sim::beams).
 //!
 //! Different here: there, a fetched prompt that does not fit (rule 2) ends the search for those under way behind it, too:
 //! with rule 6 they can hold the blocks that it waits for, and the engine stops for good. Within a step, those that generate
@@ -47,10 +48,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Common, QueueOrder, Samples};
+use super::{Beams, Common, QueueOrder, Samples};
 use crate::pools::Site;
 use crate::scenario::KvCache;
-use crate::sim::engine;
+use crate::sim::{beams, engine};
 
 /// TensorRT-LLM's in-flight batching, under its own names and defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -60,6 +61,8 @@ pub struct Trtllm {
     pub max_batch_size: u32,
     /// Tokens that one step may process.
     pub max_num_tokens: u32,
+    /// Beams of a request. All requests must ask for as many (`workload.beam_width`); those that ask for others are rejected.
+    pub max_beam_width: u32,
     /// Who may have blocks.
     pub capacity_scheduler_policy: CapacitySchedulerPolicy,
     /// Let a prompt be cut into chunks (`enable_chunked_prefill` in its Python interface). Without, longer prompts than
@@ -105,6 +108,7 @@ impl Default for Trtllm {
         Trtllm {
             max_batch_size: 2048,
             max_num_tokens: 8192,
+            max_beam_width: 1,
             capacity_scheduler_policy: CapacitySchedulerPolicy::default(),
             enable_chunked_context: false,
             context_chunking_policy: ContextChunkingPolicy::default(),
@@ -125,8 +129,19 @@ impl Trtllm {
             caches_prefixes: true,
             knows_adapters: true,
             samples: Samples::Requests,
+            beams: Beams::FromStart,
             ..Common::new(self.scheduling_policy)
         }
+    }
+
+    /// What it makes of the settings of the cache.
+    pub(super) fn settle(&self, kv: &mut KvCache) -> Vec<(&'static str, String)> {
+        if self.max_beam_width < 2 || !kv.enable_prefix_caching {
+            return Vec::new();
+        }
+        kv.enable_prefix_caching = false;
+        let message = "off, with max_beam_width above 1: TensorRT-LLM reuses no blocks then (enable_block_reuse)";
+        vec![("deployment.kv.enable_prefix_caching", message.to_string())]
     }
 
     /// Most tokens of a prompt that it takes.
@@ -146,6 +161,7 @@ impl Trtllm {
                 found.push((path, "is 0; must be at least 1".to_string()));
             }
         }
+        found.extend(beams::problems_of_trtllm(self, site));
         let fraction = self.free_gpu_memory_fraction;
         if !(fraction > 0.0 && fraction <= 1.0) {
             let message = format!("is {fraction}; must be above 0, and 1 at most");

@@ -33,7 +33,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Common, QueueOrder, Samples, watermark_blocks};
+use super::{Beams, Common, QueueOrder, Samples, watermark_blocks};
 use crate::pools::Site;
 use crate::sim::engine;
 use crate::sim::kv::plan::GIB;
@@ -105,6 +105,7 @@ impl VllmV0 {
             seats: u64::from(self.max_num_seqs),
             overhead_us: self.scheduler_overhead_us,
             samples: Samples::Group,
+            beams: Beams::OnWrite,
             slack: 1,
             // Who is swapped out waits outside of the queue, where nobody asks for adapters.
             knows_adapters: self.preemption_mode == PreemptionMode::Recompute,

@@ -1,5 +1,6 @@
 //! One seed, one scenario: sizes small enough that every rule is applied often, times round enough that they tie.
 
+mod beams;
 mod cluster;
 mod conversations;
 mod engines;
@@ -281,6 +282,7 @@ fn load(dice: &mut Dice) -> Load {
         timeout_s: if dice.one_in(4) { Some(f64::from(dice.range(1, 300)) * 1e-3) } else { None },
         max_tokens: if dice.one_in(3) { Some(dice.range(1, 30)) } else { None },
         n: None,
+        beam_width: None,
     };
     let mut classes = std::collections::BTreeMap::new();
     if dice.one_in(2) {
@@ -296,6 +298,7 @@ fn load(dice: &mut Dice) -> Load {
         timeout_s: if dice.one_in(6) { Some(dice.pick(&[0.007, 0.03, 0.1, 0.5])) } else { None },
         max_tokens: if dice.one_in(6) { Some(dice.range(1, 30)) } else { None },
         n: None,
+        beam_width: None,
         exact_max_tokens: false,
         cancel: if dice.one_in(6) {
             Some(Cancel { share: dice.pick(&[0.1, 0.5, 1.0]), after_s: dice.pick(&[0.003, 0.03, 0.3]) })

@@ -107,6 +107,12 @@ impl Checked<'_> {
         self.rows.requests.iter().map(of).sum()
     }
 
+    /// A request that was preempted begins anew.
+    fn restarts(&self) -> bool {
+        let beams = |place: &Place| place.site.deployment.scheduler.beam_width().is_some_and(|width| width > 1);
+        self.quirks.restart_from_prompt || self.places.iter().any(beams)
+    }
+
     fn place_of(&self, replica: u32) -> usize {
         self.places.partition_point(|place| place.engines().end <= replica)
     }
@@ -216,7 +222,7 @@ impl Checked<'_> {
         ensure(each && tokens >= 2 && itl.p99 <= itl.max && itl.max <= itl.sum, || "impossible gaps".to_string())?;
         // Those of a request that started again are of its second life.
         if let (Some(first), Some(left)) = (self.first_out(row), row.finished.and(self.left(row)))
-            && !self.quirks.restart_from_prompt
+            && !self.restarts()
         {
             let between = left - first;
             // Samples begin and end at times of their own.
@@ -311,7 +317,7 @@ impl Checked<'_> {
         let itls = self.rows.requests.iter().filter_map(|row| row.itl);
         let expect_time: i128 = itls.clone().map(|itl| i128::from(itl.sum.0)).sum();
         // What was lost with the tokens of a request that started again counts too.
-        let lost = self.quirks.restart_from_prompt && self.summary.preemptions > 0;
+        let lost = self.restarts() && self.summary.preemptions > 0;
         let adds_up = if lost {
             count >= expect_count && time >= expect_time
         } else {

@@ -13,6 +13,7 @@
 
 mod asynchronous;
 mod batches;
+mod beams;
 mod conversations;
 mod faster_transformer;
 mod groups;
@@ -71,6 +72,7 @@ struct Ask {
     acceptance: Option<f64>,
     tenant: Option<u32>,
     n: Option<u32>,
+    beam_width: Option<u32>,
 }
 
 fn ask(at: f64, input: u32, output: u32) -> Ask {
@@ -95,6 +97,7 @@ fn requests(asked: &[Ask]) -> Requests {
         acceptance: asked.iter().map(|a| a.acceptance).collect(),
         tenant: asked.iter().map(|a| a.tenant).collect(),
         n: asked.iter().map(|a| a.n).collect(),
+        beam_width: asked.iter().map(|a| a.beam_width).collect(),
         block_tokens: 4,
         block_hash_offsets: vec![0],
         depends_on_offsets: vec![0],

@@ -20,7 +20,7 @@ impl World<'_> {
         if !self.replicas[r].waiting.is_empty() {
             self.fire("faster_transformer: the queue waits for the batch");
         }
-        for i in running {
+        for i in running.into_iter().flat_map(|i| self.sequences(i)).collect::<Vec<_>>() {
             let goes_on = self.go_on(r, i, 1, f);
             assert!(goes_on, "its blocks were reserved");
         }
@@ -30,6 +30,11 @@ impl World<'_> {
         while let Some(at) = self.head(r) {
             if f.batch.len() >= rules.batch_size_cap as usize {
                 self.fire("faster_transformer: the batch is full");
+                break;
+            }
+            let beams = self.lives[self.replicas[r].waiting[at]].beams;
+            if f.batch.first().is_some_and(|part| self.lives[part.life].beams != beams) {
+                self.fire("beams: another width ends the batch");
                 break;
             }
             if !self.reserve(r, at, rules.reserve, f) {
@@ -45,11 +50,27 @@ impl World<'_> {
     }
 
     /// A batch as FasterTransformer computes it: request by request of those that it was formed of.
-    pub(super) fn padded(&self, r: usize, rules: &FasterTransformer, shape: &BatchShape) -> BatchShape {
-        let batch = &self.replicas[r].batch;
+    pub(super) fn padded(&mut self, r: usize, rules: &FasterTransformer, shape: &BatchShape) -> BatchShape {
+        let batch = self.replicas[r].batch.clone();
         let longest = batch.iter().map(|i| self.lives[*i].prompt).max().unwrap_or(0) as u64;
         let prompts = shape.prefill_requests > 0;
-        if !rules.padded || (prompts && rules.remove_padding) {
+        if !rules.padded {
+            return *shape;
+        }
+        if prompts && batch.len() == 1 {
+            // Nobody else computes anything, and what beams have in common is not looked for.
+            let beams = u64::from(self.lives[batch[0]].beams);
+            if beams > 1 {
+                self.fire("beams: a prompt alone is computed for each");
+            }
+            let mut each = *shape;
+            each.prefill_requests *= beams;
+            each.prefill_tokens = longest * beams;
+            each.prefill_tokens_squared = longest * longest * beams;
+            each.prefill_tokens_x_input = longest * longest * beams;
+            return each;
+        }
+        if prompts && rules.remove_padding {
             return *shape;
         }
         let mut padded = BatchShape { decode_requests: 0, decode_context: 0, ..*shape };
@@ -62,7 +83,9 @@ impl World<'_> {
             }
             return padded;
         }
-        let contexts: Vec<u64> = batch.iter().map(|i| self.attends_to(r, *i, longest)).collect();
+        let beams = |i: &usize| std::iter::repeat_n(*i, self.lives[*i].beams as usize);
+        let rows = batch.iter().flat_map(beams);
+        let contexts: Vec<u64> = rows.map(|i| self.attends_to(r, i, longest)).collect();
         padded.decode_requests = contexts.len() as u64;
         padded.decode_context = contexts.iter().sum();
         if self.replicas[r].pool.model.wants_spread() {

@@ -20,7 +20,7 @@ use super::tiers::Loads;
 use super::world::World;
 use crate::sim::latency::BatchShape;
 use crate::sim::lora::Gated;
-use crate::sim::scheduler::{QueueOrder, Scheduler};
+use crate::sim::scheduler::{Beams, QueueOrder, Scheduler};
 use crate::sim::{SimError, StepRow};
 use crate::units::{SimDuration, SimTime};
 
@@ -101,6 +101,7 @@ impl World<'_> {
             life.most = life.most.max(end);
         }
         let yielding: Vec<usize> = forming.batch.iter().filter(|part| part.yields).map(|part| part.life).collect();
+        let yielding = yielding.into_iter().filter(|i| !self.lives[*i].silent).collect::<Vec<_>>();
         yielding.into_iter().for_each(|i| self.charge_token(r, i));
         self.count_stalls(r, &forming.batch);
         self.note_held_up(r);
@@ -145,7 +146,10 @@ impl World<'_> {
             | Scheduler::Lightllm(_)
             | Scheduler::Trtllm(_) => pool.model.step(shape),
             Scheduler::Sglang(rules) => self.said_by_sglang(r, &pool, rules, shape),
-            Scheduler::FasterTransformer(rules) => pool.model.step(&self.padded(r, rules, shape)),
+            Scheduler::FasterTransformer(rules) => {
+                let padded = self.padded(r, rules, shape);
+                pool.model.step(&padded)
+            }
         }
     }
 
@@ -198,8 +202,16 @@ impl World<'_> {
         self.replicas[r].release(&blocks);
         self.replicas[r].running.retain(|running| *running != i);
         self.note_end_of_use(r, i);
+        let beams = self.lives[i].beams > 1 && self.replicas[r].pool.common.beams == Beams::FromStart;
+        if beams {
+            let rule =
+                if self.lives[i].tokens.is_empty() { "beams: paused in its prompt" } else { "beams: begins anew" };
+            self.fire(rule);
+            self.forks_leave(r, i);
+            self.lives[i].forks.clear();
+        }
         let life = &mut self.lives[i];
-        if self.quirks.restart_from_prompt {
+        if self.quirks.restart_from_prompt || beams {
             life.tokens.clear();
             life.most = life.most.min(life.prompt);
         }

@@ -37,7 +37,9 @@ impl World<'_> {
             Reserve::RequestCap => prompt + self.demand.cap(life.request, longest as u32) as usize,
             Reserve::MaxModelLen => longest,
         };
-        if !self.has_room(r, &[], tokens) {
+        let blocks = tokens.div_ceil(self.replicas[r].pool.block_size);
+        let beams = self.lives[i].beams as usize;
+        if blocks * beams + self.replicas[r].pool.fixed > self.replicas[r].free.len() {
             return false;
         }
         if self.replicas[r].pool.fixed > 0 {
@@ -48,7 +50,8 @@ impl World<'_> {
         }
         self.lives[i].target = prompt;
         self.take_seat(r, at, Vec::new(), prompt, f);
-        self.hold_blocks(r, i, tokens.div_ceil(self.replicas[r].pool.block_size));
+        self.hold_blocks(r, i, blocks);
+        self.hold_apart(r, i, (beams - 1) * blocks);
         true
     }
 }

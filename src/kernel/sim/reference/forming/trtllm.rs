@@ -22,7 +22,9 @@ impl World<'_> {
         // Those that generate take their blocks in the order in which they started.
         for i in self.replicas[r].running.clone() {
             if self.lives[i].decodes() && tokens.iter().any(|(scheduled, _)| *scheduled == i) {
-                assert!(self.go_on(r, i, 1, f), "its block was set aside");
+                for one in self.sequences(i) {
+                    assert!(self.go_on(r, one, 1, f), "its block was set aside");
+                }
                 tokens.retain(|(scheduled, _)| *scheduled != i);
             }
         }
@@ -92,7 +94,20 @@ impl World<'_> {
     fn remaining_blocks(&self, r: usize, i: usize) -> usize {
         let life = &self.lives[i];
         let cap = self.demand.cap(life.request, self.replicas[r].pool.max_len as u32) as usize;
-        self.blocks_of(r, life.prompt + cap) - life.blocks.len() + self.fixed_to_take(r, i)
+        let all = self.blocks_of_beams(r, i, life.prompt + cap);
+        all - self.blocks_of_all(i).len() + self.fixed_to_take(r, i)
+    }
+
+    /// Blocks of so many tokens of each of its beams, of which they share the whole ones of the prompt.
+    fn blocks_of_beams(&self, r: usize, i: usize, tokens: usize) -> usize {
+        let (all, beams) = (self.blocks_of(r, tokens), self.lives[i].beams as usize);
+        match beams {
+            1 => all,
+            _ => {
+                let shared = self.lives[i].prompt / self.replicas[r].pool.block_size;
+                shared + (all - shared) * beams
+            }
+        }
     }
 
     /// Blocks that it holds whatever its length, until it has them.
@@ -206,12 +221,12 @@ impl World<'_> {
     fn blocks_of_one_step(&self, r: usize, i: usize) -> usize {
         let life = &self.lives[i];
         match (self.started(r, i), self.generates(r, i)) {
-            (false, _) => self.blocks_of(r, self.context_length(i)) + self.fixed_to_take(r, i),
+            (false, _) => self.blocks_of_beams(r, i, self.context_length(i)) + self.fixed_to_take(r, i),
             (true, false) => 0,
             (true, true) => {
                 let cap = self.demand.cap(life.request, self.replicas[r].pool.max_len as u32) as usize;
                 let next = (life.computed + self.wanted(r, i)).min(life.prompt + cap);
-                self.blocks_of(r, next) - self.blocks_of(r, life.computed)
+                (self.blocks_of(r, next) - self.blocks_of(r, life.computed)) * life.beams as usize
             }
         }
     }
@@ -221,7 +236,10 @@ impl World<'_> {
         let machine = &self.replicas[r];
         let mut users: Vec<usize> = machine.blocks.iter().map(|block| block.users).collect();
         for i in paused {
-            self.lives[*i].blocks.iter().chain(&machine.fixed[i]).for_each(|block| users[*block] -= 1);
+            machine.fixed[i].iter().chain(&self.lives[*i].apart).for_each(|block| users[*block] -= 1);
+            for one in self.sequences(*i) {
+                self.lives[one].blocks.iter().for_each(|block| users[*block] -= 1);
+            }
         }
         users.iter().filter(|users| **users == 0).count()
     }
@@ -253,9 +271,14 @@ impl World<'_> {
         let (mut batch, mut contexts, mut tokens) = (Vec::new(), Vec::new(), 0);
         for i in scheduled {
             if self.generates(r, *i) {
-                let wanted = self.wanted(r, *i);
+                let beams = self.lives[*i].beams as usize;
+                let wanted = self.wanted(r, *i) * beams;
                 if tokens + wanted > most {
-                    self.fire(if wanted > 1 { NO_ROOM_FOR_DRAFTS } else { "trtllm: no token left to generate" });
+                    self.fire(match (beams, wanted) {
+                        (1, 1) => "trtllm: no token left to generate",
+                        (1, _) => NO_ROOM_FOR_DRAFTS,
+                        (_, _) => "beams: no room for all tokens",
+                    });
                     break;
                 }
                 tokens += wanted;
@@ -329,5 +352,10 @@ impl World<'_> {
         let Some(at) = self.replicas[r].waiting.iter().position(|other| *other == i) else { unreachable!("it waits") };
         self.take_seat(r, at, hits, end - found, f);
         self.hold_blocks(r, i, target.div_ceil(block_size));
+        let others = self.lives[i].beams as usize - 1;
+        if others > 0 && !target.is_multiple_of(block_size) {
+            self.fire("beams: a last block for each");
+            self.hold_apart(r, i, others);
+        }
     }
 }

@@ -32,6 +32,10 @@ impl World<'_> {
         f.more = rules.copy_time(copied as u64, self.replicas[r].pool.bytes_per_block);
     }
 
+    fn seats_taken(&self, r: usize) -> usize {
+        self.replicas[r].running.iter().map(|i| self.lives[*i].width()).sum()
+    }
+
     fn swapped_out(&self, r: usize) -> Vec<usize> {
         self.replicas[r].waiting.iter().copied().filter(|i| self.lives[*i].ready).collect()
     }
@@ -40,9 +44,9 @@ impl World<'_> {
     fn admit_next_vllm_v0(&mut self, r: usize, rules: &VllmV0, f: &mut Forming) -> bool {
         let Some(at) = self.head(r) else { return false };
         let i = self.replicas[r].waiting[at];
-        let taken: u32 = self.replicas[r].running.iter().map(|i| self.lives[*i].samples).sum();
-        if taken + self.lives[i].samples > rules.max_num_seqs {
-            self.fire(match taken < rules.max_num_seqs {
+        let (taken, seats) = (self.seats_taken(r), rules.max_num_seqs as usize);
+        if taken + self.lives[i].width() > seats {
+            self.fire(match taken < seats {
                 true => "groups: too few seats for all sequences",
                 false => "vllm_v0: all seats are taken",
             });
@@ -164,8 +168,8 @@ impl World<'_> {
         if f.batch.len() >= self.share(r, rules.max_num_seqs) {
             return None;
         }
-        let taken: u32 = self.replicas[r].running.iter().map(|i| self.lives[*i].samples).sum();
-        assert!(taken + self.lives[i].samples <= rules.max_num_seqs, "nobody took its seat");
+        let seats = self.seats_taken(r) + self.lives[i].width();
+        assert!(seats <= rules.max_num_seqs as usize, "nobody took its seat");
         let sequences = self.sequences(i);
         let fixed = self.replicas[r].pool.fixed;
         let watermark = rules.watermark(self.replicas[r].blocks.len() as u64) as usize;

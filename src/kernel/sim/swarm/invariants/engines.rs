@@ -2,6 +2,7 @@
 
 use super::{Checked, Place, ensure};
 use crate::pools::Role;
+use crate::sim::beams;
 use crate::sim::lora::Loading;
 use crate::sim::scheduler::Scheduler;
 use crate::sim::{RequestRow, StepRow, Summary, WorkSums};
@@ -139,7 +140,7 @@ impl Checked<'_> {
     fn computed_tokens(&self) -> Result<(), String> {
         let s = self.summary;
         // Tokens that a preempted request generates again are not counted as computed again.
-        let lost = self.quirks.restart_from_prompt && s.preemptions > 0;
+        let lost = self.restarts() && s.preemptions > 0;
         if lost || self.places.iter().any(Place::asynchronous) || self.losses() {
             return Ok(());
         }
@@ -151,7 +152,10 @@ impl Checked<'_> {
             let all = r.input_tokens * self.prompts_of(r) + r.output_tokens + r.recomputed_tokens;
             // Of several samples the hits are told together.
             let cached = if several { 0 } else { r.cached_tokens };
-            u64::from(all - cached - fetched(r)) - u64::from(r.samples)
+            // Of the beams that nobody is told of, all but the first token.
+            let beams = beams::of_request(&self.s.workload, self.requests, r.request as usize);
+            let silent = (beams - 1) * r.output_tokens.saturating_sub(1);
+            u64::from(all - cached - fetched(r) + silent) - u64::from(r.samples)
         };
         let served: u64 = rows.iter().filter(|row| row.status.served()).map(of).sum();
         let served = served - if several { s.prefix_tokens_hit } else { 0 };

@@ -1,5 +1,6 @@
 //! The other schedulers of batches: the scenarios of the swarm with one of them in the place of vLLM's.
 
+mod beams;
 mod drafts;
 mod faster_transformer;
 mod lanes;
@@ -50,6 +51,8 @@ pub const ENGINES: &[Engine] = &[
     Engine { name: "samples", rules: samples::RULES, draw: samples::draw },
     // vLLM's version 0 with several sequences of a request.
     Engine { name: "groups", rules: samples::GROUPS, draw: samples::groups },
+    // TensorRT-LLM, FasterTransformer and vLLM's version 0 with several beams of a request.
+    Engine { name: "beams", rules: beams::RULES, draw: beams::draw },
 ];
 
 /// The scenario of a seed for one of them.
@@ -63,7 +66,8 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
         conversations::draw(dice, &sizes, &mut s.workload, &mut requests);
     }
     (engine_of.draw)(dice, &sizes, &mut s);
-    if engine_of.name != "groups" {
+    let sequences = matches!(engine_of.name, "groups" | "beams");
+    if !sequences {
         lanes::draw(engine_of.name, &mut s);
     }
     // Adapters, for whoever heeds them.
@@ -71,7 +75,7 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
     let heeds = common.is_some_and(|c| c.knows_adapters && c.policy != QueueOrder::Fair);
     let heeds = heeds && s.deployment.speculative.is_none();
     let heeds = heeds && s.deployment.pools.is_empty();
-    let heeds = heeds && engine_of.name != "groups";
+    let heeds = heeds && !sequences;
     let few = s.deployment.kv.tiers.is_empty() && !matches!(s.deployment.scheduler, Scheduler::Trtllm(_));
     if heeds && dice.one_in(if few { 4 } else { 2 }) {
         lora::draw(dice, &sizes, &mut s);
@@ -83,7 +87,7 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
         requests.adapter = lora::asked(dice, requests.len());
     }
     let encodes = matches!(s.deployment.scheduler, Scheduler::Sglang(_) | Scheduler::Trtllm(_));
-    if encodes {
+    if encodes && !sequences {
         encoder(seed, &mut s, &mut requests);
     }
     if let Some(encoder) = &mut s.deployment.encoder {
@@ -94,6 +98,10 @@ pub fn scenario_of(engine_of: &Engine, seed: u64) -> (Scenario, Requests) {
     }
     if s.deployment.speculative.is_some() {
         requests.acceptance = speculative::own(dice, requests.len());
+    }
+    if engine_of.name == "beams" {
+        super::beams::draw(seed, &mut s, &mut requests);
+        return (s, requests);
     }
     let all = matches!(engine_of.name, "samples" | "groups");
     super::samples::draw(seed, if all { 1 } else { 5 }, &mut s, &mut requests);
