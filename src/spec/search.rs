@@ -53,8 +53,10 @@ pub struct Search {
     /// the price of every GPU, else `gpus` or `qps_per_gpu`.
     #[serde(default)]
     pub rank: Option<Rank>,
-    /// Stop searching configurations that cannot become the best any more: the lowest load at which one failed is worth
-    /// less than a load at which another passed. They are reported as `dropped`.
+    /// Stop searching configurations that cannot become the best any more: the lowest load at which one failed, or, for limits
+    /// on `ttft` and `e2e` and with the roofline as latency model, the load that its GPUs could carry at the peak of their
+    /// arithmetic, is worth less than a load at which another passed. They are reported as `dropped`. What promises most is
+    /// searched first.
     #[serde(default)]
     pub drop_hopeless: bool,
     /// US dollars of a GPU per hour: the GPU's name in the catalog -> price. `pipe show prices` has some, with dates.

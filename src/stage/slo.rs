@@ -32,8 +32,8 @@ use crate::table::column;
 use answer::Scenarios;
 pub(crate) use judge::Verdict;
 use judge::{CheckedRule, Over, Requests, Sample, judge};
-pub(crate) use spec::rules_problems;
 use spec::{Metric, checked, metrics, problems};
+pub(crate) use spec::{rules_problems, seconds_of};
 
 /// Columns of requests that are looked at whatever the rules.
 const FIXED: [&str; 4] = ["scenario_id", "status", "class", "measured"];

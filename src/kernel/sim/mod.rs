@@ -222,7 +222,7 @@ mod work;
 use std::borrow::Cow;
 use std::sync::atomic::AtomicBool;
 
-pub use latency::{by_pool, utilization, utilization_of_pool};
+pub use latency::{by_pool, least_seconds, utilization, utilization_of_pool};
 
 use crate::pools::Role;
 use crate::request::Requests;

@@ -1,4 +1,4 @@
-//! That the samplers find what samplers of their kind find, with room for chance; and what they cost.
+//! That the samplers find what samplers of their kind find, with room for chance.
 
 use serde_json::{Value, json};
 
@@ -21,8 +21,7 @@ fn reached_with(spec: &SamplerSpec, problem: &Problem, trials: usize, seeds: u64
         let settings = Settings { seed, objectives, on_violation, budget, ..Settings::default() };
         quality(problem, &run(spec, problem, &settings, trials, 16).trials)
     };
-    let result = median((0..seeds).map(of).collect());
-    result
+    median((0..seeds).map(of).collect())
 }
 
 #[test]

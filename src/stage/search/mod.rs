@@ -3,6 +3,7 @@
 //! ```text
 //! bracket.rs   which value to try next       seek.rs    one search: a configuration and an SLO
 //! setup.rs     configurations, prices, what can be wrong        tables.rs   the tables
+//! bound.rs     what the hardware could carry at best
 //! ```
 //!
 //! Searches go on side by side: in every round each says which value it wants to know of, all that is not known yet is
@@ -10,6 +11,7 @@
 //! others over the same configuration know too. Rounds follow from results alone, so the tables do not depend on threads.
 //! Simulations are remembered one by one: a search that was stopped asks for the same ones again and finds them done.
 
+mod bound;
 mod bracket;
 mod seek;
 mod setup;
@@ -140,7 +142,14 @@ impl<'a> Run<'a> {
         evaluator: Evaluator,
     ) -> Result<Run<'a>> {
         let judges = spec.slos.iter().map(|slo| Judge::new(std::slice::from_ref(slo))).collect::<Result<_>>()?;
-        let seeks = setup.seeks(spec);
+        let mut seeks = setup.seeks(spec);
+        if let (true, Find::Qps(find)) = (spec.drop_hopeless, &spec.find) {
+            for seek in &mut seeks {
+                let scenario = &setup.configurations[seek.configuration].scenario;
+                let at_best = bound::highest_qps(scenario, &evaluator.workload.requests, &spec.slos[seek.slo]);
+                seek.ceiling = at_best.filter(|qps| *qps < find.max);
+            }
+        }
         Ok(Run { spec, cx, setup, profiles, evaluator, judges, seeks, probes: Vec::new(), known: BTreeMap::new() })
     }
 
@@ -161,7 +170,11 @@ impl<'a> Run<'a> {
     /// Every search goes on with what is known; what they cannot go on without, in order.
     fn wanted(&mut self) -> Vec<(usize, f64)> {
         let mut wanted = Vec::new();
-        for seek in &mut self.seeks {
+        let waits = match self.spec.drop_hopeless {
+            true => seek::waiting(&self.seeks, self.setup),
+            false => vec![false; self.seeks.len()],
+        };
+        for (seek, _) in self.seeks.iter_mut().zip(waits).filter(|(_, waits)| !waits) {
             while let Some(value) = seek.wants() {
                 let key = (seek.configuration, value.to_bits());
                 match self.known.get(&key) {

@@ -70,12 +70,14 @@ pub struct Seek {
     pub slo: usize,
     pub state: State,
     pub visits: Vec<Visit>,
+    /// No harder value can pass, by what the hardware can do at best; `None` where nothing is known.
+    pub ceiling: Option<f64>,
     way: Way,
 }
 
 impl Seek {
     pub fn new(configuration: usize, slo: usize, way: Way) -> Seek {
-        Seek { configuration, slo, state: State::Searching, visits: Vec::new(), way }
+        Seek { configuration, slo, state: State::Searching, visits: Vec::new(), ceiling: None, way }
     }
 
     /// The value that it must know of to go on; `None` where it is at an end.
@@ -149,14 +151,31 @@ impl Seek {
     }
 }
 
+/// Which searches wait, because their hardware promises less than that of another one of the same SLO and model that is
+/// not at its end: they may turn out to be hopeless before anything of theirs is simulated.
+pub fn waiting(seeks: &[Seek], setup: &Setup) -> Vec<bool> {
+    let promise: Vec<Option<f64>> =
+        seeks.iter().map(|seek| seek.ceiling.map(|v| setup.score(seek.configuration, v))).collect();
+    let waits = |at: usize| {
+        let Some(own) = promise[at].filter(|_| seeks[at].visits.is_empty()) else { return false };
+        let ahead = |other: usize| {
+            let first = promise[other].is_some_and(|p| p > own || (p == own && other < at));
+            first && seeks[other].state == State::Searching && setup.are_rivals(&seeks[at], &seeks[other])
+        };
+        (0..seeks.len()).any(ahead)
+    };
+    (0..seeks.len()).map(waits).collect()
+}
+
 /// Ends searches whose answer is known to be worse than that of another one of the same SLO and model: the easiest value at
-/// which they failed is worth less than what another has passed.
+/// which they failed, or that their hardware cannot carry, is worth less than what another has passed.
 pub fn drop_hopeless(seeks: &mut [Seek], setup: &Setup) {
     let worth: Vec<(Option<f64>, Option<f64>)> = seeks
         .iter()
         .map(|seek| {
             let of = |value: Option<f64>| value.map(|v| setup.score(seek.configuration, v));
-            (of(seek.passing()), of(seek.failing().map(|v| setup.next_easier(v))))
+            let hope = [of(seek.failing().map(|v| setup.next_easier(v))), of(seek.ceiling)];
+            (of(seek.passing()), hope.into_iter().flatten().min_by(f64::total_cmp))
         })
         .collect();
     for at in 0..seeks.len() {

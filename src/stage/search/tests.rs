@@ -296,3 +296,71 @@ fn mistakes_have_a_place_and_a_remedy() {
         assert!(found[0].at.is_some(), "{found:?}");
     }
 }
+
+#[test]
+fn what_cannot_win_even_at_its_peak_is_not_simulated() {
+    let bench = Bench::new(400, true);
+    let search = "
+  capacity:
+    search:
+      requests: trace
+      deployment: { model: llama-3.1-8b, gpu: h100-sxm, kv: { enable_prefix_caching: false } }
+      workload: { arrivals: poisson }
+      sweep: { grid: { deployment.gpu: [l40s, a100-80-sxm, h100-sxm, h200-sxm], deployment.tp: [1, 2] } }
+      find: { qps: { start: 8, tolerance: 0.05 } }
+      slos:
+        - { name: whole, quantile: 0.95, all: [{ metric: e2e_ms, max: 2500 }] }
+        - { name: first, fraction: 0.9, any: [{ metric: ttft_ms, max: 200 }, { metric: request_e2e_time, value: 3 }] }
+      rank: qps
+";
+    let search = search.replace("value: 3", "max: 3");
+    assert_eq!(bench.check(&search, "capacity"), []);
+    let all = bench.run(&search, "capacity", 2).unwrap();
+    let fewer = bench.run(&format!("{search}      drop_hopeless: true\n"), "capacity", 2).unwrap();
+    let rows = |ran: &Ran| {
+        let rows = ran.rows("capacity");
+        let rank = rows.column_by_name("rank").unwrap().as_primitive::<Int64Type>().clone();
+        let tried = ints(&rows, "values_tried");
+        let id = ints(&rows, "configuration_id");
+        let (slo, state, value) =
+            (texts(ran, "capacity", "slo"), texts(ran, "capacity", "state"), floats(ran, "capacity", "value"));
+        (0..rows.num_rows())
+            .map(|i| {
+                (slo[i].clone(), id[i], state[i].clone(), tried[i], rank.is_valid(i) && rank.value(i) == 1, value[i])
+            })
+            .collect::<Vec<_>>()
+    };
+    let best = |rows: &[(String, i64, String, i64, bool, Option<f64>)]| {
+        rows.iter().filter(|r| r.4).map(|r| (r.0.clone(), r.1, r.5)).collect::<Vec<_>>()
+    };
+    let (all, fewer) = (rows(&all), rows(&fewer));
+    assert_eq!(best(&all), best(&fewer));
+    let unseen = fewer.iter().filter(|r| r.2 == "dropped" && r.3 == 0).count();
+    assert!(unseen > 0, "{fewer:?}");
+
+    // What is found lies below what the hardware promises, everywhere.
+    let sweep = "
+  sim:
+    simulate:
+      requests: trace
+      deployment: { model: llama-3.1-8b, gpu: h100-sxm, kv: { enable_prefix_caching: false } }
+      workload: { arrivals: poisson }
+      sweep: { grid: { deployment.gpu: [l40s, a100-80-sxm, h100-sxm, h200-sxm], deployment.tp: [1, 2] } }
+";
+    let pipeline = bench.pipeline(&search);
+    let spec = pipeline.stages.iter().find_map(|s| match &s.spec {
+        crate::spec::StageSpec::Search(search) => Some(search.slos.clone()),
+        _ => None,
+    });
+    let workload = bench.workload().unwrap();
+    let mut bounded = 0;
+    for (id, scenario) in bench.scenarios(sweep, "sim").iter().enumerate() {
+        for rule in spec.as_ref().unwrap() {
+            let Some(at_best) = super::bound::highest_qps(scenario, &workload.requests, rule) else { continue };
+            let found = all.iter().find(|r| r.0 == rule.name.value && r.1 == id as i64).unwrap();
+            assert!(found.5.is_none_or(|value| value <= at_best), "{id} {}: {found:?} {at_best}", rule.name.value);
+            bounded += 1;
+        }
+    }
+    assert!(bounded >= 8, "{bounded}");
+}

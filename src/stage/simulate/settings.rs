@@ -295,7 +295,7 @@ mod tests {
         let found = expanded(std::slice::from_ref(&config), ["workload.classes.c.priority", "deployment.tp"]);
         let columns: Vec<String> = found.iter().map(Setting::column).filter(|c| c.contains("_priority")).collect();
         assert_eq!(columns, ["classes_a_priority", "classes_b_priority", "classes_c_priority"]);
-        let a = found.iter().position(|s| s.path == "workload.classes.a.n").unwrap();
+        let a = found.iter().position(|s| s.path == "workload.classes.a.beam_width").unwrap();
         assert_eq!(found[a + 1].path, "workload.classes.b");
         assert_eq!(of("workload.classes.a.priority").value(&config), Some(&3.into()));
     }

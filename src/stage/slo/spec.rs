@@ -112,6 +112,14 @@ fn unit(name: &str, from: &str, to: &str) -> String {
     words.join("_")
 }
 
+/// The column of times that a limit is on, and its maximum in seconds; `None` where it is no maximum of one such column.
+pub fn seconds_of(limit: &Limit) -> Option<(&'static str, f64)> {
+    let metric = Metric::named(&limit.metric.value);
+    let known = ["ttft_ns", "e2e_ns"].into_iter().find(|name| metric.columns == [name.to_string()])?;
+    (metric.per.is_none() && metric.is_time).then_some(())?;
+    Some((known, limit.max? * metric.divisor / 1e9))
+}
+
 /// The metrics that rules name, each once, in order.
 pub fn metrics(rules: &[Rule]) -> Vec<Metric> {
     let mut found: Vec<Metric> = Vec::new();

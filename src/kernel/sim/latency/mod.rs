@@ -29,7 +29,7 @@ pub use roofline::{Curve, Roofline};
 pub use steps::Steps;
 pub use trained_physics::TrainedPhysics;
 pub use trained_roofline::TrainedRoofline;
-pub use work::{Work, by_pool, utilization, utilization_of_pool};
+pub use work::{Work, by_pool, least_seconds, utilization, utilization_of_pool};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

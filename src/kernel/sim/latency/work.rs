@@ -136,6 +136,15 @@ pub fn utilization(scenario: &Scenario, summary: &Summary) -> Option<(f64, f64)>
     ratio(&done, &possible)
 }
 
+/// The least time that one engine of a pool can take for some tokens, in seconds: the operations of the weights in its
+/// layers, at the peak of its GPUs. Attention, memory, and everything else come on top.
+pub fn least_seconds(site: &Site, tokens: u64) -> f64 {
+    let costs = Costs::new(&site.deployment, &site.model, &site.gpu);
+    // The head is needed for the last token of a prompt only, and embeddings are looked up.
+    let layers = costs.token_flop - 2.0 * site.model.other_params_b * 1e9;
+    layers * tokens as f64 / costs.peak.flops
+}
+
 /// [`utilization`] of the engines of one pool.
 pub fn utilization_of_pool(site: &Site, pool: &Summary) -> Option<(f64, f64)> {
     let (done, possible) = done_and_possible(site, pool)?;
