@@ -4,6 +4,7 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use pipe_kernel::tune::racing::Racing;
 use pipe_kernel::tune::{CmaEs, SamplerSpec};
 
 use super::{FilePath, Ref, Text, Tree};
@@ -122,6 +123,10 @@ pub struct CalibrateRequests {
     /// Seed of the sampler. Default: that of the pipeline.
     #[serde(default)]
     pub seed: Option<u64>,
+    /// Trials see the train cases block by block, and one that is worse than the best so far beyond chance (Wilcoxon's test)
+    /// sees no more of them. Which trials there are then depends on `batch`.
+    #[serde(default)]
+    pub racing: Option<Racing>,
 }
 
 /// A measurement.
@@ -199,6 +204,10 @@ pub struct CalibrateConfig {
     /// Seed of the arrivals, as the client of the benchmark was given it.
     #[serde(default = "forty_two")]
     pub arrival_seed: u32,
+    /// Trials see the train configurations block by block, and one that is worse than the best so far beyond chance
+    /// (Wilcoxon's test) sees no more of them. Which trials there are then depends on `batch`.
+    #[serde(default)]
+    pub racing: Option<Racing>,
 }
 
 fn yes() -> bool {

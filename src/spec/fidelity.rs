@@ -29,7 +29,7 @@ pub struct Fidelity {
 }
 
 fn trials() -> u32 {
-    96
+    192
 }
 
 /// A measured run.

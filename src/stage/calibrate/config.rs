@@ -299,6 +299,7 @@ impl Config {
             sampler: spec.sampler.clone(),
             trials: spec.trials.or(self.n_trials).unwrap_or(100),
             batch: spec.batch,
+            racing: spec.racing.clone(),
             seed: self.seed,
             catalog,
             profiles: Profiles::default(),

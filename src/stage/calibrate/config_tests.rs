@@ -46,6 +46,7 @@ fn file(dir: &Path, text: &str) -> CalibrateConfig {
         trials: None,
         batch: 4,
         arrival_seed: 42,
+        racing: None,
     }
 }
 

@@ -283,6 +283,8 @@ fn study_recipe(study: &Study, more: &[(&str, Value)]) -> Value {
         "objective": study.objective,
         "sampler": study.sampler,
         "trials": study.trials,
+        // With it a batch is what is compared at once.
+        "racing": study.racing.as_ref().map(|racing| json!({ "test": racing, "batch": study.batch })),
         "seed": study.seed,
         "sim_version": SIM_VERSION,
         "memo_version": simulation::MEMO_VERSION,

@@ -91,6 +91,8 @@ impl<'a> Search<'a> {
         self.cx.progress.0.total(each, "simulations");
         let mut asked = self.asked()?;
         let mut trials = Vec::new();
+        // The best trial so far: its error, and those of its cases.
+        let (mut least, mut incumbent): (f64, Option<Vec<f64>>) = (f64::INFINITY, None);
         while asked.told() < self.study.trials {
             self.cx.cancel.check()?;
             let left = (self.study.trials - asked.told()).min(u64::from(self.study.batch));
@@ -100,11 +102,22 @@ impl<'a> Search<'a> {
             if points.is_empty() {
                 break;
             }
-            let times = self.simulate(&points, &train).await?;
-            for (params, times) in points.into_iter().zip(&times) {
-                let error = error(&self.features(&train, times), self.study.objective);
-                let outcome = Outcome::from(error.is_finite().then(|| vec![error]));
+            let raced = self.race(&points, &train, incumbent.as_deref()).await?;
+            for (params, (times, blocks)) in points.into_iter().zip(&raced) {
+                let seen = &train[..times.len()];
+                let so_far = error(&self.features(seen, times), self.study.objective);
+                let whole = times.len() == train.len();
+                let outcome = match (whole, so_far.is_finite()) {
+                    (true, finite) => Outcome::from(finite.then(|| vec![so_far])),
+                    // Of a part of the cases: compared only with others that saw as many.
+                    (false, true) => Outcome::Pruned { rung: *blocks, objectives: vec![so_far], violation: 0.0 },
+                    (false, false) => Outcome::Failed,
+                };
                 asked.tell(Trial { number: asked.told(), values: params.clone(), outcome });
+                let error = if whole { so_far } else { f64::INFINITY };
+                if error < least {
+                    (least, incumbent) = (error, Some(self.case_errors(&train, times)));
+                }
                 trials.push((params, error));
             }
         }
@@ -129,6 +142,42 @@ impl<'a> Search<'a> {
             }
         }
         Ok(Found { trials, best, errors, train_error, test_error })
+    }
+
+    /// The times of the train cases at some points, and how many blocks of them each saw: all, but for those that a race
+    /// drops.
+    async fn race(
+        &self,
+        points: &[Vec<Value>],
+        train: &[usize],
+        incumbent: Option<&[f64]>,
+    ) -> Result<Vec<(Vec<Times>, u32)>> {
+        let Some(racing) = &self.study.racing else {
+            return Ok(self.simulate(points, train).await?.into_iter().map(|times| (times, 1)).collect());
+        };
+        let mut raced: Vec<(Vec<Times>, u32)> = vec![(Vec::new(), 0); points.len()];
+        let mut left: Vec<usize> = (0..points.len()).collect();
+        for block in racing.blocks(train.len()) {
+            let running: Vec<Vec<Value>> = left.iter().map(|&i| points[i].clone()).collect();
+            for (&i, times) in left.iter().zip(self.simulate(&running, &train[block.clone()]).await?) {
+                raced[i].0.extend(times);
+                raced[i].1 += 1;
+            }
+            if let (Some(best), true) = (incumbent, block.end < train.len()) {
+                let best = &best[..block.end];
+                left.retain(|&i| !racing.drops(&self.case_errors(&train[..block.end], &raced[i].0), best));
+            }
+        }
+        Ok(raced)
+    }
+
+    /// The error of every case, infinite where it has none.
+    fn case_errors(&self, cases: &[usize], times: &[Times]) -> Vec<f64> {
+        let of = |(i, case): (usize, &usize)| {
+            let one = error(&self.features(&[*case], &times[i..=i]), self.study.objective);
+            if one.is_nan() { f64::INFINITY } else { one }
+        };
+        cases.iter().enumerate().map(of).collect()
     }
 
     fn of_role(&self, role: CaseRole) -> Vec<usize> {

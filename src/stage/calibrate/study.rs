@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use pipe_kernel::scenario::Scenario;
 use pipe_kernel::sim;
+use pipe_kernel::tune::racing::Racing;
 use pipe_kernel::tune::{Domain, Parameter, SamplerSpec, Space};
 
 use super::apply::leaf;
@@ -162,6 +163,7 @@ pub(super) struct Study {
     pub sampler: SamplerSpec,
     pub trials: u64,
     pub batch: u32,
+    pub racing: Option<Racing>,
     pub seed: u64,
     pub catalog: Catalog,
     /// What latency models read; none before the stage runs.
@@ -195,6 +197,7 @@ impl Study {
             sampler: spec.sampler.clone(),
             trials: spec.trials,
             batch: spec.batch,
+            racing: spec.racing.clone(),
             seed: spec.seed.unwrap_or(seed),
             catalog,
             profiles: Profiles::default(),
@@ -213,6 +216,10 @@ impl Study {
             let message = format!("`trials` must be 1 to {TRIALS_MAX} and `batch` at least 1");
             problems.push(Diagnostic::new("calibrate::trials", message).at(self.at.clone()));
         }
+        let of_racing = self.racing.iter().flat_map(Racing::problems);
+        problems.extend(
+            of_racing.map(|m| Diagnostic::new("calibrate::racing", format!("`racing`: {m}")).at(self.at.clone())),
+        );
         let unfit = self.sampler.problems(&self.space, 1);
         problems.extend(unfit.into_iter().map(|m| Diagnostic::new("calibrate::sampler", m).at(self.at.clone())));
         // At the upper ends: there a coefficient is seldom 0, with which all might be.

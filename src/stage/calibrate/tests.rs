@@ -109,6 +109,35 @@ fn a_search_finds_the_coefficients_that_made_the_logs() {
 }
 
 #[test]
+fn a_race_drops_trials_that_are_worse_beyond_chance_and_finds_the_same() {
+    let bench = Bench::new(40, true);
+    let folder = tempfile::tempdir().unwrap();
+    let case = |i: i32| {
+        let path = folder.path().join(format!("{i}.txt"));
+        let rate = 5 * (i + 1);
+        std::fs::write(&path, log(&bench, &format!("{{ rate_rps: {rate} }}"))).unwrap();
+        format!("{{ log: '{}', set: {{ workload.rate_rps: {rate} }} }}", path.display())
+    };
+    let cases = format!("[{}]", (0..8).map(case).collect::<Vec<_>>().join(", "));
+    let guess = "{ base_us: 1, per_prefill_token_us: 1, per_decode_token_us: 1 }";
+    let text = stages(guess, &cases).replace("trials: 500", "trials: 240\n        racing: { block: 4, level: 0.1 }");
+    assert_eq!(bench.check(&text, "fit"), []);
+    let ran = bench.run(&text, "fit", 2).unwrap();
+    let found: Vec<f64> = floats(&ran, "fit", "value").into_iter().flatten().collect();
+    for (value, (expect, share)) in found.iter().zip([(6000.0, 0.05), (20.0, 0.05), (60.0, 0.2)]) {
+        assert!((value / expect - 1.0).abs() < share, "{found:?}");
+    }
+    // Four cases say enough of most trials; what is dropped has no error of all.
+    let errors = floats(&ran, "fit_trials", "error");
+    let dropped = errors.iter().filter(|e| e.is_none()).count();
+    assert!(dropped > 60 && dropped < 230, "{dropped}");
+    let without = text.replace("\n        racing: { block: 4, level: 0.1 }", "");
+    assert_ne!(bench.recipe(&text, "fit"), bench.recipe(&without, "fit"));
+    let wrong = bench.check(&text.replace("level: 0.1", "level: 2"), "fit");
+    assert!(wrong.len() == 1 && wrong[0].message.contains("level: a probability"), "{wrong:?}");
+}
+
+#[test]
 fn published_aggregates_are_targets() {
     let bench = Bench::new(40, true);
     let cases = "[{ targets: { ttft_ms_mean: 25, tpot_ms_mean: 9 } }]";
