@@ -98,6 +98,10 @@
 //!   puts together; an engine knows one part, and whether it must keep its blocks.
 //! - **A profile belongs to a scenario by its fingerprint.** Its points are read once per stage and shared; the kernel gets
 //!   them with the facts (`Supplied`), and what a latency model says beyond what was measured is counted where a step runs.
+//! - **A study is a fold over its trials, and is not stored.** A search that goes on asks for the same trials again, and finds
+//!   their scenarios, or what a command measured, in the memory by content. So nothing can be out of step with a changed
+//!   space, more trials begin with those that there were, and the table of trials is written once. What the wall clock says
+//!   of a trial is in no table.
 //! - **`auto` follows the fidelity report**, not the other way round: a profile that fits, then the roofline; published
 //!   coefficients only for those who ask.
 //! - **Each decode step's duration is evaluated**, though sums over a run of steps have closed forms: it is an entry of

@@ -104,8 +104,8 @@ enum Conditions {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Stop {
-    /// No batch begins after so many seconds of a run. How many trials there are then depends on the machine; the next run
-    /// goes on.
+    /// No batch begins after so many seconds of a run. How many trials there are then depends on the machine. `pipe run
+    /// --force <stage>` goes on from there: what was evaluated is remembered.
     pub seconds: Option<f64>,
     /// The best, or with several objectives the hypervolume, does not get better any more.
     pub stagnation: Option<Stagnation>,
@@ -150,7 +150,7 @@ pub struct External {
     /// Further attempts, where one fails.
     #[serde(default)]
     pub retries: u32,
-    /// Commands that run at once.
+    /// Commands that run at once. Of samplers that look at results every `batch` trials, no more than that.
     #[serde(default = "one")]
     pub concurrency: u32,
     /// Name -> where its number stands in what the command prints. Objectives and `subject_to` are SQL over these names and

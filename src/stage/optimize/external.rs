@@ -232,6 +232,11 @@ impl Command {
         Ok(Command { spec: spec.clone(), arguments, env, metrics })
     }
 
+    /// Commands that run at once.
+    pub fn at_once(&self) -> usize {
+        self.spec.concurrency as usize
+    }
+
     /// The columns of the metrics.
     pub fn fields(&self) -> Vec<Field> {
         let of = |(name, _): &(String, Source)| column(name, DataType::Float64, true, "", "Printed by the command");
@@ -271,7 +276,6 @@ impl Command {
     pub async fn run(&self, cx: &RunCx, settings: &[Setting], jobs: &[Job<'_>]) -> Result<Vec<Measured>> {
         let keys: Vec<Hash> = jobs.iter().map(|job| self.key(job, settings)).collect();
         let known = cx.memo.find(&keys)?;
-        let at_once = self.spec.concurrency as usize;
         let mut runs = Vec::new();
         for (job, key) in jobs.iter().zip(keys) {
             let remembered = known.get(&key).and_then(|hit| self.remembered(&hit.summary));
@@ -284,7 +288,7 @@ impl Command {
                 Ok(measured)
             });
         }
-        let done: Vec<Result<Measured>> = stream::iter(runs).buffered(at_once).collect().await;
+        let done: Vec<Result<Measured>> = stream::iter(runs).buffered(self.at_once()).collect().await;
         done.into_iter().collect()
     }
 

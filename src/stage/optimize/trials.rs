@@ -279,12 +279,11 @@ impl Run<'_> {
             return batch;
         }
         let each = if self.spec.stop.seconds.is_some() { AT_ONCE_TIMED } else { AT_ONCE };
-        let threads = match &self.shared.subject {
+        batch.max(match &self.shared.subject {
             Subject::Simulation { .. } => each * self.cx.pool.current_num_threads(),
             // What was measured beyond the end of a search would be lost.
-            Subject::Command(_) => 1,
-        };
-        batch.max(threads)
+            Subject::Command(command) => command.at_once(),
+        })
     }
 
     fn ask(&self, study: &mut Study, n: usize) -> Vec<Suggestion> {

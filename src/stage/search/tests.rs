@@ -297,6 +297,9 @@ fn mistakes_have_a_place_and_a_remedy() {
     }
 }
 
+/// SLO, configuration, state, values tried, whether it is the best, and the answer.
+type Answer = (String, i64, String, i64, bool, Option<f64>);
+
 #[test]
 fn what_cannot_win_even_at_its_peak_is_not_simulated() {
     let bench = Bench::new(400, true);
@@ -317,7 +320,7 @@ fn what_cannot_win_even_at_its_peak_is_not_simulated() {
     assert_eq!(bench.check(&search, "capacity"), []);
     let all = bench.run(&search, "capacity", 2).unwrap();
     let fewer = bench.run(&format!("{search}      drop_hopeless: true\n"), "capacity", 2).unwrap();
-    let rows = |ran: &Ran| {
+    let rows = |ran: &Ran| -> Vec<Answer> {
         let rows = ran.rows("capacity");
         let rank = rows.column_by_name("rank").unwrap().as_primitive::<Int64Type>().clone();
         let tried = ints(&rows, "values_tried");
@@ -328,11 +331,9 @@ fn what_cannot_win_even_at_its_peak_is_not_simulated() {
             .map(|i| {
                 (slo[i].clone(), id[i], state[i].clone(), tried[i], rank.is_valid(i) && rank.value(i) == 1, value[i])
             })
-            .collect::<Vec<_>>()
+            .collect()
     };
-    let best = |rows: &[(String, i64, String, i64, bool, Option<f64>)]| {
-        rows.iter().filter(|r| r.4).map(|r| (r.0.clone(), r.1, r.5)).collect::<Vec<_>>()
-    };
+    let best = |rows: &[Answer]| rows.iter().filter(|r| r.4).map(|r| (r.0.clone(), r.1, r.5)).collect::<Vec<_>>();
     let (all, fewer) = (rows(&all), rows(&fewer));
     assert_eq!(best(&all), best(&fewer));
     let unseen = fewer.iter().filter(|r| r.2 == "dropped" && r.3 == 0).count();
