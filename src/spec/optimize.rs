@@ -46,7 +46,8 @@ pub struct Optimize {
     pub subject_to: Option<Tree>,
     #[serde(default)]
     pub sampler: SamplerSpec,
-    /// Number of trials, without those that are `known`.
+    /// Number of trials, without those that are `known`. With more than before, a search begins with the trials that there
+    /// were; only `auto` looks at the number, and may pick another sampler for it.
     pub trials: u64,
     /// Trials between two looks of `tpe` at the results, and trials that a rung of `fidelity` is for. `nsga2`, `nsga3` and
     /// `cma_es` have generations of their own.

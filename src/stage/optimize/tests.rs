@@ -431,3 +431,34 @@ fn a_study_goes_to_optuna_and_comes_back() {
     let failure = bench.run(&other, "best", 1).err().unwrap().to_string();
     assert!(failure.contains("minimize gpus_used") && failure.contains("this one: minimize ttft"), "{failure}");
 }
+
+#[test]
+fn trials_that_fail_have_a_reason_and_are_no_others() {
+    // Blocks of 32 tokens do not fit hashes of 48: the settings alone do not tell.
+    let bench = Bench::new(30, true).rows_with_hashes(48);
+    let search = MIXED
+        .replace("deployment.tp: { values: [1, 2, 4, 8], ordered: true }", "deployment.kv.block_size: [16, 32]")
+        .replace("few_gpus: deployment_tp * deployment_replicas <= 8\n        ", "")
+        .replace("trials: 40", "trials: 16");
+    assert_eq!(bench.check(&search, "best"), []);
+    let ran = bench.run(&search, "best", 2).unwrap();
+    let trials = ran.rows("best_trials");
+    let (blocks, state, error) = (ints(&trials, "deployment_kv_block_size"), states(&trials), texts(&trials, "error"));
+    let schedulers = texts(&trials, "deployment_scheduler");
+    let mut failed = 0;
+    for i in 0..16 {
+        // SGLang has pages in place of blocks.
+        if schedulers[i].as_deref() == Some("vllm_v1") {
+            assert_eq!(state[i] == "failed", blocks[i] == 32, "{i}: {:?}", error[i]);
+        }
+        assert_eq!(error[i].as_deref().is_some_and(|e| e.contains("48")), state[i] == "failed", "{i}: {:?}", error[i]);
+        failed += usize::from(state[i] == "failed");
+    }
+    assert!(failed > 0 && ran.outcome.answer[0].contains(&format!("{failed} failed")), "{:?}", ran.outcome.answer);
+    let none =
+        search.replace("[16, 32]", "[32]").replace("[vllm_v1, { sglang: { schedule_policy: lpm } }]", "[vllm_v1]");
+    let none = none.replace("        deployment.scheduler.sglang.page_size: { values: [1, 16, 64], unset: true, when: { deployment.scheduler: sglang } }\n", "");
+    let none = none.replace("        no_small_pages: \"deployment_scheduler = 'vllm_v1' or deployment_scheduler_sglang_page_size is null or deployment_scheduler_sglang_page_size > 1\"\n", "        all: gpus > 0\n");
+    let failure = bench.run(&none, "best", 1).err().unwrap().to_string();
+    assert!(failure.contains("all 16 trials failed") && failure.contains("48"), "{failure}");
+}

@@ -104,7 +104,7 @@ impl Bench {
     }
 
     /// The same requests, of which each has hashes of blocks of so many tokens.
-    fn rows_with_hashes(&self, block_tokens: i32) -> Bench {
+    pub fn rows_with_hashes(&self, block_tokens: i32) -> Bench {
         let file = std::fs::File::open(&self.requests.parts[0]).unwrap();
         let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
         let batch = reader.build().unwrap().next().unwrap().unwrap();
