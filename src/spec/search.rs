@@ -23,7 +23,8 @@ pub struct Search {
     #[serde(default)]
     #[schemars(with = "Option<AnyDeployment>")]
     pub deployment: Option<Tree>,
-    /// How the requests arrive, as in `simulate`.
+    /// How the requests arrive, as in `simulate`. With `horizon_s` no simulation goes beyond that time; what is not done by
+    /// then misses its limits.
     #[serde(default)]
     #[schemars(with = "Option<Load>")]
     pub workload: Option<Tree>,
