@@ -1,6 +1,6 @@
 //! EGO: Bayesian optimization with a Gaussian process (Jones, Schonlau, Welch 1998, "Efficient Global Optimization of
-//! Expensive Black-Box Functions"; Mockus 1975), for one objective whose trial costs more than seconds: the model costs
-//! seconds itself, and gets more out of a trial than any other sampler.
+//! Expensive Black-Box Functions"; Mockus 1975), for one objective whose trial costs more than seconds: a model is made
+//! afresh for every trial, whose own cost grows with the cube of the trials.
 //!
 //! Process and search are those of the crate `egobox-ego`, which is part of the program only with the feature `gp`.
 //! Without it the sampler can be named, and says how it is got.
