@@ -11,6 +11,7 @@
 //! | `grid`, `random`, `sobol` | never | any number |
 //! | `tpe` | every `batch` trials, a setting of the study | the same trials; at most to the end of the batch |
 //! | `nsga2`, `nsga3`, `cma_es` | every generation | the same trials; at most to the end of the generation |
+//! | `ego` | before every trial after the first ones | the same trials; one |
 //! | `auto` | as what it picks | the same |
 //!
 //! # Code
@@ -22,7 +23,7 @@
 //! | `rules`, `repair` | rules on values, what becomes of points that break them, the nearest legal point |
 //! | `study` | what all samplers share: legality, novelty, numbers, streams, resuming |
 //! | `sampler` | what a sampler is to a study |
-//! | `random`, `grid`, `tpe`, `nsga2`, `cma_es`, `auto` | the samplers |
+//! | `random`, `grid`, `tpe`, `nsga2`, `cma_es`, `ego`, `auto` | the samplers |
 //! | `pareto`, `hypervolume`, `hssp`, `nsga3` | domination, crowding, volumes, which points cover most, directions |
 //! | `halving`, `racing`, `paired` | what to stop, and which is better |
 //! | `stagnation`, `importance` | when to end, and what matters |
@@ -43,12 +44,13 @@
 //! * TPE takes turns between its multivariate and its independent form, because each alone fails somewhere.
 //! * No draw from a running generator, and no state that cannot be found again from the trials: also NSGA-II's parents
 //!   and the distribution of CMA-ES are folds.
-//!
-//! Left out: Gaussian processes. Where a trial costs milliseconds, a model that costs more than the trial is a loss.
+//! * Gaussian processes, the sampler `ego`, are an optional feature, `gp`, and never what `auto` picks: where a trial
+//!   costs milliseconds, a model that costs more than the trial is a loss.
 
 mod auto;
 mod cma_es;
 mod domain;
+mod ego;
 mod eigen;
 mod grid;
 pub mod halving;
@@ -83,6 +85,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cma_es::CmaEs;
 pub use domain::Domain;
+pub use ego::Ego;
 pub use grid::Grid;
 pub use history::{Outcome, Trial};
 pub use nsga2::{Nsga2, Nsga3};
@@ -118,6 +121,9 @@ pub enum SamplerSpec {
     Nsga3(Nsga3),
     /// CMA-ES with restarts, for one objective over numbers: the one to fit coefficients with.
     CmaEs(CmaEs),
+    /// Bayesian optimization with a Gaussian process, for one objective whose trial costs more than seconds. Only in
+    /// programs built with the feature `gp`.
+    Ego(Ego),
 }
 
 impl SamplerSpec {
@@ -135,6 +141,7 @@ impl SamplerSpec {
             }
             SamplerSpec::Nsga2(_) | SamplerSpec::Nsga3(_) => Vec::new(),
             SamplerSpec::CmaEs(cma_es) => cma_es.problems(space, objectives),
+            SamplerSpec::Ego(ego) => ego.problems(space, objectives),
         }
     }
 
@@ -154,6 +161,7 @@ impl SamplerSpec {
                 Box::new(Evolution::new(population, population, Box::new(Directions(directions))))
             }
             SamplerSpec::CmaEs(cma_es) => Box::new(cma_es::Cma::new(cma_es, space)),
+            SamplerSpec::Ego(ego) => ego.build(space),
         }
     }
 }
@@ -171,6 +179,8 @@ mod tests {
         assert_eq!(parse(r#"{"grid": {"points": 5}}"#).unwrap(), SamplerSpec::Grid(Grid { points: Some(5) }));
         assert_eq!(parse(r#"{"nsga2": {}}"#).unwrap(), SamplerSpec::Nsga2(Nsga2::default()));
         assert_eq!(parse(r#"{"cma_es": {}}"#).unwrap(), SamplerSpec::CmaEs(CmaEs::default()));
+        assert_eq!(parse(r#"{"ego": {"startup": 20}}"#).unwrap(), SamplerSpec::Ego(Ego { startup: Some(20) }));
+        assert!(parse(r#"{"ego": {"population": 20}}"#).is_err());
         assert_eq!(parse(r#"{"tpe": {"multivariate": "alternate"}}"#).unwrap(), SamplerSpec::Tpe(Tpe::default()));
         let together = SamplerSpec::Tpe(Tpe { multivariate: Multivariate::Always(true), ..Tpe::default() });
         assert_eq!(parse(r#"{"tpe": {"multivariate": true}}"#).unwrap(), together);

@@ -18,6 +18,7 @@ pub enum Origin {
     Nsga2,
     Nsga3,
     CmaEs,
+    Ego,
     /// Given by the user.
     Enqueued,
 }
@@ -33,6 +34,7 @@ impl Origin {
             Origin::Nsga2 => "nsga2",
             Origin::Nsga3 => "nsga3",
             Origin::CmaEs => "cma_es",
+            Origin::Ego => "ego",
             Origin::Enqueued => "enqueued",
         }
     }
