@@ -8,6 +8,7 @@ mod de;
 mod explorer;
 mod fidelity;
 mod glue;
+mod ingest;
 mod kinds;
 mod load;
 mod optimize;
@@ -18,8 +19,10 @@ mod profile;
 mod schema;
 mod search;
 mod set;
+mod synthesize;
 #[cfg(test)]
 mod tests;
+mod tokenize;
 mod tree;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +31,7 @@ pub use calibrate::*;
 pub use fidelity::{
     Aim, AimFigure, AimMetric, Candidate, Client, Fidelity, MeasuredConfigurations, MeasuredRun, MeasuredSteps, System,
 };
+pub use ingest::*;
 pub use kinds::*;
 pub use load::{load_mended, load_with};
 pub use optimize::{External, JsonFile, Known, Metric, Optimize, Stop};
@@ -35,6 +39,8 @@ pub use problems::from_tree;
 pub use profile::{Folder, GenericFile, OperatorTables, Profile, StepLog, VidurFiles};
 pub use schema::json_schema;
 pub use search::{Find, FindQps, FindReplicas, IsoQps, Rank, Search};
+pub use synthesize::*;
+pub use tokenize::*;
 pub use tree::{Tree, TreeValue};
 
 pub use crate::diag::Sources;

@@ -35,7 +35,7 @@ impl Kind for Synthesize {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn inputs(&self) -> Result<Vec<Text>> {
@@ -218,23 +218,23 @@ fn batch(made: &Requests, turns: &[i32], rows: Range<usize>) -> Result<RecordBat
     let of = |names: &[String], which: u32| names[which as usize].clone();
     let think = rows.clone().map(|i| known(&made.think, i).map(|t| t.0));
     let of_encoder = rows.clone().map(|i| known(&made.encoder_tokens, i).map(|n| n as i32));
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(Int64Array::from_iter_values(rows.clone().map(|i| i as i64))),
-        Arc::new(Int64Array::from_iter_values(arrival)),
-        text(&made.session, &|session| format!("s{session}")),
-        Arc::new(rows.clone().map(|i| turns.get(i).copied()).collect::<Int32Array>()),
-        text(&made.class, &|class| of(&made.class_names, class)),
-        Arc::new(think.collect::<Int64Array>()),
-        Arc::new(depends_on.finish()),
-        text(&made.model, &|model| of(&made.model_names, model)),
-        text(&made.adapter, &|adapter| format!("adapter-{adapter}")),
-        int(&made.input_tokens[rows.clone()]),
-        int(&made.output_tokens[rows.clone()]),
-        Arc::new(hashes.finish()),
-        Arc::new(Int32Array::from(vec![block_tokens; n])),
-        Arc::new(of_encoder.collect::<Int32Array>()),
+    let columns: [(&str, ArrayRef); 14] = [
+        ("request_id", Arc::new(Int64Array::from_iter_values(rows.clone().map(|i| i as i64)))),
+        ("arrival_ns", Arc::new(Int64Array::from_iter_values(arrival))),
+        ("session_id", text(&made.session, &|session| format!("s{session}"))),
+        ("turn", Arc::new(rows.clone().map(|i| turns.get(i).copied()).collect::<Int32Array>())),
+        ("class", text(&made.class, &|class| of(&made.class_names, class))),
+        ("think_ns", Arc::new(think.collect::<Int64Array>())),
+        ("depends_on", Arc::new(depends_on.finish())),
+        ("model", text(&made.model, &|model| of(&made.model_names, model))),
+        ("adapter", text(&made.adapter, &|adapter| format!("adapter-{adapter}"))),
+        ("input_tokens", int(&made.input_tokens[rows.clone()])),
+        ("output_tokens", int(&made.output_tokens[rows.clone()])),
+        ("block_hashes", Arc::new(hashes.finish())),
+        ("block_tokens", Arc::new(Int32Array::from(vec![block_tokens; n]))),
+        ("encoder_tokens", Arc::new(of_encoder.collect::<Int32Array>())),
     ];
-    RecordBatch::try_new(requests::schema(), columns)
+    requests::assemble(&requests::schema(), n, columns)
         .map_err(|e| Failure::stage("synthesize::arrow", format!("cannot put the rows together: {e}")))
 }
 

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int32Array, ListBuilder, RecordBatch, UInt64Builder, new_null_array};
+use arrow::array::{ArrayRef, AsArray, Int32Array, ListBuilder, RecordBatch, UInt64Builder};
 use arrow::datatypes::{DataType, Field};
 use async_trait::async_trait;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
@@ -37,7 +37,7 @@ impl Kind for Tokenize {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn inputs(&self) -> Result<Vec<Text>> {
@@ -189,21 +189,20 @@ fn tokenize_rows(batch: &RecordBatch, tokens: &Tokens, block_tokens: u32) -> Res
         push_hashes(&ids, block_tokens, hashes.values());
         hashes.append(true);
     }
-    let mut columns: Vec<ArrayRef> = Vec::new();
-    for field in requests::common() {
-        let missing = || new_null_array(field.data_type(), batch.num_rows());
-        let known = if field.is_nullable() { batch.column_by_name(field.name()) } else { Some(column(field.name())?) };
-        columns.push(known.map_or_else(missing, Clone::clone));
-    }
-    columns.extend([
-        Arc::new(Int32Array::from(inputs)) as ArrayRef,
-        Arc::new(Int32Array::from(outputs)),
-        Arc::new(hashes.finish()),
+    let mut columns: Vec<(&str, ArrayRef)> = vec![
+        ("input_tokens", Arc::new(Int32Array::from(inputs))),
+        ("output_tokens", Arc::new(Int32Array::from(outputs))),
+        ("block_hashes", Arc::new(hashes.finish())),
         // A count that fits was checked before the stage ran.
-        Arc::new(Int32Array::from(vec![block_tokens as i32; batch.num_rows()])),
-        new_null_array(&DataType::Int32, batch.num_rows()),
-    ]);
-    RecordBatch::try_new(requests::schema(), columns)
+        ("block_tokens", Arc::new(Int32Array::from(vec![block_tokens as i32; batch.num_rows()]))),
+    ];
+    let schema = requests::schema();
+    let common = requests::common();
+    for field in &common {
+        let known = if field.is_nullable() { batch.column_by_name(field.name()) } else { Some(column(field.name())?) };
+        columns.extend(known.map(|c| (field.name().as_str(), c.clone())));
+    }
+    requests::assemble(&schema, batch.num_rows(), columns)
         .map_err(|e| Failure::stage("tokenize::arrow", format!("cannot put the rows together: {e}")))
 }
 

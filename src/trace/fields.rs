@@ -6,15 +6,15 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int32Builder, Int64Array, Int64Builder, ListBuilder, RecordBatch, StringBuilder};
-use arrow::array::{UInt64Builder, new_null_array};
+use arrow::array::UInt64Builder;
+use arrow::array::{ArrayRef, Int32Builder, Int64Array, Int64Builder, ListBuilder, StringBuilder};
 use arrow::datatypes::{DataType, Field};
 
 use super::measured::{Raw, TIMES, Time};
 use super::{Fault, Layout, MAX_TOKENS, Parsed, Problem, number};
 use crate::diag::{Failure, Result};
 use crate::spec::TimeUnit;
-use crate::table::requests::numbers;
+use crate::table::requests;
 
 /// What a field of a row is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -498,31 +498,32 @@ impl<'f> Rows<'f> {
     pub fn finish(mut self) -> Result<Parsed> {
         let rows = self.lines.len();
         let schema = self.fields.layout.schema();
-        let mut columns: Vec<ArrayRef> = vec![
-            Arc::new(Int64Array::from(vec![0; rows])),
-            Arc::new(self.arrival.finish()),
-            Arc::new(self.session.finish()),
-            Arc::new(self.turn.finish()),
-            Arc::new(self.class.finish()),
-            Arc::new(self.think.finish()),
-            // Files number their requests in ways of their own; the numbers of the table are given later.
-            new_null_array(&numbers(), rows),
-            Arc::new(self.model.finish()),
-            Arc::new(self.adapter.finish()),
+        // Files number their requests in ways of their own; the numbers of the table are given later.
+        let mut columns: Vec<(&str, ArrayRef)> = vec![
+            ("request_id", Arc::new(Int64Array::from(vec![0; rows]))),
+            ("arrival_ns", Arc::new(self.arrival.finish())),
+            ("session_id", Arc::new(self.session.finish())),
+            ("turn", Arc::new(self.turn.finish())),
+            ("class", Arc::new(self.class.finish())),
+            ("think_ns", Arc::new(self.think.finish())),
+            ("model", Arc::new(self.model.finish())),
+            ("adapter", Arc::new(self.adapter.finish())),
         ];
         match self.fields.layout {
             Layout::Tokens => columns.extend([
-                Arc::new(self.input_tokens.finish()) as ArrayRef,
-                Arc::new(self.output_tokens.finish()),
-                Arc::new(self.hashes.finish()),
-                Arc::new(self.block_tokens.finish()),
-                Arc::new(self.encoder_tokens.finish()),
+                ("input_tokens", Arc::new(self.input_tokens.finish()) as ArrayRef),
+                ("output_tokens", Arc::new(self.output_tokens.finish())),
+                ("block_hashes", Arc::new(self.hashes.finish())),
+                ("block_tokens", Arc::new(self.block_tokens.finish())),
+                ("encoder_tokens", Arc::new(self.encoder_tokens.finish())),
             ]),
-            Layout::Texts => {
-                columns.extend([Arc::new(self.input.finish()) as ArrayRef, Arc::new(self.output.finish())]);
-            }
+            Layout::Texts => columns.extend([
+                ("input", Arc::new(self.input.finish()) as ArrayRef),
+                ("output", Arc::new(self.output.finish())),
+            ]),
         }
-        let rows = RecordBatch::try_new(schema, columns).map_err(|e| Failure::stage("trace::arrow", e.to_string()))?;
+        let rows = requests::assemble(&schema, rows, columns);
+        let rows = rows.map_err(|e| Failure::stage("trace::arrow", e.to_string()))?;
         let Rows { lines, problems, measured, .. } = self;
         Ok(Parsed { rows, lines, problems, conversations: Vec::new(), measured })
     }

@@ -9,7 +9,6 @@
 
 use std::sync::Arc;
 
-use arrow::array::new_null_array;
 use arrow::array::{ArrayRef, Int32Array, Int64Array, ListBuilder, RecordBatch, StringArray, StringBuilder};
 use arrow::datatypes::{DataType, Field};
 
@@ -19,7 +18,7 @@ use super::json::{Scanner, Value};
 use super::{Fault, Layout, Parsed, jsonl, number};
 use crate::diag::{Failure, Result};
 use crate::spec::TimeUnit;
-use crate::table::requests::numbers;
+use crate::table;
 
 /// A conversation that has requests.
 #[derive(Clone, Debug, PartialEq)]
@@ -188,18 +187,13 @@ fn rows(batch: &[(&Conversation, usize)]) -> Result<RecordBatch> {
         input.append(true);
     }
     let output = batch.iter().map(|(c, turn)| Some(c.messages[c.replies[*turn] as usize].as_str()));
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(Int64Array::from(vec![0; batch.len()])),
-        new_null_array(&DataType::Int64, batch.len()),
-        Arc::new(batch.iter().map(|(c, _)| Some(c.id.as_str())).collect::<StringArray>()),
-        Arc::new(batch.iter().map(|(_, turn)| Some(*turn as i32)).collect::<Int32Array>()),
-        new_null_array(&DataType::Utf8, batch.len()),
-        new_null_array(&DataType::Int64, batch.len()),
-        new_null_array(&numbers(), batch.len()),
-        new_null_array(&DataType::Utf8, batch.len()),
-        new_null_array(&DataType::Utf8, batch.len()),
-        Arc::new(input.finish()),
-        Arc::new(output.collect::<StringArray>()),
+    let columns: [(&str, ArrayRef); 5] = [
+        ("request_id", Arc::new(Int64Array::from(vec![0; batch.len()]))),
+        ("session_id", Arc::new(batch.iter().map(|(c, _)| Some(c.id.as_str())).collect::<StringArray>())),
+        ("turn", Arc::new(batch.iter().map(|(_, turn)| Some(*turn as i32)).collect::<Int32Array>())),
+        ("input", Arc::new(input.finish())),
+        ("output", Arc::new(output.collect::<StringArray>())),
     ];
-    RecordBatch::try_new(Layout::Texts.schema(), columns).map_err(|e| Failure::stage("trace::arrow", e.to_string()))
+    table::requests::assemble(&Layout::Texts.schema(), batch.len(), columns)
+        .map_err(|e| Failure::stage("trace::arrow", e.to_string()))
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{Array, AsArray, Float64Array, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type, Int64Type, SchemaRef};
+use arrow::datatypes::{DataType, Float64Type, Int64Type, Schema, SchemaRef};
 use datafusion::execution::context::SessionContext;
 use futures::StreamExt;
 
@@ -53,9 +53,15 @@ pub(super) struct Request {
 /// The requests of each scenario, sorted by what they are paired by.
 pub(super) type Side = BTreeMap<i64, Vec<Request>>;
 
+/// The name under which a schema has a column: as of measurements and simulations, or as a trace keeps what was observed.
+fn found_as(schema: &Schema, name: &str) -> Option<String> {
+    let observed = format!("observed_{name}");
+    [name.to_string(), observed].into_iter().find(|n| schema.column_with_name(n).is_some())
+}
+
 /// What is wrong with the columns of a table.
 pub(super) fn problems(table: &str, schema: &SchemaRef, pair: PairBy) -> Vec<Diagnostic> {
-    let has = |name: &str| schema.column_with_name(name).is_some();
+    let has = |name: &str| found_as(schema, name).is_some();
     let mut found = Vec::new();
     let key = match pair {
         PairBy::RequestId => "request_id",
@@ -72,12 +78,13 @@ pub(super) fn problems(table: &str, schema: &SchemaRef, pair: PairBy) -> Vec<Dia
     }
     if !LATENCIES.iter().any(|name| has(name)) {
         let what = format!("`{table}` has none of the columns {}", LATENCIES.map(|n| format!("`{n}`")).join(", "));
-        let help = "expected the table `<stage>_measured` of an ingest stage, `<stage>_requests` of a simulate stage, or \
-                    SQL with such columns";
+        let help = "expected the table `<stage>_measured` of an ingest stage, a trace with columns such as \
+                    `observed_ttft_ns`, `<stage>_requests` of a simulate stage, or SQL with such columns";
         found.push(Diagnostic::new("compare::column", what).help(help));
     }
     for name in NUMBERS.into_iter().chain(["request_id", "scenario_id"]) {
-        if let Some((_, field)) = schema.column_with_name(name)
+        if let Some(name) = found_as(schema, name)
+            && let Some((_, field)) = schema.column_with_name(&name)
             && !(field.data_type().is_numeric() || *field.data_type() == DataType::Null)
         {
             let what = format!("column `{name}` of `{table}` is {}: expected numbers", field.data_type());
@@ -144,9 +151,11 @@ fn take(table: &str, batch: &RecordBatch, next: &mut i64, side: &mut Side, wrong
         Ok(Some(column.as_primitive::<Int64Type>().values().to_vec()))
     };
     let (ids, scenarios) = (integers("request_id")?, integers("scenario_id")?);
+    let schema = batch.schema();
+    let of = |name: &str| batch.column_by_name(&found_as(&schema, name)?);
     let mut numbers: BTreeMap<&str, Float64Array> = BTreeMap::new();
     for name in NUMBERS {
-        let Some(column) = batch.column_by_name(name) else { continue };
+        let Some(column) = of(name) else { continue };
         let column = cast(column, &DataType::Float64).map_err(|_| unreadable(name))?;
         let column = column.as_primitive::<Float64Type>().clone();
         // An arrival may be before that of the first request of another clock; nothing else is below 0.
@@ -159,7 +168,7 @@ fn take(table: &str, batch: &RecordBatch, next: &mut i64, side: &mut Side, wrong
         }
         numbers.insert(name, column);
     }
-    let status = match batch.column_by_name("status") {
+    let status = match of("status") {
         Some(column) => Some(cast(column, &DataType::Utf8).map_err(|_| unreadable("status"))?),
         None => None,
     };

@@ -45,7 +45,7 @@ impl Kind for Ingest {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn inputs(&self) -> Result<Vec<Text>> {

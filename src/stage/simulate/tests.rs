@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use arrow::array::{Array, AsArray, ListArray, RecordBatch, UInt64Array, new_null_array};
+use arrow::array::{Array, AsArray, ListArray, RecordBatch, UInt64Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Float64Type, Int32Type, Int64Type};
 
@@ -84,23 +84,15 @@ impl Bench {
         let class: StringArray = (0..n).map(|i| (i % 2 == 0).then_some("chat")).collect();
         let hashes = ListArray::new_null(Arc::new(arrow::datatypes::Field::new_list_field(DataType::UInt64, false)), n);
         assert_eq!(hashes.values().as_any().downcast_ref::<UInt64Array>().unwrap().len(), 0);
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(Int64Array::from_iter_values(0..n as i64)),
-            Arc::new(arrival),
-            new_null_array(&DataType::Utf8, n),
-            new_null_array(&DataType::Int32, n),
-            Arc::new(class),
-            new_null_array(&DataType::Int64, n),
-            new_null_array(&crate::table::requests::numbers(), n),
-            new_null_array(&DataType::Utf8, n),
-            new_null_array(&DataType::Utf8, n),
-            int32(|i| 100 + (i as i32 * 37) % 900),
-            int32(|i| 20 + (i as i32 * 13) % 100),
-            Arc::new(hashes),
-            new_null_array(&DataType::Int32, n),
-            new_null_array(&DataType::Int32, n),
+        let columns: [(&str, ArrayRef); 6] = [
+            ("request_id", Arc::new(Int64Array::from_iter_values(0..n as i64))),
+            ("arrival_ns", Arc::new(arrival)),
+            ("class", Arc::new(class)),
+            ("input_tokens", int32(|i| 100 + (i as i32 * 37) % 900)),
+            ("output_tokens", int32(|i| 20 + (i as i32 * 13) % 100)),
+            ("block_hashes", Arc::new(hashes)),
         ];
-        Bench::of(&RecordBatch::try_new(schema, columns).unwrap())
+        Bench::of(&crate::table::requests::assemble(&schema, n, columns).unwrap())
     }
 
     /// The same requests, of which each has hashes of blocks of so many tokens.

@@ -1,0 +1,140 @@
+//! What a user writes for `ingest`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::FilePath;
+
+/// Read a trace file into a table of requests.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Ingest {
+    /// The file; `.gz` and `.zst` are unpacked while reading.
+    pub path: FilePath,
+    /// Its format. Default: found from the first line.
+    #[serde(default)]
+    pub format: Format,
+    /// For `csv`, `jsonl` and `parquet`: which column of the file holds what. Default: the names of the table.
+    #[serde(default)]
+    pub columns: Columns,
+    /// Unit of the arrival column of `csv`, `jsonl` and `parquet`.
+    #[serde(default)]
+    pub time_unit: TimeUnit,
+    /// For `csv`, `jsonl` and `parquet` of requests that a server answered: which columns hold what was measured. Makes a
+    /// second table, `<stage>_measured`; formats of measured runs (`vllm_bench`, `otel`, `trace_v2`) make it without this.
+    #[serde(default)]
+    pub measured: Option<MeasuredColumns>,
+    /// Of a file with several runs of a server: the one to read. Each run has a time 0 of its own.
+    #[serde(default)]
+    pub run: Option<String>,
+    /// For `vllm_bench`: the file that the benchmark took its requests from (format `llmservingsim`), for the numbers of
+    /// their tokens and so for what their prompts share. The run has the requests of that file, in its order or by the
+    /// number at the end of their names.
+    #[serde(default)]
+    pub tokens: Option<FilePath>,
+    /// Tokens per hashed block, where the file has block hashes. Default: that of the format (Mooncake 512).
+    #[serde(default)]
+    pub block_tokens: Option<u32>,
+    /// What to do with a row that cannot be read.
+    #[serde(default)]
+    pub bad_rows: BadRows,
+    /// Read only the first so many requests. Default: all.
+    #[serde(default)]
+    pub limit: Option<u64>,
+}
+
+/// A trace format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    #[default]
+    Auto,
+    /// JSON lines `timestamp` (ms), `input_length`, `output_length`, `hash_ids` (512-token blocks).
+    Mooncake,
+    /// CSV `TIMESTAMP,ContextTokens,GeneratedTokens` (Azure LLM inference traces, 2023 and 2024).
+    Azure,
+    /// CSV `arrived_at` (s), `num_prefill_tokens`, `num_decode_tokens`, and optionally block hashes and sessions.
+    Vidur,
+    /// Conversations as JSON or JSON lines: `id`, `conversations: [{from, value}]`.
+    Sharegpt,
+    /// JSON lines `input_toks`, `output_toks`, `arrival_time_ns`, and optionally `input_tok_ids`, `output_tok_ids`: a
+    /// workload of LLMServingSim.
+    Llmservingsim,
+    /// JSON lines `input_toks`, `output_toks`, `arrival_time`, `queued_ts`, `scheduled_ts`, `first_token_ts`,
+    /// `last_token_ts` (s): what LLMServingSim's benchmark of vLLM writes. Measured.
+    VllmBench,
+    /// Parquet `start_unix_ns`, `latency.time_to_first_token`, `latency.e2e`, `usage.prompt_tokens`, ...: request spans of
+    /// vLLM's OpenTelemetry tracing, an attribute per column, `gen_ai.` in front of the names or not. Measured.
+    Otel,
+    /// CSV `send_time_us`, `first_chunk_time_us`, `last_chunk_time_us`, ..., with a header beside it (`.yaml`):
+    /// TraceV2 of inference-sim, as its client observed it. Measured.
+    TraceV2,
+    Jsonl,
+    Csv,
+    Parquet,
+}
+
+/// Columns of a generic file. Either token counts, or texts to be tokenized, must be there. `turn`, `think_ns`,
+/// `block_tokens` and `encoder_tokens` are read under these names where they are there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Columns {
+    pub arrival: Option<String>,
+    pub input_tokens: Option<String>,
+    pub output_tokens: Option<String>,
+    /// The prompt as text.
+    pub input: Option<String>,
+    /// The reply as text.
+    pub output: Option<String>,
+    pub session_id: Option<String>,
+    pub class: Option<String>,
+    pub model: Option<String>,
+    pub adapter: Option<String>,
+    pub block_hashes: Option<String>,
+}
+
+/// Columns of what was measured of a request, of a generic file. All but `status` and `run` are spans of time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MeasuredColumns {
+    /// Unit of the times.
+    pub unit: TimeUnit,
+    /// From arrival until the engine began with the request.
+    pub queue: Option<String>,
+    /// From arrival to the first token.
+    pub ttft: Option<String>,
+    /// Mean time per output token after the first. Default: computed of `ttft` and `e2e`.
+    pub tpot: Option<String>,
+    /// From arrival to the last token.
+    pub e2e: Option<String>,
+    /// From when the engine began with it to the first token.
+    pub prefill: Option<String>,
+    /// From the first token to the last.
+    pub decode: Option<String>,
+    /// What became of it: `ok`, `completed`, `success`, `finished` or `200`, or what went wrong. Default: all completed.
+    pub status: Option<String>,
+    /// Which run of the server it belongs to.
+    pub run: Option<String>,
+}
+
+/// Unit of a time column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeUnit {
+    #[default]
+    S,
+    Ms,
+    Us,
+    Ns,
+}
+
+/// What to do with a row that cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BadRows {
+    /// The stage fails, naming file, line and column.
+    #[default]
+    Fail,
+    /// The row goes to the table `<stage>_rejected`, with the reason.
+    Reject,
+}
