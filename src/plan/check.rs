@@ -293,6 +293,7 @@ fn implied(spec: &StageSpec, pipeline: &Pipeline) -> Vec<Text> {
         StageSpec::Calibrate(Calibrate::Steps(_) | Calibrate::OptimizerConfig(_)) => Vec::new(),
         StageSpec::Ingest(_)
         | StageSpec::Synthesize(_)
+        | StageSpec::Transform(_)
         | StageSpec::Tokenize(_)
         | StageSpec::Profile(_)
         | StageSpec::Simulate(_)

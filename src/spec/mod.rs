@@ -23,6 +23,7 @@ mod synthesize;
 #[cfg(test)]
 mod tests;
 mod tokenize;
+mod transform;
 mod tree;
 
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ pub use schema::json_schema;
 pub use search::{Find, FindQps, FindReplicas, IsoQps, Rank, Search};
 pub use synthesize::*;
 pub use tokenize::*;
+pub use transform::*;
 pub use tree::{Tree, TreeValue};
 
 pub use crate::diag::Sources;

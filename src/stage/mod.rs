@@ -17,6 +17,7 @@ mod sql;
 mod synthesize;
 mod tokenize;
 pub(crate) mod trace_file;
+mod transform;
 
 // For tests and benches outside, that run a latency model on a table.
 #[doc(hidden)]
@@ -180,6 +181,7 @@ pub fn of(spec: &StageSpec) -> &dyn Kind {
     match spec {
         StageSpec::Ingest(s) => s,
         StageSpec::Synthesize(s) => s,
+        StageSpec::Transform(s) => s,
         StageSpec::Tokenize(s) => s,
         StageSpec::Profile(s) => &**s,
         StageSpec::Simulate(s) => s,
