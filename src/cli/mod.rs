@@ -28,6 +28,7 @@ mod progress;
 mod run;
 mod sql;
 mod tables;
+mod trace_facts;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};

@@ -300,6 +300,7 @@ fn implied(spec: &StageSpec, pipeline: &Pipeline) -> Vec<Text> {
         | StageSpec::Sql(_)
         | StageSpec::Slo(_)
         | StageSpec::Plot(_)
+        | StageSpec::Export(_)
         | StageSpec::Fidelity(_) => Vec::new(),
         StageSpec::Compare(compare) => {
             let simulates = |name: &Text| {

@@ -14,7 +14,9 @@ use pipe_kernel::queueing::Queueing;
 use pipe_kernel::scenario::{Load, Measure};
 
 use super::calibrate::Calibrate;
-use super::{Fidelity, FilePath, Ingest, Optimize, Profile, Ref, Search, Synthesize, Text, Tokenize, Transform, Tree};
+use super::{
+    Export, Fidelity, FilePath, Ingest, Optimize, Profile, Ref, Search, Synthesize, Text, Tokenize, Transform, Tree,
+};
 
 /// A stage: one of these keys, with its settings.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -34,6 +36,7 @@ pub enum StageSpec {
     Plot(Plot),
     Compare(Compare),
     Fidelity(Fidelity),
+    Export(Export),
 }
 
 /// Simulate every scenario of a sweep over the same requests.

@@ -6,6 +6,7 @@
 mod calibrate;
 mod de;
 mod explorer;
+mod export;
 mod fidelity;
 mod glue;
 mod ingest;
@@ -29,6 +30,7 @@ mod tree;
 use std::path::{Path, PathBuf};
 
 pub use calibrate::*;
+pub use export::*;
 pub use fidelity::{
     Aim, AimFigure, AimMetric, Candidate, Client, Fidelity, MeasuredConfigurations, MeasuredRun, MeasuredSteps, System,
 };

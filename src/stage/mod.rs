@@ -5,6 +5,7 @@
 
 mod calibrate;
 mod compare;
+mod export;
 mod fidelity;
 mod ingest;
 mod optimize;
@@ -193,5 +194,6 @@ pub fn of(spec: &StageSpec) -> &dyn Kind {
         StageSpec::Plot(s) => s,
         StageSpec::Compare(s) => s,
         StageSpec::Fidelity(s) => s,
+        StageSpec::Export(s) => s,
     }
 }
