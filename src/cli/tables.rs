@@ -154,7 +154,7 @@ pub(super) fn show(root: Option<PathBuf>, args: ShowArgs) -> Done {
     Ok(Exit::Ok)
 }
 
-fn find<'a>(all: &'a [Published], name: &str) -> Result<&'a Published> {
+pub(super) fn find<'a>(all: &'a [Published], name: &str) -> Result<&'a Published> {
     let matching: Vec<&Published> = match name.split_once('.') {
         Some((pipeline, table)) => all.iter().filter(|p| p.pipeline == pipeline && p.table == table).collect(),
         None => all.iter().filter(|p| p.table == name).collect(),

@@ -184,6 +184,17 @@ impl Store {
         found
     }
 
+    /// The pipelines that have published something, by name.
+    pub fn pipelines(&self) -> Vec<String> {
+        self.records().into_iter().filter(|(_, record)| !record.stages.is_empty()).map(|(name, _)| name).collect()
+    }
+
+    /// The results that stages of pipelines are now, but for those of `without`.
+    pub(super) fn used_fingerprints(&self, without: &[String]) -> BTreeSet<Hash> {
+        let records = self.records().into_iter().filter(|(name, _)| !without.contains(name));
+        records.flat_map(|(_, record)| record.stages.into_values().map(|stage| stage.fingerprint)).collect()
+    }
+
     /// A handle on a published table.
     ///
     /// # Errors
