@@ -222,11 +222,10 @@ fn pipeline(asked: &Asked, question: &str, name: &str, tp: u32) -> String {
     };
     format!(
         "# {header}\nname: {name}\nseed: 1\n\nstages:\n{requests}\n  # {what}\n  answer:\n    search:\n      requests: requests\n      \
-         deployment:\n        model: {model}\n        gpu: {gpu}\n        tp: {tp}\n        # Compare several: give lists here, \
-         and drop the values above that they vary.\n        router: least_outstanding\n      workload: {arrivals}\n      # sweep: \
+         deployment:\n        model: {model}\n        gpu: {gpu}\n        tp: {tp}\n        router: least_outstanding\n      workload: {arrivals}\n      # To compare several:\n      # sweep: \
          {{ grid: {{ deployment.gpu: [{gpu}, h200-sxm] }} }}\n      find: {find}\n      slos:\n        - {{ name: objective, quantile: \
-         {quantile}, all: [{rules}] }}\n\n  # Everything is a table: `pipe sql \"SELECT * FROM {name}.answer\"`.\n  steps:\n    sql: \
-         SELECT * FROM answer_steps ORDER BY 1, 2\n",
+         {quantile}, all: [{rules}] }}\n\n  # Everything is a table: `pipe sql \"SELECT * FROM {name}.answer\"`.\n  probes:\n    sql: \
+         SELECT * FROM answer_probes ORDER BY 1, 2, 3\n",
     )
 }
 
