@@ -130,7 +130,7 @@ fn cells<DB: DrawingBackend>(data: &Data, layout: &Layout, canvas: &mut Canvas<D
                 (cx + wide / 2.0 - 0.5, cy + high / 2.0 - 0.5),
                 rgb,
             )?;
-            let text = number(*value);
+            let text = number(three_digits(*value));
             if text_width(&text, em) < wide - em * 0.6 && high > em * 1.4 {
                 // Letters on a colour do not change with the paper.
                 let ink = if is_dark(rgb) { (0xff, 0xff, 0xfe) } else { (0x1f, 0x24, 0x2a) };
@@ -139,6 +139,20 @@ fn cells<DB: DrawingBackend>(data: &Data, layout: &Layout, canvas: &mut Canvas<D
         }
     }
     Ok(())
+}
+
+/// To three digits that say something: more would only be noise in a cell.
+fn three_digits(value: f64) -> f64 {
+    if value == 0.0 {
+        return 0.0;
+    }
+    let unit = libm::pow(10.0, libm::floor(libm::log10(value.abs())) - 2.0);
+    // A unit below 1 is not exact, its inverse is.
+    if unit < 1.0 {
+        libm::round(value * libm::round(1.0 / unit)) / libm::round(1.0 / unit)
+    } else {
+        libm::round(value / unit) * unit
+    }
 }
 
 /// Lines that the data are held against, over the data.
@@ -263,6 +277,15 @@ fn extremes_by_column(points: &[Point]) -> Vec<Point> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cells_have_three_digits() {
+        for (value, expected) in
+            [(0.99742, 0.997), (0.0, 0.0), (-1234.5, -1230.0), (0.000_123_45, 0.000_123), (98_765.0, 98_800.0)]
+        {
+            assert_eq!(three_digits(value), expected);
+        }
+    }
 
     #[test]
     fn thinning_keeps_the_shape() {
