@@ -21,6 +21,7 @@
 
 mod azure;
 mod chunk;
+mod conversation;
 mod csv;
 mod detect;
 mod fields;
@@ -55,10 +56,11 @@ use crate::spec::{Columns, Format, MeasuredColumns, TimeUnit};
 use crate::table::requests;
 
 pub use chunk::{Chunk, Chunks};
+pub use conversation::{Conversation, requests as conversation_requests};
 pub use detect::{OnBytes, looks, open};
 pub use open::read_bytes;
 pub use parquet::parts;
-pub use sharegpt::{Conversation, requests as conversation_requests};
+
 pub use trace_v2::header as trace_v2_header;
 
 /// Most tokens that a prompt or a reply can have, far above any model: more is taken for a mistake in the file.
@@ -150,7 +152,7 @@ pub struct Parsed {
     /// The line of each row.
     pub lines: Vec<u64>,
     pub problems: Vec<Problem>,
-    /// ShareGPT only: what the rows are made of, once all conversations are known.
+    /// Of conversations: what the rows are made of, once all are known.
     pub conversations: Vec<Conversation>,
     /// What was measured of each row; empty where nothing is.
     pub measured: Vec<measured::Raw>,

@@ -232,6 +232,9 @@ fn conversations_become_requests_turn_by_turn() {
     assert_eq!(input.value(2).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["hi", "q1", "r1, [\"}", "q2"]);
     let sessions = found.rows.column_by_name("session_id").unwrap().as_string::<i32>();
     assert_eq!(sessions.iter().flatten().collect::<Vec<_>>(), ["a", "line 5", "a"]);
+    let roles = found.rows.column_by_name("roles").unwrap().as_list::<i32>().value(2);
+    let roles: Vec<_> = roles.as_string::<i32>().iter().flatten().collect();
+    assert_eq!(roles, ["assistant", "user", "assistant", "user"]);
 }
 
 #[test]
