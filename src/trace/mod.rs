@@ -22,6 +22,7 @@
 mod azure;
 mod chunk;
 mod conversation;
+mod counts;
 mod csv;
 mod detect;
 mod fields;
@@ -57,6 +58,7 @@ use crate::table::requests;
 
 pub use chunk::{Chunk, Chunks};
 pub use conversation::{Conversation, requests as conversation_requests};
+pub use counts::Counts;
 pub use detect::{OnBytes, looks, open};
 pub use open::read_bytes;
 pub use parquet::parts;
@@ -156,6 +158,8 @@ pub struct Parsed {
     pub conversations: Vec<Conversation>,
     /// What was measured of each row; empty where nothing is.
     pub measured: Vec<measured::Raw>,
+    /// What was read otherwise than it stands there.
+    pub counts: Counts,
 }
 
 /// Turns chunks into rows. Cheap to share between threads.
@@ -165,6 +169,8 @@ pub struct Parser {
     fields: Arc<fields::Fields>,
     /// Of a CSV file: its header.
     header: Arc<csv::Header>,
+    /// The file begins with a byte order mark.
+    marked: bool,
 }
 
 impl Parser {
@@ -175,6 +181,11 @@ impl Parser {
     /// Whether rows have measured times.
     pub fn measures(&self) -> bool {
         self.fields.measured.is_some()
+    }
+
+    /// What the head of the file alone shows; not part of what [`Self::parse`] counts.
+    pub fn counts(&self) -> Counts {
+        Counts { byte_order_marks: u64::from(self.marked), ..Counts::default() }
     }
 
     /// The format that was asked for, or found.

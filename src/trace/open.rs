@@ -14,6 +14,8 @@ pub type OnBytes = Box<dyn FnMut(u64) + Send>;
 pub struct Content {
     /// The first bytes, without the byte order mark: at least one whole line, or [`HEAD_MAX`], or all there is.
     pub head: Vec<u8>,
+    /// There was a byte order mark.
+    pub marked: bool,
     pub rest: Box<dyn Read + Send>,
 }
 
@@ -46,10 +48,11 @@ pub fn open(path: &Path, written: &str, on_bytes: OnBytes) -> Result<Content> {
             break;
         }
     }
-    if head.starts_with(b"\xEF\xBB\xBF") {
+    let marked = head.starts_with(b"\xEF\xBB\xBF");
+    if marked {
         head.drain(..3);
     }
-    Ok(Content { head, rest })
+    Ok(Content { head, marked, rest })
 }
 
 struct Counted<R> {
