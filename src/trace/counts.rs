@@ -20,11 +20,16 @@ pub struct Counts {
     pub open_ends: u64,
     /// Files that begin with a byte order mark.
     pub byte_order_marks: u64,
+    /// Entries that make no request, or none that could be simulated: questions without an answer, failed requests of
+    /// unknown length, spans that are not of a request.
+    pub passed_over: u64,
+    /// Definitions of tools, which no column holds, and calls of tools, of which name and arguments are text.
+    pub tools: u64,
 }
 
 impl Counts {
     /// Name, meaning and number of each, for reports.
-    pub fn named(&self) -> [(&'static str, &'static str, u64); 8] {
+    pub fn named(&self) -> [(&'static str, &'static str, u64); 10] {
         let Counts {
             zero_inputs,
             zero_outputs,
@@ -34,6 +39,8 @@ impl Counts {
             crlf_rows,
             open_ends,
             byte_order_marks,
+            passed_over,
+            tools,
         } = *self;
         [
             ("zero_inputs", "prompts of 0 tokens, read as 1", zero_inputs),
@@ -44,6 +51,8 @@ impl Counts {
             ("crlf_rows", "rows that end with CR LF", crlf_rows),
             ("open_ends", "files without an end of line at their end", open_ends),
             ("byte_order_marks", "files with a byte order mark", byte_order_marks),
+            ("passed_over", "entries that make no request, passed over", passed_over),
+            ("tools", "definitions and calls of tools", tools),
         ]
     }
 }
@@ -59,6 +68,8 @@ impl std::ops::AddAssign for Counts {
             crlf_rows,
             open_ends,
             byte_order_marks,
+            passed_over,
+            tools,
         } = other;
         self.zero_inputs += zero_inputs;
         self.zero_outputs += zero_outputs;
@@ -68,5 +79,7 @@ impl std::ops::AddAssign for Counts {
         self.crlf_rows += crlf_rows;
         self.open_ends += open_ends;
         self.byte_order_marks += byte_order_marks;
+        self.passed_over += passed_over;
+        self.tools += tools;
     }
 }

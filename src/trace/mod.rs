@@ -14,18 +14,25 @@
 //!
 //! A row that cannot be read is a [`Problem`] with its line and column; it never stops the file.
 //!
-//! Runs of real servers (`vllm_bench`, `otel`, `trace_v2`, and generic files that name such columns) also say how each
-//! request was served: [`measured`].
+//! Runs of real servers (reports and results of benchmarks, traces of a server, and generic files that name such columns)
+//! also say how each request was served: [`measured`].
 //!
-//! Left out: BurstGPT, ServeGen, WEKA and agentic traces. `csv` and `jsonl` with a column map read flat ones.
+//! Formats that are JSON documents (`documents.rs`) share a tree that knows where its values stand (`document.rs`).
 
+mod aiperf;
 mod azure;
 mod chunk;
 mod conversation;
 mod counts;
 mod csv;
+mod detailed_results;
 mod detect;
+mod document;
+mod documents;
 mod fields;
+mod genai_perf;
+mod guidellm;
+mod inference_perf;
 mod json;
 mod jsonl;
 mod llmservingsim;
@@ -33,10 +40,13 @@ pub mod measured;
 mod mooncake;
 mod number;
 mod open;
+mod openai;
 pub mod ordered;
 mod otel;
+mod otlp;
 mod parquet;
 pub mod sample;
+mod sample_documents;
 mod sharegpt;
 mod talk;
 #[cfg(test)]
@@ -45,6 +55,7 @@ mod trace_v2;
 mod vidur;
 pub mod vllm;
 mod vllm_bench;
+mod vllm_files;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -171,6 +182,8 @@ pub struct Parser {
     header: Arc<csv::Header>,
     /// The file begins with a byte order mark.
     marked: bool,
+    /// The file, as the user wrote it, for what is wrong with all of it.
+    written: Arc<str>,
 }
 
 impl Parser {
@@ -207,7 +220,20 @@ impl Parser {
                 csv::parse(&self.fields, &self.header, &text)
             }
             (Chunk::Text(text), Format::Sharegpt) => sharegpt::parse(&self.fields, &text),
-            (Chunk::Text(_), Format::Auto | Format::Otel | Format::Parquet) => {
+            (
+                Chunk::Text(text),
+                Format::Otel
+                | Format::OpenaiChat
+                | Format::OpenaiBatch
+                | Format::VllmPrompts
+                | Format::VllmResult
+                | Format::Guidellm
+                | Format::Aiperf
+                | Format::GenaiPerf
+                | Format::InferencePerf
+                | Format::DetailedResults,
+            ) => documents::parse(self.format, &self.fields, &text, &self.written),
+            (Chunk::Text(_), Format::Auto | Format::Parquet) => {
                 unreachable!("the format is settled, and Parquet files have no text")
             }
         }
