@@ -17,14 +17,21 @@
 //! Runs of real servers (`vllm_bench`, `otel`, `trace_v2`, and generic files that name such columns) also say how each
 //! request was served: [`measured`].
 //!
-//! Left out: BurstGPT, ServeGen, WEKA and agentic traces. `csv` and `jsonl` with a column map read flat ones.
+//! Traces of agents (`dynamo`, `weka`, `llmservingsim`, sessions of `mooncake`) say who waits for whom, or show it by their
+//! times: see [`Links`].
 
+mod agents;
+mod apex;
 mod azure;
+mod burstgpt;
 mod chunk;
 mod counts;
 mod csv;
 mod detect;
+mod dynamo;
+mod extra;
 mod fields;
+mod guidellm_trace;
 mod json;
 mod jsonl;
 mod llmservingsim;
@@ -35,8 +42,10 @@ mod open;
 pub mod ordered;
 mod otel;
 mod parquet;
+mod ragpulse;
 pub mod sample;
 mod sharegpt;
+mod splitwise;
 mod talk;
 #[cfg(test)]
 mod tests;
@@ -44,6 +53,7 @@ mod trace_v2;
 mod vidur;
 pub mod vllm;
 mod vllm_bench;
+mod weka;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,8 +68,10 @@ use crate::table::requests;
 pub use chunk::{Chunk, Chunks};
 pub use counts::Counts;
 pub use detect::{OnBytes, looks, open};
+pub use fields::Links;
 pub use open::read_bytes;
 pub use parquet::parts;
+pub use ragpulse::beside as parts_beside;
 pub use sharegpt::{Conversation, requests as conversation_requests};
 pub use trace_v2::header as trace_v2_header;
 
@@ -146,8 +158,8 @@ impl Problem {
 /// What became of a chunk.
 #[derive(Debug)]
 pub struct Parsed {
-    /// Rows in [`Layout::schema`], in the order of the file. `request_id` is 0, `arrival_ns` is of the file's clock,
-    /// `block_hashes` are the identifiers of the file.
+    /// Rows in [`Layout::schema`], in the order of the file. `request_id` is 0, or, with [`Links`], a key of the request's
+    /// name; `depends_on` are such keys; `arrival_ns` is of the file's clock; `block_hashes` are the file's identifiers.
     pub rows: RecordBatch,
     /// The line of each row.
     pub lines: Vec<u64>,
@@ -158,6 +170,8 @@ pub struct Parsed {
     pub measured: Vec<measured::Raw>,
     /// What was read otherwise than it stands there.
     pub counts: Counts,
+    /// The session that began that of each row; empty where the format has none.
+    pub parent_sessions: Vec<Option<String>>,
 }
 
 /// Turns chunks into rows. Cheap to share between threads.
@@ -181,6 +195,11 @@ impl Parser {
         self.fields.measured.is_some()
     }
 
+    /// How requests that wait for others are linked: see [`Links`]. Those of all files are settled together.
+    pub fn links(&self) -> Option<Links> {
+        self.fields.links
+    }
+
     /// What the head of the file alone shows; not part of what [`Self::parse`] counts.
     pub fn counts(&self) -> Counts {
         Counts { byte_order_marks: u64::from(self.marked), ..Counts::default() }
@@ -198,12 +217,18 @@ impl Parser {
     pub fn parse(&self, chunk: Chunk) -> Result<Parsed> {
         match (chunk, self.format) {
             (Chunk::Rows { batch, first_row }, _) => parquet::parse(&self.fields, &batch, first_row),
-            (Chunk::Text(text), Format::Mooncake | Format::Llmservingsim | Format::VllmBench | Format::Jsonl) => {
-                jsonl::parse(&self.fields, &text)
-            }
-            (Chunk::Text(text), Format::Azure | Format::Vidur | Format::TraceV2 | Format::Csv) => {
-                csv::parse(&self.fields, &self.header, &text)
-            }
+            (
+                Chunk::Text(text),
+                Format::Apex | Format::GuidellmTrace | Format::Mooncake | Format::VllmBench | Format::Jsonl,
+            ) => jsonl::parse(&self.fields, &text),
+            (
+                Chunk::Text(text),
+                Format::Azure | Format::Burstgpt | Format::Splitwise | Format::Vidur | Format::TraceV2 | Format::Csv,
+            ) => csv::parse(&self.fields, &self.header, &text),
+            (Chunk::Text(text), Format::Dynamo) => dynamo::parse(&self.fields, &text),
+            (Chunk::Text(text), Format::Llmservingsim) => llmservingsim::parse(&self.fields, &text),
+            (Chunk::Text(text), Format::Ragpulse) => ragpulse::parse(&self.fields, &text),
+            (Chunk::Text(text), Format::Weka) => weka::parse(&self.fields, &text),
             (Chunk::Text(text), Format::Sharegpt) => sharegpt::parse(&self.fields, &text),
             (Chunk::Text(_), Format::Auto | Format::Otel | Format::Parquet) => {
                 unreachable!("the format is settled, and Parquet files have no text")
