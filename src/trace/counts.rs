@@ -25,11 +25,15 @@ pub struct Counts {
     pub passed_over: u64,
     /// Definitions of tools, which no column holds, and calls of tools, of which name and arguments are text.
     pub tools: u64,
+    /// Lines of a log that are no requests.
+    pub other_events: u64,
+    /// Waits for requests that are not in the file: left out.
+    pub lost_waits: u64,
 }
 
 impl Counts {
     /// Name, meaning and number of each, for reports.
-    pub fn named(&self) -> [(&'static str, &'static str, u64); 10] {
+    pub fn named(&self) -> [(&'static str, &'static str, u64); 12] {
         let Counts {
             zero_inputs,
             zero_outputs,
@@ -41,6 +45,8 @@ impl Counts {
             byte_order_marks,
             passed_over,
             tools,
+            other_events,
+            lost_waits,
         } = *self;
         [
             ("zero_inputs", "prompts of 0 tokens, read as 1", zero_inputs),
@@ -53,6 +59,8 @@ impl Counts {
             ("byte_order_marks", "files with a byte order mark", byte_order_marks),
             ("passed_over", "entries that make no request, passed over", passed_over),
             ("tools", "definitions and calls of tools", tools),
+            ("other_events", "lines that are no requests, passed over", other_events),
+            ("lost_waits", "waits for requests that are not there, left out", lost_waits),
         ]
     }
 }
@@ -70,6 +78,8 @@ impl std::ops::AddAssign for Counts {
             byte_order_marks,
             passed_over,
             tools,
+            other_events,
+            lost_waits,
         } = other;
         self.zero_inputs += zero_inputs;
         self.zero_outputs += zero_outputs;
@@ -81,5 +91,7 @@ impl std::ops::AddAssign for Counts {
         self.byte_order_marks += byte_order_marks;
         self.passed_over += passed_over;
         self.tools += tools;
+        self.other_events += other_events;
+        self.lost_waits += lost_waits;
     }
 }

@@ -5,6 +5,7 @@
 use ::csv::ByteRecord;
 
 use super::chunk::Text;
+use super::extra::Extra;
 use super::fields::{Fields, Role, Rows};
 use super::json::Scanner;
 use super::{Fault, Parsed, jsonl, number};
@@ -113,7 +114,7 @@ fn row(
         if value.is_empty() {
             continue;
         }
-        if matches!(role, Role::Hashes | Role::InputIds | Role::OutputIds) {
+        if matches!(role, Role::Hashes | Role::InputIds | Role::OutputIds | Role::Extra(Extra::DependsOn)) {
             rows.list(*role, 0).and_then(|()| numbers(*role, value, rows)).map_err(name)?;
         } else {
             rows.text(*role, value, 0).map_err(name)?;
@@ -129,6 +130,10 @@ fn numbers(role: Role, value: &str, rows: &mut Rows) -> std::result::Result<(), 
         return jsonl::list(&mut scanner, role, rows)
             .and_then(|()| scanner.end())
             .map_err(|f| Fault::new(0, format!("{} (in `{}`)", f.reason, number::shorten(value))));
+    }
+    if role == Role::Extra(Extra::DependsOn) {
+        value.split_whitespace().for_each(|name| rows.parent(name));
+        return Ok(());
     }
     value.split_whitespace().try_for_each(|item| rows.number(role, item, 0))
 }

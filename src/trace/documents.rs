@@ -62,7 +62,14 @@ pub fn fields(settings: &Settings, format: Format, keys: &[Key], head: &[u8], wh
         }
         Format::Auto
         | Format::Mooncake
+        | Format::Dynamo
+        | Format::GuidellmTrace
+        | Format::Ragpulse
+        | Format::Weka
+        | Format::Apex
         | Format::Azure
+        | Format::Burstgpt
+        | Format::Splitwise
         | Format::Vidur
         | Format::Sharegpt
         | Format::Llmservingsim
@@ -93,7 +100,14 @@ pub fn parse(format: Format, fields: &Fields, text: &Text, written: &str) -> Res
         Format::DetailedResults => detailed_results::take,
         Format::Auto
         | Format::Mooncake
+        | Format::Dynamo
+        | Format::GuidellmTrace
+        | Format::Ragpulse
+        | Format::Weka
+        | Format::Apex
         | Format::Azure
+        | Format::Burstgpt
+        | Format::Splitwise
         | Format::Vidur
         | Format::Sharegpt
         | Format::Llmservingsim

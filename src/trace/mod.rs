@@ -18,9 +18,15 @@
 //! also say how each request was served: [`measured`].
 //!
 //! Formats that are JSON documents (`documents.rs`) share a tree that knows where its values stand (`document.rs`).
+//!
+//! Traces of agents (`dynamo`, `weka`, `llmservingsim`, sessions of `mooncake`) say who waits for whom, or show it by their
+//! times: see [`Links`].
 
+mod agents;
 mod aiperf;
+mod apex;
 mod azure;
+mod burstgpt;
 mod chunk;
 mod conversation;
 mod counts;
@@ -29,9 +35,12 @@ mod detailed_results;
 mod detect;
 mod document;
 mod documents;
+mod dynamo;
+mod extra;
 mod fields;
 mod genai_perf;
 mod guidellm;
+mod guidellm_trace;
 mod inference_perf;
 mod json;
 mod jsonl;
@@ -45,9 +54,11 @@ pub mod ordered;
 mod otel;
 mod otlp;
 mod parquet;
+mod ragpulse;
 pub mod sample;
 mod sample_documents;
 mod sharegpt;
+mod splitwise;
 mod talk;
 #[cfg(test)]
 mod tests;
@@ -56,6 +67,7 @@ mod vidur;
 pub mod vllm;
 mod vllm_bench;
 mod vllm_files;
+mod weka;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,9 +83,11 @@ pub use chunk::{Chunk, Chunks};
 pub use conversation::{Conversation, requests as conversation_requests};
 pub use counts::Counts;
 pub use detect::{OnBytes, looks, open};
+pub use fields::Links;
 pub use open::read_bytes;
 pub use parquet::parts;
 
+pub use ragpulse::beside as parts_beside;
 pub use trace_v2::header as trace_v2_header;
 
 /// Most tokens that a prompt or a reply can have, far above any model: more is taken for a mistake in the file.
@@ -159,8 +173,8 @@ impl Problem {
 /// What became of a chunk.
 #[derive(Debug)]
 pub struct Parsed {
-    /// Rows in [`Layout::schema`], in the order of the file. `request_id` is 0, `arrival_ns` is of the file's clock,
-    /// `block_hashes` are the identifiers of the file.
+    /// Rows in [`Layout::schema`], in the order of the file. `request_id` is 0, or, with [`Links`], a key of the request's
+    /// name; `depends_on` are such keys; `arrival_ns` is of the file's clock; `block_hashes` are the file's identifiers.
     pub rows: RecordBatch,
     /// The line of each row.
     pub lines: Vec<u64>,
@@ -171,6 +185,8 @@ pub struct Parsed {
     pub measured: Vec<measured::Raw>,
     /// What was read otherwise than it stands there.
     pub counts: Counts,
+    /// The session that began that of each row; empty where the format has none.
+    pub parent_sessions: Vec<Option<String>>,
 }
 
 /// Turns chunks into rows. Cheap to share between threads.
@@ -196,6 +212,11 @@ impl Parser {
         self.fields.measured.is_some()
     }
 
+    /// How requests that wait for others are linked: see [`Links`]. Those of all files are settled together.
+    pub fn links(&self) -> Option<Links> {
+        self.fields.links
+    }
+
     /// What the head of the file alone shows; not part of what [`Self::parse`] counts.
     pub fn counts(&self) -> Counts {
         Counts { byte_order_marks: u64::from(self.marked), ..Counts::default() }
@@ -213,12 +234,18 @@ impl Parser {
     pub fn parse(&self, chunk: Chunk) -> Result<Parsed> {
         match (chunk, self.format) {
             (Chunk::Rows { batch, first_row }, _) => parquet::parse(&self.fields, &batch, first_row),
-            (Chunk::Text(text), Format::Mooncake | Format::Llmservingsim | Format::VllmBench | Format::Jsonl) => {
-                jsonl::parse(&self.fields, &text)
-            }
-            (Chunk::Text(text), Format::Azure | Format::Vidur | Format::TraceV2 | Format::Csv) => {
-                csv::parse(&self.fields, &self.header, &text)
-            }
+            (
+                Chunk::Text(text),
+                Format::Apex | Format::GuidellmTrace | Format::Mooncake | Format::VllmBench | Format::Jsonl,
+            ) => jsonl::parse(&self.fields, &text),
+            (
+                Chunk::Text(text),
+                Format::Azure | Format::Burstgpt | Format::Splitwise | Format::Vidur | Format::TraceV2 | Format::Csv,
+            ) => csv::parse(&self.fields, &self.header, &text),
+            (Chunk::Text(text), Format::Dynamo) => dynamo::parse(&self.fields, &text),
+            (Chunk::Text(text), Format::Llmservingsim) => llmservingsim::parse(&self.fields, &text),
+            (Chunk::Text(text), Format::Ragpulse) => ragpulse::parse(&self.fields, &text),
+            (Chunk::Text(text), Format::Weka) => weka::parse(&self.fields, &text),
             (Chunk::Text(text), Format::Sharegpt) => sharegpt::parse(&self.fields, &text),
             (
                 Chunk::Text(text),

@@ -198,6 +198,13 @@ fn has_own_names(format: Format) -> bool {
     match format {
         Format::Mooncake
         | Format::Azure
+        | Format::Apex
+        | Format::Burstgpt
+        | Format::Dynamo
+        | Format::GuidellmTrace
+        | Format::Ragpulse
+        | Format::Splitwise
+        | Format::Weka
         | Format::Vidur
         | Format::Sharegpt
         | Format::Llmservingsim
