@@ -103,6 +103,9 @@ pub const ROLES: [Role; ROLE_COUNT] = [
     Role::Extra(Extra::Batch),
     Role::Extra(Extra::ParentSession),
     Role::Extra(Extra::End),
+    Role::Extra(Extra::AudioTokens),
+    Role::Extra(Extra::VideoTokens),
+    Role::Extra(Extra::ReasonRatio),
 ];
 
 const ROLE_COUNT: usize = 21 + TIMES + EXTRAS;
@@ -211,6 +214,9 @@ pub struct Fields {
     pub block_tokens_fixed: bool,
     /// The file is one document, which is read as a whole.
     pub whole: bool,
+    /// Rows are what a client wrote down: 0 stands for nothing, a deadline is a time of the arrivals' clock, and a turn is one
+    /// of a session.
+    pub client_log: bool,
 }
 
 impl Fields {
@@ -229,6 +235,7 @@ impl Fields {
             block_tokens: None,
             block_tokens_fixed: false,
             whole: false,
+            client_log: false,
         }
     }
 
@@ -251,6 +258,12 @@ impl Fields {
     pub fn block_tokens(mut self, user: Option<u32>, default: Option<u32>) -> Self {
         self.block_tokens = user.or(default);
         self.block_tokens_fixed = user.is_some();
+        self
+    }
+
+    /// Rows are what a client wrote down.
+    pub fn client_log(mut self) -> Self {
+        self.client_log = true;
         self
     }
 
@@ -569,6 +582,7 @@ impl<'f> Rows<'f> {
             return Err(Fault::new(0, format!("missing {}", names.join(", "))));
         }
         self.linked()?;
+        self.derive()?;
         let raw = self.fields.measured.map(|_| self.complete()).transpose()?;
         self.hash_ids()?;
         let block_tokens = self.block_tokens_of_row()?;
@@ -580,6 +594,49 @@ impl<'f> Rows<'f> {
         self.measured.extend(raw);
         self.lines.push(line);
         self.clear();
+        Ok(())
+    }
+
+    /// What follows from fields that have no column of their own, and what a client means by 0.
+    fn derive(&mut self) -> std::result::Result<(), Fault> {
+        let row = &mut self.row;
+        let mut encoder = i64::from(if row.has(Role::EncoderTokens) { row.encoder_tokens } else { 0 });
+        for media in [Extra::AudioTokens, Extra::VideoTokens] {
+            if row.has(Role::Extra(media)) {
+                encoder += row.extra.number(media);
+                row.seen |= Role::EncoderTokens.bit();
+            }
+        }
+        if encoder > i64::from(MAX_TOKENS) {
+            return Err(self.fault(Role::EncoderTokens, 0, "is too large together with sound and video"));
+        }
+        row.encoder_tokens = encoder as i32;
+        let reasoning = Role::Extra(Extra::ReasoningTokens);
+        if row.has(Role::Extra(Extra::ReasonRatio)) && !row.has(reasoning) {
+            let share = f64::from_bits(row.extra.number(Extra::ReasonRatio) as u64);
+            row.extra.put(Extra::ReasoningTokens, libm::round(share * f64::from(row.output_tokens)) as i64);
+            row.seen |= reasoning.bit();
+        }
+        if !self.fields.client_log {
+            return Ok(());
+        }
+        let deadline = Role::Extra(Extra::Deadline);
+        let at = row.extra.number(Extra::Deadline);
+        let mut forget = |nothing: bool, role: Role| row.seen &= if nothing { !role.bit() } else { u64::MAX };
+        forget(encoder == 0, Role::EncoderTokens);
+        forget(at == 0, deadline);
+        if row.extra.number(Extra::ReasoningTokens) == 0 {
+            row.seen &= !reasoning.bit();
+        }
+        if !row.has(Role::Session) {
+            row.seen &= !Role::Turn.bit();
+        }
+        if row.has(deadline) && row.has(Role::Arrival) {
+            if at < row.arrival {
+                return Err(self.fault(deadline, 0, "is before the request was sent"));
+            }
+            row.extra.put(Extra::Deadline, at - row.arrival);
+        }
         Ok(())
     }
 

@@ -11,6 +11,7 @@
 
 use super::Layout;
 use super::document::{Node, Out, field, time, what_went_wrong};
+use super::extra::Extra;
 use super::fields::{Fields, Role};
 use super::measured::Time;
 use super::{Fault, number};
@@ -44,6 +45,7 @@ pub fn fields() -> Fields {
         .required(Role::InputTokens, "prompt_tokens")
         .required(Role::OutputTokens, "output_tokens")
         .optional(Role::EncoderTokens, "input_metrics.image_tokens")
+        .optional(Role::Extra(Extra::Images), "input_metrics.image_count")
         .optional(Role::Session, "info.conversation_id")
         .optional(Role::Turn, "info.turn_index")
         .optional(Role::Name, "request_id")
@@ -91,6 +93,7 @@ fn take_request(out: &mut Out, request: &Node, run: &str, status: &str, path: im
             tokens => field(rows, Role::OutputTokens, tokens)?,
         }
         field(rows, Role::EncoderTokens, request.path("input_metrics.image_tokens"))?;
+        field(rows, Role::Extra(Extra::Images), request.path("input_metrics.image_count"))?;
         field(rows, Role::Name, request.key("request_id"))?;
         if let Some(conversation) = request.path("info.conversation_id") {
             field(rows, Role::Session, Some(conversation))?;

@@ -9,6 +9,7 @@
 use super::Fault;
 use super::Layout;
 use super::document::{Node, Out, field, time, tree, what_went_wrong};
+use super::extra::Extra;
 use super::fields::{Fields, Role};
 use super::measured::Time;
 use crate::spec::TimeUnit;
@@ -24,6 +25,7 @@ pub fn fields() -> Fields {
         .required(Role::InputTokens, "input_tokens")
         .required(Role::OutputTokens, "output_tokens")
         .optional(Role::Model, "model")
+        .optional(Role::Extra(Extra::MaxTokens), "max_tokens")
         .optional(Role::Status, "error")
         .optional(Role::Measured(Time::FirstToken), "output_token_times")
         .optional(Role::Measured(Time::LastToken), "end_time")
@@ -48,9 +50,15 @@ pub fn take(out: &mut Out, node: &Node) -> Faulty<()> {
             rows.text(Role::Status, &what_went_wrong(text.unwrap_or_default()), error.at)?;
         }
         let sent = node.key("request").and_then(Node::text).and_then(|body| tree(body).ok());
-        let model = sent.as_ref().or(node.key("request")).and_then(|body| body.key("model"));
-        if let Some(model) = model.and_then(Node::text) {
-            rows.text(Role::Model, model, node.at)?;
+        if let Some(body) = sent.as_ref().or(node.key("request")) {
+            for (role, names) in [
+                (Role::Model, &["model"][..]),
+                (Role::Extra(Extra::MaxTokens), &["max_completion_tokens", "max_tokens"]),
+            ] {
+                if let Some(written) = body.first(names).and_then(Node::written) {
+                    rows.text(role, written, node.at)?;
+                }
+            }
         }
         let times = match node.list("info.output_token_times")? {
             [] => node.list("info.response_metrics.output_token_times")?,

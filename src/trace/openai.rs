@@ -16,6 +16,7 @@
 
 use super::conversation::{Conversation, Message, Speaker};
 use super::document::{Node, Out, Tree, field};
+use super::extra::Extra;
 use super::fields::{Fields, Role};
 use super::number;
 use super::{Fault, Layout};
@@ -49,6 +50,7 @@ pub fn batch_output() -> Fields {
         .required(Role::InputTokens, "prompt_tokens")
         .required(Role::OutputTokens, "completion_tokens")
         .optional(Role::Model, "model")
+        .optional(Role::Extra(Extra::ReasoningTokens), "reasoning_tokens")
 }
 
 /// A conversation.
@@ -212,6 +214,9 @@ fn answered(out: &mut Out, node: &Node) -> Faulty<()> {
             None if body.path("usage.prompt_tokens").is_some() => rows.text(Role::OutputTokens, "1", body.at)?,
             tokens => field(rows, Role::OutputTokens, tokens)?,
         }
+        let details = ["completion_tokens_details", "output_tokens_details"];
+        let details = details.map(|key| format!("usage.{key}.reasoning_tokens"));
+        field(rows, Role::Extra(Extra::ReasoningTokens), body.first(&[&details[0], &details[1]]))?;
         field(rows, Role::Model, body.key("model"))
     });
     Ok(())
