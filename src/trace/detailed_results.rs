@@ -17,6 +17,13 @@ use crate::spec::TimeUnit;
 
 type Faulty<T> = std::result::Result<T, Fault>;
 
+/// Whether the first prompt of the file that begins with `head` is a list of numbers.
+pub fn is_tokenized(head: &[u8]) -> bool {
+    const KEY: &[u8] = b"\"input_text\"";
+    let Some(at) = head.windows(KEY.len()).position(|w| w == KEY) else { return false };
+    head[at + KEY.len()..].iter().find(|b| !b.is_ascii_whitespace() && **b != b':') == Some(&b'[')
+}
+
 pub fn measured() -> Fields {
     Fields::new(Layout::Tokens, TimeUnit::S)
         .whole()

@@ -16,7 +16,10 @@ use crate::spec::TimeUnit;
 
 type Faulty<T> = std::result::Result<T, Fault>;
 
-pub const NAMES: [&str; 3] = ["start_time", "end_time", "info"];
+/// Whether a request with these keys is one. What comes after a long prompt may not be in the head of the file.
+pub fn fits(has: impl Fn(&str) -> bool) -> bool {
+    has("start_time") && has("end_time") && (has("request") || has("info"))
+}
 
 pub fn fields() -> Fields {
     Fields::new(Layout::Tokens, TimeUnit::S)

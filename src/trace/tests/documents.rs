@@ -606,3 +606,17 @@ fn a_client_trace_fills_the_columns_of_the_table() {
     let gaps = of("request_id,chunk_index,timestamp_us\n0,0,1\n", |_| ()).err().unwrap();
     assert!(gaps.to_string().contains("times between tokens of a trace: read the trace beside it"), "{gaps}");
 }
+
+#[test]
+fn a_published_client_trace() {
+    let Some(path) = published("../measured/vllm-0.11-h100/trace_jan21-llama7b-train-1.csv") else { return };
+    let found = read(&settings(&path)).unwrap();
+    assert_eq!((found.format, found.rows.num_rows(), found.problems.len()), (Format::TraceV2, 282, 0));
+    let sum = |name: &str| found.ints(name).iter().map(|n| i64::from(*n)).sum::<i64>();
+    assert_eq!((sum("input_tokens"), sum("output_tokens")), (534_472, 122_941));
+    // What its client did not know is written as 0 there.
+    for name in ["turn", "encoder_tokens", "reasoning_tokens", "deadline_ns", "think_ns"] {
+        assert_eq!(found.rows.column_by_name(name).unwrap().null_count(), 282, "{name}");
+    }
+    assert!(found.settled().iter().all(|row| row.ttft_ns.is_some() && row.e2e_ns > row.ttft_ns));
+}
