@@ -34,6 +34,7 @@ mod open;
 pub mod ordered;
 mod otel;
 mod parquet;
+mod read;
 pub mod sample;
 mod sharegpt;
 mod talk;
@@ -50,7 +51,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
-use crate::diag::{Diagnostic, Result, Span};
+use crate::diag::{Diagnostic, Failure, Result, Span};
 use crate::spec::{Columns, Format, MeasuredColumns, TimeUnit};
 use crate::table::requests;
 
@@ -58,6 +59,7 @@ pub use chunk::{Chunk, Chunks};
 pub use detect::{OnBytes, looks, open};
 pub use open::read_bytes;
 pub use parquet::parts;
+pub use read::{Reading, read};
 pub use sharegpt::{Conversation, requests as conversation_requests};
 pub use trace_v2::header as trace_v2_header;
 
@@ -156,6 +158,24 @@ pub struct Parsed {
     pub measured: Vec<measured::Raw>,
 }
 
+impl Parsed {
+    /// The rows of several, one after the other.
+    fn joined(all: Vec<Parsed>, schema: &SchemaRef) -> Result<Parsed> {
+        let rows = arrow::compute::concat_batches(schema, all.iter().map(|p| &p.rows));
+        let rows = rows.map_err(|e| Failure::stage("trace::arrow", e.to_string()))?;
+        let (mut lines, mut problems, mut conversations, mut measured) = (vec![], vec![], vec![], vec![]);
+        let mut counts = Counts::default();
+        for parsed in all {
+            lines.extend(parsed.lines);
+            problems.extend(parsed.problems);
+            conversations.extend(parsed.conversations);
+            measured.extend(parsed.measured);
+            counts += parsed.counts;
+        }
+        Ok(Parsed { rows, lines, problems, conversations, measured, counts })
+    }
+}
+
 /// Turns chunks into rows. Cheap to share between threads.
 #[derive(Clone, Debug)]
 pub struct Parser {
@@ -175,6 +195,11 @@ impl Parser {
         self.fields.measured.is_some()
     }
 
+    /// Whether rows have arrivals: all do, or none does.
+    pub fn arrives(&self) -> bool {
+        self.fields.is_required(fields::Role::Arrival)
+    }
+
     /// The format that was asked for, or found.
     pub fn format(&self) -> Format {
         self.format
@@ -186,7 +211,9 @@ impl Parser {
     /// Rows too large for Arrow (more than 2 GiB of text in one chunk). Bad rows are not errors.
     pub fn parse(&self, chunk: Chunk) -> Result<Parsed> {
         match (chunk, self.format) {
-            (Chunk::Rows { batch, first_row }, _) => parquet::parse(&self.fields, &batch, first_row),
+            (Chunk::Group { groups, group, first_row }, _) => {
+                parquet::parse_group(&self.fields, &groups, group, first_row)
+            }
             (Chunk::Text(text), Format::Mooncake | Format::Llmservingsim | Format::VllmBench | Format::Jsonl) => {
                 jsonl::parse(&self.fields, &text)
             }
