@@ -1,12 +1,11 @@
 //! Cuts a file into chunks of whole rows, which are then parsed side by side.
 
 use std::io::{BufRead, Read};
-
 use std::sync::Arc;
 
 use super::open::{Content, OnBytes};
 use super::parquet::Groups;
-use super::{Fault, Problem};
+use super::{Counts, Fault, Problem};
 use crate::diag::{self, Failure, Result};
 
 /// Bytes read for a chunk: large enough to be worth a thread's while, small enough to keep several in flight.
@@ -59,6 +58,27 @@ impl Text {
                 }
             }
         })
+    }
+
+    /// Of rows that are lines: how they end, and the blank ones.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts { open_ends: u64::from(self.ends_open()), ..Counts::default() };
+        let mut rest = self.bytes.as_slice();
+        loop {
+            let whole = rest;
+            let line = &whole[..rest.skip_until(b'\n').unwrap_or(0)];
+            if line.is_empty() {
+                return counts;
+            }
+            let blank = line.trim_ascii().is_empty();
+            counts.blank_lines += u64::from(blank);
+            counts.crlf_rows += u64::from(!blank && line.ends_with(b"\r\n"));
+        }
+    }
+
+    /// Only the last text of a file ends within a line.
+    pub fn ends_open(&self) -> bool {
+        self.bytes.last().is_some_and(|b| *b != b'\n')
     }
 
     /// The problem at byte `start + fault.at`, of the row `start..end`.

@@ -59,9 +59,13 @@ pub fn parse(fields: &Fields, header: &Header, text: &Text) -> Result<Parsed> {
     let columns: Vec<(usize, Role)> =
         fields.named().filter_map(|(r, name)| header.iter().position(|h| h == name).map(|i| (i, r))).collect();
     let mut rows = Rows::new(fields);
+    rows.counts().open_ends += u64::from(text.ends_open());
     let mut reader = reader(&text.bytes, *separator);
     let mut record = ByteRecord::new();
     loop {
+        let (crlf, blank) = line_ends(&text.bytes, reader.position().byte() as usize);
+        rows.counts().crlf_rows += u64::from(crlf);
+        rows.counts().blank_lines += blank;
         let more = reader.read_byte_record(&mut record).map_err(|e| Failure::stage("trace::csv", e.to_string()))?;
         if !more {
             return rows.finish();
@@ -69,6 +73,7 @@ pub fn parse(fields: &Fields, header: &Header, text: &Text) -> Result<Parsed> {
         let position = record.position().cloned().unwrap_or_else(::csv::Position::new);
         let line = text.line + position.line() - 1;
         if record.len() == 1 && record[0].trim_ascii().is_empty() {
+            rows.counts().blank_lines += 1;
             continue;
         }
         let result = row(&record, header.len(), &columns, &mut rows);
@@ -81,6 +86,14 @@ pub fn parse(fields: &Fields, header: &Header, text: &Text) -> Result<Parsed> {
             rows.reject(text.problem(start, end, Fault::new(at, reason)));
         }
     }
+}
+
+/// Where the reader stands after a record or at the start: whether the record ended with CR LF, of which it takes the LF with
+/// the next one, and the empty lines that follow, which it passes over.
+fn line_ends(bytes: &[u8], at: usize) -> (bool, u64) {
+    let crlf = at > 0 && bytes[at - 1] == b'\r' && bytes.get(at) == Some(&b'\n');
+    let empty = bytes[at..].iter().take_while(|b| matches!(b, b'\r' | b'\n')).filter(|b| **b == b'\n').count();
+    (crlf, (empty - usize::from(crlf)) as u64)
 }
 
 /// The error is the number of the field and what is wrong.

@@ -11,7 +11,7 @@ use arrow::array::{ArrayRef, Int32Builder, Int64Array, Int64Builder, ListBuilder
 use arrow::datatypes::{DataType, Field};
 
 use super::measured::{Raw, TIMES, Time};
-use super::{Fault, Layout, MAX_TOKENS, Parsed, Problem, number};
+use super::{Counts, Fault, Layout, MAX_TOKENS, Parsed, Problem, number};
 use crate::diag::{Failure, Result};
 use crate::spec::TimeUnit;
 use crate::table::requests;
@@ -116,6 +116,35 @@ impl Role {
     fn bit(self) -> u32 {
         1 << self.place()
     }
+
+    /// Its values are numbers.
+    fn is_number(self) -> bool {
+        match self {
+            Role::Arrival
+            | Role::InputTokens
+            | Role::OutputTokens
+            | Role::BlockTokens
+            | Role::Turn
+            | Role::Think
+            | Role::EncoderTokens
+            | Role::InputIds
+            | Role::OutputIds
+            | Role::PrefixTokens
+            | Role::Measured(_) => true,
+            // Identifiers of blocks are hashes, which are often too large for a number of JSON.
+            Role::Hashes
+            | Role::Input
+            | Role::Output
+            | Role::Session
+            | Role::Class
+            | Role::Model
+            | Role::Adapter
+            | Role::Name
+            | Role::Run
+            | Role::Status
+            | Role::PrefixGroup => false,
+        }
+    }
 }
 
 /// Which field plays which role.
@@ -200,6 +229,7 @@ pub struct Rows<'f> {
     lines: Vec<u64>,
     problems: Vec<Problem>,
     measured: Vec<Raw>,
+    counts: Counts,
     arrival: Int64Builder,
     session: StringBuilder,
     turn: Int32Builder,
@@ -237,6 +267,7 @@ struct Row {
     input_ids: Vec<u32>,
     output_ids: Vec<u32>,
     raw: Raw,
+    string_numbers: u64,
 }
 
 impl<'f> Rows<'f> {
@@ -248,6 +279,7 @@ impl<'f> Rows<'f> {
             lines: Vec::new(),
             problems: Vec::new(),
             measured: Vec::new(),
+            counts: Counts::default(),
             arrival: Int64Builder::new(),
             session: StringBuilder::new(),
             turn: Int32Builder::new(),
@@ -271,12 +303,8 @@ impl<'f> Rows<'f> {
         let row = &mut self.row;
         let wrong = match role {
             Role::Arrival => number::time_ns(text, self.fields.unit).map(|t| row.arrival = t).err(),
-            Role::InputTokens => number::tokens(text).map(|n| row.input_tokens = n).err(),
-            // A request that failed has no reply: whether it did is known at the end of the row.
-            Role::OutputTokens if self.fields.measured.is_some() => {
-                number::whole(text, MAX_TOKENS as u64).map(|n| row.output_tokens = n as i32).err()
-            }
-            Role::OutputTokens => number::tokens(text).map(|n| row.output_tokens = n).err(),
+            Role::InputTokens => number::length(text).map(|n| row.input_tokens = n).err(),
+            Role::OutputTokens => number::length(text).map(|n| row.output_tokens = n).err(),
             Role::BlockTokens => number::tokens(text).map(|n| row.block_tokens = n).err(),
             Role::Hashes => Some("is not a list: expected the identifiers of blocks".to_string()),
             Role::Output if text.is_empty() => Some("is empty: expected the text of the reply".to_string()),
@@ -344,6 +372,16 @@ impl<'f> Rows<'f> {
         Ok(())
     }
 
+    /// What the text around the rows has.
+    pub fn counts(&mut self) -> &mut Counts {
+        &mut self.counts
+    }
+
+    /// The number of this field stands in quotes. Dates and names are texts, and not noted.
+    pub fn quoted(&mut self, role: Role, text: &str) {
+        self.row.string_numbers += u64::from(role.is_number() && text.trim().parse::<f64>().is_ok());
+    }
+
     /// What is wrong with the value of a field.
     pub fn fault(&self, role: Role, at: usize, reason: &str) -> Fault {
         Fault::new(at, format!("`{}` {reason}", self.fields.name(role).unwrap_or("row")))
@@ -371,6 +409,10 @@ impl<'f> Rows<'f> {
         let raw = self.fields.measured.map(|_| self.complete()).transpose()?;
         self.hash_ids()?;
         let block_tokens = self.block_tokens_of_row()?;
+        if self.fields.layout == Layout::Tokens {
+            self.at_least_one(raw.as_ref());
+        }
+        self.counts.string_numbers += self.row.string_numbers;
         self.append(block_tokens);
         self.measured.extend(raw);
         self.lines.push(line);
@@ -389,8 +431,6 @@ impl<'f> Rows<'f> {
                 "is 0: expected at least 1 token of a request that was served",
             ));
         }
-        // It still loaded the server with its prompt.
-        self.row.output_tokens = self.row.output_tokens.max(1);
         let total = i64::from(self.row.input_tokens) + i64::from(raw.prefix_tokens);
         if total > i64::from(MAX_TOKENS) {
             return Err(self.fault(Role::InputTokens, 0, "is too large together with the shared prefix"));
@@ -404,6 +444,18 @@ impl<'f> Rows<'f> {
             self.row.seen |= Role::Hashes.bit();
         }
         Ok(raw)
+    }
+
+    /// An engine computes at least one token of a prompt, and makes at least one of a reply. A request that failed without
+    /// a reply loaded it with its prompt all the same.
+    fn at_least_one(&mut self, raw: Option<&Raw>) {
+        let row = &mut self.row;
+        let failed = raw.is_some_and(|raw| !raw.completed());
+        self.counts.failed += u64::from(failed);
+        self.counts.zero_inputs += u64::from(row.input_tokens == 0);
+        self.counts.zero_outputs += u64::from(row.output_tokens == 0 && !failed);
+        row.input_tokens = row.input_tokens.max(1);
+        row.output_tokens = row.output_tokens.max(1);
     }
 
     /// Turns the numbers of tokens into identifiers of the full blocks of prompt and reply.
@@ -486,6 +538,7 @@ impl<'f> Rows<'f> {
         row.input_ids.clear();
         row.output_ids.clear();
         row.raw = Raw::default();
+        row.string_numbers = 0;
     }
 
     /// Forgets the row, and notes why.
@@ -524,8 +577,8 @@ impl<'f> Rows<'f> {
         }
         let rows = requests::assemble(&schema, rows, columns);
         let rows = rows.map_err(|e| Failure::stage("trace::arrow", e.to_string()))?;
-        let Rows { lines, problems, measured, .. } = self;
-        Ok(Parsed { rows, lines, problems, conversations: Vec::new(), measured })
+        let Rows { lines, problems, measured, counts, .. } = self;
+        Ok(Parsed { rows, lines, problems, conversations: Vec::new(), measured, counts })
     }
 }
 

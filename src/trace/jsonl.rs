@@ -47,6 +47,7 @@ impl<'f> Node<'f> {
 pub fn parse(fields: &Fields, text: &Text) -> Result<Parsed> {
     let nodes = Node::tree(fields);
     let mut rows = Rows::new(fields);
+    *rows.counts() += text.counts();
     for (number, start, line) in text.lines() {
         let result = utf8(line).and_then(|line| row(line, &nodes, &mut rows)).and_then(|()| rows.commit(number));
         if let Err(fault) = result {
@@ -86,7 +87,10 @@ fn field(scanner: &mut Scanner, role: Role, rows: &mut Rows) -> std::result::Res
             Err(rows.fault(role, at, "is a number: expected text"))
         }
         Value::Number(text) => rows.text(role, text, at),
-        Value::Text(text) => rows.text(role, &text, at),
+        Value::Text(text) => {
+            rows.quoted(role, &text);
+            rows.text(role, &text, at)
+        }
         Value::Bool => Err(rows.fault(role, at, "is true or false: expected a number or text")),
         Value::Object => Err(rows.fault(role, at, "is an object: expected a single value")),
         Value::List => {

@@ -21,6 +21,7 @@
 
 mod azure;
 mod chunk;
+mod counts;
 mod csv;
 mod detect;
 mod fields;
@@ -56,6 +57,7 @@ use crate::spec::{Columns, Format, MeasuredColumns, TimeUnit};
 use crate::table::requests;
 
 pub use chunk::{Chunk, Chunks};
+pub use counts::Counts;
 pub use detect::{OnBytes, looks, open};
 pub use open::read_bytes;
 pub use parquet::parts;
@@ -156,6 +158,8 @@ pub struct Parsed {
     pub conversations: Vec<Conversation>,
     /// What was measured of each row; empty where nothing is.
     pub measured: Vec<measured::Raw>,
+    /// What was read otherwise than it stands there.
+    pub counts: Counts,
 }
 
 impl Parsed {
@@ -183,6 +187,8 @@ pub struct Parser {
     fields: Arc<fields::Fields>,
     /// Of a CSV file: its header.
     header: Arc<csv::Header>,
+    /// The file begins with a byte order mark.
+    marked: bool,
 }
 
 impl Parser {
@@ -198,6 +204,11 @@ impl Parser {
     /// Whether rows have arrivals: all do, or none does.
     pub fn arrives(&self) -> bool {
         self.fields.is_required(fields::Role::Arrival)
+    }
+
+    /// What the head of the file alone shows; not part of what [`Self::parse`] counts.
+    pub fn counts(&self) -> Counts {
+        Counts { byte_order_marks: u64::from(self.marked), ..Counts::default() }
     }
 
     /// The format that was asked for, or found.

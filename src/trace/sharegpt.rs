@@ -43,7 +43,10 @@ pub fn parse(fields: &Fields, text: &Text) -> Result<Parsed> {
     let list = text.depth > 0 || text.line == 1 && text.bytes.trim_ascii_start().starts_with(b"[");
     let rows: Vec<(usize, usize)> = match list {
         true => elements(text),
-        false => text.lines().map(|(_, start, line)| (start, start + line.len())).collect(),
+        false => {
+            parsed.counts += text.counts();
+            text.lines().map(|(_, start, line)| (start, start + line.len())).collect()
+        }
     };
     let (mut line, mut counted) = (text.line, 0);
     for (start, end) in rows {
