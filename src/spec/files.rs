@@ -53,13 +53,9 @@ fn expand(file: &FilePath) -> Vec<FilePath> {
     if !is_pattern(file) {
         return vec![file.clone()];
     }
-    let options = glob::MatchOptions {
-        case_sensitive: true,
-        require_literal_separator: true,
-        require_literal_leading_dot: true,
-    };
-    // The folder that it was written in may have such characters in its own name.
-    let (base, pattern) = split(&file.path);
+    let options =
+        glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+    let (base, pattern) = base(file);
     let escaped = Path::new(&glob::Pattern::escape(&base.to_string_lossy())).join(&pattern);
     let found = glob::glob_with(&escaped.to_string_lossy(), options).into_iter().flatten().filter_map(Result::ok);
     let mut paths: Vec<PathBuf> = found.filter(|p| p.is_file()).collect();
@@ -73,6 +69,14 @@ fn expand(file: &FilePath) -> Vec<FilePath> {
         FilePath { written: written.join(inside).display().to_string(), path: path.clone(), at: file.at.clone() }
     };
     paths.into_iter().map(named).collect()
+}
+
+/// The folder that the pattern is looked for in, and the pattern. The folder of the pipeline may have wildcards in its own
+/// name: only what was written counts.
+fn base(file: &FilePath) -> (PathBuf, PathBuf) {
+    let pattern = split(Path::new(&file.written)).1;
+    let plain = file.path.components().count().saturating_sub(pattern.components().count());
+    (file.path.components().take(plain).collect(), pattern)
 }
 
 /// The folders before the first with a wildcard, and the rest.
@@ -110,7 +114,7 @@ fn digits<'a>(text: &mut &'a [u8]) -> &'a [u8] {
 pub fn no_match(file: &FilePath) -> Diagnostic {
     let message = format!("no file matches `{}`", file.written);
     let found = Diagnostic::new("plan::missing_file", message).at(file.at.clone());
-    let (base, rest) = split(&file.path);
+    let (base, rest) = base(file);
     let folder = split(Path::new(&file.written)).0.display().to_string();
     let folder = if folder.is_empty() { ".".to_string() } else { folder };
     let Ok(entries) = std::fs::read_dir(&base) else {

@@ -62,7 +62,7 @@ pub fn open(settings: &Settings, mut on_bytes: OnBytes) -> Result<(Parser, Chunk
         let rows = groups.all_rows();
         let size = std::fs::metadata(&settings.path).map_or(0, |m| m.len());
         let on_rows = Box::new(move |n: u64| on_bytes(size * n / rows.max(1)));
-        let parser = Parser { format, fields: Arc::new(fields), header: Arc::default(), marked: false };
+        let parser = Parser { format, fields: Arc::new(fields), header: Arc::default(), marked: false, packed: None };
         return Ok((parser, Chunks::rows(groups, on_rows)));
     }
     let content = super::open::open(&settings.path, &settings.written, on_bytes)?;
@@ -79,8 +79,8 @@ pub fn open(settings: &Settings, mut on_bytes: OnBytes) -> Result<(Parser, Chunk
         (Format::Sharegpt, Shape::List) => (Cut::Elements, 0),
         _ => (Cut::Lines, 0),
     };
-    let marked = content.marked;
-    let parser = Parser { format, fields: Arc::new(fields), header: Arc::new(header), marked };
+    let (marked, packed) = (content.marked, content.packed);
+    let parser = Parser { format, fields: Arc::new(fields), header: Arc::new(header), marked, packed };
     Ok((parser, Chunks::text(content, cut, skip, &settings.written)))
 }
 

@@ -1,12 +1,15 @@
 //! Trace formats: files of requests to rows of the tables in [`crate::table::requests`].
 //!
 //! ```text
-//! open ──► detect ──► Chunks (one thread: read, unpack, cut) ──► Parser (any thread) ──► Parsed, in order
+//! open ──► detect ──┬─► Chunks (one thread: unpack, cut) ──┬─► Parser (any thread) ──► Parsed, in order
+//!                   └─► ranges of bytes, row groups ───────┘
+//!                       (any thread)
 //! ```
 //!
 //! [`open()`] looks at the head of a file, settles its format and which columns it has, and hands out two halves:
-//! [`Chunks`] cuts the file at row boundaries, [`Parser`] turns one chunk into rows. Rows depend on the file and the
-//! settings only: where chunks are cut and who parses them changes nothing.
+//! [`Chunks`] cuts the file at row boundaries, [`Parser`] turns one chunk into rows. [`read()`] does all that on the threads
+//! of a pool, where it can without a [`Chunks`] that one thread must go through: by ranges of bytes, by row groups. Rows
+//! depend on the file and the settings only: where it is cut and who parses what changes nothing.
 //!
 //! Rows have absolute arrivals (of the file's own clock), in the order of the file. Numbering, sorting, shifting to
 //! the start of the trace and chaining of hashes is the business of the stage. Times are read as decimal text, not as
@@ -189,6 +192,8 @@ pub struct Parser {
     header: Arc<csv::Header>,
     /// The file begins with a byte order mark.
     marked: bool,
+    /// How the file is packed.
+    packed: Option<&'static str>,
 }
 
 impl Parser {
@@ -211,6 +216,11 @@ impl Parser {
         Counts { byte_order_marks: u64::from(self.marked), ..Counts::default() }
     }
 
+    /// How the file is packed: `gzip` or `zstd`.
+    pub fn packed(&self) -> Option<&'static str> {
+        self.packed
+    }
+
     /// The format that was asked for, or found.
     pub fn format(&self) -> Format {
         self.format
@@ -221,18 +231,22 @@ impl Parser {
     /// # Errors
     /// Rows too large for Arrow (more than 2 GiB of text in one chunk). Bad rows are not errors.
     pub fn parse(&self, chunk: Chunk) -> Result<Parsed> {
-        match (chunk, self.format) {
-            (Chunk::Group { groups, group, first_row }, _) => {
-                parquet::parse_group(&self.fields, &groups, group, first_row)
+        match chunk {
+            Chunk::Text(text) => self.parse_text(&text),
+            Chunk::Group { groups, group, first_row } => parquet::parse_group(&self.fields, &groups, group, first_row),
+        }
+    }
+
+    fn parse_text(&self, text: &chunk::Text) -> Result<Parsed> {
+        match self.format {
+            Format::Mooncake | Format::Llmservingsim | Format::VllmBench | Format::Jsonl => {
+                jsonl::parse(&self.fields, text)
             }
-            (Chunk::Text(text), Format::Mooncake | Format::Llmservingsim | Format::VllmBench | Format::Jsonl) => {
-                jsonl::parse(&self.fields, &text)
+            Format::Azure | Format::Vidur | Format::TraceV2 | Format::Csv => {
+                csv::parse(&self.fields, &self.header, text)
             }
-            (Chunk::Text(text), Format::Azure | Format::Vidur | Format::TraceV2 | Format::Csv) => {
-                csv::parse(&self.fields, &self.header, &text)
-            }
-            (Chunk::Text(text), Format::Sharegpt) => sharegpt::parse(&self.fields, &text),
-            (Chunk::Text(_), Format::Auto | Format::Otel | Format::Parquet) => {
+            Format::Sharegpt => sharegpt::parse(&self.fields, text),
+            Format::Auto | Format::Otel | Format::Parquet => {
                 unreachable!("the format is settled, and Parquet files have no text")
             }
         }

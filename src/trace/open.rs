@@ -37,9 +37,9 @@ pub fn open(path: &Path, written: &str, on_bytes: OnBytes) -> Result<Content> {
     let mut magic = Vec::new();
     raw.by_ref().take(4).read_to_end(&mut magic).map_err(fail)?;
     let whole = io::Cursor::new(magic.clone()).chain(raw);
-    let gzip = || flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(1 << 18, whole));
+    let gzip = |raw| flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(1 << 18, raw));
     let (packed, mut rest): (_, Box<dyn Read + Send>) = match magic.as_slice() {
-        [0x1F, 0x8B, ..] => (Some("gzip"), Box::new(gzip())),
+        [0x1F, 0x8B, ..] => (Some("gzip"), Box::new(gzip(whole))),
         [0x28, 0xB5, 0x2F, 0xFD] => (Some("zstd"), Box::new(zstd::Decoder::new(whole).map_err(fail)?)),
         _ => (None, Box::new(whole)),
     };

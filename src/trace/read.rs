@@ -14,7 +14,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use super::chunk::{CHUNK, Chunk, Chunks, Cut, MAX_ROW, Text, too_long};
+use super::chunk::{CHUNK, Chunks, Cut, MAX_ROW, Text, too_long};
 use super::ordered::ordered;
 use super::{OnBytes, Parsed, Parser, Settings};
 use crate::diag::{self, Failure, Result};
@@ -62,7 +62,7 @@ pub fn read(
         };
         let parse = parser.clone();
         let work = move |(ranges, range): (Arc<Ranges>, u64)| {
-            let parsed = ranges.with_rows(range, |text| parse.parse(Chunk::Text(text)))?;
+            let parsed = ranges.with_rows(range, |text| parse.parse_text(text))?;
             work(parsed)
         };
         return ordered(&reading.pool, source, work, |parsed| sink(&parser, parsed));
@@ -141,7 +141,7 @@ impl Ranges {
     }
 
     /// Calls `f` with the rows that begin in a range. All ranges before it must have begun.
-    fn with_rows<T>(self: &Arc<Self>, range: u64, f: impl FnOnce(Text) -> Result<T>) -> Result<T> {
+    fn with_rows<T>(self: &Arc<Self>, range: u64, f: impl FnOnce(&Text) -> Result<T>) -> Result<T> {
         let mut counted = Turn { ranges: self, range, done: false };
         let mut bytes = BUFFER.take();
         bytes.clear();
@@ -152,13 +152,12 @@ impl Ranges {
         self.fill(&mut bytes, from - lead, size + lead)?;
         let here = counted.wait_and_count(&bytes[lead as usize..])?;
         let body = self.rows_of(&mut bytes, lead as usize, from + size, here)?;
-        let Some((skip, line)) = body else {
-            BUFFER.set(bytes);
-            return f(Text { bytes: Vec::new(), line: here.line, column: 1, depth: 0 });
-        };
+        let (skip, line) = body.unwrap_or((bytes.len(), here.line));
         bytes.drain(..skip);
         let text = Text { bytes, line, column: 1, depth: 0 };
-        f(text)
+        let result = f(&text);
+        BUFFER.set(text.bytes);
+        result
     }
 
     /// Which of the bytes belong to rows that begin in the range, its end put on; `None` if none begins. Bytes to leave out
