@@ -41,6 +41,7 @@ mod parquet;
 mod read;
 pub mod sample;
 mod sharegpt;
+mod sparse;
 mod talk;
 #[cfg(test)]
 mod tests;
