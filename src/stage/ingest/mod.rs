@@ -197,7 +197,8 @@ impl Ingest {
         }
     }
 
-    /// The parser of the first file, if it is there. A file that is not is reported by whoever hashes it.
+    /// The parser of the first file, if it is there. A file that is not is reported by whoever hashes it; one that is elsewhere
+    /// is looked at when it is fetched.
     fn looks(&self) -> Option<Result<Parser>> {
         let first = self.path.files().into_iter().next().filter(|f| !is_pattern(f) && f.path.is_file())?;
         Some(trace::looks(&self.settings(&first)))

@@ -107,7 +107,7 @@ def main():
             for cores in (1, 2):
                 ours, theirs = [], []
                 for _ in range(runs):
-                    # Without the hash of the input, which a run remembers: files are hashed before they are read.
+                    # Nothing is cached: the file is hashed for its fingerprint, too.
                     shutil.rmtree(tmp / "data/store", ignore_errors=True)
                     ours.append(timed([pipe, "run", f"pipelines/{name}.yaml", "--quiet", "-j", str(cores)], tmp, cores))
                     theirs.append(timed([sys.executable, "-c", DUCKDB, str(cores), copy], tmp, cores))
