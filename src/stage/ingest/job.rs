@@ -74,7 +74,7 @@ impl Job {
         let Some(parser) = one_format(&self.settings)? else {
             return Err(Failure::stage("ingest::files", "no files to read"));
         };
-        let report = if parser.measures() { measured::run(self)? } else { self.requests(&parser)? };
+        let report = if parser.measures() { measured::run(&self)? } else { self.requests(&parser)? };
         report.write(&self.cx)?;
         Ok(Outcome { answer: report.answer(&self.cx.stage), violated: None })
     }
