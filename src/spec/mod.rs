@@ -7,6 +7,7 @@ mod calibrate;
 mod de;
 mod explorer;
 mod fidelity;
+mod files;
 mod glue;
 mod ingest;
 mod kinds;
@@ -31,6 +32,7 @@ pub use calibrate::*;
 pub use fidelity::{
     Aim, AimFigure, AimMetric, Candidate, Client, Fidelity, MeasuredConfigurations, MeasuredRun, MeasuredSteps, System,
 };
+pub use files::{Paths, is_pattern, is_url, no_match};
 pub use ingest::*;
 pub use kinds::*;
 pub use load::{load_mended, load_with};

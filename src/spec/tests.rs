@@ -100,8 +100,8 @@ fn a_pipeline_loads() {
     let p = loaded.unwrap_or_else(|f| panic!("{}", render(&f, &sources, false)));
     assert_eq!((p.name.as_str(), p.seed, p.stages.len()), ("sweep", 42, 5));
     let StageSpec::Ingest(ingest) = stage(&p, "trace") else { panic!() };
-    assert_eq!(ingest.path.path, folder.path().join("pipes/../data/chat.jsonl"));
-    assert_eq!(ingest.path.written, "../data/chat.jsonl");
+    assert_eq!(ingest.path.0[0].path, folder.path().join("pipes/../data/chat.jsonl"));
+    assert_eq!(ingest.path.0[0].written, "../data/chat.jsonl");
     let StageSpec::Simulate(sim) = stage(&p, "sim") else { panic!() };
     let requests = &sim.requests.as_ref().unwrap().0;
     assert_eq!(requests.value, "tokens");
@@ -127,7 +127,7 @@ fn set_overrides() {
     let p = loaded.unwrap_or_else(|f| panic!("{}", render(&f, &sources, false)));
     assert_eq!(p.seed, 7);
     let StageSpec::Ingest(ingest) = stage(&p, "trace") else { panic!() };
-    assert_eq!(ingest.path.path, std::env::current_dir().unwrap().join("a.jsonl"));
+    assert_eq!(ingest.path.0[0].path, std::env::current_dir().unwrap().join("a.jsonl"));
     let StageSpec::Simulate(sim) = stage(&p, "sim") else { panic!() };
     let block = sim.deployment.get_path("kv.block_size").unwrap();
     assert_eq!(block.value, TreeValue::Int(32));
@@ -309,7 +309,7 @@ fn includes() {
     assert_eq!(p.stages.iter().map(|s| s.name.value.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
     assert_eq!(p.sources.0.len(), 3);
     let StageSpec::Ingest(ingest) = stage(&p, "a") else { panic!() };
-    assert_eq!(ingest.path.path, folder.path().join("lib/f.csv"));
+    assert_eq!(ingest.path.0[0].path, folder.path().join("lib/f.csv"));
     let StageSpec::Sql(sql) = stage(&p, "c") else { panic!() };
     assert_eq!(sql.query.as_ref().unwrap().value, "SELECT own FROM a");
 

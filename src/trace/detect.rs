@@ -63,11 +63,12 @@ pub fn open(settings: &Settings, mut on_bytes: OnBytes) -> Result<(Parser, Chunk
         if settings.format != Format::Otel {
             refuse_unless(settings, Format::Parquet, "Parquet")?;
         }
-        let (format, fields, reader, rows) = parquet::open(settings)?;
+        let (format, fields, groups) = parquet::open(settings)?;
+        let rows = groups.all_rows();
         let size = std::fs::metadata(&settings.path).map_or(0, |m| m.len());
         let on_rows = Box::new(move |n: u64| on_bytes(size * n / rows.max(1)));
-        let parser = Parser { format, fields: Arc::new(fields), header: Arc::default(), marked: false };
-        return Ok((parser, Chunks::rows(reader, &settings.written, on_rows)));
+        let parser = Parser { format, fields: Arc::new(fields), header: Arc::default(), marked: false, packed: None };
+        return Ok((parser, Chunks::rows(groups, on_rows)));
     }
     let content = super::open::open(&settings.path, &settings.written, on_bytes)?;
     let shape = shape(&content.head);
@@ -86,8 +87,8 @@ pub fn open(settings: &Settings, mut on_bytes: OnBytes) -> Result<(Parser, Chunk
         (Format::Sharegpt, Shape::List) => (Cut::Elements, 0),
         _ => (Cut::Lines, 0),
     };
-    let marked = content.marked;
-    let parser = Parser { format, fields: Arc::new(fields), header: Arc::new(header), marked };
+    let (marked, packed) = (content.marked, content.packed);
+    let parser = Parser { format, fields: Arc::new(fields), header: Arc::new(header), marked, packed };
     Ok((parser, Chunks::text(content, cut, skip, &settings.written)))
 }
 
