@@ -52,16 +52,35 @@ pub struct Ingest {
 pub enum Format {
     #[default]
     Auto,
-    /// JSON lines `timestamp` (ms), `input_length`, `output_length`, `hash_ids` (512-token blocks).
+    /// JSON lines `timestamp` (ms), `input_length`, `output_length`, `hash_ids` (512-token blocks); with Dynamo's sessions
+    /// and agents (`session_id`, `delay`, `request_id`, `wait_for`, `tool_wait_ms`, ms).
     Mooncake,
-    /// CSV `TIMESTAMP,ContextTokens,GeneratedTokens` (Azure LLM inference traces, 2023 and 2024).
+    /// CSV `TIMESTAMP,ContextTokens,GeneratedTokens` (Azure LLM inference traces, 2023 and 2024), and with `NumImages`
+    /// (multimodal, 2025).
     Azure,
+    /// JSON lines `StartTimeOffset` (ns), `RequestID`, `ContextTokens`, `GeneratedTokens`: APEX.
+    Apex,
+    /// CSV `Timestamp` (s), `Model`, `Request tokens`, `Response tokens`, `Log Type`, and in newer files `Session ID`,
+    /// `Elapsed time` (s): BurstGPT. Replies of 0 tokens are failures, and kept.
+    Burstgpt,
+    /// JSON lines with `schema: dynamo.request.trace.v1`: request traces of NVIDIA Dynamo, with its agents' sessions.
+    Dynamo,
+    /// JSON lines `timestamp` (s), `input_length`, `output_length`: what GuideLLM replays (`trace_synthetic`).
+    GuidellmTrace,
+    /// JSON lines `timestamp` (s, in quotes), `input_length`, `output_length`, `session_id`, and `hash_ids` with the parts of
+    /// the prompt: RAGPulse. Lengths of the parts are read from the files beside it.
+    Ragpulse,
+    /// CSV `arrival_timestamp` (s), `prompt_size`, `token_size`, `application_id`, ...: Splitwise-sim.
+    Splitwise,
+    /// JSON lines, a coding agent's conversation each: `id`, `requests: [{t, in, out, hash_ids}]` (s, 64-token blocks), with
+    /// subagents: traces of WEKA's KV cache tester.
+    Weka,
     /// CSV `arrived_at` (s), `num_prefill_tokens`, `num_decode_tokens`, and optionally block hashes and sessions.
     Vidur,
     /// Conversations as JSON or JSON lines: `id`, `conversations: [{from, value}]`.
     Sharegpt,
-    /// JSON lines `input_toks`, `output_toks`, `arrival_time_ns`, and optionally `input_tok_ids`, `output_tok_ids`: a
-    /// workload of LLMServingSim.
+    /// JSON lines `input_toks`, `output_toks`, `arrival_time_ns`, and optionally `input_tok_ids`, `output_tok_ids`, or, for
+    /// agents, `sub_requests`: a workload of LLMServingSim.
     Llmservingsim,
     /// JSON lines `input_toks`, `output_toks`, `arrival_time`, `queued_ts`, `scheduled_ts`, `first_token_ts`,
     /// `last_token_ts` (s): what LLMServingSim's benchmark of vLLM writes. Measured.
@@ -78,7 +97,9 @@ pub enum Format {
 }
 
 /// Columns of a generic file. Either token counts, or texts to be tokenized, must be there. `turn`, `think_ns`,
-/// `block_tokens` and `encoder_tokens` are read under these names where they are there.
+/// `block_tokens`, `encoder_tokens`, `reasoning_tokens`, `acceptance`, `deadline_ns`, `timeout_ns`, `cancel_ns` and what was
+/// observed (`observed_ttft_ns`, ...) are read under these names where they are there; so is `depends_on` (a list), where
+/// the requests have names (`request_id`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Columns {
@@ -94,6 +115,11 @@ pub struct Columns {
     pub model: Option<String>,
     pub adapter: Option<String>,
     pub block_hashes: Option<String>,
+    pub tenant: Option<String>,
+    pub client: Option<String>,
+    pub priority: Option<String>,
+    pub max_tokens: Option<String>,
+    pub images: Option<String>,
 }
 
 /// Columns of what was measured of a request, of a generic file. All but `status` and `run` are spans of time.

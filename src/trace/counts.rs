@@ -20,11 +20,15 @@ pub struct Counts {
     pub open_ends: u64,
     /// Files that begin with a byte order mark.
     pub byte_order_marks: u64,
+    /// Lines of a log that are no requests.
+    pub other_events: u64,
+    /// Waits for requests that are not in the file: left out.
+    pub lost_waits: u64,
 }
 
 impl Counts {
     /// Name, meaning and number of each, for reports.
-    pub fn named(&self) -> [(&'static str, &'static str, u64); 8] {
+    pub fn named(&self) -> [(&'static str, &'static str, u64); 10] {
         let Counts {
             zero_inputs,
             zero_outputs,
@@ -34,6 +38,8 @@ impl Counts {
             crlf_rows,
             open_ends,
             byte_order_marks,
+            other_events,
+            lost_waits,
         } = *self;
         [
             ("zero_inputs", "prompts of 0 tokens, read as 1", zero_inputs),
@@ -44,6 +50,8 @@ impl Counts {
             ("crlf_rows", "rows that end with CR LF", crlf_rows),
             ("open_ends", "files without an end of line at their end", open_ends),
             ("byte_order_marks", "files with a byte order mark", byte_order_marks),
+            ("other_events", "lines that are no requests, passed over", other_events),
+            ("lost_waits", "waits for requests that are not there, left out", lost_waits),
         ]
     }
 }
@@ -59,6 +67,8 @@ impl std::ops::AddAssign for Counts {
             crlf_rows,
             open_ends,
             byte_order_marks,
+            other_events,
+            lost_waits,
         } = other;
         self.zero_inputs += zero_inputs;
         self.zero_outputs += zero_outputs;
@@ -68,5 +78,7 @@ impl std::ops::AddAssign for Counts {
         self.crlf_rows += crlf_rows;
         self.open_ends += open_ends;
         self.byte_order_marks += byte_order_marks;
+        self.other_events += other_events;
+        self.lost_waits += lost_waits;
     }
 }

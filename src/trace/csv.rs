@@ -5,6 +5,7 @@
 use ::csv::ByteRecord;
 
 use super::chunk::Text;
+use super::extra::Extra;
 use super::fields::{Fields, Role, Rows};
 use super::json::Scanner;
 use super::{Fault, Parsed, jsonl, number};
@@ -185,7 +186,7 @@ fn field(role: Role, value: &str, rows: &mut Rows) -> std::result::Result<(), Fa
     if value.is_empty() {
         return Ok(());
     }
-    if matches!(role, Role::Hashes | Role::InputIds | Role::OutputIds) {
+    if matches!(role, Role::Hashes | Role::InputIds | Role::OutputIds | Role::Extra(Extra::DependsOn)) {
         rows.list(role, 0).and_then(|()| numbers(role, value, rows))
     } else {
         rows.text(role, value, 0)
@@ -199,6 +200,10 @@ fn numbers(role: Role, value: &str, rows: &mut Rows) -> std::result::Result<(), 
         return jsonl::list(&mut scanner, role, rows)
             .and_then(|()| scanner.end())
             .map_err(|f| Fault::new(0, format!("{} (in `{}`)", f.reason, number::shorten(value))));
+    }
+    if role == Role::Extra(Extra::DependsOn) {
+        value.split_whitespace().for_each(|name| rows.parent(name));
+        return Ok(());
     }
     value.split_whitespace().try_for_each(|item| rows.number(role, item, 0))
 }

@@ -5,12 +5,13 @@
 
 use std::sync::Arc;
 
-use super::fields::{Fields, Role};
+use super::extra::Extra;
+use super::fields::{Fields, Links, Role};
 use super::json::{Scanner, Value};
 use super::{
     Chunks, Layout, Parser, Settings, azure, csv, llmservingsim, measured, mooncake, number, parquet, sharegpt,
 };
-use super::{trace_v2, vidur, vllm_bench};
+use super::{apex, burstgpt, dynamo, guidellm_trace, ragpulse, splitwise, trace_v2, vidur, vllm_bench, weka};
 use crate::diag::{Diagnostic, Exit, Failure, Result, nearest};
 use crate::spec::{Columns, Format, MeasuredColumns, TimeUnit};
 
@@ -41,8 +42,12 @@ pub struct Key {
 
 /// What files look like, for those who gave one that looks like none.
 const LOOKS: &str = "formats: mooncake (JSON lines with timestamp, input_length, output_length, hash_ids), azure (CSV \
-    TIMESTAMP,ContextTokens,GeneratedTokens), vidur (CSV arrived_at,num_prefill_tokens,num_decode_tokens), sharegpt \
-    (JSON or JSON lines with conversations), llmservingsim (JSON lines input_toks, output_toks, arrival_time_ns), \
+    TIMESTAMP,ContextTokens,GeneratedTokens), burstgpt (CSV Timestamp, Request tokens, Response tokens), splitwise \
+    (CSV arrival_timestamp, prompt_size, token_size), vidur (CSV arrived_at,num_prefill_tokens,num_decode_tokens), \
+    sharegpt (JSON or JSON lines with conversations), llmservingsim (JSON lines input_toks, output_toks, \
+    arrival_time_ns, or sub_requests), \
+    ragpulse (as mooncake, with lists of parts in hash_ids), dynamo (JSON lines with schema and event_type), weka (JSON \
+    lines id, requests), apex (JSON lines StartTimeOffset, ContextTokens, GeneratedTokens), \
     vllm_bench (JSON lines input_toks, output_toks, arrival_time, first_token_ts, last_token_ts), otel (Parquet \
     start_unix_ns, latency.time_to_first_token, latency.e2e), trace_v2 (CSV send_time_us, first_chunk_time_us, \
     last_chunk_time_us), and jsonl, csv, parquet with input_tokens and output_tokens, or input and \
@@ -68,12 +73,15 @@ pub fn open(settings: &Settings, mut on_bytes: OnBytes) -> Result<(Parser, Chunk
     let content = super::open::open(&settings.path, &settings.written, on_bytes)?;
     let shape = shape(&content.head);
     let format = match settings.format {
-        Format::Auto => guess(settings, &shape)?,
+        Format::Auto => match guess(settings, &shape)? {
+            Format::Mooncake if guidellm_trace::fits(&content.head) => Format::GuidellmTrace,
+            format => format,
+        },
         format => format,
     };
     let (fields, header) = fields(settings, format, &shape)?;
     let (cut, skip) = match (format, &shape) {
-        (Format::Azure | Format::Vidur | Format::TraceV2 | Format::Csv, _) => {
+        (Format::Azure | Format::Burstgpt | Format::Splitwise | Format::Vidur | Format::TraceV2 | Format::Csv, _) => {
             (Cut::Quoted, header_bytes(&content.head))
         }
         (Format::Sharegpt, Shape::List) => (Cut::Elements, 0),
@@ -153,14 +161,26 @@ fn guess(settings: &Settings, shape: &Shape) -> Result<Format> {
         Shape::List => Ok(Format::Sharegpt),
         Shape::Object(keys) if keys.iter().any(|k| k.path == "conversations") => Ok(Format::Sharegpt),
         Shape::Object(keys) => {
-            let hashes_fit = !keys.iter().any(|k| k.path == "hash_ids" && k.object);
-            if !mapped && hashes_fit && all(&mooncake::NAMES, keys) {
+            let has = |name: &str| keys.iter().any(|k| k.path == name);
+            if !mapped && dynamo::fits(keys) {
+                return Ok(Format::Dynamo);
+            }
+            if !mapped && weka::fits(has) {
+                return Ok(Format::Weka);
+            }
+            if !mapped && ragpulse::fits(has) {
+                return Ok(Format::Ragpulse);
+            }
+            if !mapped && mooncake::fits(keys) {
                 return Ok(Format::Mooncake);
+            }
+            if !mapped && all(&apex::NAMES, keys) {
+                return Ok(Format::Apex);
             }
             if !mapped && all(&vllm_bench::NAMES, keys) {
                 return Ok(Format::VllmBench);
             }
-            if !mapped && all(&llmservingsim::NAMES, keys) {
+            if !mapped && (all(&llmservingsim::NAMES, keys) || all(&[llmservingsim::STEPS], keys)) {
                 return Ok(Format::Llmservingsim);
             }
             generic(settings, keys).map(|_| Format::Jsonl)
@@ -169,6 +189,12 @@ fn guess(settings: &Settings, shape: &Shape) -> Result<Format> {
             let keys = csv_keys(&csv::Header::of(first), second.as_deref());
             if !mapped && all(&azure::NAMES, &keys) {
                 return Ok(Format::Azure);
+            }
+            if !mapped && all(&burstgpt::NAMES, &keys) {
+                return Ok(Format::Burstgpt);
+            }
+            if !mapped && all(&splitwise::NAMES, &keys) {
+                return Ok(Format::Splitwise);
             }
             if !mapped && all(&vidur::NAMES, &keys) {
                 return Ok(Format::Vidur);
@@ -198,12 +224,23 @@ fn fields(settings: &Settings, format: Format, shape: &Shape) -> Result<(Fields,
         }
         Shape::Object(keys) => {
             let fields = match format {
-                Format::Mooncake => mooncake::fields(settings.block_tokens),
+                Format::Mooncake => mooncake::fields(settings.block_tokens, keys),
+                Format::Apex => apex::fields(),
+                Format::Dynamo => dynamo::fields(settings.block_tokens, keys),
+                Format::GuidellmTrace => guidellm_trace::fields(),
+                Format::Ragpulse => ragpulse::fields(settings)?,
+                Format::Weka => weka::fields(settings.block_tokens),
                 Format::Sharegpt => sharegpt::fields(),
                 Format::VllmBench => vllm_bench::fields(),
-                Format::Llmservingsim => llmservingsim::fields(settings.block_tokens),
+                Format::Llmservingsim => {
+                    // Agents that come after other lines are sessions like any other.
+                    let agents = keys.iter().any(|k| k.path == llmservingsim::STEPS);
+                    llmservingsim::fields(settings.block_tokens, agents)
+                }
                 Format::Jsonl => generic(settings, keys)?,
                 Format::Azure
+                | Format::Burstgpt
+                | Format::Splitwise
                 | Format::Vidur
                 | Format::TraceV2
                 | Format::Otel
@@ -220,10 +257,17 @@ fn fields(settings: &Settings, format: Format, shape: &Shape) -> Result<(Fields,
             let keys = csv_keys(&header, second.as_deref());
             let fields = match format {
                 Format::Azure => azure::fields(),
+                Format::Burstgpt => burstgpt::fields(),
+                Format::Splitwise => splitwise::fields(),
                 Format::Vidur => vidur::fields(settings.block_tokens),
                 Format::TraceV2 => trace_v2::fields(settings.block_tokens),
                 Format::Csv => generic(settings, &keys)?,
                 Format::Mooncake
+                | Format::Apex
+                | Format::Dynamo
+                | Format::GuidellmTrace
+                | Format::Ragpulse
+                | Format::Weka
                 | Format::Sharegpt
                 | Format::VllmBench
                 | Format::Llmservingsim
@@ -272,11 +316,15 @@ fn explicit(columns: &Columns) -> Vec<&str> {
         model,
         adapter,
         block_hashes,
+        tenant,
+        client,
+        priority,
+        max_tokens,
+        images,
     } = columns;
-    [arrival, input_tokens, output_tokens, input, output, session_id, class, model, adapter, block_hashes]
-        .into_iter()
-        .filter_map(|c| c.as_deref())
-        .collect()
+    let tokens = [arrival, input_tokens, output_tokens, input, output, block_hashes, images, max_tokens];
+    let names = [session_id, class, model, adapter, tenant, client, priority];
+    tokens.into_iter().chain(names).filter_map(|c| c.as_deref()).collect()
 }
 
 /// The fields of a `csv`, `jsonl` or `parquet` file whose first row has `keys`.
@@ -309,6 +357,7 @@ pub fn generic(settings: &Settings, keys: &[Key]) -> Result<Fields> {
         .optional(Role::Think, "think_ns")
         .optional(Role::Model, name(&columns.model, "model"))
         .optional(Role::Adapter, name(&columns.adapter, "adapter"));
+    let fields = extras(fields, columns, &there);
     let fields = measured::generic(fields, settings.measured.as_ref());
     Ok(match layout {
         Layout::Tokens => fields
@@ -321,6 +370,28 @@ pub fn generic(settings: &Settings, keys: &[Key]) -> Result<Fields> {
         Layout::Texts => fields
             .required(Role::Input, name(&columns.input, "input"))
             .required(Role::Output, name(&columns.output, "output")),
+    })
+}
+
+/// Columns that few files have. Who waits for whom is read where requests have names.
+fn extras(fields: Fields, columns: &Columns, there: &impl Fn(&str) -> bool) -> Fields {
+    let mapped = [
+        (Extra::Tenant, &columns.tenant),
+        (Extra::Client, &columns.client),
+        (Extra::Priority, &columns.priority),
+        (Extra::MaxTokens, &columns.max_tokens),
+        (Extra::Images, &columns.images),
+    ];
+    let linked = there("request_id") && there("depends_on");
+    let fields = if linked { fields.links(Links::Names) } else { fields };
+    Extra::ALL.into_iter().fold(fields, |fields, extra| {
+        let given = mapped.iter().find(|(e, _)| *e == extra).and_then(|(_, name)| name.as_deref());
+        let own = extra.column().filter(|name| there(name));
+        match given.or(own) {
+            Some(_) if matches!(extra, Extra::Request | Extra::DependsOn) && !linked => fields,
+            Some(name) => fields.optional(Role::Extra(extra), name),
+            None => fields,
+        }
     })
 }
 

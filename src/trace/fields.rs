@@ -10,8 +10,10 @@ use arrow::array::UInt64Builder;
 use arrow::array::{ArrayRef, Int32Builder, Int64Array, Int64Builder, ListBuilder, StringBuilder};
 use arrow::datatypes::{DataType, Field};
 
+use super::extra::{self, EXTRAS, Extra};
 use super::json::Scanner;
-use super::measured::{Raw, TIMES, Time};
+use super::measured::{COMPLETED, FAILED, Raw, TIMES, Time, WARMUP};
+use super::ragpulse::Lengths;
 use super::sparse::Sparse;
 use super::{Counts, Fault, Layout, MAX_TOKENS, Parsed, Problem, number};
 use crate::diag::{Failure, Result};
@@ -46,6 +48,7 @@ pub enum Role {
     /// Tokens that the prompt has before those counted as its length.
     PrefixTokens,
     Measured(Time),
+    Extra(Extra),
 }
 
 pub const ROLES: [Role; ROLE_COUNT] = [
@@ -80,9 +83,31 @@ pub const ROLES: [Role; ROLE_COUNT] = [
     Role::Measured(Time::E2e),
     Role::Measured(Time::Prefill),
     Role::Measured(Time::Decode),
+    Role::Extra(Extra::Tenant),
+    Role::Extra(Extra::Client),
+    Role::Extra(Extra::Priority),
+    Role::Extra(Extra::MaxTokens),
+    Role::Extra(Extra::Acceptance),
+    Role::Extra(Extra::Deadline),
+    Role::Extra(Extra::Timeout),
+    Role::Extra(Extra::Cancel),
+    Role::Extra(Extra::ObservedQueue),
+    Role::Extra(Extra::ObservedTtft),
+    Role::Extra(Extra::ObservedTpot),
+    Role::Extra(Extra::ObservedE2e),
+    Role::Extra(Extra::ObservedStatus),
+    Role::Extra(Extra::Images),
+    Role::Extra(Extra::ReasoningTokens),
+    Role::Extra(Extra::Request),
+    Role::Extra(Extra::DependsOn),
+    Role::Extra(Extra::Wait),
+    Role::Extra(Extra::OtherWait),
+    Role::Extra(Extra::Batch),
+    Role::Extra(Extra::ParentSession),
+    Role::Extra(Extra::End),
 ];
 
-const ROLE_COUNT: usize = 21 + TIMES;
+const ROLE_COUNT: usize = 21 + TIMES + EXTRAS;
 /// Tokens of a hashed block where neither the file nor the user says: that of vLLM.
 pub const BLOCK_TOKENS: u32 = 16;
 
@@ -112,10 +137,11 @@ impl Role {
             Role::PrefixGroup => 19,
             Role::PrefixTokens => 20,
             Role::Measured(time) => 21 + time as usize,
+            Role::Extra(extra) => 21 + TIMES + extra as usize,
         }
     }
 
-    fn bit(self) -> u32 {
+    fn bit(self) -> u64 {
         1 << self.place()
     }
 
@@ -133,6 +159,7 @@ impl Role {
             | Role::OutputIds
             | Role::PrefixTokens
             | Role::Measured(_) => true,
+            Role::Extra(extra) => extra.is_number(),
             // Identifiers of blocks are hashes, which are often too large for a number of JSON.
             Role::Hashes
             | Role::Input
@@ -149,17 +176,35 @@ impl Role {
     }
 }
 
+/// How requests that wait for others are linked with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// By names: `depends_on` has the keys of those that a row waits for, `request_id` its own. A row of a session, or one
+    /// that waits, may have no arrival: then it is sent when those that it waits for are done.
+    Names,
+    /// By times: a request of a session waits for what was done when it was sent.
+    Times,
+}
+
 /// Which field plays which role.
 #[derive(Clone, Debug)]
 pub struct Fields {
     pub layout: Layout,
     /// Name per role, in the order of [`ROLES`].
     names: [Option<String>; ROLE_COUNT],
-    required: u32,
+    required: u64,
     /// Fields that must stay empty: the first row has no arrival, so no other row may have one.
-    forbidden: u32,
+    forbidden: u64,
     /// Of arrivals.
     pub unit: TimeUnit,
+    /// Of think times and of times that few files have.
+    pub span_unit: TimeUnit,
+    /// A request without a reply is one that failed.
+    pub no_reply_fails: bool,
+    /// How requests that wait for others are linked with them.
+    pub links: Option<Links>,
+    /// Lengths of the parts of prompts.
+    pub parts: Option<Arc<Lengths>>,
     /// Of measured times; `None`: nothing is measured.
     pub measured: Option<TimeUnit>,
     /// Tokens per block, unless a row says otherwise.
@@ -172,10 +217,14 @@ impl Fields {
     pub fn new(layout: Layout, unit: TimeUnit) -> Self {
         Fields {
             layout,
-            names: Default::default(),
+            names: [const { None }; ROLE_COUNT],
             required: 0,
             forbidden: 0,
             unit,
+            span_unit: TimeUnit::Ns,
+            no_reply_fails: false,
+            links: None,
+            parts: None,
             measured: None,
             block_tokens: None,
             block_tokens_fixed: false,
@@ -204,6 +253,30 @@ impl Fields {
         self
     }
 
+    /// Unit of think times and of times that few files have.
+    pub fn spans(mut self, unit: TimeUnit) -> Self {
+        self.span_unit = unit;
+        self
+    }
+
+    /// Lengths of the parts of prompts.
+    pub fn parts(mut self, lengths: Lengths) -> Self {
+        self.parts = Some(Arc::new(lengths));
+        self
+    }
+
+    /// Requests may wait for others.
+    pub fn links(mut self, links: Links) -> Self {
+        self.links = Some(links);
+        self
+    }
+
+    /// A request without a reply is one that failed.
+    pub fn no_reply_fails(mut self) -> Self {
+        self.no_reply_fails = true;
+        self
+    }
+
     /// Rows have measured times, in `unit`.
     pub fn measured(mut self, unit: TimeUnit) -> Self {
         self.measured = Some(unit);
@@ -216,6 +289,19 @@ impl Fields {
 
     pub fn is_required(&self, role: Role) -> bool {
         self.required & role.bit() != 0
+    }
+
+    fn extras(&self) -> impl Iterator<Item = Extra> {
+        Extra::ALL.into_iter().filter(|e| self.name(Role::Extra(*e)).is_some() || self.made(*e))
+    }
+
+    /// Columns that follow from others.
+    fn made(&self, extra: Extra) -> bool {
+        match extra {
+            Extra::ObservedStatus => self.no_reply_fails,
+            Extra::Request | Extra::DependsOn => self.links.is_some(),
+            _ => false,
+        }
     }
 
     /// Roles that have a name, with it.
@@ -244,6 +330,8 @@ pub struct Rows<'f> {
     hashes: ListBuilder<UInt64Builder>,
     block_tokens: Sparse<Int32Builder>,
     encoder_tokens: Sparse<Int32Builder>,
+    extras: extra::Columns,
+    parent_sessions: Vec<Option<String>>,
     input: ListBuilder<StringBuilder>,
     output: StringBuilder,
 }
@@ -251,7 +339,8 @@ pub struct Rows<'f> {
 /// The row that is being read. Buffers are reused from row to row.
 #[derive(Default)]
 struct Row {
-    seen: u32,
+    seen: u64,
+    extra: extra::Values,
     arrival: i64,
     input_tokens: i32,
     output_tokens: i32,
@@ -294,6 +383,8 @@ impl<'f> Rows<'f> {
             hashes: ListBuilder::new(UInt64Builder::new()).with_field(item(DataType::UInt64)),
             block_tokens: Sparse::new(),
             encoder_tokens: Sparse::new(),
+            extras: extra::Columns::new(fields.extras()),
+            parent_sessions: Vec::new(),
             input: ListBuilder::new(StringBuilder::new()).with_field(item(DataType::Utf8)),
             output: StringBuilder::new(),
         }
@@ -315,6 +406,9 @@ impl<'f> Rows<'f> {
             Role::Model => keep(&mut row.model, text),
             Role::Adapter => keep(&mut row.adapter, text),
             Role::Turn => number::whole(text, i32::MAX as u64).map(|n| row.turn = n as i32).err(),
+            Role::Think if self.fields.span_unit != TimeUnit::Ns => {
+                number::time_ns(text, self.fields.span_unit).map(|t| row.think = t).err()
+            }
             // Half of what fits, as of arrivals, so that the sum of two times always fits.
             Role::Think => number::whole(text, i64::MAX as u64 / 2).map(|n| row.think = n as i64).err(),
             Role::EncoderTokens => number::whole(text, MAX_TOKENS as u64).map(|n| row.encoder_tokens = n as i32).err(),
@@ -334,6 +428,7 @@ impl<'f> Rows<'f> {
                 row.input.push(text.to_string());
                 None
             }
+            Role::Extra(extra) => row.extra.set(extra, text, self.fields.span_unit),
         };
         wrong.map_or(Ok(()), |reason| Err(self.fault(role, at, &reason)))
     }
@@ -342,7 +437,7 @@ impl<'f> Rows<'f> {
     pub fn list(&mut self, role: Role, at: usize) -> std::result::Result<(), Fault> {
         self.once(role, at)?;
         match role {
-            Role::Input | Role::Hashes | Role::InputIds | Role::OutputIds => Ok(()),
+            Role::Input | Role::Hashes | Role::InputIds | Role::OutputIds | Role::Extra(Extra::DependsOn) => Ok(()),
             _ => Err(self.fault(role, at, "is a list: expected a single value")),
         }
     }
@@ -366,6 +461,57 @@ impl<'f> Rows<'f> {
             _ => self.row.hashes.push(n),
         }
         Ok(())
+    }
+
+    /// An item of a list of names of requests.
+    pub fn parent(&mut self, name: &str) {
+        self.row.extra.parents.push(extra::key(name.as_bytes()));
+    }
+
+    /// A field whose value is known and checked.
+    pub fn put(&mut self, role: Role, n: i64) {
+        let row = &mut self.row;
+        row.seen |= role.bit();
+        match role {
+            Role::Arrival => row.arrival = n,
+            Role::InputTokens => row.input_tokens = n as i32,
+            Role::OutputTokens => row.output_tokens = n as i32,
+            Role::BlockTokens => row.block_tokens = n as i32,
+            Role::Turn => row.turn = n as i32,
+            Role::Think => row.think = n,
+            Role::Extra(extra) => row.extra.put(extra, n),
+            _ => unreachable!("of other roles values are read as text"),
+        }
+    }
+
+    /// The identifiers of the row's blocks.
+    pub fn blocks(&mut self, hashes: impl IntoIterator<Item = u64>) {
+        self.row.seen |= Role::Hashes.bit();
+        self.row.hashes.extend(hashes);
+    }
+
+    /// Keys of the requests that the row waits for.
+    pub fn parents(&mut self, keys: impl IntoIterator<Item = i64>) {
+        self.row.seen |= Role::Extra(Extra::DependsOn).bit();
+        self.row.extra.parents.extend(keys);
+    }
+
+    /// The numbers of the tokens of prompt and reply.
+    pub fn ids(&mut self, input: Vec<u32>, output: Vec<u32>) {
+        self.row.seen |= Role::InputIds.bit();
+        self.row.seen |= if output.is_empty() { 0 } else { Role::OutputIds.bit() };
+        self.row.input_ids = input;
+        self.row.output_ids = output;
+    }
+
+    /// So many numbers of the row stand in quotes.
+    pub fn quoted_numbers(&mut self, n: u64) {
+        self.row.string_numbers += n;
+    }
+
+    /// Length of the prompt.
+    pub fn input_tokens(&self) -> i32 {
+        self.row.input_tokens
     }
 
     /// An arrival that is a number of nanoseconds already.
@@ -413,6 +559,7 @@ impl<'f> Rows<'f> {
             let names: Vec<_> = names.iter().map(|(_, n)| format!("`{n}`")).collect();
             return Err(Fault::new(0, format!("missing {}", names.join(", "))));
         }
+        self.linked()?;
         let raw = self.fields.measured.map(|_| self.complete()).transpose()?;
         self.hash_ids()?;
         let block_tokens = self.block_tokens_of_row()?;
@@ -453,11 +600,47 @@ impl<'f> Rows<'f> {
         Ok(raw)
     }
 
+    /// What the row says of others: the time that it waits, and when it can arrive without saying so.
+    fn linked(&mut self) -> std::result::Result<(), Fault> {
+        let row = &mut self.row;
+        for wait in [Extra::Wait, Extra::OtherWait] {
+            if !row.has(Role::Extra(wait)) {
+                continue;
+            }
+            // Three times of at most a quarter of what fits.
+            let so_far = if row.has(Role::Think) { row.think } else { 0 };
+            row.think = so_far.saturating_add(row.extra.number(wait)).min(i64::MAX / 2);
+            row.seen |= Role::Think.bit();
+        }
+        let (end, e2e) = (Role::Extra(Extra::End), Role::Extra(Extra::ObservedE2e));
+        if row.has(end) && row.has(Role::Arrival) && !row.has(e2e) {
+            row.extra.put(Extra::ObservedE2e, (row.extra.number(Extra::End) - row.arrival).max(0));
+            row.seen |= e2e.bit();
+        }
+        let waits = row.has(Role::Session) || !row.extra.parents.is_empty();
+        let may_have = self.fields.forbidden & Role::Arrival.bit() == 0;
+        if self.fields.links == Some(Links::Names) && may_have && !row.has(Role::Arrival) && !waits {
+            let name = self.fields.name(Role::Arrival).unwrap_or("arrival");
+            return Err(Fault::new(0, format!("missing `{name}`: expected it of a request that waits for no other")));
+        }
+        Ok(())
+    }
+
     /// An engine computes at least one token of a prompt, and makes at least one of a reply. A request that failed without
     /// a reply loaded it with its prompt all the same.
     fn at_least_one(&mut self, raw: Option<&Raw>) {
         let row = &mut self.row;
-        let failed = raw.is_some_and(|raw| !raw.completed());
+        let said = Role::Extra(Extra::ObservedStatus);
+        if self.fields.no_reply_fails {
+            let status = if row.output_tokens == 0 { FAILED } else { COMPLETED };
+            row.extra.set(Extra::ObservedStatus, status, TimeUnit::Ns);
+            row.seen |= said.bit();
+        }
+        let status = row.extra.text(Extra::ObservedStatus);
+        let failed = match raw {
+            Some(raw) => !raw.completed(),
+            None => row.has(said) && ![COMPLETED, WARMUP].contains(&status),
+        };
         self.counts.failed += u64::from(failed);
         self.counts.zero_inputs += u64::from(row.input_tokens == 0);
         self.counts.zero_outputs += u64::from(row.output_tokens == 0 && !failed);
@@ -514,6 +697,12 @@ impl<'f> Rows<'f> {
         self.think.append_option(row.has(Role::Think).then_some(row.think));
         self.model.append_option(row.has(Role::Model).then_some(&row.model));
         self.adapter.append_option(row.has(Role::Adapter).then_some(&row.adapter));
+        self.extras.append(&row.extra, |extra| row.has(Role::Extra(extra)));
+        let parent_session = Role::Extra(Extra::ParentSession);
+        if self.fields.name(parent_session).is_some() {
+            let name = row.has(parent_session).then(|| row.extra.text(Extra::ParentSession).to_string());
+            self.parent_sessions.push(name);
+        }
         match self.fields.layout {
             Layout::Tokens => {
                 self.input_tokens.append_value(row.input_tokens);
@@ -548,6 +737,7 @@ impl<'f> Rows<'f> {
             row.raw = Raw::default();
         }
         row.string_numbers = 0;
+        row.extra.clear();
     }
 
     /// Forgets the row, and notes why.
@@ -584,15 +774,17 @@ impl<'f> Rows<'f> {
                 ("output", Arc::new(self.output.finish())),
             ]),
         }
+        // `images` and `reasoning_tokens` are of token counts only.
+        columns.extend(self.extras.finish().filter(|(name, _)| schema.index_of(name).is_ok()));
         let rows = requests::assemble(&schema, rows, columns);
         let rows = rows.map_err(|e| Failure::stage("trace::arrow", e.to_string()))?;
-        let Rows { lines, problems, measured, counts, .. } = self;
-        Ok(Parsed { rows, lines, problems, conversations: Vec::new(), measured, counts })
+        let Rows { lines, problems, measured, counts, parent_sessions, .. } = self;
+        Ok(Parsed { rows, lines, problems, conversations: Vec::new(), measured, counts, parent_sessions })
     }
 }
 
 /// Identifier of what a block holds: the first 8 bytes of its BLAKE3 hash, little endian, as of `tokenize`.
-fn content(bytes: &[u8]) -> u64 {
+pub fn content(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(blake3::hash(bytes).as_bytes().first_chunk::<8>().copied().unwrap_or_default())
 }
 

@@ -62,6 +62,8 @@ impl Raw {
 
 /// Status of a request that was served to its end.
 pub const COMPLETED: &str = "completed";
+/// Status of a request that failed, where the file does not say how.
+pub const FAILED: &str = "failed";
 /// Status of a request that was served to its end, but while the client was still warming the server up.
 pub const WARMUP: &str = "warmup";
 
@@ -121,6 +123,13 @@ fn shift(format: Format, raws: &[Raw], arrivals: &[Option<i64>]) -> i128 {
         Format::Auto
         | Format::Mooncake
         | Format::Azure
+        | Format::Apex
+        | Format::Burstgpt
+        | Format::Dynamo
+        | Format::GuidellmTrace
+        | Format::Ragpulse
+        | Format::Splitwise
+        | Format::Weka
         | Format::Vidur
         | Format::Sharegpt
         | Format::Llmservingsim

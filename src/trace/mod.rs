@@ -20,14 +20,21 @@
 //! Runs of real servers (`vllm_bench`, `otel`, `trace_v2`, and generic files that name such columns) also say how each
 //! request was served: [`measured`].
 //!
-//! Left out: BurstGPT, ServeGen, WEKA and agentic traces. `csv` and `jsonl` with a column map read flat ones.
+//! Traces of agents (`dynamo`, `weka`, `llmservingsim`, sessions of `mooncake`) say who waits for whom, or show it by their
+//! times: see [`Links`].
 
+mod agents;
+mod apex;
 mod azure;
+mod burstgpt;
 mod chunk;
 mod counts;
 mod csv;
 mod detect;
+mod dynamo;
+mod extra;
 mod fields;
+mod guidellm_trace;
 mod json;
 mod jsonl;
 mod llmservingsim;
@@ -38,10 +45,13 @@ mod open;
 pub mod ordered;
 mod otel;
 mod parquet;
+mod ragpulse;
 mod read;
 pub mod sample;
+mod sample_flat;
 mod sharegpt;
 mod sparse;
+mod splitwise;
 mod talk;
 #[cfg(test)]
 mod tests;
@@ -49,6 +59,7 @@ mod trace_v2;
 mod vidur;
 pub mod vllm;
 mod vllm_bench;
+mod weka;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,11 +71,14 @@ use crate::diag::{Diagnostic, Failure, Result, Span};
 use crate::spec::{Columns, Format, MeasuredColumns, TimeUnit};
 use crate::table::requests;
 
+pub use agents::{Call, Waits, waits};
 pub use chunk::{Chunk, Chunks};
 pub use counts::Counts;
 pub use detect::{OnBytes, looks, open};
+pub use fields::Links;
 pub use open::read_bytes;
 pub use parquet::parts;
+pub use ragpulse::beside as parts_beside;
 pub use read::{Reading, read};
 pub use sharegpt::{Conversation, requests as conversation_requests};
 pub use trace_v2::header as trace_v2_header;
@@ -152,8 +166,8 @@ impl Problem {
 /// What became of a chunk.
 #[derive(Debug)]
 pub struct Parsed {
-    /// Rows in [`Layout::schema`], in the order of the file. `request_id` is 0, `arrival_ns` is of the file's clock,
-    /// `block_hashes` are the identifiers of the file.
+    /// Rows in [`Layout::schema`], in the order of the file. `request_id` is 0, or, with [`Links`], a key of the request's
+    /// name; `depends_on` are such keys; `arrival_ns` is of the file's clock; `block_hashes` are the file's identifiers.
     pub rows: RecordBatch,
     /// The line of each row.
     pub lines: Vec<u64>,
@@ -164,6 +178,8 @@ pub struct Parsed {
     pub measured: Vec<measured::Raw>,
     /// What was read otherwise than it stands there.
     pub counts: Counts,
+    /// The session that began that of each row; empty where the format has none.
+    pub parent_sessions: Vec<Option<String>>,
 }
 
 impl Parsed {
@@ -172,15 +188,16 @@ impl Parsed {
         let rows = arrow::compute::concat_batches(schema, all.iter().map(|p| &p.rows));
         let rows = rows.map_err(|e| Failure::stage("trace::arrow", e.to_string()))?;
         let (mut lines, mut problems, mut conversations, mut measured) = (vec![], vec![], vec![], vec![]);
-        let mut counts = Counts::default();
+        let (mut counts, mut parent_sessions) = (Counts::default(), vec![]);
         for parsed in all {
             lines.extend(parsed.lines);
             problems.extend(parsed.problems);
             conversations.extend(parsed.conversations);
             measured.extend(parsed.measured);
             counts += parsed.counts;
+            parent_sessions.extend(parsed.parent_sessions);
         }
-        Ok(Parsed { rows, lines, problems, conversations, measured, counts })
+        Ok(Parsed { rows, lines, problems, conversations, measured, counts, parent_sessions })
     }
 }
 
@@ -207,9 +224,14 @@ impl Parser {
         self.fields.measured.is_some()
     }
 
-    /// Whether rows have arrivals: all do, or none does.
+    /// How requests that wait for others are linked: see [`Links`]. Those of all files are settled together.
+    pub fn links(&self) -> Option<Links> {
+        self.fields.links
+    }
+
+    /// Whether rows have arrivals: all do, or will once who waits for whom is settled, or none does.
     pub fn arrives(&self) -> bool {
-        self.fields.is_required(fields::Role::Arrival)
+        self.fields.is_required(fields::Role::Arrival) || self.links().is_some()
     }
 
     /// What the head of the file alone shows; not part of what [`Self::parse`] counts.
@@ -239,14 +261,19 @@ impl Parser {
     }
 
     fn parse_text(&self, text: &chunk::Text) -> Result<Parsed> {
+        let fields = &self.fields;
         match self.format {
-            Format::Mooncake | Format::Llmservingsim | Format::VllmBench | Format::Jsonl => {
-                jsonl::parse(&self.fields, text)
+            Format::Apex | Format::GuidellmTrace | Format::Mooncake | Format::VllmBench | Format::Jsonl => {
+                jsonl::parse(fields, text)
             }
-            Format::Azure | Format::Vidur | Format::TraceV2 | Format::Csv => {
-                csv::parse(&self.fields, &self.header, text)
+            Format::Azure | Format::Burstgpt | Format::Splitwise | Format::Vidur | Format::TraceV2 | Format::Csv => {
+                csv::parse(fields, &self.header, text)
             }
-            Format::Sharegpt => sharegpt::parse(&self.fields, text),
+            Format::Dynamo => dynamo::parse(fields, text),
+            Format::Llmservingsim => llmservingsim::parse(fields, text),
+            Format::Ragpulse => ragpulse::parse(fields, text),
+            Format::Sharegpt => sharegpt::parse(fields, text),
+            Format::Weka => weka::parse(fields, text),
             Format::Auto | Format::Otel | Format::Parquet => {
                 unreachable!("the format is settled, and Parquet files have no text")
             }

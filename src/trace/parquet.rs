@@ -11,6 +11,7 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, TimeUnit as ArrowUnit, UInt64Type};
 
 use super::detect::{Key, all_there, generic};
+use super::extra::Extra;
 use super::fields::{Fields, Role, Rows};
 use super::{Fault, Parsed, Problem, Settings, otel};
 use crate::diag::{self, Diagnostic, Exit, Failure, Result};
@@ -162,6 +163,23 @@ fn canonical(role: Role, found: &DataType) -> std::result::Result<DataType, &'st
             _ if role == Role::Arrival => Err("numbers or timestamps"),
             _ => Err("numbers"),
         },
+        Role::Extra(extra) if extra.is_real() => match found {
+            DataType::Float32 | DataType::Float64 => Ok(DataType::Float64),
+            _ if found.is_integer() => Ok(DataType::Int64),
+            _ => Err("numbers"),
+        },
+        Role::Extra(extra) if extra.is_number() => {
+            if found.is_integer() {
+                Ok(DataType::Int64)
+            } else {
+                Err("whole numbers")
+            }
+        }
+        Role::Extra(Extra::DependsOn) => match item {
+            // Names are compared as texts.
+            Some(kind) if kind.is_string() || kind.is_integer() => Ok(list(DataType::Utf8)),
+            _ => Err("lists of names or numbers of requests"),
+        },
         Role::InputTokens
         | Role::OutputTokens
         | Role::BlockTokens
@@ -175,7 +193,8 @@ fn canonical(role: Role, found: &DataType) -> std::result::Result<DataType, &'st
                 Err("whole numbers")
             }
         }
-        Role::Session
+        Role::Extra(_)
+        | Role::Session
         | Role::Class
         | Role::Model
         | Role::Adapter
@@ -251,6 +270,9 @@ fn list(role: Role, items: &ArrayRef, rows: &mut Rows) -> std::result::Result<()
         return Err(rows.fault(role, 0, "has an item that is missing or does not fit"));
     }
     match items.data_type() {
+        DataType::Utf8 if role == Role::Extra(Extra::DependsOn) => {
+            items.as_string::<i32>().iter().flatten().for_each(|name| rows.parent(name));
+        }
         DataType::Utf8 => items.as_string::<i32>().iter().flatten().for_each(|m| rows.message(m)),
         _ => {
             items.as_primitive::<UInt64Type>().values().iter().try_for_each(|h| rows.number(role, &h.to_string(), 0))?

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use arrow::array::Array;
 
+use super::linked::Linked;
 use super::measured;
 use super::rejects::Rejects;
 use super::report::{FileReport, Report};
@@ -13,7 +14,7 @@ use crate::diag::{Diagnostic, Exit, Failure, Result};
 use crate::spec::{FilePath, Format, OnError, is_url};
 use crate::stage::{Outcome, RunCx};
 use crate::store;
-use crate::trace::{self, Conversation, Parsed, Parser, Reading, Settings};
+use crate::trace::{self, Conversation, Links, Parsed, Parser, Reading, Settings};
 
 pub struct Job {
     /// Of each file, in order.
@@ -123,13 +124,20 @@ impl Job {
         Ok(report)
     }
 
+    /// How requests of any of the files are linked.
+    fn links(&self) -> Result<Option<Links>> {
+        let links = self.settings.iter().map(|file| Ok(trace::looks(file)?.links()));
+        Ok(links.collect::<Result<Vec<_>>>()?.into_iter().flatten().next())
+    }
+
     /// Reads all files from start to end; `None` if the table must be begun anew.
     fn pass(&self, table: &mut Requests, rejects: &mut Rejects) -> Result<Option<Report>> {
         let mut left = self.limit.unwrap_or(u64::MAX);
         let mut conversations = Vec::new();
         let mut report = Report::default();
         let mut again = false;
-        for settings in &self.settings {
+        let mut linked = self.links()?.map(Linked::new);
+        for (i, settings) in self.settings.iter().enumerate() {
             if left == 0 || again {
                 break;
             }
@@ -147,7 +155,13 @@ impl Job {
                 seen.reject(&parsed.problems);
                 rejects.add(&settings.written, &parsed.problems)?;
                 if rows > 0 {
-                    again = table.push(parsed.rows)?.is_break();
+                    again = match &mut linked {
+                        Some(linked) => {
+                            linked.push(i, parsed);
+                            false
+                        }
+                        None => table.push(parsed.rows)?.is_break(),
+                    };
                 }
                 Ok(if full || again { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             })?;
@@ -160,6 +174,10 @@ impl Job {
             return Ok(None);
         }
         rejects.check()?;
+        if let Some(linked) = linked {
+            let lost = linked.settle(table)?;
+            report.files.iter_mut().zip(lost).for_each(|(file, lost)| file.counts.lost_waits += lost);
+        }
         let cut = self.write_conversations(&conversations, table)?;
         report.cut = self.limit.filter(|_| cut || left == 0);
         self.cx.cancel.check()?;

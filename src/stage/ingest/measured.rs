@@ -240,12 +240,32 @@ pub(super) fn table_name(stage: &str) -> String {
 }
 
 fn write(job: &Job, rows: &RecordBatch, measured: &[Measured]) -> Result<()> {
+    let rows = &observed(rows, measured)?;
     let mut writer = job.cx.out.table(&job.cx.stage, rows.schema())?;
     writer.write(rows)?;
     writer.finish()?;
     let mut writer = job.cx.out.table(&table_name(&job.cx.stage), measured::schema())?;
     writer.write(&measured_rows(rows, measured)?)?;
     writer.finish()
+}
+
+/// The requests with what was measured of each, which stays with them through other stages.
+fn observed(rows: &RecordBatch, measured: &[Measured]) -> Result<RecordBatch> {
+    let times =
+        |f: fn(&Measured) -> Option<i64>| -> ArrayRef { Arc::new(Int64Array::from_iter(measured.iter().map(f))) };
+    let status = StringArray::from_iter_values(measured.iter().map(|m| m.status.as_str()));
+    let given: [(&str, ArrayRef); 5] = [
+        ("observed_queue_ns", times(|m| m.queue_ns)),
+        ("observed_ttft_ns", times(|m| m.ttft_ns)),
+        ("observed_tpot_ns", times(|m| m.tpot_ns)),
+        ("observed_e2e_ns", times(|m| m.e2e_ns)),
+        ("observed_status", Arc::new(status)),
+    ];
+    let mut columns = rows.columns().to_vec();
+    for (name, column) in given {
+        columns[rows.schema().index_of(name).map_err(arrow)?] = column;
+    }
+    RecordBatch::try_new(rows.schema(), columns).map_err(arrow)
 }
 
 fn measured_rows(rows: &RecordBatch, measured: &[Measured]) -> Result<RecordBatch> {

@@ -17,6 +17,7 @@
 //! have no order, and are written as they come.
 
 mod job;
+mod linked;
 mod measured;
 mod rejects;
 mod report;
@@ -54,7 +55,8 @@ impl Kind for Ingest {
     }
 
     fn files(&self) -> Vec<FilePath> {
-        self.path.files().into_iter().chain(self.tokens.clone()).chain(self.header()).collect()
+        let own = self.path.files().into_iter().chain(self.tokens.clone()).chain(self.header());
+        own.chain(self.parts()).collect()
     }
 
     fn tables(&self, stage: &str, _cx: &CheckCx) -> Vec<TableShape> {
@@ -215,6 +217,26 @@ impl Ingest {
         self.measured.is_some() || matches!(self.format, Format::VllmBench | Format::Otel | Format::TraceV2)
     }
 
+    /// The files beside traces that say how long the parts of prompts are, where their format has some and they are there.
+    fn parts(&self) -> Vec<FilePath> {
+        let mut found: Vec<FilePath> = Vec::new();
+        for file in self.path.files() {
+            let beside = trace::parts_beside(&file.path);
+            let format = match self.format {
+                _ if beside.is_empty() || is_pattern(&file) => continue,
+                Format::Auto => trace::looks(&self.settings(&file)).map_or(Format::Auto, |parser| parser.format()),
+                format => format,
+            };
+            let beside = beside.into_iter().filter(|_| format == Format::Ragpulse);
+            let new = beside.filter(|path| found.iter().all(|f| f.path != *path)).collect::<Vec<_>>();
+            found.extend(new.into_iter().map(|path| {
+                let written = Path::new(&file.written).with_file_name(path.file_name().unwrap_or_default());
+                FilePath { written: written.display().to_string(), path, at: file.at.clone() }
+            }));
+        }
+        found
+    }
+
     /// The header beside a trace, where its format has one and it is there.
     fn header(&self) -> Option<FilePath> {
         let files = self.path.files();
@@ -235,6 +257,13 @@ fn has_own_names(format: Format) -> bool {
     match format {
         Format::Mooncake
         | Format::Azure
+        | Format::Apex
+        | Format::Burstgpt
+        | Format::Dynamo
+        | Format::GuidellmTrace
+        | Format::Ragpulse
+        | Format::Splitwise
+        | Format::Weka
         | Format::Vidur
         | Format::Sharegpt
         | Format::Llmservingsim

@@ -158,7 +158,7 @@ fn arrival(rows: &RecordBatch, row: usize) -> i64 {
 }
 
 /// The rows at `places`: pairs of batch and row.
-fn gather(schema: &SchemaRef, batches: &[RecordBatch], places: &[(usize, usize)]) -> Result<RecordBatch> {
+pub fn gather(schema: &SchemaRef, batches: &[RecordBatch], places: &[(usize, usize)]) -> Result<RecordBatch> {
     let column = |i: usize| -> Result<ArrayRef> {
         let columns: Vec<&dyn Array> = batches.iter().map(|b| b.column(i).as_ref()).collect();
         if columns.iter().all(|c| c.null_count() == c.len()) {
