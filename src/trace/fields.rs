@@ -211,6 +211,8 @@ pub struct Fields {
     pub block_tokens: Option<u32>,
     /// `block_tokens` comes from the user and beats what rows say.
     pub block_tokens_fixed: bool,
+    /// The file is one document, which is read as a whole.
+    pub whole: bool,
 }
 
 impl Fields {
@@ -228,6 +230,7 @@ impl Fields {
             measured: None,
             block_tokens: None,
             block_tokens_fixed: false,
+            whole: false,
         }
     }
 
@@ -250,6 +253,12 @@ impl Fields {
     pub fn block_tokens(mut self, user: Option<u32>, default: Option<u32>) -> Self {
         self.block_tokens = user.or(default);
         self.block_tokens_fixed = user.is_some();
+        self
+    }
+
+    /// The file is one document.
+    pub fn whole(mut self) -> Self {
+        self.whole = true;
         self
     }
 
@@ -522,6 +531,13 @@ impl<'f> Rows<'f> {
             return Err(self.fault(Role::Arrival, at, "is before 1970 or too late: expected a time between"));
         }
         self.row.arrival = ns;
+        Ok(())
+    }
+
+    /// A measured time that is a number of nanoseconds already.
+    pub fn measured_ns(&mut self, time: Time, ns: i64, at: usize) -> std::result::Result<(), Fault> {
+        self.once(Role::Measured(time), at)?;
+        self.row.raw.set(time, ns);
         Ok(())
     }
 

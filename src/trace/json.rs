@@ -146,6 +146,14 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// Passes over `word`, if it is what comes next.
+    pub fn pass(&mut self, word: &str) -> bool {
+        self.space();
+        let found = self.text.as_bytes()[self.at..].starts_with(word.as_bytes());
+        self.at += if found { word.len() } else { 0 };
+        found
+    }
+
     /// Passes over the next value.
     pub fn skip(&mut self) -> Result<(), Fault> {
         self.space();

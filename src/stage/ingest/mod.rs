@@ -106,7 +106,8 @@ impl Kind for Ingest {
                 refuse(code, &what, help);
             }
         }
-        let has_runs = format == Format::Otel || self.measured.as_ref().is_some_and(|m| m.run.is_some());
+        let has_runs = matches!(format, Format::Otel | Format::Guidellm)
+            || self.measured.as_ref().is_some_and(|m| m.run.is_some());
         if self.run.is_some() && !has_runs && format != Format::Auto {
             let help = "leave it out; a generic file names the column with `measured: { run: ... }`";
             refuse("ingest::run", "`run` is for files that say which run of a server a row belongs to", help);
@@ -214,7 +215,16 @@ impl Ingest {
 
     /// Whether the settings alone say that there are measured times.
     fn is_measured(&self) -> bool {
-        self.measured.is_some() || matches!(self.format, Format::VllmBench | Format::Otel | Format::TraceV2)
+        let measured = [
+            Format::VllmBench,
+            Format::Otel,
+            Format::TraceV2,
+            Format::VllmResult,
+            Format::Guidellm,
+            Format::Aiperf,
+            Format::InferencePerf,
+        ];
+        self.measured.is_some() || measured.contains(&self.format)
     }
 
     /// The files beside traces that say how long the parts of prompts are, where their format has some and they are there.
@@ -269,7 +279,16 @@ fn has_own_names(format: Format) -> bool {
         | Format::Llmservingsim
         | Format::VllmBench
         | Format::Otel
-        | Format::TraceV2 => true,
+        | Format::TraceV2
+        | Format::OpenaiChat
+        | Format::OpenaiBatch
+        | Format::VllmPrompts
+        | Format::VllmResult
+        | Format::Guidellm
+        | Format::Aiperf
+        | Format::GenaiPerf
+        | Format::InferencePerf
+        | Format::DetailedResults => true,
         Format::Auto | Format::Jsonl | Format::Csv | Format::Parquet => false,
     }
 }
