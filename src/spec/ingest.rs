@@ -3,14 +3,17 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::FilePath;
+use super::{FilePath, Paths};
 
 /// Read a trace file into a table of requests.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ingest {
-    /// The file; `.gz` and `.zst` are unpacked while reading.
-    pub path: FilePath,
+    /// The file; a list of files; or a pattern with `*`, `?`, `[...]` or `**`. Files of a pattern are read in the order of
+    /// their names, in which numbers count as numbers (`part-2` before `part-10`); those of a list in its order. All have
+    /// one format and one clock. `.gz` and `.zst` are unpacked while reading. With the build feature `cloud` also
+    /// `https://`, `http://`, `s3://`, `gs://` and `az://`, with credentials from the environment.
+    pub path: Paths,
     /// Its format. Default: found from the first line.
     #[serde(default)]
     pub format: Format,
@@ -37,7 +40,7 @@ pub struct Ingest {
     pub block_tokens: Option<u32>,
     /// What to do with a row that cannot be read.
     #[serde(default)]
-    pub bad_rows: BadRows,
+    pub on_error: OnError,
     /// Read only the first so many requests. Default: all.
     #[serde(default)]
     pub limit: Option<u64>,
@@ -176,7 +179,30 @@ pub enum TimeUnit {
     Ns,
 }
 
-/// What to do with a row that cannot be read.
+/// What to do with a row of a trace that cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// The stage fails, naming file, line, column and reason.
+    #[default]
+    Fail,
+    /// The row goes to the table `<stage>_rejected`, with the reason.
+    Quarantine(Quarantine),
+}
+
+/// How many rows may be put aside before the stage fails after all. Default: any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quarantine {
+    /// At most so many.
+    #[schemars(range(min = 1))]
+    pub max_rows: Option<u64>,
+    /// At most this share of all rows, 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub max_share: Option<f64>,
+}
+
+/// What to do with a row of a profile that cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BadRows {

@@ -6,7 +6,9 @@
 mod calibrate;
 mod de;
 mod explorer;
+mod export;
 mod fidelity;
+mod files;
 mod glue;
 mod ingest;
 mod kinds;
@@ -23,14 +25,17 @@ mod synthesize;
 #[cfg(test)]
 mod tests;
 mod tokenize;
+mod transform;
 mod tree;
 
 use std::path::{Path, PathBuf};
 
 pub use calibrate::*;
+pub use export::*;
 pub use fidelity::{
     Aim, AimFigure, AimMetric, Candidate, Client, Fidelity, MeasuredConfigurations, MeasuredRun, MeasuredSteps, System,
 };
+pub use files::{Paths, is_pattern, is_url, no_match};
 pub use ingest::*;
 pub use kinds::*;
 pub use load::{load_mended, load_with};
@@ -41,6 +46,7 @@ pub use schema::json_schema;
 pub use search::{Find, FindQps, FindReplicas, IsoQps, Rank, Search};
 pub use synthesize::*;
 pub use tokenize::*;
+pub use transform::*;
 pub use tree::{Tree, TreeValue};
 
 pub use crate::diag::Sources;

@@ -70,12 +70,14 @@ pub fn open(settings: &Settings, mut on_bytes: OnBytes) -> Result<(Parser, Chunk
         if settings.format != Format::Otel {
             refuse_unless(settings, Format::Parquet, "Parquet")?;
         }
-        let (format, fields, reader, rows) = parquet::open(settings)?;
+        let (format, fields, groups) = parquet::open(settings)?;
+        let rows = groups.all_rows();
         let size = std::fs::metadata(&settings.path).map_or(0, |m| m.len());
         let on_rows = Box::new(move |n: u64| on_bytes(size * n / rows.max(1)));
         let written = settings.written.as_str().into();
-        let parser = Parser { format, fields: Arc::new(fields), header: Arc::default(), marked: false, written };
-        return Ok((parser, Chunks::rows(reader, &settings.written, on_rows)));
+        let (fields, header) = (Arc::new(fields), Arc::default());
+        let parser = Parser { format, fields, header, marked: false, packed: None, written };
+        return Ok((parser, Chunks::rows(groups, on_rows)));
     }
     let content = super::open::open(&settings.path, &settings.written, on_bytes)?;
     let shape = shape(&content.head);
@@ -95,8 +97,8 @@ pub fn open(settings: &Settings, mut on_bytes: OnBytes) -> Result<(Parser, Chunk
         (_, Shape::List(_)) => (Cut::Elements, 0),
         _ => (Cut::Lines, 0),
     };
-    let (marked, written) = (content.marked, settings.written.as_str().into());
-    let parser = Parser { format, fields: Arc::new(fields), header: Arc::new(header), marked, written };
+    let (marked, packed, written) = (content.marked, content.packed, settings.written.as_str().into());
+    let parser = Parser { format, fields: Arc::new(fields), header: Arc::new(header), marked, packed, written };
     Ok((parser, Chunks::text(content, cut, skip, &settings.written)))
 }
 

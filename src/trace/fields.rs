@@ -11,8 +11,10 @@ use arrow::array::{ArrayRef, Int32Builder, Int64Array, Int64Builder, ListBuilder
 use arrow::datatypes::{DataType, Field};
 
 use super::extra::{self, EXTRAS, Extra};
+use super::json::Scanner;
 use super::measured::{COMPLETED, FAILED, Raw, TIMES, Time, WARMUP};
 use super::ragpulse::Lengths;
+use super::sparse::Sparse;
 use super::{Counts, Fault, Layout, MAX_TOKENS, Parsed, Problem, number};
 use crate::diag::{Failure, Result};
 use crate::spec::TimeUnit;
@@ -339,17 +341,17 @@ pub struct Rows<'f> {
     measured: Vec<Raw>,
     counts: Counts,
     arrival: Int64Builder,
-    session: StringBuilder,
-    turn: Int32Builder,
-    class: StringBuilder,
-    think: Int64Builder,
-    model: StringBuilder,
-    adapter: StringBuilder,
+    session: Sparse<StringBuilder>,
+    turn: Sparse<Int32Builder>,
+    class: Sparse<StringBuilder>,
+    think: Sparse<Int64Builder>,
+    model: Sparse<StringBuilder>,
+    adapter: Sparse<StringBuilder>,
     input_tokens: Int32Builder,
     output_tokens: Int32Builder,
     hashes: ListBuilder<UInt64Builder>,
-    block_tokens: Int32Builder,
-    encoder_tokens: Int32Builder,
+    block_tokens: Sparse<Int32Builder>,
+    encoder_tokens: Sparse<Int32Builder>,
     extras: extra::Columns,
     parent_sessions: Vec<Option<String>>,
     input: ListBuilder<StringBuilder>,
@@ -392,17 +394,17 @@ impl<'f> Rows<'f> {
             measured: Vec::new(),
             counts: Counts::default(),
             arrival: Int64Builder::new(),
-            session: StringBuilder::new(),
-            turn: Int32Builder::new(),
-            class: StringBuilder::new(),
-            think: Int64Builder::new(),
-            model: StringBuilder::new(),
-            adapter: StringBuilder::new(),
+            session: Sparse::new(),
+            turn: Sparse::new(),
+            class: Sparse::new(),
+            think: Sparse::new(),
+            model: Sparse::new(),
+            adapter: Sparse::new(),
             input_tokens: Int32Builder::new(),
             output_tokens: Int32Builder::new(),
             hashes: ListBuilder::new(UInt64Builder::new()).with_field(item(DataType::UInt64)),
-            block_tokens: Int32Builder::new(),
-            encoder_tokens: Int32Builder::new(),
+            block_tokens: Sparse::new(),
+            encoder_tokens: Sparse::new(),
             extras: extra::Columns::new(fields.extras()),
             parent_sessions: Vec::new(),
             input: ListBuilder::new(StringBuilder::new()).with_field(item(DataType::Utf8)),
@@ -464,6 +466,11 @@ impl<'f> Rows<'f> {
 
     pub fn message(&mut self, text: &str) {
         self.row.input.push(text.to_string());
+    }
+
+    /// The items of a list of block identifiers, if they are plain numbers all; else nothing was read.
+    pub fn plain_numbers(&mut self, role: Role, scanner: &mut Scanner) -> bool {
+        role == Role::Hashes && scanner.plain_numbers(&mut self.row.hashes)
     }
 
     /// An item of a list of block identifiers or of token numbers.
@@ -799,7 +806,9 @@ impl<'f> Rows<'f> {
         row.hashes.clear();
         row.input_ids.clear();
         row.output_ids.clear();
-        row.raw = Raw::default();
+        if self.fields.measured.is_some() {
+            row.raw = Raw::default();
+        }
         row.string_numbers = 0;
         row.extra.clear();
     }

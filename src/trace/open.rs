@@ -17,6 +17,8 @@ pub struct Content {
     /// There was a byte order mark.
     pub marked: bool,
     pub rest: Box<dyn Read + Send>,
+    /// How it was packed: `gzip` or `zstd`.
+    pub packed: Option<&'static str>,
 }
 
 /// Bytes of a head at least, where there are so many.
@@ -35,10 +37,11 @@ pub fn open(path: &Path, written: &str, on_bytes: OnBytes) -> Result<Content> {
     let mut magic = Vec::new();
     raw.by_ref().take(4).read_to_end(&mut magic).map_err(fail)?;
     let whole = io::Cursor::new(magic.clone()).chain(raw);
-    let mut rest: Box<dyn Read + Send> = match magic.as_slice() {
-        [0x1F, 0x8B, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(1 << 18, whole))),
-        [0x28, 0xB5, 0x2F, 0xFD] => Box::new(zstd::Decoder::new(whole).map_err(fail)?),
-        _ => Box::new(whole),
+    let gzip = |raw| flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(1 << 18, raw));
+    let (packed, mut rest): (_, Box<dyn Read + Send>) = match magic.as_slice() {
+        [0x1F, 0x8B, ..] => (Some("gzip"), Box::new(gzip(whole))),
+        [0x28, 0xB5, 0x2F, 0xFD] => (Some("zstd"), Box::new(zstd::Decoder::new(whole).map_err(fail)?)),
+        _ => (None, Box::new(whole)),
     };
     let mut head = Vec::new();
     loop {
@@ -52,7 +55,7 @@ pub fn open(path: &Path, written: &str, on_bytes: OnBytes) -> Result<Content> {
     if marked {
         head.drain(..3);
     }
-    Ok(Content { head, marked, rest })
+    Ok(Content { head, marked, rest, packed })
 }
 
 struct Counted<R> {

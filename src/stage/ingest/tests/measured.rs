@@ -22,14 +22,14 @@ fn tables(files: &[(&str, &str)], change: impl Fn(&mut Ingest, &std::path::Path)
         std::fs::write(dir.path().join(name), content).unwrap();
     }
     let cx = testing::cx(dir.path(), 2);
-    let mut spec = ingest(&dir.path().join(files[0].0), BadRows::Fail, None);
-    spec.path.written = files[0].0.to_string();
+    let mut spec = ingest(&[&dir.path().join(files[0].0)], OnError::Fail, None);
+    spec.path.0[0].written = files[0].0.to_string();
     change(&mut spec, dir.path());
-    let (bad_rows, limit) = (spec.bad_rows, spec.limit);
-    let header = spec.header().map(|h| h.path);
-    let (settings, run, tokens) = (spec.settings(), spec.run.clone(), spec.tokens.clone());
-    Job { settings, bad_rows, limit, run, tokens, header, cx: cx.clone() }.run()?;
-    Ok(cx.out.tables().iter().map(|t| testing::read(&cx, &t.name)).collect())
+    let mut job = job(&spec, &cx);
+    job.header = spec.header().map(|h| h.path);
+    job.run()?;
+    let tables = cx.out.tables();
+    Ok(tables.iter().filter(|t| t.name != "t_report").map(|t| testing::read(&cx, &t.name)).collect())
 }
 
 fn times(rows: &RecordBatch, name: &str) -> Vec<Option<i64>> {
