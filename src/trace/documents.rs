@@ -46,7 +46,7 @@ pub fn fields(settings: &Settings, format: Format, keys: &[Key], head: &[u8], wh
             let diagnostic = Diagnostic::new("trace::no_requests", message).help(help);
             return Err(Failure { exit: Exit::Stage, diagnostics: vec![diagnostic] });
         }
-        Format::VllmResult => vllm_files::result(),
+        Format::VllmResult => vllm_files::result(keys),
         Format::Otel => otlp::fields(),
         Format::Guidellm => guidellm::fields(),
         Format::Aiperf => aiperf::fields(),

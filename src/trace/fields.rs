@@ -607,6 +607,10 @@ impl<'f> Rows<'f> {
     /// What follows from fields that have no column of their own, and what a client means by 0.
     fn derive(&mut self) -> std::result::Result<(), Fault> {
         let row = &mut self.row;
+        let parts = [Extra::AudioTokens, Extra::VideoTokens, Extra::ReasonRatio];
+        if !self.fields.client_log && parts.iter().all(|part| !row.has(Role::Extra(*part))) {
+            return Ok(());
+        }
         let mut encoder = i64::from(if row.has(Role::EncoderTokens) { row.encoder_tokens } else { 0 });
         for media in [Extra::AudioTokens, Extra::VideoTokens] {
             if row.has(Role::Extra(media)) {

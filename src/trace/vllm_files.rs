@@ -34,11 +34,13 @@ pub fn has_requests(keys: &[Key]) -> bool {
     keys.iter().any(|k| k.path == "input_lens")
 }
 
-pub fn result() -> Fields {
-    Fields::new(Layout::Tokens, TimeUnit::S)
-        .whole()
-        .measured(TimeUnit::S)
-        .optional(Role::Arrival, "start_times")
+pub fn result(keys: &[Key]) -> Fields {
+    let fields = Fields::new(Layout::Tokens, TimeUnit::S).whole().measured(TimeUnit::S);
+    let fields = match keys.iter().any(|k| k.path == "start_times") {
+        true => fields.required(Role::Arrival, "start_times"),
+        false => fields.optional(Role::Arrival, "start_times"),
+    };
+    fields
         .required(Role::InputTokens, "input_lens")
         .required(Role::OutputTokens, "output_lens")
         .optional(Role::Model, "model_id")
