@@ -8,6 +8,8 @@ use arrow::datatypes::{Int32Type, Int64Type, UInt64Type};
 
 use super::*;
 
+mod flat;
+
 fn settings(path: &Path) -> Settings {
     Settings {
         path: path.to_path_buf(),
