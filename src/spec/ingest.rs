@@ -24,7 +24,7 @@ pub struct Ingest {
     #[serde(default)]
     pub time_unit: TimeUnit,
     /// For `csv`, `jsonl` and `parquet` of requests that a server answered: which columns hold what was measured. Makes a
-    /// second table, `<stage>_measured`; formats of measured runs (`vllm_bench`, `otel`, `trace_v2`) make it without this.
+    /// second table, `<stage>_measured`; formats of measured runs make it without this.
     #[serde(default)]
     pub measured: Option<MeasuredColumns>,
     /// Of a file with several runs of a server: the one to read. Each run has a time 0 of its own.
@@ -85,12 +85,34 @@ pub enum Format {
     /// JSON lines `input_toks`, `output_toks`, `arrival_time`, `queued_ts`, `scheduled_ts`, `first_token_ts`,
     /// `last_token_ts` (s): what LLMServingSim's benchmark of vLLM writes. Measured.
     VllmBench,
-    /// Parquet `start_unix_ns`, `latency.time_to_first_token`, `latency.e2e`, `usage.prompt_tokens`, ...: request spans of
-    /// vLLM's OpenTelemetry tracing, an attribute per column, `gen_ai.` in front of the names or not. Measured.
+    /// Request spans of OpenTelemetry. Parquet `start_unix_ns`, `latency.time_to_first_token`, `latency.e2e`,
+    /// `usage.prompt_tokens`, ...: vLLM's tracing, an attribute per column, `gen_ai.` in front of the names or not. JSON or
+    /// JSON lines: `resourceSpans`, as OTLP has them (also BLIS's `traces.json`), or `spans`, as inference-perf replays
+    /// them. Measured.
     Otel,
     /// CSV `send_time_us`, `first_chunk_time_us`, `last_chunk_time_us`, ..., with a header beside it (`.yaml`):
     /// TraceV2 of inference-sim, as its client observed it. Measured.
     TraceV2,
+    /// Conversations as JSON or JSON lines: `messages: [{role, content}]`, as OpenAI's API has them.
+    OpenaiChat,
+    /// A batch of OpenAI's API, JSON lines: its input (`custom_id`, `body`; texts, and replies as long as the body allows) or
+    /// its output (`custom_id`, `response`; numbers of tokens).
+    OpenaiBatch,
+    /// JSON lines `prompt`, `output_tokens`: a custom dataset of `vllm bench serve`.
+    VllmPrompts,
+    /// The result of `vllm bench serve --save-result --save-detailed`: one JSON object with `input_lens`, `output_lens`,
+    /// `ttfts`, `itls`, `start_times` (s). Measured.
+    VllmResult,
+    /// A report of GuideLLM, `benchmarks.json`; each benchmark is a run. Measured.
+    Guidellm,
+    /// Records of AIPerf, `profile_export.jsonl`: `metadata`, `metrics`. Measured.
+    Aiperf,
+    /// A profile of GenAI-Perf, `profile_export.json`: `experiments`. Texts, with what was observed.
+    GenaiPerf,
+    /// Requests of inference-perf, `per_request_lifecycle_metrics.json`: `start_time`, `end_time`, `info`. Measured.
+    InferencePerf,
+    /// `detailed_results_*.json` of vllm-data-collection: `prompts`. Measured, unless it is the tokenized one.
+    DetailedResults,
     Jsonl,
     Csv,
     Parquet,

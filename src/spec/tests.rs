@@ -120,6 +120,26 @@ fn a_pipeline_loads() {
 }
 
 #[test]
+fn a_trace_is_a_file_or_several() {
+    let of = |settings: &str| format!("name: p\nstages:\n  t:\n    ingest: {{ {settings} }}\n");
+    let help = "unknown key `bad_rows` | it is called `on_error` now: `fail`, or `quarantine` in the place of `reject`";
+    check(&of("path: [a.csv, b.csv], bad_rows: reject"), &[&format!("4:37+8 {help}")]);
+    check(&of("path: 5"), &["4:21+1 expected text, found 5"]);
+    check(&of("path: [a.csv, 5]"), &["4:29+1 expected text, found 5"]);
+    check(&of("path: []"), &["4:21+2 a list of paths cannot be empty"]);
+    let settings = |text: &str| {
+        let p = load_text(&of(text), &[]).0.unwrap();
+        let StageSpec::Ingest(ingest) = stage(&p, "t") else { panic!() };
+        (ingest.path.0.iter().map(|f| f.written.clone()).collect::<Vec<_>>(), ingest.on_error)
+    };
+    let limits = Quarantine { max_rows: Some(5), max_share: Some(0.1) };
+    let limited = settings("path: [a.csv, 'b-*'], on_error: { quarantine: { max_rows: 5, max_share: 0.1 } }");
+    assert_eq!(limited, (vec!["a.csv".to_owned(), "b-*".to_owned()], OnError::Quarantine(limits)));
+    let bare = settings("path: a.csv, on_error: quarantine");
+    assert_eq!(bare, (vec!["a.csv".to_owned()], OnError::Quarantine(Quarantine::default())));
+}
+
+#[test]
 fn set_overrides() {
     let set =
         [("trace", "a.jsonl"), ("stages.sim.simulate.deployment.kv.block_size", "32"), ("seed", "7"), ("rates", "[3]")];

@@ -28,12 +28,14 @@
 //! manifest is written last, one rename publishes the whole.
 
 mod columns;
+mod gc;
 mod hash;
 mod inputs;
 mod lock;
 mod manifest;
 mod memo;
 mod publish;
+mod remote;
 mod runs;
 mod staging;
 #[cfg(test)]
@@ -49,12 +51,14 @@ use serde_json::Value;
 
 use crate::diag::{Diagnostic, Exit, Failure, Result, io};
 
+pub use gc::Garbage;
 pub use hash::{KEY_SCHEMA, canonical, schema_hash};
 pub use inputs::input_problem;
 pub use lock::StoreLock;
 pub use manifest::{Entry, MANIFEST_FORMAT};
 pub use memo::{MEMO_CORRUPT, Memo};
 pub use publish::{Published, PublishedFile};
+pub use remote::fetch;
 pub use runs::{InputRecord, RunRecord, RunStatus, StageAction, StageRecord, TableRecord};
 pub use staging::{Finished, Staging, TableWriter};
 

@@ -10,6 +10,8 @@ use crate::diag::{self, Failure, Result};
 
 /// Bytes read for a chunk: large enough to be worth a thread's while, small enough to keep several in flight.
 pub const CHUNK: usize = 1 << 20;
+/// Largest file that is one document: it is read as a whole, and its tree takes a few times as much.
+pub const MAX_DOCUMENT: usize = 1 << 30;
 /// Longest row. A quote or bracket that is never closed would otherwise read the whole file into memory.
 pub const MAX_ROW: usize = 256 << 20;
 
@@ -84,13 +86,23 @@ impl Text {
     /// The problem at byte `start + fault.at`, of the row `start..end`.
     pub(super) fn problem(&self, start: usize, end: usize, fault: Fault) -> Problem {
         let at = (start + fault.at).min(self.bytes.len());
-        let before = &self.bytes[..at];
-        let newlines = before.iter().filter(|b| **b == b'\n').count() as u64;
-        let line_start = before.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
-        let shift = if newlines == 0 { self.column } else { 1 };
-        let column = String::from_utf8_lossy(&before[line_start..]).chars().count() as u32 + shift;
-        let row = String::from_utf8_lossy(strip_end(&self.bytes[start..end]));
-        Problem { line: self.line + newlines, column, reason: fault.reason, text: row.chars().take(200).collect() }
+        let (line, column) = self.place_after((0, self.line, self.column), at);
+        Problem { line, column, reason: fault.reason, text: self.shown(start, end) }
+    }
+
+    /// Line and column of byte `at`, from those of a byte before it.
+    pub(super) fn place_after(&self, (from, line, column): (usize, u64, u32), at: usize) -> (u64, u32) {
+        let passed = &self.bytes[from..at];
+        let ends = passed.iter().filter(|b| **b == b'\n').count() as u64;
+        let rest = passed.iter().rposition(|b| *b == b'\n').map_or(passed, |n| &passed[n + 1..]);
+        // Bytes that go on with a character are none of their own.
+        let characters = rest.iter().filter(|b| (**b & 0xC0) != 0x80).count() as u32;
+        (line + ends, characters + if ends == 0 { column } else { 1 })
+    }
+
+    /// The row `start..end`, as far as it is shown.
+    pub(super) fn shown(&self, start: usize, end: usize) -> String {
+        String::from_utf8_lossy(strip_end(&self.bytes[start..end])).chars().take(200).collect()
     }
 }
 
@@ -108,6 +120,15 @@ pub enum Cut {
     Quoted,
     /// After the commas of the outermost JSON list.
     Elements,
+    /// Nowhere: the file is one document.
+    Whole,
+}
+
+impl Cut {
+    /// Bytes that a piece may have at most.
+    fn longest(self) -> usize {
+        if self == Cut::Whole { MAX_DOCUMENT } else { MAX_ROW }
+    }
 }
 
 /// The chunks of a file, in order.
@@ -166,8 +187,11 @@ impl Chunks {
     /// Where the rows begin in a file that can be read at any place: its cut, the byte, and the line.
     pub(super) fn plain(&self) -> Option<(Cut, u64, u64)> {
         match &self.0 {
-            Source::Text(s) if s.content.packed.is_none() && s.cut != Cut::Elements => Some((s.cut, s.start, s.line)),
-            Source::Text(_) | Source::Rows { .. } => None,
+            Source::Text(s) => match s.cut {
+                Cut::Lines | Cut::Quoted => s.content.packed.is_none().then_some((s.cut, s.start, s.line)),
+                Cut::Elements | Cut::Whole => None,
+            },
+            Source::Rows { .. } => None,
         }
     }
 
@@ -207,7 +231,7 @@ impl TextSource {
                     self.carry = bytes.split_off(end);
                     break;
                 }
-                _ if bytes.len() > MAX_ROW => return Err(self.too_long()),
+                _ if bytes.len() > self.cut.longest() => return Err(self.too_long()),
                 _ => {}
             }
         }
@@ -239,10 +263,11 @@ pub(super) fn too_long(cut: Cut, written: &str, line: u64, column: u32) -> Failu
     let what = match cut {
         Cut::Lines => "no end of line",
         Cut::Quoted => "no end of line outside quotes: is a quote never closed?",
-        Cut::Elements => "no end of a conversation: is a bracket or a quote never closed?",
+        Cut::Elements => "no end of an item of the list: is a bracket or a quote never closed?",
+        Cut::Whole => "no end of the document",
     };
     let line = u32::try_from(line).unwrap_or(u32::MAX);
-    let mut failure = Failure::stage("trace::row_too_long", format!("{what} within {} MiB", MAX_ROW >> 20));
+    let mut failure = Failure::stage("trace::row_too_long", format!("{what} within {} MiB", cut.longest() >> 20));
     failure.diagnostics[0].at = Some(crate::diag::Span { file: written.into(), line, column, len: 0 });
     failure
 }
@@ -263,11 +288,14 @@ impl Scan {
     }
 
     fn go_on(&mut self, bytes: &[u8]) {
+        if self.cut == Cut::Whole {
+            return;
+        }
         let new = &bytes[self.at..];
         let plain = match self.cut {
             Cut::Lines => true,
             Cut::Quoted => !self.quoted && !new.contains(&b'"'),
-            Cut::Elements => false,
+            Cut::Elements | Cut::Whole => false,
         };
         if plain {
             self.boundary = new.iter().rposition(|b| *b == b'\n').map(|n| self.at + n + 1).or(self.boundary);

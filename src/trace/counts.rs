@@ -20,6 +20,11 @@ pub struct Counts {
     pub open_ends: u64,
     /// Files that begin with a byte order mark.
     pub byte_order_marks: u64,
+    /// Entries that make no request, or none that could be simulated: questions without an answer, failed requests of
+    /// unknown length, spans that are not of a request.
+    pub passed_over: u64,
+    /// Definitions of tools, which no column holds, and calls of tools, of which name and arguments are text.
+    pub tools: u64,
     /// Lines of a log that are no requests.
     pub other_events: u64,
     /// Waits for requests that are not in the file: left out.
@@ -28,7 +33,7 @@ pub struct Counts {
 
 impl Counts {
     /// Name, meaning and number of each, for reports.
-    pub fn named(&self) -> [(&'static str, &'static str, u64); 10] {
+    pub fn named(&self) -> [(&'static str, &'static str, u64); 12] {
         let Counts {
             zero_inputs,
             zero_outputs,
@@ -38,6 +43,8 @@ impl Counts {
             crlf_rows,
             open_ends,
             byte_order_marks,
+            passed_over,
+            tools,
             other_events,
             lost_waits,
         } = *self;
@@ -50,6 +57,8 @@ impl Counts {
             ("crlf_rows", "rows that end with CR LF", crlf_rows),
             ("open_ends", "files without an end of line at their end", open_ends),
             ("byte_order_marks", "files with a byte order mark", byte_order_marks),
+            ("passed_over", "entries that make no request, passed over", passed_over),
+            ("tools", "definitions and calls of tools", tools),
             ("other_events", "lines that are no requests, passed over", other_events),
             ("lost_waits", "waits for requests that are not there, left out", lost_waits),
         ]
@@ -67,6 +76,8 @@ impl std::ops::AddAssign for Counts {
             crlf_rows,
             open_ends,
             byte_order_marks,
+            passed_over,
+            tools,
             other_events,
             lost_waits,
         } = other;
@@ -78,6 +89,8 @@ impl std::ops::AddAssign for Counts {
         self.crlf_rows += crlf_rows;
         self.open_ends += open_ends;
         self.byte_order_marks += byte_order_marks;
+        self.passed_over += passed_over;
+        self.tools += tools;
         self.other_events += other_events;
         self.lost_waits += lost_waits;
     }

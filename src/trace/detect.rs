@@ -9,7 +9,8 @@ use super::extra::Extra;
 use super::fields::{Fields, Links, Role};
 use super::json::{Scanner, Value};
 use super::{
-    Chunks, Layout, Parser, Settings, azure, csv, llmservingsim, measured, mooncake, number, parquet, sharegpt,
+    Chunks, Layout, Parser, Settings, azure, csv, documents, llmservingsim, measured, mooncake, number, parquet,
+    sharegpt,
 };
 use super::{apex, burstgpt, dynamo, guidellm_trace, ragpulse, splitwise, trace_v2, vidur, vllm_bench, weka};
 use crate::diag::{Diagnostic, Exit, Failure, Result, nearest};
@@ -22,10 +23,12 @@ pub use super::open::OnBytes;
 enum Shape {
     Empty,
     Parquet,
-    /// A JSON list.
-    List,
-    /// A JSON object.
+    /// A JSON list; the keys are those of its first item.
+    List(Vec<Key>),
+    /// A JSON object in the first line.
     Object(Vec<Key>),
+    /// A JSON object that ends in another line than it begins.
+    Document(Vec<Key>),
     /// Anything else: the first line, and the second.
     Lines(String, Option<String>),
 }
@@ -50,7 +53,11 @@ const LOOKS: &str = "formats: mooncake (JSON lines with timestamp, input_length,
     lines id, requests), apex (JSON lines StartTimeOffset, ContextTokens, GeneratedTokens), \
     vllm_bench (JSON lines input_toks, output_toks, arrival_time, first_token_ts, last_token_ts), otel (Parquet \
     start_unix_ns, latency.time_to_first_token, latency.e2e), trace_v2 (CSV send_time_us, first_chunk_time_us, \
-    last_chunk_time_us), and jsonl, csv, parquet with input_tokens and output_tokens, or input and \
+    last_chunk_time_us), openai_chat (JSON or JSON lines with messages), openai_batch (JSON lines custom_id, body or \
+    response), vllm_prompts (JSON lines prompt, output_tokens), vllm_result (JSON input_lens, output_lens), guidellm (JSON \
+    benchmarks), aiperf (JSON lines metadata, metrics), genai_perf (JSON experiments), inference_perf (JSON list \
+    start_time, end_time, info), detailed_results (JSON prompts), otel also as JSON with resourceSpans or spans, and \
+    jsonl, csv, parquet with input_tokens and output_tokens, or input and \
     output; other names are given with `columns: { input_tokens: ..., output_tokens: ... }`";
 
 /// Opens a trace: the parser of its rows, and the chunks to be parsed. `on_bytes` hears how much of the file was read.
@@ -67,7 +74,9 @@ pub fn open(settings: &Settings, mut on_bytes: OnBytes) -> Result<(Parser, Chunk
         let rows = groups.all_rows();
         let size = std::fs::metadata(&settings.path).map_or(0, |m| m.len());
         let on_rows = Box::new(move |n: u64| on_bytes(size * n / rows.max(1)));
-        let parser = Parser { format, fields: Arc::new(fields), header: Arc::default(), marked: false, packed: None };
+        let written = settings.written.as_str().into();
+        let (fields, header) = (Arc::new(fields), Arc::default());
+        let parser = Parser { format, fields, header, marked: false, packed: None, written };
         return Ok((parser, Chunks::rows(groups, on_rows)));
     }
     let content = super::open::open(&settings.path, &settings.written, on_bytes)?;
@@ -79,16 +88,17 @@ pub fn open(settings: &Settings, mut on_bytes: OnBytes) -> Result<(Parser, Chunk
         },
         format => format,
     };
-    let (fields, header) = fields(settings, format, &shape)?;
+    let (fields, header) = fields(settings, format, &shape, &content.head)?;
     let (cut, skip) = match (format, &shape) {
         (Format::Azure | Format::Burstgpt | Format::Splitwise | Format::Vidur | Format::TraceV2 | Format::Csv, _) => {
             (Cut::Quoted, header_bytes(&content.head))
         }
-        (Format::Sharegpt, Shape::List) => (Cut::Elements, 0),
+        _ if fields.whole => (Cut::Whole, 0),
+        (_, Shape::List(_)) => (Cut::Elements, 0),
         _ => (Cut::Lines, 0),
     };
-    let (marked, packed) = (content.marked, content.packed);
-    let parser = Parser { format, fields: Arc::new(fields), header: Arc::new(header), marked, packed };
+    let (marked, packed, written) = (content.marked, content.packed, settings.written.as_str().into());
+    let parser = Parser { format, fields: Arc::new(fields), header: Arc::new(header), marked, packed, written };
     Ok((parser, Chunks::text(content, cut, skip, &settings.written)))
 }
 
@@ -114,7 +124,10 @@ fn shape(head: &[u8]) -> Shape {
     let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
     let Some(first) = lines.next() else { return Shape::Empty };
     match first.as_bytes()[0] {
-        b'[' => Shape::List,
+        b'[' => Shape::List(text.trim_start().strip_prefix('[').map(keys).unwrap_or_default()),
+        b'{' if Scanner::new(first).skip().is_err() && lines.clone().next().is_some_and(|l| !l.starts_with('{')) => {
+            Shape::Document(keys(text.trim_start()))
+        }
         // A row that is broken decides nothing: it will be reported with the others.
         b'{' => {
             let all = std::iter::once(first).chain(lines);
@@ -158,8 +171,14 @@ fn guess(settings: &Settings, shape: &Shape) -> Result<Format> {
     match shape {
         Shape::Empty => Err(wrong(settings, "is empty: expected requests")),
         Shape::Parquet => Err(wrong(settings, "is a packed Parquet file: unpack it first")),
-        Shape::List => Ok(Format::Sharegpt),
-        Shape::Object(keys) if keys.iter().any(|k| k.path == "conversations") => Ok(Format::Sharegpt),
+        Shape::List(keys) if keys.is_empty() => Ok(Format::Sharegpt),
+        Shape::List(keys) | Shape::Object(keys) if keys.iter().any(|k| k.path == "conversations") => {
+            Ok(Format::Sharegpt)
+        }
+        Shape::List(keys) => Ok(documents::guess(keys).unwrap_or(Format::Sharegpt)),
+        Shape::Document(keys) => documents::guess(keys).ok_or_else(|| {
+            wrong(settings, &format!("is a JSON document of a form that is not known, with {}", list(keys)))
+        }),
         Shape::Object(keys) => {
             let has = |name: &str| keys.iter().any(|k| k.path == name);
             if !mapped && dynamo::fits(keys) {
@@ -170,6 +189,9 @@ fn guess(settings: &Settings, shape: &Shape) -> Result<Format> {
             }
             if !mapped && ragpulse::fits(has) {
                 return Ok(Format::Ragpulse);
+            }
+            if !mapped && let Some(format) = documents::guess(keys) {
+                return Ok(format);
             }
             if !mapped && mooncake::fits(keys) {
                 return Ok(Format::Mooncake);
@@ -202,6 +224,9 @@ fn guess(settings: &Settings, shape: &Shape) -> Result<Format> {
             if !mapped && all(&trace_v2::NAMES, &keys) {
                 return Ok(Format::TraceV2);
             }
+            if !mapped && all(&trace_v2::GAPS, &keys) {
+                return Err(wrong(settings, "has the times between tokens of a trace: read the trace beside it"));
+            }
             generic(settings, &keys).map(|_| Format::Csv)
         }
     }
@@ -214,11 +239,21 @@ fn csv_keys(header: &csv::Header, second: Option<&str>) -> Vec<Key> {
 }
 
 /// The fields of a file of `format`; of CSV files also the header.
-fn fields(settings: &Settings, format: Format, shape: &Shape) -> Result<(Fields, csv::Header)> {
+fn fields(settings: &Settings, format: Format, shape: &Shape, head: &[u8]) -> Result<(Fields, csv::Header)> {
+    if let Shape::List(keys) | Shape::Object(keys) | Shape::Document(keys) = shape {
+        let whole = matches!(shape, Shape::Document(_));
+        if let Some(fields) = documents::fields(settings, format, keys, head, whole)? {
+            if fields.whole && matches!(shape, Shape::List(_)) {
+                return Err(mismatch(settings, "a JSON list", "`[`"));
+            }
+            return Ok((fields, csv::Header::default()));
+        }
+    }
     match shape {
         Shape::Empty => Err(wrong(settings, "is empty: expected requests")),
         Shape::Parquet => Err(wrong(settings, "is a packed Parquet file: unpack it first")),
-        Shape::List => {
+        Shape::Document(keys) => Err(mismatch(settings, "one JSON document", &list(keys))),
+        Shape::List(_) => {
             refuse_unless(settings, Format::Sharegpt, "a JSON list")?;
             Ok((sharegpt::fields(), csv::Header::default()))
         }
@@ -244,6 +279,15 @@ fn fields(settings: &Settings, format: Format, shape: &Shape) -> Result<(Fields,
                 | Format::Vidur
                 | Format::TraceV2
                 | Format::Otel
+                | Format::OpenaiChat
+                | Format::OpenaiBatch
+                | Format::VllmPrompts
+                | Format::VllmResult
+                | Format::Guidellm
+                | Format::Aiperf
+                | Format::GenaiPerf
+                | Format::InferencePerf
+                | Format::DetailedResults
                 | Format::Csv
                 | Format::Parquet
                 | Format::Auto => {
@@ -272,6 +316,15 @@ fn fields(settings: &Settings, format: Format, shape: &Shape) -> Result<(Fields,
                 | Format::VllmBench
                 | Format::Llmservingsim
                 | Format::Otel
+                | Format::OpenaiChat
+                | Format::OpenaiBatch
+                | Format::VllmPrompts
+                | Format::VllmResult
+                | Format::Guidellm
+                | Format::Aiperf
+                | Format::GenaiPerf
+                | Format::InferencePerf
+                | Format::DetailedResults
                 | Format::Jsonl
                 | Format::Parquet
                 | Format::Auto => {

@@ -126,6 +126,9 @@ pub fn field(scanner: &mut Scanner, role: Role, rows: &mut Rows) -> std::result:
 
 /// The items of a list of messages, hashes or numbers of tokens.
 pub fn list(scanner: &mut Scanner, role: Role, rows: &mut Rows) -> std::result::Result<(), Fault> {
+    if rows.plain_numbers(role, scanner) {
+        return Ok(());
+    }
     scanner.items(|scanner| {
         let at = scanner.value_at();
         match (scanner.value()?, role) {

@@ -135,6 +135,15 @@ fn shift(format: Format, raws: &[Raw], arrivals: &[Option<i64>]) -> i128 {
         | Format::Llmservingsim
         | Format::Otel
         | Format::TraceV2
+        | Format::OpenaiChat
+        | Format::OpenaiBatch
+        | Format::VllmPrompts
+        | Format::VllmResult
+        | Format::Guidellm
+        | Format::Aiperf
+        | Format::GenaiPerf
+        | Format::InferencePerf
+        | Format::DetailedResults
         | Format::Jsonl
         | Format::Csv
         | Format::Parquet => 0,

@@ -17,24 +17,34 @@
 //!
 //! A row that cannot be read is a [`Problem`] with its line and column; it never stops the file.
 //!
-//! Runs of real servers (`vllm_bench`, `otel`, `trace_v2`, and generic files that name such columns) also say how each
-//! request was served: [`measured`].
+//! Runs of real servers (reports and results of benchmarks, traces of a server, and generic files that name such columns)
+//! also say how each request was served: [`measured`].
+//!
+//! Formats that are JSON documents (`documents.rs`) share a tree that knows where its values stand (`document.rs`).
 //!
 //! Traces of agents (`dynamo`, `weka`, `llmservingsim`, sessions of `mooncake`) say who waits for whom, or show it by their
 //! times: see [`Links`].
 
 mod agents;
+mod aiperf;
 mod apex;
 mod azure;
 mod burstgpt;
 mod chunk;
+mod conversation;
 mod counts;
 mod csv;
+mod detailed_results;
 mod detect;
+mod document;
+mod documents;
 mod dynamo;
 mod extra;
 mod fields;
+mod genai_perf;
+mod guidellm;
 mod guidellm_trace;
+mod inference_perf;
 mod json;
 mod jsonl;
 mod llmservingsim;
@@ -42,14 +52,19 @@ pub mod measured;
 mod mooncake;
 mod number;
 mod open;
+mod openai;
 pub mod ordered;
 mod otel;
+mod otlp;
 mod parquet;
 mod ragpulse;
 mod read;
+mod role;
 pub mod sample;
+mod sample_documents;
 mod sample_flat;
 mod sharegpt;
+mod sparse;
 mod splitwise;
 mod talk;
 #[cfg(test)]
@@ -58,6 +73,7 @@ mod trace_v2;
 mod vidur;
 pub mod vllm;
 mod vllm_bench;
+mod vllm_files;
 mod weka;
 
 use std::path::PathBuf;
@@ -72,6 +88,7 @@ use crate::table::requests;
 
 pub use agents::{Call, Waits, waits};
 pub use chunk::{Chunk, Chunks};
+pub use conversation::{Conversation, requests as conversation_requests};
 pub use counts::Counts;
 pub use detect::{OnBytes, looks, open};
 pub use fields::Links;
@@ -79,7 +96,6 @@ pub use open::read_bytes;
 pub use parquet::parts;
 pub use ragpulse::beside as parts_beside;
 pub use read::{Reading, read};
-pub use sharegpt::{Conversation, requests as conversation_requests};
 pub use trace_v2::header as trace_v2_header;
 
 /// Most tokens that a prompt or a reply can have, far above any model: more is taken for a mistake in the file.
@@ -171,7 +187,7 @@ pub struct Parsed {
     /// The line of each row.
     pub lines: Vec<u64>,
     pub problems: Vec<Problem>,
-    /// ShareGPT only: what the rows are made of, once all conversations are known.
+    /// Of conversations: what the rows are made of, once all are known.
     pub conversations: Vec<Conversation>,
     /// What was measured of each row; empty where nothing is.
     pub measured: Vec<measured::Raw>,
@@ -211,6 +227,8 @@ pub struct Parser {
     marked: bool,
     /// How the file is packed.
     packed: Option<&'static str>,
+    /// The file, as the user wrote it, for what is wrong with all of it.
+    written: Arc<str>,
 }
 
 impl Parser {
@@ -273,7 +291,17 @@ impl Parser {
             Format::Ragpulse => ragpulse::parse(fields, text),
             Format::Sharegpt => sharegpt::parse(fields, text),
             Format::Weka => weka::parse(fields, text),
-            Format::Auto | Format::Otel | Format::Parquet => {
+            Format::Otel
+            | Format::OpenaiChat
+            | Format::OpenaiBatch
+            | Format::VllmPrompts
+            | Format::VllmResult
+            | Format::Guidellm
+            | Format::Aiperf
+            | Format::GenaiPerf
+            | Format::InferencePerf
+            | Format::DetailedResults => documents::parse(self.format, fields, text, &self.written),
+            Format::Auto | Format::Parquet => {
                 unreachable!("the format is settled, and Parquet files have no text")
             }
         }

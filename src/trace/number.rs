@@ -28,6 +28,13 @@ pub fn tokens(text: &str) -> Result<i32, String> {
 /// What is wrong with the text, to be put behind the name of the field.
 pub fn whole(text: &str, most: u64) -> Result<u64, String> {
     let digits = text.as_bytes();
+    // Nearly every number is short: checked and read in one go.
+    if (1..=18).contains(&digits.len())
+        && let Some(value) = digits.iter().try_fold(0, |n, b| b.is_ascii_digit().then(|| n * 10 + u64::from(b - b'0')))
+        && value <= most
+    {
+        return Ok(value);
+    }
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(not_whole(text));
     }

@@ -13,7 +13,7 @@ use ::parquet::file::properties::WriterProperties;
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use serde_json::json;
 
-use super::{sample_flat, talk};
+use super::{sample_documents, sample_flat, talk};
 use crate::diag::{self, Failure, Result};
 
 /// Rows of a small sample.
@@ -46,13 +46,13 @@ impl Draw {
     }
 
     /// Microseconds to the next arrival, 0.25 s on average.
-    fn gap_us(&mut self) -> u64 {
+    pub(super) fn gap_us(&mut self) -> u64 {
         let uniform = (self.bits() >> 11) as f64 / (1u64 << 53) as f64;
         (-libm::log1p(-uniform) * 250_000.0) as u64
     }
 
     /// A length in tokens: mostly short, with a long tail.
-    fn tokens(&mut self, typical: u64) -> u64 {
+    pub(super) fn tokens(&mut self, typical: u64) -> u64 {
         let doublings = self.below(5);
         1 + self.below(typical << doublings)
     }
@@ -115,6 +115,7 @@ pub fn files() -> Result<Vec<(&'static str, Vec<u8>)>> {
         ("vllm_bench.jsonl", vllm_bench().into_bytes()),
     ];
     all.extend(sample_flat::files()?);
+    all.extend(sample_documents::files());
     Ok(all)
 }
 

@@ -8,6 +8,7 @@ use arrow::datatypes::{Int32Type, Int64Type, UInt64Type};
 
 use super::*;
 
+mod documents;
 mod flat;
 
 fn settings(path: &Path) -> Settings {
@@ -27,6 +28,7 @@ struct Read {
     rows: RecordBatch,
     problems: Vec<Problem>,
     counts: Counts,
+    measured: Vec<measured::Raw>,
 }
 
 impl Read {
@@ -53,7 +55,7 @@ fn read(settings: &Settings) -> Result<Read> {
     let (parser, mut chunks) = open(settings, Box::new(|_| ()))?;
     let (mut batches, mut problems) = (Vec::new(), Vec::new());
     let mut counts = parser.counts();
-    let mut conversations = Vec::new();
+    let (mut conversations, mut measured) = (Vec::new(), Vec::new());
     while let Some(chunk) = chunks.next_chunk()? {
         let mut parsed = parser.parse(chunk)?;
         assert_eq!(parsed.rows.num_rows(), parsed.lines.len());
@@ -61,13 +63,14 @@ fn read(settings: &Settings) -> Result<Read> {
         counts += parsed.counts;
         problems.extend(parsed.problems);
         conversations.append(&mut parsed.conversations);
+        measured.append(&mut parsed.measured);
     }
     conversation_requests(&conversations, |rows| {
         batches.push(rows);
         Ok(std::ops::ControlFlow::Continue(()))
     })?;
     let rows = concat_batches(&parser.layout().schema(), &batches).unwrap();
-    Ok(Read { format: parser.format(), rows, problems, counts })
+    Ok(Read { format: parser.format(), rows, problems, counts, measured })
 }
 
 /// A file with this content, read with these settings.
@@ -277,6 +280,9 @@ fn conversations_become_requests_turn_by_turn() {
     assert_eq!(input.value(2).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["hi", "q1", "r1, [\"}", "q2"]);
     let sessions = found.rows.column_by_name("session_id").unwrap().as_string::<i32>();
     assert_eq!(sessions.iter().flatten().collect::<Vec<_>>(), ["a", "line 5", "a"]);
+    let roles = found.rows.column_by_name("roles").unwrap().as_list::<i32>().value(2);
+    let roles: Vec<_> = roles.as_string::<i32>().iter().flatten().collect();
+    assert_eq!(roles, ["assistant", "user", "assistant", "user"]);
 }
 
 #[test]

@@ -25,3 +25,4 @@ mod tuning;
 mod vidur;
 mod vidur_requests;
 mod vidur_steps;
+mod workloads;

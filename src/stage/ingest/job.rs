@@ -11,8 +11,9 @@ use super::rejects::Rejects;
 use super::report::{FileReport, Report};
 use super::rows::{Memory, Mode, Requests, chain_hashes};
 use crate::diag::{Diagnostic, Exit, Failure, Result};
-use crate::spec::{FilePath, Format, OnError};
+use crate::spec::{FilePath, Format, OnError, is_url};
 use crate::stage::{Outcome, RunCx};
+use crate::store;
 use crate::trace::{self, Conversation, Links, Parsed, Parser, Reading, Settings};
 
 pub struct Job {
@@ -67,14 +68,30 @@ fn name(format: Format) -> String {
 }
 
 impl Job {
-    pub fn run(&self) -> Result<Outcome> {
+    pub fn run(mut self) -> Result<Outcome> {
+        // Gone when the stage ends.
+        let _fetched = self.fetch()?;
         self.cx.progress.0.total(self.bytes(), "bytes");
         let Some(parser) = one_format(&self.settings)? else {
             return Err(Failure::stage("ingest::files", "no files to read"));
         };
-        let report = if parser.measures() { measured::run(self)? } else { self.requests(&parser)? };
+        let report = if parser.measures() { measured::run(&self)? } else { self.requests(&parser)? };
         report.write(&self.cx)?;
         Ok(Outcome { answer: report.answer(&self.cx.stage), violated: None })
+    }
+
+    /// Gets the files that are elsewhere.
+    fn fetch(&mut self) -> Result<Vec<tempfile::NamedTempFile>> {
+        let mut fetched = Vec::new();
+        for settings in self.settings.iter_mut().filter(|s| is_url(&s.written)) {
+            let (progress, cancel) = (self.cx.progress.clone(), self.cx.cancel.clone());
+            let from = FilePath { written: settings.written.clone(), path: settings.path.clone(), at: None };
+            let file = store::fetch(&from, &self.cx.out.dir, &mut |n| progress.0.advance(n))?;
+            cancel.check()?;
+            settings.path = file.path().to_path_buf();
+            fetched.push(file);
+        }
+        Ok(fetched)
     }
 
     /// The files as written, for messages.

@@ -106,7 +106,8 @@ impl Kind for Ingest {
                 refuse(code, &what, help);
             }
         }
-        let has_runs = format == Format::Otel || self.measured.as_ref().is_some_and(|m| m.run.is_some());
+        let has_runs = matches!(format, Format::Otel | Format::Guidellm)
+            || self.measured.as_ref().is_some_and(|m| m.run.is_some());
         if self.run.is_some() && !has_runs && format != Format::Auto {
             let help = "leave it out; a generic file names the column with `measured: { run: ... }`";
             refuse("ingest::run", "`run` is for files that say which run of a server a row belongs to", help);
@@ -199,7 +200,8 @@ impl Ingest {
         }
     }
 
-    /// The parser of the first file, if it is there. A file that is not is reported by whoever hashes it.
+    /// The parser of the first file, if it is there. A file that is not is reported by whoever hashes it; one that is elsewhere
+    /// is looked at when it is fetched.
     fn looks(&self) -> Option<Result<Parser>> {
         let first = self.path.files().into_iter().next().filter(|f| !is_pattern(f) && f.path.is_file())?;
         Some(trace::looks(&self.settings(&first)))
@@ -213,7 +215,16 @@ impl Ingest {
 
     /// Whether the settings alone say that there are measured times.
     fn is_measured(&self) -> bool {
-        self.measured.is_some() || matches!(self.format, Format::VllmBench | Format::Otel | Format::TraceV2)
+        let measured = [
+            Format::VllmBench,
+            Format::Otel,
+            Format::TraceV2,
+            Format::VllmResult,
+            Format::Guidellm,
+            Format::Aiperf,
+            Format::InferencePerf,
+        ];
+        self.measured.is_some() || measured.contains(&self.format)
     }
 
     /// The files beside traces that say how long the parts of prompts are, where their format has some and they are there.
@@ -268,7 +279,16 @@ fn has_own_names(format: Format) -> bool {
         | Format::Llmservingsim
         | Format::VllmBench
         | Format::Otel
-        | Format::TraceV2 => true,
+        | Format::TraceV2
+        | Format::OpenaiChat
+        | Format::OpenaiBatch
+        | Format::VllmPrompts
+        | Format::VllmResult
+        | Format::Guidellm
+        | Format::Aiperf
+        | Format::GenaiPerf
+        | Format::InferencePerf
+        | Format::DetailedResults => true,
         Format::Auto | Format::Jsonl | Format::Csv | Format::Parquet => false,
     }
 }
