@@ -9,6 +9,7 @@ use arrow::datatypes::{Int32Type, Int64Type, UInt64Type};
 use super::*;
 
 mod documents;
+mod flat;
 
 fn settings(path: &Path) -> Settings {
     Settings {

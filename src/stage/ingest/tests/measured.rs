@@ -59,6 +59,10 @@ fn a_benchmark_makes_requests_and_measured_times_with_the_same_numbers() {
     assert_eq!(times(measured, "tpot_ns"), [None, Some(100_000_000)]);
     assert_eq!(times(measured, "prefill_ns"), [Some(100_000_000), Some(200_000_000)]);
     assert_eq!(texts(measured, "status"), ["completed", "completed"]);
+    for name in ["queue_ns", "ttft_ns", "tpot_ns", "e2e_ns"] {
+        assert_eq!(times(requests, &format!("observed_{name}")), times(measured, name), "{name}");
+    }
+    assert_eq!(texts(requests, "observed_status"), ["completed", "completed"]);
 }
 
 #[test]
