@@ -191,6 +191,18 @@ impl TableWriter {
         Ok(())
     }
 
+    /// Takes back all that was written: the table can be begun anew.
+    ///
+    /// # Errors
+    /// The files cannot be removed.
+    pub fn discard(self) -> Result<()> {
+        let TableWriter { staging, name, dir, part, .. } = self;
+        drop(part);
+        std::fs::remove_dir_all(&dir).map_err(|e| disk(&dir, "remove", &e))?;
+        staging.inner.state().begun.remove(&name);
+        Ok(())
+    }
+
     /// Completes the table.
     ///
     /// # Errors

@@ -104,7 +104,16 @@ pub fn texts_schema() -> SchemaRef {
             "",
             "Messages of the prompt, oldest first: the conversation so far",
         ),
-        column("output", DataType::Utf8, false, "", "The reply"),
+        column(
+            "roles",
+            DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, false))),
+            true,
+            "",
+            "Who says each message: system, user, assistant or tool; null where the prompt is sent as it is",
+        ),
+        column("output", DataType::Utf8, false, "", "The reply; empty where the file does not have it"),
+        column("output_tokens", DataType::Int32, true, "tokens", "Length of a reply whose text is not there"),
+        column("images", DataType::Int32, true, "", "Images, or other media, that the prompt brings"),
     ]);
     Arc::new(Schema::new(fields))
 }
