@@ -61,8 +61,8 @@ pub struct Fields {
     pub block_tokens_fixed: bool,
     /// The file is one document, which is read as a whole.
     pub whole: bool,
-    /// Rows are what a client wrote down: 0 stands for nothing, a deadline is a time of the arrivals' clock, and a turn is one
-    /// of a session.
+    /// Rows are what a client wrote down: 0 stands for nothing, a deadline is a time of the arrivals' clock, and a turn
+    /// is one of a session.
     pub client_log: bool,
 }
 
