@@ -191,12 +191,12 @@ impl Column {
         if self.number {
             let (a, b) = (format!("CAST(a.{name} AS DOUBLE)"), format!("CAST(b.{name} AS DOUBLE)"));
             let near = format!("abs({a} - {b}) <= {tolerance:e} * greatest(abs({a}), abs({b}))");
-            return format!("(a.{name} IS DISTINCT FROM b.{name} AND NOT coalesce({near}, false))");
+            return format!("((a.{name} IS DISTINCT FROM b.{name}) AND NOT coalesce({near}, false))");
         }
         if self.nested {
-            return format!("CAST(a.{name} AS VARCHAR) IS DISTINCT FROM CAST(b.{name} AS VARCHAR)");
+            return format!("(CAST(a.{name} AS VARCHAR) IS DISTINCT FROM CAST(b.{name} AS VARCHAR))");
         }
-        format!("a.{name} IS DISTINCT FROM b.{name}")
+        format!("(a.{name} IS DISTINCT FROM b.{name})")
     }
 
     /// How far apart two numbers are, as a share of the larger.

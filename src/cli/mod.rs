@@ -27,6 +27,7 @@ mod facts;
 mod gc;
 mod graph;
 mod history;
+mod init;
 mod kv_plan;
 mod progress;
 mod run;
@@ -72,6 +73,13 @@ pub struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Write a first pipeline, from a question asked in one line
+    ///
+    /// Examples:
+    ///   pipe init "how many H100 does Llama 3.1 70B need for 20 requests/s with TTFT p99 under 500 ms?"
+    ///   pipe init --name mine "what load does an L40S carry? requests of my/trace.jsonl"
+    #[command(verbatim_doc_comment)]
+    Init(init::InitArgs),
     /// Run a pipeline: every stage whose settings or inputs changed
     ///
     /// Stages run in the order of what they read, independent ones side by side. Finished stages come from the cache.
@@ -183,6 +191,7 @@ pub fn main(args: Args) -> Exit {
         .try_init();
     let root = args.root;
     let done = match args.command {
+        Command::Init(a) => init::init(root, a),
         Command::Run(a) => run::run(root, a),
         Command::Plan(a) => run::plan(root, a),
         Command::Check(a) => check::check(root, a),

@@ -1,11 +1,12 @@
 //! Records of AIPerf (`profile_export.jsonl`): JSON lines `{"metadata", "metrics", "error"}`, a request each.
 //!
-//! A request arrives when it was sent (`request_start_ns`); metrics say their unit beside their value. The session of a user
-//! (`x_correlation_id`) and its turns are kept. Requests of the phase `warmup` are marked so. Of a request that failed the
-//! length of the prompt is `error_isl`; one without it is passed over.
+//! A request arrives when it was sent (`request_start_ns`); metrics say their unit beside their value. The session of a
+//! user (`x_correlation_id`) and its turns are kept, and when a request was cancelled. Requests of the phase `warmup`
+//! are marked so. Of a request that failed the length of the prompt is `error_isl`; one without it is passed over.
 
 use super::Layout;
 use super::document::{Node, Out, field, time};
+use super::extra::Extra;
 use super::fields::{Fields, Role};
 use super::measured::{Time, WARMUP};
 use super::{Fault, number};
@@ -24,6 +25,9 @@ pub fn fields() -> Fields {
         .optional(Role::Name, "x_request_id")
         .optional(Role::Session, "x_correlation_id")
         .optional(Role::Turn, "turn_index")
+        .optional(Role::Extra(Extra::ReasoningTokens), "reasoning_token_count")
+        .optional(Role::Extra(Extra::Images), "num_images")
+        .optional(Role::Extra(Extra::Cancel), "cancellation_time_ns")
         .optional(Role::Status, "error")
         .optional(Role::Measured(Time::Ttft), "time_to_first_token")
         .optional(Role::Measured(Time::Tpot), "inter_token_latency")
@@ -47,6 +51,12 @@ pub fn take(out: &mut Out, node: &Node) -> Faulty<()> {
         match metric("output_sequence_length").or_else(|| metric("output_token_count")) {
             None if error.is_some() || cancelled => rows.text(Role::OutputTokens, "0", node.at)?,
             tokens => field(rows, Role::OutputTokens, tokens)?,
+        }
+        field(rows, Role::Extra(Extra::ReasoningTokens), metric("reasoning_token_count"))?;
+        field(rows, Role::Extra(Extra::Images), metric("num_images"))?;
+        if let Some((gone, start)) = metadata.key("cancellation_time_ns").zip(metadata.key("request_start_ns")) {
+            let after = gone.time_ns("cancellation_time_ns", TimeUnit::Ns)? - start.time_ns("", TimeUnit::Ns)?;
+            rows.text(Role::Extra(Extra::Cancel), &after.to_string(), gone.at)?;
         }
         field(rows, Role::Name, metadata.key("x_request_id"))?;
         if let Some(session) = metadata.key("x_correlation_id") {

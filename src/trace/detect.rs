@@ -224,6 +224,9 @@ fn guess(settings: &Settings, shape: &Shape) -> Result<Format> {
             if !mapped && all(&trace_v2::NAMES, &keys) {
                 return Ok(Format::TraceV2);
             }
+            if !mapped && all(&trace_v2::GAPS, &keys) {
+                return Err(wrong(settings, "has the times between tokens of a trace: read the trace beside it"));
+            }
             generic(settings, &keys).map(|_| Format::Csv)
         }
     }

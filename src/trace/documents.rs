@@ -21,7 +21,7 @@ pub fn guess(keys: &[Key]) -> Option<Format> {
         () if vllm_files::is_result(keys) => Some(Format::VllmResult),
         () if has("prompts") => Some(Format::DetailedResults),
         () if all(&aiperf::NAMES) => Some(Format::Aiperf),
-        () if all(&inference_perf::NAMES) => Some(Format::InferencePerf),
+        () if inference_perf::fits(has) && !counted => Some(Format::InferencePerf),
         () if has("custom_id") && (has("body") || has("response")) => Some(Format::OpenaiBatch),
         () if has("messages") && !counted => Some(Format::OpenaiChat),
         () if all(&["prompt", "output_tokens"]) && !counted => Some(Format::VllmPrompts),
@@ -29,8 +29,8 @@ pub fn guess(keys: &[Key]) -> Option<Format> {
     }
 }
 
-/// The fields of a file of documents that begins with `head` and whose first document has `keys`; `None` where the format is
-/// none of them. `whole`: the file is one document, which ends in another line than it begins.
+/// The fields of a file of documents that begins with `head` and whose first document has `keys`; `None` where the
+/// format is none of them. `whole`: the file is one document, which ends in another line than it begins.
 ///
 /// # Errors
 /// A result without requests.
@@ -46,20 +46,16 @@ pub fn fields(settings: &Settings, format: Format, keys: &[Key], head: &[u8], wh
             let diagnostic = Diagnostic::new("trace::no_requests", message).help(help);
             return Err(Failure { exit: Exit::Stage, diagnostics: vec![diagnostic] });
         }
-        Format::VllmResult => vllm_files::result(),
+        Format::VllmResult => vllm_files::result(keys),
         Format::Otel => otlp::fields(),
         Format::Guidellm => guidellm::fields(),
         Format::Aiperf => aiperf::fields(),
         Format::GenaiPerf => genai_perf::fields(),
         Format::InferencePerf => inference_perf::fields(),
-        Format::DetailedResults => {
-            let has = |name: &[u8]| head.windows(name.len()).any(|w| w == name);
-            // Events are taken out where the texts become numbers.
-            match has(b"\"arrival_time\"") && !has(b"\"events\"") {
-                true => detailed_results::tokenized(settings.block_tokens),
-                false => detailed_results::measured(),
-            }
-        }
+        Format::DetailedResults => match detailed_results::is_tokenized(head) {
+            true => detailed_results::tokenized(settings.block_tokens),
+            false => detailed_results::measured(),
+        },
         Format::Auto
         | Format::Mooncake
         | Format::Dynamo

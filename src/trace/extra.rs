@@ -40,10 +40,15 @@ pub enum Extra {
     ParentSession,
     /// When it was done, by the clock of the arrivals.
     End,
+    /// Tokens of sound and of video, which count to those of an encoder.
+    AudioTokens,
+    VideoTokens,
+    /// Share of the reply that is reasoning.
+    ReasonRatio,
 }
 
 /// How many kinds of [`Extra`] there are.
-pub const EXTRAS: usize = 22;
+pub const EXTRAS: usize = 25;
 
 /// What the values of a field are.
 enum Holds {
@@ -81,6 +86,9 @@ impl Extra {
         Extra::Batch,
         Extra::ParentSession,
         Extra::End,
+        Extra::AudioTokens,
+        Extra::VideoTokens,
+        Extra::ReasonRatio,
     ];
 
     /// Its column of the table, where it is one of its own.
@@ -104,6 +112,7 @@ impl Extra {
             Extra::Request => "request_id",
             Extra::DependsOn => "depends_on",
             Extra::Wait | Extra::OtherWait | Extra::Batch | Extra::ParentSession | Extra::End => return None,
+            Extra::AudioTokens | Extra::VideoTokens | Extra::ReasonRatio => return None,
         })
     }
 
@@ -111,9 +120,11 @@ impl Extra {
         match self {
             Extra::Tenant | Extra::Client | Extra::ObservedStatus | Extra::ParentSession => Holds::Text,
             Extra::Priority => Holds::Int,
-            Extra::MaxTokens | Extra::ReasoningTokens => Holds::Count(MAX_TOKENS),
+            Extra::MaxTokens | Extra::ReasoningTokens | Extra::AudioTokens | Extra::VideoTokens => {
+                Holds::Count(MAX_TOKENS)
+            }
             Extra::Images => Holds::Count(i32::MAX),
-            Extra::Acceptance => Holds::Share,
+            Extra::Acceptance | Extra::ReasonRatio => Holds::Share,
             Extra::Deadline
             | Extra::Timeout
             | Extra::Cancel

@@ -10,171 +10,19 @@ use arrow::array::UInt64Builder;
 use arrow::array::{ArrayRef, Int32Builder, Int64Array, Int64Builder, ListBuilder, StringBuilder};
 use arrow::datatypes::{DataType, Field};
 
-use super::extra::{self, EXTRAS, Extra};
+use super::extra::{self, Extra};
 use super::json::Scanner;
-use super::measured::{COMPLETED, FAILED, Raw, TIMES, Time, WARMUP};
+use super::measured::{COMPLETED, FAILED, Raw, Time, WARMUP};
 use super::ragpulse::Lengths;
+pub use super::role::{ROLE_COUNT, ROLES, Role};
 use super::sparse::Sparse;
 use super::{Counts, Fault, Layout, MAX_TOKENS, Parsed, Problem, number};
 use crate::diag::{Failure, Result};
 use crate::spec::TimeUnit;
 use crate::table::requests;
 
-/// What a field of a row is used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    Arrival,
-    InputTokens,
-    OutputTokens,
-    Input,
-    Output,
-    Session,
-    Class,
-    Hashes,
-    BlockTokens,
-    Turn,
-    Think,
-    Model,
-    Adapter,
-    EncoderTokens,
-    /// Numbers of the tokens of the prompt; with those of the reply they make the block hashes.
-    InputIds,
-    OutputIds,
-    /// Of a run of a server: the name that it gave the request.
-    Name,
-    Run,
-    Status,
-    PrefixGroup,
-    /// Tokens that the prompt has before those counted as its length.
-    PrefixTokens,
-    Measured(Time),
-    Extra(Extra),
-}
-
-pub const ROLES: [Role; ROLE_COUNT] = [
-    Role::Arrival,
-    Role::InputTokens,
-    Role::OutputTokens,
-    Role::Input,
-    Role::Output,
-    Role::Session,
-    Role::Class,
-    Role::Hashes,
-    Role::BlockTokens,
-    Role::Turn,
-    Role::Think,
-    Role::Model,
-    Role::Adapter,
-    Role::EncoderTokens,
-    Role::InputIds,
-    Role::OutputIds,
-    Role::Name,
-    Role::Run,
-    Role::Status,
-    Role::PrefixGroup,
-    Role::PrefixTokens,
-    Role::Measured(Time::Queued),
-    Role::Measured(Time::Scheduled),
-    Role::Measured(Time::FirstToken),
-    Role::Measured(Time::LastToken),
-    Role::Measured(Time::Queue),
-    Role::Measured(Time::Ttft),
-    Role::Measured(Time::Tpot),
-    Role::Measured(Time::E2e),
-    Role::Measured(Time::Prefill),
-    Role::Measured(Time::Decode),
-    Role::Extra(Extra::Tenant),
-    Role::Extra(Extra::Client),
-    Role::Extra(Extra::Priority),
-    Role::Extra(Extra::MaxTokens),
-    Role::Extra(Extra::Acceptance),
-    Role::Extra(Extra::Deadline),
-    Role::Extra(Extra::Timeout),
-    Role::Extra(Extra::Cancel),
-    Role::Extra(Extra::ObservedQueue),
-    Role::Extra(Extra::ObservedTtft),
-    Role::Extra(Extra::ObservedTpot),
-    Role::Extra(Extra::ObservedE2e),
-    Role::Extra(Extra::ObservedStatus),
-    Role::Extra(Extra::Images),
-    Role::Extra(Extra::ReasoningTokens),
-    Role::Extra(Extra::Request),
-    Role::Extra(Extra::DependsOn),
-    Role::Extra(Extra::Wait),
-    Role::Extra(Extra::OtherWait),
-    Role::Extra(Extra::Batch),
-    Role::Extra(Extra::ParentSession),
-    Role::Extra(Extra::End),
-];
-
-const ROLE_COUNT: usize = 21 + TIMES + EXTRAS;
 /// Tokens of a hashed block where neither the file nor the user says: that of vLLM.
 pub const BLOCK_TOKENS: u32 = 16;
-
-impl Role {
-    /// The role's place in [`ROLES`].
-    fn place(self) -> usize {
-        match self {
-            Role::Arrival => 0,
-            Role::InputTokens => 1,
-            Role::OutputTokens => 2,
-            Role::Input => 3,
-            Role::Output => 4,
-            Role::Session => 5,
-            Role::Class => 6,
-            Role::Hashes => 7,
-            Role::BlockTokens => 8,
-            Role::Turn => 9,
-            Role::Think => 10,
-            Role::Model => 11,
-            Role::Adapter => 12,
-            Role::EncoderTokens => 13,
-            Role::InputIds => 14,
-            Role::OutputIds => 15,
-            Role::Name => 16,
-            Role::Run => 17,
-            Role::Status => 18,
-            Role::PrefixGroup => 19,
-            Role::PrefixTokens => 20,
-            Role::Measured(time) => 21 + time as usize,
-            Role::Extra(extra) => 21 + TIMES + extra as usize,
-        }
-    }
-
-    fn bit(self) -> u64 {
-        1 << self.place()
-    }
-
-    /// Its values are numbers.
-    fn is_number(self) -> bool {
-        match self {
-            Role::Arrival
-            | Role::InputTokens
-            | Role::OutputTokens
-            | Role::BlockTokens
-            | Role::Turn
-            | Role::Think
-            | Role::EncoderTokens
-            | Role::InputIds
-            | Role::OutputIds
-            | Role::PrefixTokens
-            | Role::Measured(_) => true,
-            Role::Extra(extra) => extra.is_number(),
-            // Identifiers of blocks are hashes, which are often too large for a number of JSON.
-            Role::Hashes
-            | Role::Input
-            | Role::Output
-            | Role::Session
-            | Role::Class
-            | Role::Model
-            | Role::Adapter
-            | Role::Name
-            | Role::Run
-            | Role::Status
-            | Role::PrefixGroup => false,
-        }
-    }
-}
 
 /// How requests that wait for others are linked with them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,6 +61,9 @@ pub struct Fields {
     pub block_tokens_fixed: bool,
     /// The file is one document, which is read as a whole.
     pub whole: bool,
+    /// Rows are what a client wrote down: 0 stands for nothing, a deadline is a time of the arrivals' clock, and a turn
+    /// is one of a session.
+    pub client_log: bool,
 }
 
 impl Fields {
@@ -231,6 +82,7 @@ impl Fields {
             block_tokens: None,
             block_tokens_fixed: false,
             whole: false,
+            client_log: false,
         }
     }
 
@@ -253,6 +105,12 @@ impl Fields {
     pub fn block_tokens(mut self, user: Option<u32>, default: Option<u32>) -> Self {
         self.block_tokens = user.or(default);
         self.block_tokens_fixed = user.is_some();
+        self
+    }
+
+    /// Rows are what a client wrote down.
+    pub fn client_log(mut self) -> Self {
+        self.client_log = true;
         self
     }
 
@@ -576,6 +434,7 @@ impl<'f> Rows<'f> {
             return Err(Fault::new(0, format!("missing {}", names.join(", "))));
         }
         self.linked()?;
+        self.derive()?;
         let raw = self.fields.measured.map(|_| self.complete()).transpose()?;
         self.hash_ids()?;
         let block_tokens = self.block_tokens_of_row()?;
@@ -587,6 +446,53 @@ impl<'f> Rows<'f> {
         self.measured.extend(raw);
         self.lines.push(line);
         self.clear();
+        Ok(())
+    }
+
+    /// What follows from fields that have no column of their own, and what a client means by 0.
+    fn derive(&mut self) -> std::result::Result<(), Fault> {
+        let row = &mut self.row;
+        let parts = [Extra::AudioTokens, Extra::VideoTokens, Extra::ReasonRatio];
+        if !self.fields.client_log && parts.iter().all(|part| !row.has(Role::Extra(*part))) {
+            return Ok(());
+        }
+        let mut encoder = i64::from(if row.has(Role::EncoderTokens) { row.encoder_tokens } else { 0 });
+        for media in [Extra::AudioTokens, Extra::VideoTokens] {
+            if row.has(Role::Extra(media)) {
+                encoder += row.extra.number(media);
+                row.seen |= Role::EncoderTokens.bit();
+            }
+        }
+        if encoder > i64::from(MAX_TOKENS) {
+            return Err(self.fault(Role::EncoderTokens, 0, "is too large together with sound and video"));
+        }
+        row.encoder_tokens = encoder as i32;
+        let reasoning = Role::Extra(Extra::ReasoningTokens);
+        if row.has(Role::Extra(Extra::ReasonRatio)) && !row.has(reasoning) {
+            let share = f64::from_bits(row.extra.number(Extra::ReasonRatio) as u64);
+            row.extra.put(Extra::ReasoningTokens, libm::round(share * f64::from(row.output_tokens)) as i64);
+            row.seen |= reasoning.bit();
+        }
+        if !self.fields.client_log {
+            return Ok(());
+        }
+        let deadline = Role::Extra(Extra::Deadline);
+        let at = row.extra.number(Extra::Deadline);
+        let mut forget = |nothing: bool, role: Role| row.seen &= if nothing { !role.bit() } else { u64::MAX };
+        forget(encoder == 0, Role::EncoderTokens);
+        forget(at == 0, deadline);
+        if row.extra.number(Extra::ReasoningTokens) == 0 {
+            row.seen &= !reasoning.bit();
+        }
+        if !row.has(Role::Session) {
+            row.seen &= !Role::Turn.bit();
+        }
+        if row.has(deadline) && row.has(Role::Arrival) {
+            if at < row.arrival {
+                return Err(self.fault(deadline, 0, "is before the request was sent"));
+            }
+            row.extra.put(Extra::Deadline, at - row.arrival);
+        }
         Ok(())
     }
 

@@ -59,6 +59,7 @@ mod otlp;
 mod parquet;
 mod ragpulse;
 mod read;
+mod role;
 pub mod sample;
 mod sample_documents;
 mod sample_flat;

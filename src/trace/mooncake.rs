@@ -24,15 +24,14 @@ const BLOCK_TOKENS: u32 = 512;
 pub const NAMES: [&str; 3] = ["timestamp", "input_length", "output_length"];
 const OTHER_NAMES: [&str; 3] = ["created_time", "input_tokens", "output_tokens"];
 
-/// Whether a row with these keys is one: the names may be mixed, but the lengths of generic files are not enough.
+/// Whether a row with these keys is one. Lengths under the other names are those of generic files, too: then there must be
+/// hashes.
 pub fn fits(keys: &[Key]) -> bool {
     let has = |name: &str| keys.iter().any(|k| k.path == name && !k.object);
-    if has("request") || keys.iter().any(|k| k.path == "hash_ids" && k.object) {
-        return false;
-    }
-    let named = NAMES.iter().zip(OTHER_NAMES).all(|(name, other)| has(name) || has(other));
-    named && (NAMES[1..].iter().any(|n| has(n)) || has("hash_ids"))
-        || has("hash_ids") && has("session_id") && NAMES[1..].iter().all(|n| has(n))
+    let timed = has(NAMES[0]) || has(OTHER_NAMES[0]);
+    let own = NAMES[1..].iter().all(|n| has(n)) && (timed || has("hash_ids") || has("wait_for"));
+    let other = NAMES.iter().zip(OTHER_NAMES).all(|(name, other)| has(name) || has(other)) && has("hash_ids");
+    (own || other) && !keys.iter().any(|k| k.path == "hash_ids" && k.object)
 }
 
 pub fn fields(block_tokens: Option<u32>, keys: &[Key]) -> Fields {

@@ -1,18 +1,19 @@
 //! Spans of OpenTelemetry as JSON: of vLLM's tracing, and of agents for inference-perf.
 //!
-//! Two forms, each as one document or as JSON lines: OTLP, as a collector's file exporter writes it and as it is in BLIS's
-//! `traces.json` (`resourceSpans[].scopeSpans[].spans[]`, attributes as a list), and the flat one of inference-perf's
-//! `otel_trace_replay` (`spans[]`, attributes as an object). A span with the length of a prompt is a request; others are
-//! passed over. It arrives at its start and ends at its end, unless `gen_ai.latency.e2e` (s) says when; further attributes
-//! are those of [`super::otel`].
+//! Two forms, each as one document or as JSON lines: OTLP, as a collector's file exporter writes it and as it is in
+//! BLIS's `traces.json` (`resourceSpans[].scopeSpans[].spans[]`, attributes as a list), and the flat one of
+//! inference-perf's `otel_trace_replay` (`spans[]`, attributes as an object). A span with the length of a prompt is a
+//! request; others are passed over. It arrives at its start and ends at its end, unless `gen_ai.latency.e2e` (s) says
+//! when; further attributes are those of [`super::otel`].
 //!
-//! The spans of a flat document are the calls of one agent. Where none begins before another is done, they are the turns of
-//! one session, and the time between them is spent outside the model (`think_ns`); where calls overlap they are requests of
-//! their own.
+//! The spans of a flat document are the calls of one agent. Where none begins before another is done, they are the
+//! turns of one session, and the time between them is spent outside the model (`think_ns`); where calls overlap they
+//! are requests of their own.
 
 use super::Fault;
 use super::Layout;
 use super::document::{Node, Out, Tree, field, time, what_went_wrong};
+use super::extra::Extra;
 use super::fields::{Fields, Role};
 use super::measured::Time;
 use crate::spec::TimeUnit;
@@ -21,6 +22,7 @@ type Faulty<T> = std::result::Result<T, Fault>;
 
 const INPUT: [&str; 2] = ["gen_ai.usage.prompt_tokens", "gen_ai.usage.input_tokens"];
 const OUTPUT: [&str; 2] = ["gen_ai.usage.completion_tokens", "gen_ai.usage.output_tokens"];
+const REASONING: [&str; 2] = ["gen_ai.usage.reasoning_tokens", "gen_ai.usage.reasoning.output_tokens"];
 const START: [&str; 2] = ["startTimeUnixNano", "start_time"];
 const END: [&str; 2] = ["endTimeUnixNano", "end_time"];
 /// Status codes of a span that failed: OTLP, and names of it.
@@ -37,6 +39,8 @@ pub fn fields() -> Fields {
         .optional(Role::Session, "session_id")
         .optional(Role::Turn, "turn")
         .optional(Role::Think, "think_ns")
+        .optional(Role::Extra(Extra::MaxTokens), "gen_ai.request.max_tokens")
+        .optional(Role::Extra(Extra::ReasoningTokens), REASONING[0])
         .optional(Role::Status, "status")
         .optional(Role::Measured(Time::Ttft), "gen_ai.latency.time_to_first_token")
         .optional(Role::Measured(Time::E2e), "gen_ai.latency.e2e")
@@ -140,6 +144,8 @@ fn take_span(out: &mut Out, span: &Node, turn: Option<Turn>, path: impl Fn() -> 
             None if failed => rows.text(Role::OutputTokens, "0", span.at)?,
             tokens => plain(rows, Role::OutputTokens, tokens)?,
         }
+        plain(rows, Role::Extra(Extra::MaxTokens), attribute(span, &["gen_ai.request.max_tokens"]))?;
+        plain(rows, Role::Extra(Extra::ReasoningTokens), attribute(span, &REASONING))?;
         plain(rows, Role::Name, attribute(span, &["gen_ai.request.id"]))?;
         plain(rows, Role::Model, attribute(span, &["gen_ai.request.model", "gen_ai.response.model"]))?;
         if failed {

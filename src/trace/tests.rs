@@ -9,6 +9,7 @@ use arrow::datatypes::{Int32Type, Int64Type, UInt64Type};
 use super::*;
 
 mod documents;
+mod flat;
 
 fn settings(path: &Path) -> Settings {
     Settings {
@@ -51,7 +52,13 @@ impl Read {
 }
 
 fn read(settings: &Settings) -> Result<Read> {
+    read_by(settings, None)
+}
+
+/// Read in chunks of so many bytes.
+fn read_by(settings: &Settings, step: Option<usize>) -> Result<Read> {
     let (parser, mut chunks) = open(settings, Box::new(|_| ()))?;
+    step.into_iter().for_each(|bytes| chunks.step(bytes));
     let (mut batches, mut problems) = (Vec::new(), Vec::new());
     let mut counts = parser.counts();
     let (mut conversations, mut measured) = (Vec::new(), Vec::new());

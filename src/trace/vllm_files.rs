@@ -1,13 +1,14 @@
 //! Files of vLLM's serving benchmark: prompts that it can send, and its result.
 //!
 //! Prompts (`--dataset-name custom`): JSON lines `{"prompt", "output_tokens"}`. As the benchmark does unless it is told
-//! otherwise, a prompt is what a user says, to which the chat template of the model is applied. `image_files` are counted.
-//! Conversations for the benchmark are of the format `sharegpt`.
+//! otherwise, a prompt is what a user says, to which the chat template of the model is applied. `image_files` are
+//! counted. Conversations for the benchmark are of the format `sharegpt`.
 //!
 //! Result (`--save-result --save-detailed`): one JSON object in which lists stand side by side, an item per request:
-//! `input_lens`, `output_lens`, `ttfts` and `itls` (s), `errors`, and, in newer versions, `start_times` (s); without them
-//! requests have no arrival. The last token comes when all gaps have passed. `model_id` is the model of all requests.
-//! A time to the first token of 0 is one that was not measured: that of a request that failed, or was not streamed.
+//! `input_lens`, `output_lens`, `ttfts` and `itls` (s), `errors`, and, in newer versions, `start_times` (s); without
+//! them requests have no arrival. The last token comes when all gaps have passed. `model_id` is the model of all
+//! requests. A time to the first token of 0 is one that was not measured: that of a request that failed, or was not
+//! streamed.
 
 use super::conversation::{Conversation, Message, Speaker};
 use super::detect::Key;
@@ -29,17 +30,18 @@ pub fn is_result(keys: &[Key]) -> bool {
     has_requests(keys) || has("total_input_tokens") && has("mean_ttft_ms")
 }
 
-/// Whether a result has its requests.
+/// Whether a result has its requests. Of long lists, the first alone may be in the head of the file.
 pub fn has_requests(keys: &[Key]) -> bool {
-    let has = |name: &str| keys.iter().any(|k| k.path == name);
-    has("input_lens") && has("output_lens")
+    keys.iter().any(|k| k.path == "input_lens")
 }
 
-pub fn result() -> Fields {
-    Fields::new(Layout::Tokens, TimeUnit::S)
-        .whole()
-        .measured(TimeUnit::S)
-        .optional(Role::Arrival, "start_times")
+pub fn result(keys: &[Key]) -> Fields {
+    let fields = Fields::new(Layout::Tokens, TimeUnit::S).whole().measured(TimeUnit::S);
+    let fields = match keys.iter().any(|k| k.path == "start_times") {
+        true => fields.required(Role::Arrival, "start_times"),
+        false => fields.optional(Role::Arrival, "start_times"),
+    };
+    fields
         .required(Role::InputTokens, "input_lens")
         .required(Role::OutputTokens, "output_lens")
         .optional(Role::Model, "model_id")

@@ -9,6 +9,7 @@ mod cluster;
 mod crash;
 mod duckdb;
 mod fidelity;
+mod housekeeping;
 mod latency;
 mod measured;
 mod mono_vs_disagg;

@@ -340,4 +340,5 @@ fn rows_depend_on_the_content_alone() {
     }
 }
 
+mod linked;
 mod measured;

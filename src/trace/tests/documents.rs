@@ -157,7 +157,7 @@ fn batches_have_prompts_or_token_counts() {
     assert!(reasons[0].2.contains("no `max_tokens`") && reasons[1].2.contains("none of `messages`"), "{reasons:?}");
     assert!(reasons[2].2.contains("neither a text"), "{reasons:?}");
 
-    let output = r#"{"custom_id": "1", "response": {"body": {"model": "m", "usage": {"prompt_tokens": 10, "completion_tokens": 5}}}, "error": null}
+    let output = r#"{"custom_id": "1", "response": {"body": {"model": "m", "usage": {"prompt_tokens": 10, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 4}}}}, "error": null}
 {"custom_id": "2", "response": null, "error": {"code": "expired"}}
 {"custom_id": "3", "response": {"status_code": 400, "body": {"error": {"message": "no"}}}}
 {"custom_id": "4", "response": {"body": {"usage": {"input_tokens": 3, "output_tokens": "x"}}}}
@@ -168,6 +168,7 @@ fn batches_have_prompts_or_token_counts() {
     assert_eq!((found.format, found.counts.passed_over), (Format::OpenaiBatch, 2));
     assert_eq!((found.ints("input_tokens"), found.ints("output_tokens")), (vec![10, 8], vec![5, 1]));
     assert_eq!(found.texts("model"), [text("m"), None]);
+    assert_eq!(found.optional("reasoning_tokens"), [Some(4), None]);
     let reasons = found.reasons();
     assert!(reasons[0].0 == 4 && reasons[0].2.contains("`completion_tokens` is `x`"), "{reasons:?}");
     assert!(reasons[1].0 == 6 && reasons[1].2.contains("missing `response.body`"), "{reasons:?}");
@@ -234,7 +235,7 @@ fn lists_of_a_benchmark_become_requests() {
 }
 
 const SPAN: &str = r#"{"name": "llm_request", "startTimeUnixNano": "1700000000000000500", "endTimeUnixNano": 1700000001000000500,
-"attributes": [{"key": "gen_ai.request.id", "value": {"stringValue": "r-1"}}, {"key": "gen_ai.request.model", "value": {"stringValue": "m"}},
+"attributes": [{"key": "gen_ai.request.id", "value": {"stringValue": "r-1"}}, {"key": "gen_ai.request.model", "value": {"stringValue": "m"}}, {"key": "gen_ai.request.max_tokens", "value": {"intValue": 77}},
 {"key": "gen_ai.usage.prompt_tokens", "value": {"intValue": "100"}}, {"key": "gen_ai.usage.completion_tokens", "value": {"intValue": 3}},
 {"key": "gen_ai.latency.time_to_first_token", "value": {"doubleValue": 0.5}}, {"key": "gen_ai.latency.e2e", "value": {"doubleValue": 0.9}},
 {"key": "gen_ai.latency.time_in_queue", "value": {"doubleValue": 0.1}}, {"key": "gen_ai.latency.time_in_model_prefill", "value": {"doubleValue": 0.3}},
@@ -256,6 +257,7 @@ fn spans_of_a_server_become_requests() {
         assert_eq!((found.ints("input_tokens"), found.ints("output_tokens")), (vec![100, 7], vec![3, 1]));
         assert_eq!(found.texts("model"), [text("m"), None]);
         assert_eq!(found.raw(|r| &r.name), ["r-1", ""]);
+        assert_eq!(found.optional("max_tokens"), [Some(77), None]);
         let rows = found.settled();
         let Measured { queue_ns, ttft_ns, tpot_ns, e2e_ns, prefill_ns, decode_ns, .. } = rows[0].clone();
         assert_eq!((queue_ns, ttft_ns, e2e_ns), (Some(100_000_000), Some(500_000_000), Some(900_000_000)));
@@ -305,7 +307,7 @@ fn calls_of_an_agent_are_turns_with_time_between_them() {
 
 #[test]
 fn reports_of_guidellm_have_runs() {
-    let now = r#"{"request_id": "a", "prompt_tokens": 10, "output_tokens": 3, "input_metrics": {"image_tokens": 4},
+    let now = r#"{"request_id": "a", "prompt_tokens": 10, "output_tokens": 3, "input_metrics": {"image_tokens": 4, "image_count": 1},
         "info": {"conversation_id": "c", "turn_index": 1, "timings": {"request_start": 100.5, "first_token_iteration": 100.75, "last_token_iteration": 101.0, "request_end": 101.5}}}"#;
     let before = r#"{"request_id": "b", "prompt_tokens": 11, "output_tokens": 2, "request_latency": 9,
         "scheduler_info": {"request_timings": {"request_start": 200, "first_iteration": 200.5, "last_iteration": 200.75, "request_end": 201}}}"#;
@@ -331,6 +333,7 @@ fn reports_of_guidellm_have_runs() {
     assert_eq!(found.ints("output_tokens"), [3, 1, 1, 2, 1, 2]);
     assert_eq!(found.arrivals(), [100.5, 103.0, 102.0, 200.0, 300.0, 400.0].map(|s| (s * 1e9) as i64));
     assert_eq!(found.optional("encoder_tokens")[..2], [Some(4), None]);
+    assert_eq!(found.optional("images")[..2], [Some(1), None]);
     assert_eq!((found.texts("session_id")[0].as_deref(), found.optional("turn")[0]), (Some("c"), Some(1)));
     let rows = found.settled();
     let ttft: Vec<_> = rows.iter().map(|r| r.ttft_ns.map(|ns| ns / 100_000)).collect();
@@ -357,9 +360,9 @@ fn reports_of_guidellm_have_runs() {
 
 #[test]
 fn records_of_aiperf_say_their_units() {
-    let good = r#"{"metadata": {"x_request_id": "q", "x_correlation_id": "u", "turn_index": 2, "request_start_ns": 1000000, "request_end_ns": 9000000, "benchmark_phase": "profiling", "was_cancelled": false}, "metrics": {"input_sequence_length": {"value": 55.0, "unit": "tokens"}, "output_sequence_length": {"value": 3, "unit": "tokens"}, "time_to_first_token": {"value": 2500, "unit": "us"}, "request_latency": {"value": 6.5, "unit": "ms"}, "inter_token_latency": {"value": 0.002, "unit": "s"}}, "error": null}"#;
+    let good = r#"{"metadata": {"x_request_id": "q", "x_correlation_id": "u", "turn_index": 2, "request_start_ns": 1000000, "request_end_ns": 9000000, "benchmark_phase": "profiling", "was_cancelled": false}, "metrics": {"input_sequence_length": {"value": 55.0, "unit": "tokens"}, "output_sequence_length": {"value": 3, "unit": "tokens"}, "reasoning_token_count": {"value": 2}, "num_images": {"value": 1}, "time_to_first_token": {"value": 2500, "unit": "us"}, "request_latency": {"value": 6.5, "unit": "ms"}, "inter_token_latency": {"value": 0.002, "unit": "s"}}, "error": null}"#;
     let warm = good.replace("profiling", "warmup").replace("request_latency", "x").replace("inter_token_latency", "y");
-    let lost = r#"{"metadata": {"request_start_ns": 2000000, "was_cancelled": true}, "metrics": {"error_isl": {"value": 9}}, "error": {"code": 499, "type": "Cancelled"}}"#;
+    let lost = r#"{"metadata": {"request_start_ns": 2000000, "was_cancelled": true, "cancellation_time_ns": 2500000}, "metrics": {"error_isl": {"value": 9}}, "error": {"code": 499, "type": "Cancelled"}}"#;
     let unknown = lost.replace("error_isl", "x");
     let found = page(&[good, &warm, lost, &unknown].join("\n"));
     assert_eq!((found.format, found.reasons(), found.counts.passed_over), (Format::Aiperf, vec![], 1));
@@ -375,6 +378,8 @@ fn records_of_aiperf_say_their_units() {
     // Without a latency, the end of the last response.
     assert_eq!((rows[1].e2e_ns, rows[1].tpot_ns), (Some(8_000_000), Some(2_750_000)));
     assert_eq!([0, 1, 2].map(|i| rows[i].status.as_str()), ["completed", "warmup", "Cancelled"]);
+    assert_eq!(found.optional("reasoning_tokens"), [Some(2), Some(2), None]);
+    assert_eq!((found.optional("images")[0], found.optional("cancel_ns")), (Some(1), vec![None, None, Some(500_000)]));
     for (from, to, reason) in [
         ("\"metadata\"", "\"x\"", "missing `metadata`"),
         ("\"unit\": \"us\"", "\"unit\": \"h\"", "`time_to_first_token` has the unit `h`"),
@@ -436,7 +441,7 @@ fn profiles_of_genai_perf_have_texts_and_what_was_observed() {
 
 #[test]
 fn requests_of_inference_perf_are_read_in_both_forms() {
-    let now = r#"{"start_time": 10.5, "end_time": 12, "request": "{\"model\": \"m\"}", "info": {"request_metrics": {"text": {"input_tokens": 30}}, "response_metrics": {"output_tokens": 3, "output_token_times": [10.75, 11, 11.5]}}, "error": null}"#;
+    let now = r#"{"start_time": 10.5, "end_time": 12, "request": "{\"model\": \"m\", \"max_tokens\": 64}", "info": {"request_metrics": {"text": {"input_tokens": 30}}, "response_metrics": {"output_tokens": 3, "output_token_times": [10.75, 11, 11.5]}}, "error": null}"#;
     let before = r#"{"start_time": 11, "end_time": 12, "request": "no json", "info": {"input_tokens": 31, "output_tokens": 2, "output_token_times": []}, "error": null}"#;
     let lost = r#"{"start_time": 12, "end_time": 13, "info": {"input_tokens": 32}, "error": {"error_type": "Timeout", "error_msg": "x"}}"#;
     let unknown = r#"{"start_time": 12, "end_time": 13, "info": null, "error": {"error_type": "Timeout"}}"#;
@@ -445,6 +450,7 @@ fn requests_of_inference_perf_are_read_in_both_forms() {
     assert_eq!(found.arrivals(), [10_500_000_000, 11_000_000_000, 12_000_000_000]);
     assert_eq!((found.ints("input_tokens"), found.ints("output_tokens")), (vec![30, 31, 32], vec![3, 2, 1]));
     assert_eq!(found.texts("model"), [text("m"), None, None]);
+    assert_eq!(found.optional("max_tokens"), [Some(64), None, None]);
     let rows = found.settled();
     assert_eq!(
         (rows[0].ttft_ns, rows[0].e2e_ns, rows[0].tpot_ns),
@@ -559,7 +565,21 @@ fn nothing_that_a_file_holds_is_a_panic() {
                     _ => drop(content.remove(at)),
                 }
             }
-            if let Ok(found) = of(&content, |s| s.format = format) {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), &content).unwrap();
+            let settings = Settings { format, ..super::settings(file.path()) };
+            let found = read(&settings);
+            // Where the file is cut changes nothing.
+            let cut = read_by(&settings, Some(1 + draw.below(500) as usize));
+            if let (Ok(found), Ok(cut)) = (&found, &cut) {
+                assert_eq!(
+                    (&found.rows, &found.problems, found.counts),
+                    (&cut.rows, &cut.problems, cut.counts),
+                    "{name}"
+                );
+            }
+            assert_eq!(found.as_ref().err().map(ToString::to_string), cut.err().map(|e| e.to_string()), "{name}");
+            if let Ok(found) = found {
                 let arrivals = found.optional("arrival_ns");
                 assert!(arrivals.iter().flatten().all(|ns| *ns >= 0), "{name}");
                 if let Some(inputs) = found.rows.column_by_name("input_tokens") {
@@ -569,4 +589,48 @@ fn nothing_that_a_file_holds_is_a_panic() {
             }
         }
     }
+}
+
+#[test]
+fn a_client_trace_fills_the_columns_of_the_table() {
+    let header = "request_id,client_id,tenant_id,slo_class,vllm_priority,session_id,round_index,prefix_group,prefix_length,streaming,\
+                  input_tokens,output_tokens,text_tokens,image_tokens,audio_tokens,video_tokens,reason_ratio,model,deadline_us,\
+                  server_input_tokens,arrival_time_us,send_time_us,first_chunk_time_us,last_chunk_time_us,num_chunks,status,\
+                  error_message,finish_reason,adapter,think_time_us";
+    let rows = [
+        "0,c1,t1,batch,3,s,2,,0,true,100,10,40,30,20,10,0.25,m,5000,0,1000,1500,2000,2900,10,ok,,stop,a,250",
+        "1,,,,0,,0,,0,true,100,10,100,0,0,0,0,,0,0,1000,1600,2000,2900,10,ok,,,,",
+        "2,,,,0,,0,,0,true,100,10,100,0,0,0,2,,0,0,1000,1600,2000,2900,10,ok,,,,",
+        "3,,,,0,,0,,0,true,100,10,100,0,0,0,0,,1,0,1000,1600,2000,2900,10,ok,,,,",
+    ];
+    let found = page(&format!("{header}\n{}\n", rows.join("\n")));
+    assert_eq!((found.format, found.rows.num_rows()), (Format::TraceV2, 2));
+    let texts = ["client", "tenant", "class", "session_id", "model", "adapter"].map(|name| found.texts(name));
+    let expect = ["c1", "t1", "batch", "s", "m", "a"].map(|name| vec![text(name), None]);
+    assert_eq!(texts, expect);
+    let ints =
+        ["turn", "encoder_tokens", "reasoning_tokens", "deadline_ns", "think_ns"].map(|name| found.optional(name));
+    // A quarter of a reply of 10 tokens is 2.5, rounded to 3; the deadline is 3.5 ms after the request was sent.
+    let expect = [2, 60, 3, 3_500_000, 250_000].map(|n| vec![Some(n), None]);
+    assert_eq!(ints, expect);
+    assert_eq!(found.optional("priority"), some(&[3, 0]));
+    let reasons = found.reasons();
+    assert!(reasons[0].0 == 4 && reasons[0].2.contains("`reason_ratio` is `2`: expected a share"), "{reasons:?}");
+    assert!(reasons[1].0 == 5 && reasons[1].2.contains("`deadline_us` is before the request was sent"), "{reasons:?}");
+    let gaps = of("request_id,chunk_index,timestamp_us\n0,0,1\n", |_| ()).err().unwrap();
+    assert!(gaps.to_string().contains("times between tokens of a trace: read the trace beside it"), "{gaps}");
+}
+
+#[test]
+fn a_published_client_trace() {
+    let Some(path) = published("../measured/vllm-0.11-h100/trace_jan21-llama7b-train-1.csv") else { return };
+    let found = read(&settings(&path)).unwrap();
+    assert_eq!((found.format, found.rows.num_rows(), found.problems.len()), (Format::TraceV2, 282, 0));
+    let sum = |name: &str| found.ints(name).iter().map(|n| i64::from(*n)).sum::<i64>();
+    assert_eq!((sum("input_tokens"), sum("output_tokens")), (534_472, 122_941));
+    // What its client did not know is written as 0 there.
+    for name in ["turn", "encoder_tokens", "reasoning_tokens", "deadline_ns", "think_ns"] {
+        assert_eq!(found.rows.column_by_name(name).unwrap().null_count(), 282, "{name}");
+    }
+    assert!(found.settled().iter().all(|row| row.ttft_ns.is_some() && row.e2e_ns >= row.ttft_ns));
 }
