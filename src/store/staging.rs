@@ -260,8 +260,10 @@ impl TableWriter {
 
 /// Batches, one after the other. Columns without any value, of which wide tables have many, are not copied.
 fn joined(schema: &SchemaRef, batches: &[RecordBatch]) -> std::result::Result<RecordBatch, ArrowError> {
-    if let [one] = batches {
-        return Ok(one.clone());
+    match batches {
+        [] => return Ok(RecordBatch::new_empty(schema.clone())),
+        [one] => return Ok(one.clone()),
+        _ => {}
     }
     let rows = batches.iter().map(RecordBatch::num_rows).sum();
     let column = |i: usize| {
