@@ -96,13 +96,13 @@ pub enum Format {
     TraceV2,
     /// Conversations as JSON or JSON lines: `messages: [{role, content}]`, as OpenAI's API has them.
     OpenaiChat,
-    /// A batch of OpenAI's API, JSON lines: its input (`custom_id`, `body`; texts, and replies as long as the body allows) or
-    /// its output (`custom_id`, `response`; numbers of tokens).
+    /// A batch of OpenAI's API, JSON lines: its input (`custom_id`, `body`; texts, and replies as long as the body
+    /// allows) or its output (`custom_id`, `response`; numbers of tokens).
     OpenaiBatch,
     /// JSON lines `prompt`, `output_tokens`: a custom dataset of `vllm bench serve`.
     VllmPrompts,
-    /// The result of `vllm bench serve --save-result --save-detailed`: one JSON object with `input_lens`, `output_lens`,
-    /// `ttfts`, `itls`, `start_times` (s). Measured.
+    /// The result of `vllm bench serve --save-result --save-detailed`: one JSON object with `input_lens`,
+    /// `output_lens`, `ttfts`, `itls`, `start_times` (s). Measured.
     VllmResult,
     /// A report of GuideLLM, `benchmarks.json`; each benchmark is a run. Measured.
     Guidellm,

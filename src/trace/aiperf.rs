@@ -1,8 +1,8 @@
 //! Records of AIPerf (`profile_export.jsonl`): JSON lines `{"metadata", "metrics", "error"}`, a request each.
 //!
-//! A request arrives when it was sent (`request_start_ns`); metrics say their unit beside their value. The session of a user
-//! (`x_correlation_id`) and its turns are kept, and when a request was cancelled. Requests of the phase `warmup` are marked so. Of a request that failed the
-//! length of the prompt is `error_isl`; one without it is passed over.
+//! A request arrives when it was sent (`request_start_ns`); metrics say their unit beside their value. The session of a
+//! user (`x_correlation_id`) and its turns are kept, and when a request was cancelled. Requests of the phase `warmup`
+//! are marked so. Of a request that failed the length of the prompt is `error_isl`; one without it is passed over.
 
 use super::Layout;
 use super::document::{Node, Out, field, time};

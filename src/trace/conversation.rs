@@ -64,8 +64,8 @@ pub struct Conversation {
     pub id: Option<String>,
     pub model: Option<String>,
     pub messages: Vec<Message>,
-    /// Which messages are replies to be generated, in order. The number of messages stands for a reply whose text is not
-    /// known.
+    /// Which messages are replies to be generated, in order. The number of messages stands for a reply whose text is
+    /// not known.
     pub replies: Vec<u32>,
     /// The texts are sent as they are, without a chat template.
     pub plain: bool,

@@ -1,9 +1,9 @@
 //! What the benchmark client of vllm-data-collection leaves (`detailed_results_*.json`), with which inference-sim was
 //! calibrated: one JSON object with `prompts[]`.
 //!
-//! Measured: `{"input_text", "generated_text", "input_len", "output_len", "error", "events"}`. Events are readings of the
-//! server's monotonic clock in seconds: `SERVER_HIT` is the arrival, `QUEUED` and `SCHEDULED` are of the engine, and
-//! `SERVER_LEFT` (or `FINISHED`, in the engine) is the end. There is no event of the first token.
+//! Measured: `{"input_text", "generated_text", "input_len", "output_len", "error", "events"}`. Events are readings of
+//! the server's monotonic clock in seconds: `SERVER_HIT` is the arrival, `QUEUED` and `SCHEDULED` are of the engine,
+//! and `SERVER_LEFT` (or `FINISHED`, in the engine) is the end. There is no event of the first token.
 //!
 //! Tokenized (`..._tokenized.json`): the same prompts with the numbers of their tokens in place of the texts, and
 //! `arrival_time` in microseconds. Those make the block hashes; nothing is measured.

@@ -1,12 +1,12 @@
 //! Files of JSON documents: one document that is the whole file, a document per line, or a list of documents.
 //!
-//! A document is read into a tree that knows where its values stand, so that what is wrong with one is said with line and
-//! column; numbers stay the text that they are. A document of many requests is in memory at once, at most
+//! A document is read into a tree that knows where its values stand, so that what is wrong with one is said with line
+//! and column; numbers stay the text that they are. A document of many requests is in memory at once, at most
 //! [`super::chunk::MAX_DOCUMENT`] bytes of it; of lines and lists only some at a time.
 //!
-//! `NaN` and `Infinity`, which Python writes and JSON does not have, stand for what was not measured: they are read as null.
-//! A document that is not JSON to its end has no requests that could be told apart: where it is the whole file, reading
-//! fails; a line or an element of a list is a bad row.
+//! `NaN` and `Infinity`, which Python writes and JSON does not have, stand for what was not measured: they are read as
+//! null. A document that is not JSON to its end has no requests that could be told apart: where it is the whole file,
+//! reading fails; a line or an element of a list is a bad row.
 
 use std::borrow::Cow;
 
@@ -179,8 +179,8 @@ pub struct Out<'f, 't> {
     text: &'t Text,
     /// Where the document begins in the text.
     start: usize,
-    /// A byte of the text, its line and its column: requests come in the order in which they stand there, so that the text
-    /// is not counted through for each.
+    /// A byte of the text, its line and its column: requests come in the order in which they stand there, so that the
+    /// text is not counted through for each.
     known: (usize, u64, u32),
 }
 

@@ -29,8 +29,8 @@ pub fn guess(keys: &[Key]) -> Option<Format> {
     }
 }
 
-/// The fields of a file of documents that begins with `head` and whose first document has `keys`; `None` where the format is
-/// none of them. `whole`: the file is one document, which ends in another line than it begins.
+/// The fields of a file of documents that begins with `head` and whose first document has `keys`; `None` where the
+/// format is none of them. `whole`: the file is one document, which ends in another line than it begins.
 ///
 /// # Errors
 /// A result without requests.

@@ -61,8 +61,8 @@ pub struct Fields {
     pub block_tokens_fixed: bool,
     /// The file is one document, which is read as a whole.
     pub whole: bool,
-    /// Rows are what a client wrote down: 0 stands for nothing, a deadline is a time of the arrivals' clock, and a turn is one
-    /// of a session.
+    /// Rows are what a client wrote down: 0 stands for nothing, a deadline is a time of the arrivals' clock, and a turn
+    /// is one of a session.
     pub client_log: bool,
 }
 
@@ -678,20 +678,20 @@ impl<'f> Rows<'f> {
         let mut columns: Vec<(&str, ArrayRef)> = vec![
             ("request_id", Arc::new(Int64Array::from(vec![0; rows]))),
             ("arrival_ns", Arc::new(self.arrival.finish())),
-            ("session_id", Arc::new(self.session.finish())),
-            ("turn", Arc::new(self.turn.finish())),
-            ("class", Arc::new(self.class.finish())),
-            ("think_ns", Arc::new(self.think.finish())),
-            ("model", Arc::new(self.model.finish())),
-            ("adapter", Arc::new(self.adapter.finish())),
+            ("session_id", self.session.finish()),
+            ("turn", self.turn.finish()),
+            ("class", self.class.finish()),
+            ("think_ns", self.think.finish()),
+            ("model", self.model.finish()),
+            ("adapter", self.adapter.finish()),
         ];
         match self.fields.layout {
             Layout::Tokens => columns.extend([
                 ("input_tokens", Arc::new(self.input_tokens.finish()) as ArrayRef),
                 ("output_tokens", Arc::new(self.output_tokens.finish())),
                 ("block_hashes", Arc::new(self.hashes.finish())),
-                ("block_tokens", Arc::new(self.block_tokens.finish())),
-                ("encoder_tokens", Arc::new(self.encoder_tokens.finish())),
+                ("block_tokens", self.block_tokens.finish()),
+                ("encoder_tokens", self.encoder_tokens.finish()),
             ]),
             Layout::Texts => columns.extend([
                 ("input", Arc::new(self.input.finish()) as ArrayRef),

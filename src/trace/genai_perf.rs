@@ -1,10 +1,10 @@
-//! Profiles of GenAI-Perf (`profile_export.json`, written by perf_analyzer): `experiments[].requests[]` with `timestamp`,
-//! `request_inputs`, `response_timestamps` and `response_outputs`, times in nanoseconds of one clock.
+//! Profiles of GenAI-Perf (`profile_export.json`, written by perf_analyzer): `experiments[].requests[]` with
+//! `timestamp`, `request_inputs`, `response_timestamps` and `response_outputs`, times in nanoseconds of one clock.
 //!
-//! The file has texts and no numbers of tokens: a request is what was asked and what came back, put together from the pieces of
-//! the stream, for `tokenize` to count. The first token is there with the first piece that has text, the last with the last,
-//! as GenAI-Perf reckons; both become columns `observed_*`. Bodies of OpenAI's API (`payload`) and of Triton (`text_input`,
-//! `text_output`) are read. Experiments follow each other in time, and are read as one.
+//! The file has texts and no numbers of tokens: a request is what was asked and what came back, put together from the
+//! pieces of the stream, for `tokenize` to count. The first token is there with the first piece that has text, the last
+//! with the last, as GenAI-Perf reckons; both become columns `observed_*`. Bodies of OpenAI's API (`payload`) and of
+//! Triton (`text_input`, `text_output`) are read. Experiments follow each other in time, and are read as one.
 
 use super::conversation::{Conversation, Message, Sent, Speaker};
 use super::document::{Node, Out, Tree, tree};

@@ -1,13 +1,14 @@
 //! Reports of GuideLLM (`benchmarks.json`): `benchmarks[].requests.{successful, incomplete, errored}[]`.
 //!
-//! Three forms of a request are read: that of 0.6 (`info.timings`), that of 0.4 and 0.5 (`scheduler_info.request_timings`, or
-//! `info.timings` with `first_iteration`), and the one before (`start_time`, `first_token_time`, `last_token_time`). Times
-//! are seconds of the wall clock; where a report has no clocks, `time_to_first_token_ms` (ms) and `request_latency` (s) are
-//! taken. The last token is the last that GuideLLM saw, or the end of the request.
+//! Three forms of a request are read: that of 0.6 (`info.timings`), that of 0.4 and 0.5
+//! (`scheduler_info.request_timings`, or `info.timings` with `first_iteration`), and the one before (`start_time`,
+//! `first_token_time`, `last_token_time`). Times are seconds of the wall clock; where a report has no clocks,
+//! `time_to_first_token_ms` (ms) and `request_latency` (s) are taken. The last token is the last that GuideLLM saw, or
+//! the end of the request.
 //!
-//! Every benchmark is a run, named by its place and its strategy: `0:synchronous`, `1:constant@2.5`. Requests that failed or
-//! were cut off at the end of the benchmark keep their status; those of which the report does not know the prompt's length are
-//! passed over.
+//! Every benchmark is a run, named by its place and its strategy: `0:synchronous`, `1:constant@2.5`. Requests that
+//! failed or were cut off at the end of the benchmark keep their status; those of which the report does not know the
+//! prompt's length are passed over.
 
 use super::Layout;
 use super::document::{Node, Out, field, time, what_went_wrong};

@@ -1,10 +1,11 @@
-//! Requests of inference-perf (`per_request_lifecycle_metrics.json`): a JSON list of `{"start_time", "end_time", "request",
-//! "info", "error"}`, times in seconds of the client's clock.
+//! Requests of inference-perf (`per_request_lifecycle_metrics.json`): a JSON list of `{"start_time", "end_time",
+//! "request", "info", "error"}`, times in seconds of the client's clock.
 //!
-//! `info` has `input_tokens`, `output_tokens` and `output_token_times`, or, in newer versions, `request_metrics.text` and
-//! `response_metrics` with them. The first and the last of `output_token_times` are the first and the last token; without
-//! them, as of replies that were not streamed, only the end is known. The model and the longest reply come from `request`, the
-//! body that was sent. A request that failed is kept with its status where its length is known, else passed over.
+//! `info` has `input_tokens`, `output_tokens` and `output_token_times`, or, in newer versions, `request_metrics.text`
+//! and `response_metrics` with them. The first and the last of `output_token_times` are the first and the last token;
+//! without them, as of replies that were not streamed, only the end is known. The model and the longest reply come from
+//! `request`, the body that was sent. A request that failed is kept with its status where its length is known, else
+//! passed over.
 
 use super::Fault;
 use super::Layout;

@@ -1,16 +1,16 @@
-//! Conversations in the form of OpenAI's API, as a JSON list or as JSON lines of `{"messages": [{"role", "content"}]}`, and
-//! batches of requests of that API.
+//! Conversations in the form of OpenAI's API, as a JSON list or as JSON lines of `{"messages": [{"role", "content"}]}`,
+//! and batches of requests of that API.
 //!
-//! `content` is a text or a list of parts; parts that are not text count as images. What the model calls a tool with is part
-//! of what it says: name and arguments become text. `developer` is read as `system`, `function` as `tool`. `id`,
-//! `conversation_id` or `session_id` names the conversation, and `model` the model. Definitions of tools are counted, not
-//! read. What a user says last, without an answer, is a request if `max_tokens` or `max_completion_tokens` says how long
-//! its reply may be; it is taken to be as long.
+//! `content` is a text or a list of parts; parts that are not text count as images. What the model calls a tool with is
+//! part of what it says: name and arguments become text. `developer` is read as `system`, `function` as `tool`. `id`,
+//! `conversation_id` or `session_id` names the conversation, and `model` the model. Definitions of tools are counted,
+//! not read. What a user says last, without an answer, is a request if `max_tokens` or `max_completion_tokens` says how
+//! long its reply may be; it is taken to be as long.
 //!
 //! Batch, input: JSON lines `{"custom_id", "method", "url", "body"}` with a `body` for chat completions, completions,
-//! responses or embeddings. A reply is taken to be as long as the body allows; embeddings have none. Batch, output: JSON
-//! lines `{"custom_id", "response": {"body": {"usage"}}, "error"}`, of which the numbers of tokens are read. Requests that
-//! failed have none, and are passed over.
+//! responses or embeddings. A reply is taken to be as long as the body allows; embeddings have none. Batch, output:
+//! JSON lines `{"custom_id", "response": {"body": {"usage"}}, "error"}`, of which the numbers of tokens are read.
+//! Requests that failed have none, and are passed over.
 //!
 //! There are no times in either.
 

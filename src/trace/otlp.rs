@@ -1,14 +1,14 @@
 //! Spans of OpenTelemetry as JSON: of vLLM's tracing, and of agents for inference-perf.
 //!
-//! Two forms, each as one document or as JSON lines: OTLP, as a collector's file exporter writes it and as it is in BLIS's
-//! `traces.json` (`resourceSpans[].scopeSpans[].spans[]`, attributes as a list), and the flat one of inference-perf's
-//! `otel_trace_replay` (`spans[]`, attributes as an object). A span with the length of a prompt is a request; others are
-//! passed over. It arrives at its start and ends at its end, unless `gen_ai.latency.e2e` (s) says when; further attributes
-//! are those of [`super::otel`].
+//! Two forms, each as one document or as JSON lines: OTLP, as a collector's file exporter writes it and as it is in
+//! BLIS's `traces.json` (`resourceSpans[].scopeSpans[].spans[]`, attributes as a list), and the flat one of
+//! inference-perf's `otel_trace_replay` (`spans[]`, attributes as an object). A span with the length of a prompt is a
+//! request; others are passed over. It arrives at its start and ends at its end, unless `gen_ai.latency.e2e` (s) says
+//! when; further attributes are those of [`super::otel`].
 //!
-//! The spans of a flat document are the calls of one agent. Where none begins before another is done, they are the turns of
-//! one session, and the time between them is spent outside the model (`think_ns`); where calls overlap they are requests of
-//! their own.
+//! The spans of a flat document are the calls of one agent. Where none begins before another is done, they are the
+//! turns of one session, and the time between them is spent outside the model (`think_ns`); where calls overlap they
+//! are requests of their own.
 
 use super::Fault;
 use super::Layout;

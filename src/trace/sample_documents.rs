@@ -246,8 +246,8 @@ fn otel_replay() -> Value {
         let (start, output) = (at_us, 20 + draw.below(60));
         let end = start + 200_000 + output * 8_000;
         spans.push(json!({
-            "name": format!("chat {MODEL}"), "span_id": format!("call-{i}"), "start_time": date(start), "end_time": date(end),
-            "status": { "code": 1 },
+            "name": format!("chat {MODEL}"), "span_id": format!("call-{i}"),
+            "start_time": date(start), "end_time": date(end), "status": { "code": 1 },
             "attributes": {
                 "gen_ai.request.model": MODEL, "gen_ai.usage.input_tokens": said, "gen_ai.usage.output_tokens": output,
             },
@@ -336,7 +336,10 @@ fn genai_perf() -> Value {
         .map(|row| {
             let answer = talk::answer(&mut draw);
             let words: Vec<&str> = answer.split_inclusive(' ').take(row.tokens_us.len()).collect();
-            let piece = |delta: Value| json!({ "response": format!("data: {}\n\n", json!({ "choices": [{ "delta": delta }] })) });
+            let piece = |delta: Value| {
+                let event = json!({ "choices": [{ "delta": delta }] });
+                json!({ "response": format!("data: {event}\n\n") })
+            };
             let mut outputs = vec![piece(json!({ "role": "assistant" }))];
             outputs.extend(words.iter().map(|word| piece(json!({ "content": word }))));
             outputs.push(json!({ "response": "data: [DONE]\n\n" }));

@@ -1,6 +1,11 @@
 //! Columns of which most files have nothing: they cost nothing until a row has a value.
 
-use arrow::array::{ArrayBuilder, Int32Array, Int32Builder, Int64Array, Int64Builder, StringArray, StringBuilder};
+use std::sync::Arc;
+
+use arrow::array::{ArrayBuilder, ArrayRef, Int32Builder, Int64Builder, StringBuilder};
+use arrow::datatypes::DataType;
+
+use crate::table::nulls;
 
 /// A builder that begins with the first value.
 #[derive(Debug)]
@@ -17,7 +22,7 @@ impl<B: ArrayBuilder> Sparse<B> {
 }
 
 macro_rules! sparse {
-    ($builder:ty, $array:ty, $($value:tt)*) => {
+    ($builder:ty, $kind:expr, $($value:tt)*) => {
         impl Sparse<$builder> {
             pub fn append_option(&mut self, value: Option<$($value)*>) {
                 match (&mut self.builder, value) {
@@ -32,29 +37,34 @@ macro_rules! sparse {
                 }
             }
 
-            pub fn finish(&mut self) -> $array {
-                let nulls = std::mem::take(&mut self.nulls);
-                self.builder.take().map_or_else(|| <$array>::new_null(nulls), |mut builder| builder.finish())
+            pub fn finish(&mut self) -> ArrayRef {
+                let rows = std::mem::take(&mut self.nulls);
+                match self.builder.take() {
+                    Some(mut builder) => Arc::new(builder.finish()),
+                    None => nulls(&$kind, rows),
+                }
             }
         }
     };
 }
 
-sparse!(Int32Builder, Int32Array, i32);
-sparse!(Int64Builder, Int64Array, i64);
-sparse!(StringBuilder, StringArray, impl AsRef<str>);
+sparse!(Int32Builder, DataType::Int32, i32);
+sparse!(Int64Builder, DataType::Int64, i64);
+sparse!(StringBuilder, DataType::Utf8, impl AsRef<str>);
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::{Array, Int32Array, StringArray};
+
     use super::*;
 
     #[test]
     fn values_come_where_they_belong() {
         let mut column = Sparse::<Int32Builder>::new();
         [None, None, Some(3), None].into_iter().for_each(|v| column.append_option(v));
-        assert_eq!(column.finish(), Int32Array::from(vec![None, None, Some(3), None]));
+        assert_eq!(column.finish().to_data(), Int32Array::from(vec![None, None, Some(3), None]).to_data());
         let mut column = Sparse::<StringBuilder>::new();
         [None::<&str>, None].into_iter().for_each(|v| column.append_option(v));
-        assert_eq!(column.finish(), StringArray::new_null(2));
+        assert_eq!(column.finish().to_data(), StringArray::new_null(2).to_data());
     }
 }

@@ -1,15 +1,16 @@
 //! TraceV2 of inference-sim: a CSV of requests as a client saw them, and a header beside it (`<name>.yaml`).
 //!
-//! `input_tokens` leaves out the prefix that a prompt shares with others of its `prefix_group`; `prefix_length` is added,
-//! and the full blocks of the prefix are hashed, so that a prefix cache finds them. A request arrives when it was sent
-//! (`send_time_us`), which is what the server saw. Of the header only `warm_up_requests` and `time_unit` matter: the first so
-//! many requests are simulated as the others are, and marked, so that no comparison counts them.
+//! `input_tokens` leaves out the prefix that a prompt shares with others of its `prefix_group`; `prefix_length` is
+//! added, and the full blocks of the prefix are hashed, so that a prefix cache finds them. A request arrives when it
+//! was sent (`send_time_us`), which is what the server saw. Of the header only `warm_up_requests` and `time_unit`
+//! matter: the first so many requests are simulated as the others are, and marked, so that no comparison counts them.
 //!
-//! Tokens of images, sound and video count to those of an encoder; `reason_ratio` is a share of the reply; a deadline is a
-//! time of the clock of the trace, here counted from when the request was sent. Rounds of a session are its turns.
+//! Tokens of images, sound and video count to those of an encoder; `reason_ratio` is a share of the reply; a deadline
+//! is a time of the clock of the trace, here counted from when the request was sent. Rounds of a session are its turns.
 //!
-//! Left out: `slo_target_us`, `server_input_tokens`, `num_chunks`, `finish_reason`, messages of errors, and the side file of
-//! times between tokens (`request_id,chunk_index,timestamp_us`), which is refused: gaps between tokens have no column.
+//! Left out: `slo_target_us`, `server_input_tokens`, `num_chunks`, `finish_reason`, messages of errors, and the side
+//! file of times between tokens (`request_id,chunk_index,timestamp_us`), which is refused: gaps between tokens have no
+//! column.
 
 use serde::Deserialize;
 

@@ -1,13 +1,14 @@
 //! Files of vLLM's serving benchmark: prompts that it can send, and its result.
 //!
 //! Prompts (`--dataset-name custom`): JSON lines `{"prompt", "output_tokens"}`. As the benchmark does unless it is told
-//! otherwise, a prompt is what a user says, to which the chat template of the model is applied. `image_files` are counted.
-//! Conversations for the benchmark are of the format `sharegpt`.
+//! otherwise, a prompt is what a user says, to which the chat template of the model is applied. `image_files` are
+//! counted. Conversations for the benchmark are of the format `sharegpt`.
 //!
 //! Result (`--save-result --save-detailed`): one JSON object in which lists stand side by side, an item per request:
-//! `input_lens`, `output_lens`, `ttfts` and `itls` (s), `errors`, and, in newer versions, `start_times` (s); without them
-//! requests have no arrival. The last token comes when all gaps have passed. `model_id` is the model of all requests.
-//! A time to the first token of 0 is one that was not measured: that of a request that failed, or was not streamed.
+//! `input_lens`, `output_lens`, `ttfts` and `itls` (s), `errors`, and, in newer versions, `start_times` (s); without
+//! them requests have no arrival. The last token comes when all gaps have passed. `model_id` is the model of all
+//! requests. A time to the first token of 0 is one that was not measured: that of a request that failed, or was not
+//! streamed.
 
 use super::conversation::{Conversation, Message, Speaker};
 use super::detect::Key;

@@ -10,7 +10,7 @@ use std::collections::BinaryHeap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Seek, Write};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::interleave;
 use arrow::datatypes::{Int64Type, SchemaRef};
 use arrow::ipc::reader::StreamReader;
@@ -21,6 +21,7 @@ use super::arrow;
 use super::rows::ARRIVAL;
 use crate::diag::{self, Result};
 use crate::stage::RunCx;
+use crate::table::nulls;
 
 /// Rows of a batch that comes out sorted.
 const ROWS: usize = 8192;
@@ -162,7 +163,7 @@ pub fn gather(schema: &SchemaRef, batches: &[RecordBatch], places: &[(usize, usi
     let column = |i: usize| -> Result<ArrayRef> {
         let columns: Vec<&dyn Array> = batches.iter().map(|b| b.column(i).as_ref()).collect();
         if columns.iter().all(|c| c.null_count() == c.len()) {
-            return Ok(new_null_array(schema.field(i).data_type(), places.len()));
+            return Ok(nulls(schema.field(i).data_type(), places.len()));
         }
         interleave(&columns, places).map_err(arrow)
     };

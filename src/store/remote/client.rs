@@ -13,6 +13,9 @@ use url::Url;
 
 use crate::store::Hash;
 
+/// How long to wait for the next piece of an object.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// An object and whom to ask for it.
 struct Object {
     store: Box<dyn ObjectStore>,
@@ -64,18 +67,16 @@ impl Object {
                 max_retries: 4,
                 retry_timeout: Duration::from_secs(120),
             };
-            // No limit of the time that a large object takes, but of the time in which nothing comes.
-            let options = ClientOptions::new()
-                .with_allow_http(url.scheme() == "http")
-                .with_timeout_disabled()
-                .with_read_timeout(Duration::from_secs(60));
+            let options = ClientOptions::new().with_allow_http(url.scheme() == "http").with_timeout_disabled();
             let builder = HttpBuilder::new().with_url(&url[..url::Position::BeforePath]);
             let store = builder.with_retry(retry).with_client_options(options).build();
             return Ok(Object { store: Box::new(store.map_err(|e| e.to_string())?), path });
         }
-        let settings = std::env::vars().filter(|(name, _)| {
+        let named = std::env::vars().filter(|(name, _)| {
             ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.to_ascii_uppercase().starts_with(prefix))
         });
+        // A large object takes longer than the clients' half a minute.
+        let settings = named.chain([("timeout".to_string(), "1day".to_string())]);
         let (store, path) = object_store::parse_url_opts(&url, settings).map_err(|e| e.to_string())?;
         Ok(Object { store, path })
     }
@@ -93,7 +94,8 @@ impl Object {
         let got = self.ask(GetOptions::default()).await?;
         let (size, mut come) = (got.meta.size, 0);
         let mut pieces = got.into_stream();
-        while let Some(piece) = pieces.next().await {
+        let late = |_| format!("nothing came for {} s", PATIENCE.as_secs());
+        while let Some(piece) = tokio::time::timeout(PATIENCE, pieces.next()).await.map_err(late)? {
             let piece = piece.map_err(|e| format!("the connection broke after {come} of {size} bytes: {e}"))?;
             come += piece.len() as u64;
             sink(&piece)?;

@@ -37,7 +37,7 @@ fn answer(mut stream: TcpStream, server: Server, gets: &AtomicUsize) -> Option<(
     let mut first = String::new();
     reader.read_line(&mut first).ok()?;
     let mut from = 0;
-    for line in reader.by_ref().lines().map_while(Result::ok).take_while(|l| !l.is_empty()) {
+    for line in reader.by_ref().lines().map_while(std::result::Result::ok).take_while(|l| !l.is_empty()) {
         if let Some(range) = line.to_lowercase().strip_prefix("range: bytes=") {
             from = range.split('-').next()?.parse().ok()?;
         }

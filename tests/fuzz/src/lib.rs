@@ -11,26 +11,25 @@ pub mod table;
 #[path = "../../../src/trace/mod.rs"]
 pub mod trace;
 
-/// The parsers that `trace` keeps to itself.
-pub mod parsers {
-    pub use super::trace::MAX_TOKENS;
+pub mod targets;
 
-    #[derive(Clone, Debug, PartialEq, Eq)]
-    pub struct Fault {
-        pub at: usize,
-        pub reason: String,
+// The parsers that `trace` keeps to itself, once more, and what they have from it.
+#[path = "../../../src/trace/json.rs"]
+pub mod json;
+#[path = "../../../src/trace/number.rs"]
+pub mod number;
+pub use trace::MAX_TOKENS;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub at: usize,
+    pub reason: String,
+}
+
+impl Fault {
+    pub fn new(at: usize, reason: impl Into<String>) -> Self {
+        Fault { at, reason: reason.into() }
     }
-
-    impl Fault {
-        pub fn new(at: usize, reason: impl Into<String>) -> Self {
-            Fault { at, reason: reason.into() }
-        }
-    }
-
-    #[path = "../../../../src/trace/json.rs"]
-    pub mod json;
-    #[path = "../../../../src/trace/number.rs"]
-    pub mod number;
 }
 
 use std::cell::OnceCell;
@@ -52,7 +51,8 @@ thread_local! {
 pub fn file(content: &[u8]) -> PathBuf {
     FILE.with(|file| {
         let memory = PathBuf::from("/dev/shm");
-        let make = || if memory.is_dir() { tempfile::NamedTempFile::new_in(&memory) } else { tempfile::NamedTempFile::new() };
+        let make =
+            || if memory.is_dir() { tempfile::NamedTempFile::new_in(&memory) } else { tempfile::NamedTempFile::new() };
         let path = file.get_or_init(|| make().expect("a temporary file")).path().to_path_buf();
         std::fs::write(&path, content).expect("a temporary file");
         path
