@@ -124,8 +124,8 @@ fn a_trace_is_a_file_or_several() {
     let of = |settings: &str| format!("name: p\nstages:\n  t:\n    ingest: {{ {settings} }}\n");
     let help = "unknown key `bad_rows` | it is called `on_error` now: `fail`, or `quarantine` in the place of `reject`";
     check(&of("path: [a.csv, b.csv], bad_rows: reject"), &[&format!("4:37+8 {help}")]);
-    check(&of("path: 5"), &["4:21+1 expected text, found 5"]);
-    check(&of("path: [a.csv, 5]"), &["4:29+1 expected text, found 5"]);
+    check(&of("path: 5"), &["4:21+1 expected text, found the number 5"]);
+    check(&of("path: [a.csv, 5]"), &["4:29+1 expected text, found the number 5"]);
     check(&of("path: []"), &["4:21+2 a list of paths cannot be empty"]);
     let settings = |text: &str| {
         let p = load_text(&of(text), &[]).0.unwrap();
