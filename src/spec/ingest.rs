@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{FilePath, Paths};
 
-/// Read a trace file into a table of requests.
+/// Read trace files into a table of requests. Prompts and replies of 0 tokens are kept with 1, the least that an engine
+/// computes; that, and whatever else is read otherwise than it stands there, is counted in `<stage>_report`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ingest {

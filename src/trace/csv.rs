@@ -120,10 +120,11 @@ fn parse_quoted(fields: &Fields, header: &Header, columns: &[(usize, Role)], tex
     let mut record = ByteRecord::new();
     // The line of the byte up to which lines were counted.
     let (mut line, mut counted) = (text.line, 0);
-    let mut was_blank = false;
+    // The record before has content.
+    let mut filled = false;
     loop {
         let (crlf, blank) = line_ends(&text.bytes, reader.position().byte() as usize);
-        rows.counts().crlf_rows += u64::from(crlf && !was_blank);
+        rows.counts().crlf_rows += u64::from(crlf && filled);
         rows.counts().blank_lines += blank;
         let more = reader.read_byte_record(&mut record).map_err(|e| Failure::stage("trace::csv", e.to_string()))?;
         if !more {
@@ -134,8 +135,8 @@ fn parse_quoted(fields: &Fields, header: &Header, columns: &[(usize, Role)], tex
         let start = start + text.bytes[start..].iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
         line += text.bytes[counted..start].iter().filter(|b| **b == b'\n').count() as u64;
         counted = start;
-        was_blank = record.len() == 1 && record[0].trim_ascii().is_empty();
-        if was_blank {
+        filled = record.len() > 1 || !record[0].trim_ascii().is_empty();
+        if !filled {
             rows.counts().blank_lines += 1;
             continue;
         }

@@ -12,9 +12,9 @@ use arrow::datatypes::{DataType, Field};
 
 use super::extra::{self, Extra};
 use super::json::Scanner;
-use super::measured::{COMPLETED, FAILED, Raw, Time, WARMUP};
+use super::measured::{COMPLETED, FAILED, Raw, Time, WARMUP, completed};
 use super::ragpulse::Lengths;
-pub use super::role::{ROLE_COUNT, ROLES, Role};
+pub use super::role::{EXTRA_BITS, ROLE_COUNT, ROLES, Role};
 use super::sparse::Sparse;
 use super::{Counts, Fault, Layout, MAX_TOKENS, Parsed, Problem, number};
 use crate::diag::{Failure, Result};
@@ -561,7 +561,7 @@ impl<'f> Rows<'f> {
         let status = row.extra.text(Extra::ObservedStatus);
         let failed = match raw {
             Some(raw) => !raw.completed(),
-            None => row.has(said) && ![COMPLETED, WARMUP].contains(&status),
+            None => row.has(said) && status != WARMUP && !completed(status),
         };
         self.counts.failed += u64::from(failed);
         self.counts.zero_inputs += u64::from(row.input_tokens == 0);
@@ -645,6 +645,9 @@ impl<'f> Rows<'f> {
     /// Forgets the fields set since the last row.
     pub fn clear(&mut self) {
         let row = &mut self.row;
+        if row.seen & EXTRA_BITS != 0 {
+            row.extra.clear();
+        }
         row.seen = 0;
         row.session.clear();
         row.class.clear();
@@ -659,7 +662,6 @@ impl<'f> Rows<'f> {
             row.raw = Raw::default();
         }
         row.string_numbers = 0;
-        row.extra.clear();
     }
 
     /// Forgets the row, and notes why.

@@ -55,9 +55,14 @@ impl Raw {
 
     /// It was served to its end.
     pub fn completed(&self) -> bool {
-        let done = ["", "ok", "completed", "complete", "success", "succeeded", "finished", "200", COMPLETED];
-        done.iter().any(|d| d.eq_ignore_ascii_case(&self.status))
+        completed(&self.status)
     }
+}
+
+/// What is written of a request that was served to its end; nothing is written where all were.
+pub fn completed(status: &str) -> bool {
+    let done = ["", "ok", "complete", "success", "succeeded", "finished", "200", COMPLETED];
+    done.iter().any(|d| d.eq_ignore_ascii_case(status))
 }
 
 /// Status of a request that was served to its end.

@@ -95,6 +95,10 @@ pub const ROLES: [Role; ROLE_COUNT] = [
 
 pub const ROLE_COUNT: usize = 21 + TIMES + EXTRAS;
 
+const _: () = assert!(ROLE_COUNT <= 64, "a role is a bit");
+/// Bits of all [`Role::Extra`].
+pub const EXTRA_BITS: u64 = u64::MAX << (ROLE_COUNT - EXTRAS);
+
 impl Role {
     /// The role's place in [`ROLES`].
     pub fn place(self) -> usize {

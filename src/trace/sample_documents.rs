@@ -246,8 +246,8 @@ fn otel_replay() -> Value {
         let (start, output) = (at_us, 20 + draw.below(60));
         let end = start + 200_000 + output * 8_000;
         spans.push(json!({
-            "name": format!("chat {MODEL}"), "span_id": format!("call-{i}"), "status": { "code": 1 },
-            "start_time": date(start), "end_time": date(end),
+            "name": format!("chat {MODEL}"), "span_id": format!("call-{i}"),
+            "start_time": date(start), "end_time": date(end), "status": { "code": 1 },
             "attributes": {
                 "gen_ai.request.model": MODEL, "gen_ai.usage.input_tokens": said, "gen_ai.usage.output_tokens": output,
             },
