@@ -85,9 +85,9 @@ pub fn number(data: &[u8]) {
     }
 }
 
-/// Whether it begins as gzip or zstd do.
+/// Whether it begins as gzip, zstd or Parquet do: what is in it is no text.
 fn is_packed(content: &[u8]) -> bool {
-    content.starts_with(b"\x1f\x8b") || content.starts_with(b"\x28\xb5\x2f\xfd")
+    [&b"\x1f\x8b"[..], b"\x28\xb5\x2f\xfd", b"PAR1"].iter().any(|magic| content.starts_with(magic))
 }
 
 /// Whether the quotes of a CSV file are as RFC 4180 has them: around fields, and doubled within. Others may move a cut.
