@@ -116,7 +116,8 @@ fn strip_end(line: &[u8]) -> &[u8] {
 pub enum Cut {
     /// After every end of line.
     Lines,
-    /// After ends of lines outside quotes.
+    /// After ends of lines outside quotes, of which those before are counted. A quote in the middle of a field that has none
+    /// around it, which RFC 4180 does not allow, counts too: rows behind it may be read otherwise when cut elsewhere.
     Quoted,
     /// After the commas of the outermost JSON list.
     Elements,

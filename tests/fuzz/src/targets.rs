@@ -85,6 +85,36 @@ pub fn number(data: &[u8]) {
     }
 }
 
+/// Whether it begins as gzip, zstd or Parquet do: what is in it is no text.
+fn is_packed(content: &[u8]) -> bool {
+    [&b"\x1f\x8b"[..], b"\x28\xb5\x2f\xfd", b"PAR1"].iter().any(|magic| content.starts_with(magic))
+}
+
+/// Whether the quotes of a CSV file are as RFC 4180 has them: around fields, and doubled within. Others may move a cut.
+fn quotes_fit(content: &[u8]) -> bool {
+    // At the start of a field, within one without quotes, within quotes, behind a quote within quotes.
+    #[derive(PartialEq)]
+    enum At {
+        Start,
+        Field,
+        Quotes,
+        Quote,
+    }
+    let mut at = At::Start;
+    for byte in content {
+        at = match (at, byte) {
+            (At::Start, b'"') | (At::Quote, b'"') => At::Quotes,
+            (At::Quotes, b'"') => At::Quote,
+            (At::Quotes, _) => At::Quotes,
+            (At::Field, b'"') => return false,
+            (_, b',' | b';' | b'\t' | b'\r' | b'\n') => At::Start,
+            (At::Quote, _) => return false,
+            (At::Start | At::Field, _) => At::Field,
+        };
+    }
+    at != At::Quotes
+}
+
 /// Rows do not depend on where a file is cut, or on how many threads read it.
 pub fn cut(data: &[u8]) {
     let [kind, step, rest @ ..] = data else { return };
@@ -94,6 +124,9 @@ pub fn cut(data: &[u8]) {
         _ => (Format::Sharegpt, b"[{\"conversations\":[]},"),
     };
     let content = [head, rest].concat();
+    if format == Format::Csv && !quotes_fit(&content) {
+        return;
+    }
     let settings = settings(&content, format);
     let whole = in_chunks(&settings, 1 << 20);
     let step = 1 + *step as usize;
@@ -108,10 +141,16 @@ pub fn formats(data: &[u8]) {
     let whole = in_chunks(&settings, 1 << 20);
     if let Ok(read) = &whole {
         let lines = content.iter().filter(|b| **b == b'\n').count() as u64 + 1;
+        let lines = if is_packed(content) { u64::MAX } else { lines };
         assert!(read.lines.iter().all(|line| (1..=lines).contains(line)));
         assert!(read.problems.iter().all(|p| (1..=lines).contains(&p.line) && p.column > 0 && !p.reason.is_empty()));
     }
-    assert_eq!(whole, in_chunks(&settings, 1 + *step as usize));
+    if quotes_fit(content)
+        || content.trim_ascii_start().starts_with(b"{")
+        || content.trim_ascii_start().starts_with(b"[")
+    {
+        assert_eq!(whole, in_chunks(&settings, 1 + *step as usize));
+    }
 }
 
 /// Generic files with columns, units and measured times of the user's choice.
@@ -131,6 +170,9 @@ pub fn packed(data: &[u8]) {
     use std::io::Write;
 
     let [kind, damage, content @ ..] = data else { return };
+    if is_packed(content) {
+        return;
+    }
     let format = format(*kind >> 1);
     let plain = in_chunks(&settings(content, format), 64);
     let mut packed = if kind & 1 == 0 {
