@@ -21,6 +21,8 @@ pub(crate) mod trace_file;
 // For tests and benches outside, that run a latency model on a table.
 #[doc(hidden)]
 pub use self::profile::load::read as read_profile;
+#[doc(hidden)]
+pub use self::tokenize::bench as tokenizing;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

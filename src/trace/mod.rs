@@ -59,7 +59,7 @@ pub use chunk::{Chunk, Chunks};
 pub use conversation::{Conversation, requests as conversation_requests};
 pub use detect::{OnBytes, looks, open};
 pub use open::read_bytes;
-pub use parquet::parts;
+pub use parquet::{batches, parts};
 
 pub use trace_v2::header as trace_v2_header;
 

@@ -1,0 +1,200 @@
+//! Tokens per second of the stage `tokenize`, beside the libraries called directly, in one run with the same threads.
+//!
+//! ```sh
+//! cargo bench --bench tokenize
+//! ```
+//!
+//! FIGURES
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use chrono::NaiveDate;
+use pipe::stage::tokenizing::{Chat, Embedded, Encoder, Request, Source, Tokenizer};
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{
+    DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+};
+
+/// Times that both sides are measured, in turns; the median counts.
+const ROUNDS: usize = 7;
+
+/// Most rows that the stage takes together.
+const BATCH: usize = 1024;
+
+fn main() {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start");
+    println!("{threads} threads, median of {ROUNDS} rounds, million tokens per second\n");
+    println!("| texts | tokenizer | tokenize | library | ratio |\n|---|---|---|---|---|");
+    pool.install(|| {
+        let mut writer = Writer::new();
+        let prompts: Vec<String> = (0..3000).map(|_| writer.unequal()).collect();
+        let talks = Talks::new(&mut writer);
+        let long = vec![writer.text(6_000_000)];
+        let file = trained(&prompts[..500]);
+        let library = tokenizers::Tokenizer::from_bytes(&file).expect("it was just written");
+        let o200k = tiktoken_rs::o200k_base_singleton();
+        let by_tiktoken = |texts: &[String]| texts.par_iter().map(|t| o200k.encode_ordinary(t).len()).sum::<usize>();
+        let by_hugging_face = |texts: &[String]| -> usize {
+            let all = library.encode_batch_fast(texts.to_vec(), false).expect("they are texts");
+            all.iter().map(|e| e.get_ids().len()).sum()
+        };
+        for (what, texts) in [("3,000 prompts of unequal length", &prompts), ("one text of 6 MB", &long)] {
+            let requests: Vec<Request> = texts.iter().map(|t| ask(vec![t], None)).collect();
+            let plain = |encoder: Encoder| Tokenizer::new(encoder, None, &[], 16);
+            let ours = || plain(Encoder::embedded(Embedded::O200kBase, None));
+            compare(what, "o200k_base", &ours, &requests, || by_tiktoken(texts));
+            let ours = || plain(Encoder::hugging_face(&file, &[]).expect("it was just written"));
+            compare(what, "tokenizer.json", &ours, &requests, || by_hugging_face(texts));
+        }
+        let what = "40 conversations of 25 turns, chatml";
+        let (requests, rendered) = (talks.requests(), talks.rendered());
+        let source = Source::chatml();
+        let ours = |encoder: Encoder| {
+            let day = NaiveDate::from_ymd_opt(2025, 1, 1).expect("a day");
+            let chat = Chat::new(&source, &[], day).expect("it comes along");
+            Tokenizer::new(encoder, Some(chat), &source.specials, 16)
+        };
+        let embedded = || ours(Encoder::embedded(Embedded::O200kBase, Some(&source.specials)));
+        compare(what, "o200k_base", &embedded, &requests, || by_tiktoken(&rendered));
+        let json = || ours(Encoder::hugging_face(&file, &[]).expect("it was just written"));
+        compare(what, "tokenizer.json", &json, &requests, || by_hugging_face(&rendered));
+    });
+}
+
+fn ask<'a>(messages: Vec<&'a str>, reply: Option<&'a str>) -> Request<'a> {
+    Request { messages, reply, ..Request::default() }
+}
+
+/// Times both sides in turns, each time with a tokenizer that has seen nothing, and prints their medians.
+fn compare(
+    what: &str,
+    name: &str,
+    ours: &dyn Fn() -> Tokenizer,
+    requests: &[Request],
+    library: impl Fn() -> usize,
+) {
+    let (mut own, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let tokenizer = ours();
+        let start = Instant::now();
+        let mut tokens = 0;
+        for batch in requests.chunks(BATCH) {
+            let rows = tokenizer.rows(batch).unwrap_or_else(|fault| panic!("{}", fault.reason));
+            tokens += rows.iter().map(|row| row.input.len() + row.output.len()).sum::<usize>();
+        }
+        own.push(tokens as f64 / start.elapsed().as_secs_f64() / 1e6);
+        let start = Instant::now();
+        let tokens = black_box(library());
+        theirs.push(tokens as f64 / start.elapsed().as_secs_f64() / 1e6);
+    }
+    let (own, theirs) = (median(own), median(theirs));
+    println!("| {what} | {name} | {own:.1} | {theirs:.1} | {:.2} |", own / theirs);
+}
+
+fn median(mut of: Vec<f64>) -> f64 {
+    of.sort_by(f64::total_cmp);
+    of[of.len() / 2]
+}
+
+/// A `tokenizer.json` of byte pairs, trained on some texts, as those of today's models.
+fn trained(texts: &[String]) -> Vec<u8> {
+    let model = BPE::builder().build().expect("an empty model");
+    let mut tokenizer: TokenizerImpl<
+        BPE,
+        NormalizerWrapper,
+        PreTokenizerWrapper,
+        PostProcessorWrapper,
+        DecoderWrapper,
+    > = TokenizerImpl::new(model);
+    tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+    let alphabet = ByteLevel::alphabet().into_iter().collect();
+    let mut trainer = BpeTrainer::builder().vocab_size(8000).show_progress(false).initial_alphabet(alphabet).build();
+    tokenizer.train(&mut trainer, texts.iter()).expect("they are texts");
+    let chat = ["<|im_start|>", "<|im_end|>"].map(|text| tokenizers::AddedToken::from(text, true));
+    tokenizer.add_special_tokens(chat).expect("they are new");
+    serde_json::to_vec(&tokenizer).expect("it can be written")
+}
+
+/// Writes texts of made-up words, some of them often, with numbers and punctuation.
+struct Writer {
+    state: u64,
+    words: Vec<String>,
+}
+
+impl Writer {
+    fn new() -> Writer {
+        let mut writer = Writer { state: 1, words: Vec::new() };
+        let parts = ["an", "be", "cor", "del", "ex", "fi", "gra", "ho", "ing", "ju", "ka", "len", "mo", "tion", "r", "s"];
+        for _ in 0..30_000 {
+            let syllables = 1 + writer.roll(4);
+            let word: String = (0..syllables).map(|_| parts[writer.roll(parts.len())]).collect();
+            writer.words.push(word);
+        }
+        writer
+    }
+
+    fn roll(&mut self, sides: usize) -> usize {
+        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.state >> 33) as usize % sides
+    }
+
+    /// A text of so many bytes or a little more.
+    fn text(&mut self, bytes: usize) -> String {
+        let mut text = String::with_capacity(bytes + 32);
+        while text.len() < bytes {
+            // The lesser of several numbers: few words are frequent.
+            let word = (0..4).map(|_| self.roll(30_000)).min().unwrap_or(0);
+            text.push_str(&self.words[word]);
+            let ends = [" ", " ", " ", " ", " ", " ", " ", ", ", ". ", "\n", " 2025 ", " (", ") ", "'s ", " — ", "。"];
+            text.push_str(ends[self.roll(ends.len())]);
+        }
+        text
+    }
+
+    /// Mostly short, sometimes very long.
+    fn unequal(&mut self) -> String {
+        let bytes = 60 << self.roll(8);
+        let more = self.roll(bytes);
+        let bytes = if self.roll(300) == 0 { 400_000 } else { bytes + more };
+        self.text(bytes)
+    }
+}
+
+/// Conversations whose every turn repeats what was said before.
+struct Talks(Vec<Vec<String>>);
+
+impl Talks {
+    fn new(writer: &mut Writer) -> Talks {
+        Talks((0..40).map(|_| (0..50).map(|_| writer.text(900)).collect()).collect())
+    }
+
+    /// Turn by turn, the conversations side by side.
+    fn requests(&self) -> Vec<Request<'_>> {
+        let turn = |turn: usize| {
+            self.0.iter().map(move |talk| {
+                ask(talk[..=2 * turn].iter().map(String::as_str).collect(), Some(&talk[2 * turn + 1]))
+            })
+        };
+        (0..25).flat_map(turn).collect()
+    }
+
+    /// Prompt and reply of every request as one text.
+    fn rendered(&self) -> Vec<String> {
+        let mut texts = Vec::new();
+        for turn in 0..25 {
+            for talk in &self.0 {
+                let mut text = String::new();
+                for (i, message) in talk[..=2 * turn + 1].iter().enumerate() {
+                    let role = if i % 2 == 0 { "user" } else { "assistant" };
+                    text.push_str(&format!("<|im_start|>{role}\n{message}<|im_end|>\n"));
+                }
+                texts.push(text);
+            }
+        }
+        texts
+    }
+}
