@@ -14,9 +14,7 @@ use pipe::stage::tokenizing::{Chat, Embedded, Encoder, Request, Source, Tokenize
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{
-    DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
-};
+use tokenizers::{DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl};
 
 /// Times that both sides are measured, in turns; the median counts.
 const ROUNDS: usize = 7;
@@ -70,13 +68,7 @@ fn ask<'a>(messages: Vec<&'a str>, reply: Option<&'a str>) -> Request<'a> {
 }
 
 /// Times both sides in turns, each time with a tokenizer that has seen nothing, and prints their medians.
-fn compare(
-    what: &str,
-    name: &str,
-    ours: &dyn Fn() -> Tokenizer,
-    requests: &[Request],
-    library: impl Fn() -> usize,
-) {
+fn compare(what: &str, name: &str, ours: &dyn Fn() -> Tokenizer, requests: &[Request], library: impl Fn() -> usize) {
     let (mut own, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let tokenizer = ours();
@@ -128,7 +120,8 @@ struct Writer {
 impl Writer {
     fn new() -> Writer {
         let mut writer = Writer { state: 1, words: Vec::new() };
-        let parts = ["an", "be", "cor", "del", "ex", "fi", "gra", "ho", "ing", "ju", "ka", "len", "mo", "tion", "r", "s"];
+        let parts =
+            ["an", "be", "cor", "del", "ex", "fi", "gra", "ho", "ing", "ju", "ka", "len", "mo", "tion", "r", "s"];
         for _ in 0..30_000 {
             let syllables = 1 + writer.roll(4);
             let word: String = (0..syllables).map(|_| parts[writer.roll(parts.len())]).collect();
@@ -175,9 +168,9 @@ impl Talks {
     /// Turn by turn, the conversations side by side.
     fn requests(&self) -> Vec<Request<'_>> {
         let turn = |turn: usize| {
-            self.0.iter().map(move |talk| {
-                ask(talk[..=2 * turn].iter().map(String::as_str).collect(), Some(&talk[2 * turn + 1]))
-            })
+            self.0
+                .iter()
+                .map(move |talk| ask(talk[..=2 * turn].iter().map(String::as_str).collect(), Some(&talk[2 * turn + 1])))
         };
         (0..25).flat_map(turn).collect()
     }

@@ -83,7 +83,9 @@ impl Source {
         self.specials.extend(decoder.iter().flat_map(|d| d.values()).filter(special).filter_map(text));
         let mut seen = std::collections::BTreeSet::new();
         self.specials.retain(|s| seen.insert(s.clone()));
-        if self.template.is_empty() && let Some(found) = fields.get("chat_template").filter(|t| !t.is_null()) {
+        if self.template.is_empty()
+            && let Some(found) = fields.get("chat_template").filter(|t| !t.is_null())
+        {
             self.template = named(found, wanted)?;
         }
         Ok(())

@@ -1,5 +1,5 @@
 //! Templates as transformers renders them. What is expected was worked out with Jinja 3.1 under the settings that
-//! transformers gives it; `tests/it/tokenizers.rs` asks it again where it is installed.
+//! transformers gives it; `python_tests` asks it again where it is installed.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::chat::{Chat, Message, Source};
 
-const TALK: [Message; 3] = [
+pub(super) const TALK: [Message; 3] = [
     Message { role: "user", content: " Was \"geht\"? " },
     Message { role: "assistant", content: "a <b>é😀</b>\n" },
     Message { role: "user", content: "c" },
@@ -21,25 +21,40 @@ fn chat(template: &str) -> Result<Chat, String> {
     Chat::new(&source, &variables, NaiveDate::from_ymd_opt(2025, 1, 31).unwrap())
 }
 
-fn check(template: &str, expect: &str) {
-    assert_eq!(chat(template).and_then(|c| c.render(&TALK, true)).as_deref(), Ok(expect), "{template}");
-}
+/// Templates, and what they make of [`TALK`].
+pub(super) const TEMPLATES: [(&str, &str); 13] = [
+    ("  {% for m in messages %}\n{{ m.role }}\n  {% endfor %}\n", "user\nassistant\nuser\n"),
+    ("{{ messages[0]['content'] | trim }}|{{ messages[-1].content }}|{{ messages[1:] | length }}", "Was \"geht\"?|c|2"),
+    (
+        "{{ messages[0].content.strip() }}|{{ 'a,b'.split(',')[-1] }}|{{ 'abc'.startswith('ab') }}",
+        "Was \"geht\"?|b|True",
+    ),
+    (
+        "{% set ns = namespace(n=0) %}{% for m in messages[::-1] %}{% set ns.n = ns.n + loop.index0 %}{% endfor %}{{ ns.n }}",
+        "3",
+    ),
+    (
+        "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% break %}{% endfor %}",
+        "assistant",
+    ),
+    ("{% macro f(m) -%} <{{ m.role }}> {%- endmacro %}{{ f(messages[0]) }}", "<user>"),
+    (
+        "{{ bos_token }}{{ eos_token }}{{ bos_token is defined }}{{ tools is none }}{{ documents is none }}",
+        "</s>FalseTrueTrue",
+    ),
+    ("{{ flag is false }} {{ deep.list }} {{ none }} {{ 7 // 2 }} {{ 3 / 2 }}", "True [1, 'two', None] None 3 1.5"),
+    ("{{ strftime_now('%d %b %Y') }}", "31 Jan 2025"),
+    ("{{ messages[1] | tojson }}", r#"{"role": "assistant", "content": "a <b>é😀</b>\n"}"#),
+    ("{{ deep | tojson(indent=2) }}", "{\n  \"list\": [\n    1,\n    \"two\",\n    null\n  ]\n}"),
+    ("a\n{% generation %}\n b\n{%- endgeneration -%}\n c", "a\n bc"),
+    ("{% if add_generation_prompt %}yes{% endif %}", "yes"),
+];
 
 #[test]
 fn what_templates_use() {
-    check("  {% for m in messages %}\n{{ m.role }}\n  {% endfor %}\n", "user\nassistant\nuser\n");
-    check("{{ messages[0]['content'] | trim }}|{{ messages[-1].content }}|{{ messages[1:] | length }}", "Was \"geht\"?|c|2");
-    check("{{ messages[0].content.strip() }}|{{ 'a,b'.split(',')[-1] }}|{{ 'abc'.startswith('ab') }}", "Was \"geht\"?|b|True");
-    check("{% set ns = namespace(n=0) %}{% for m in messages[::-1] %}{% set ns.n = ns.n + loop.index0 %}{% endfor %}{{ ns.n }}", "3");
-    check("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% break %}{% endfor %}", "assistant");
-    check("{% macro f(m) -%} <{{ m.role }}> {%- endmacro %}{{ f(messages[0]) }}", "<user>");
-    check("{{ bos_token }}{{ eos_token }}{{ bos_token is defined }}{{ tools is none }}{{ documents is none }}", "</s>FalseTrueTrue");
-    check("{{ flag is false }} {{ deep.list }} {{ none }} {{ 7 // 2 }} {{ 3 / 2 }}", "True [1, 'two', None] None 3 1.5");
-    check("{{ strftime_now('%d %b %Y') }}", "31 Jan 2025");
-    check("{{ messages[1] | tojson }}", r#"{"role": "assistant", "content": "a <b>é😀</b>\n"}"#);
-    check("{{ deep | tojson(indent=2) }}", "{\n  \"list\": [\n    1,\n    \"two\",\n    null\n  ]\n}");
-    check("a\n{% generation %}\n b\n{%- endgeneration -%}\n c", "a\n bc");
-    check("{% if add_generation_prompt %}yes{% endif %}", "yes");
+    for (template, expect) in TEMPLATES {
+        assert_eq!(chat(template).and_then(|c| c.render(&TALK, true)).as_deref(), Ok(expect), "{template}");
+    }
 }
 
 #[test]

@@ -148,7 +148,8 @@ impl Encoder {
         found.sort_by_key(|(id, _)| *id);
         // Whether such a token counts depends on what is beside it.
         let apart = !found.iter().any(|(_, token)| token.single_word && !token.normalized);
-        let plain = |t: &AddedToken| !t.content.contains(char::is_whitespace) && !t.single_word && !t.lstrip && !t.rstrip;
+        let plain =
+            |t: &AddedToken| !t.content.contains(char::is_whitespace) && !t.single_word && !t.lstrip && !t.rstrip;
         let tame = found.iter().all(|(_, token)| !token.normalized || plain(token));
         let specials = (found.iter().filter(|(_, token)| apart && !token.normalized)).map(|(id, token)| Special {
             text: token.content.clone(),
@@ -163,7 +164,8 @@ impl Encoder {
     }
 
     fn new(library: Library, specials: Vec<Special>, sure: bool, starts: bool) -> Encoder {
-        let build = || AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(specials.iter().map(|s| &s.text));
+        let build =
+            || AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(specials.iter().map(|s| &s.text));
         // Building fails for lists of gigabytes only; without a finder texts are not cut, which changes no token of a
         // tokenizer that finds its own.
         let finder = if specials.is_empty() { None } else { build().ok() };
@@ -236,11 +238,14 @@ impl Encoder {
         let text = &piece.text[range.clone()];
         match &self.library {
             // With no special tokens allowed it does the same as `encode_ordinary`, which panics where this fails.
-            Library::Tiktoken(bpe) => bpe.encode(text, &Default::default()).map(|(ids, _)| ids).map_err(|e| e.to_string()),
+            Library::Tiktoken(bpe) => {
+                bpe.encode(text, &Default::default()).map(|(ids, _)| ids).map_err(|e| e.to_string())
+            }
             Library::SentencePiece(model) => Ok(model.encode(text)),
             Library::Bytes(per_token) => Ok(text.as_bytes().chunks(*per_token).map(byte_token).collect()),
             Library::HuggingFace(tokenizer) => {
-                let beside = |at: Option<u32>, there: bool| at.filter(|_| there).map(|at| &*self.specials[at as usize].text);
+                let beside =
+                    |at: Option<u32>, there: bool| at.filter(|_| there).map(|at| &*self.specials[at as usize].text);
                 let before = beside(piece.before, range.start == 0);
                 let after = beside(piece.after, range.end == piece.text.len());
                 let made = if before.is_none() && after.is_none() {
@@ -296,7 +301,9 @@ fn json(part: &impl serde::Serialize) -> Value {
 /// Whether a part of this type is in a tokenizer's file, at any depth.
 fn mentions(part: &Value, kind: &str) -> bool {
     match part {
-        Value::Object(fields) => fields.get("type").is_some_and(|t| t == kind) || fields.values().any(|v| mentions(v, kind)),
+        Value::Object(fields) => {
+            fields.get("type").is_some_and(|t| t == kind) || fields.values().any(|v| mentions(v, kind))
+        }
         Value::Array(items) => items.iter().any(|v| mentions(v, kind)),
         _ => false,
     }

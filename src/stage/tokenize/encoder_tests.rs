@@ -50,7 +50,7 @@ impl Dice {
 }
 
 /// Short and long texts of pieces of the corpus and special tokens, put together by chance.
-fn texts() -> Vec<String> {
+pub(super) fn texts() -> Vec<String> {
     let mut dice = Dice(7);
     let mut texts: Vec<String> = CORPUS.iter().map(|t| t.to_string()).collect();
     for parts in (0..400).map(|i| 1 + i % 9) {
@@ -78,7 +78,7 @@ fn texts() -> Vec<String> {
 }
 
 /// The tokens of a text by its parts; checks that special tokens and long texts are cut where they can be.
-fn by_parts(encoder: &Encoder, text: &str) -> Vec<u32> {
+pub(super) fn by_parts(encoder: &Encoder, text: &str) -> Vec<u32> {
     let mut ids = Vec::new();
     for part in encoder.cut(text) {
         match part {
@@ -132,7 +132,13 @@ fn trained(
     splits: impl Into<PreTokenizerWrapper>,
     tokens: Vec<AddedToken>,
 ) -> Tokenizer {
-    let builder = TokenizerImpl::<BPE, NormalizerWrapper, PreTokenizerWrapper, tokenizers::PostProcessorWrapper, tokenizers::DecoderWrapper>::new(BPE::builder().build().unwrap());
+    let builder = TokenizerImpl::<
+        BPE,
+        NormalizerWrapper,
+        PreTokenizerWrapper,
+        tokenizers::PostProcessorWrapper,
+        tokenizers::DecoderWrapper,
+    >::new(BPE::builder().build().unwrap());
     let mut tokenizer = builder;
     tokenizer.with_normalizer(normalizer).unwrap();
     tokenizer.with_pre_tokenizer(Some(splits));
@@ -211,6 +217,19 @@ fn a_tokenizer_that_leaves_tokens_to_chance_is_made_to_choose() {
     for _ in 0..3 {
         assert_eq!(by_parts(&encoder, text), sure);
     }
+}
+
+/// Files of tokenizers of several kinds.
+pub(super) fn files() -> Vec<String> {
+    let mut takes = token("[INST]");
+    (takes.lstrip, takes.rstrip) = (true, true);
+    let first = Metaspace::new('▁', PrependScheme::First, false);
+    let made = [
+        trained(None, words(SURE[1]), vec![token("<|im_start|>"), token("<|im_end|>")]),
+        trained(Some(NFC.into()), words(SURE[4]), vec![token("<s>")]),
+        trained(None, first, vec![token("<s>"), takes]),
+    ];
+    made.iter().map(|t| serde_json::to_string(t).unwrap()).collect()
 }
 
 #[test]

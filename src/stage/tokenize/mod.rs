@@ -16,6 +16,8 @@ mod chat_tests;
 mod encoder;
 #[cfg(test)]
 mod encoder_tests;
+#[cfg(test)]
+mod python_tests;
 mod rows;
 #[cfg(test)]
 mod rows_tests;
@@ -278,7 +280,8 @@ struct Texts<'a> {
 
 impl<'a> Texts<'a> {
     fn of(batch: &'a RecordBatch) -> Result<Texts<'a>> {
-        let lost = |name: &str| Failure::stage("tokenize::no_texts", format!("the input has no column `{name}` of text"));
+        let lost =
+            |name: &str| Failure::stage("tokenize::no_texts", format!("the input has no column `{name}` of text"));
         let texts = |list: &'a ListArray| list.values().as_string_opt::<i32>();
         let list = |name: &str| batch.column_by_name(name).and_then(|c| c.as_list_opt::<i32>());
         let text = |name: &str| batch.column_by_name(name).and_then(|c| c.as_string_opt::<i32>());
@@ -308,9 +311,10 @@ impl<'a> Texts<'a> {
     fn request(&self, row: usize) -> Request<'a> {
         let items = |list: &ListArray| list.value_offsets()[row] as usize..list.value_offsets()[row + 1] as usize;
         let name = |names: Option<&'a StringArray>| names.filter(|n| n.is_valid(row)).map(|n| n.value(row));
-        let roles = self.roles.filter(|(list, _)| list.is_valid(row)).map(|(list, names)| {
-            items(list).map(|i| Some(names.value(i)).filter(|_| names.is_valid(i))).collect()
-        });
+        let roles = self
+            .roles
+            .filter(|(list, _)| list.is_valid(row))
+            .map(|(list, names)| items(list).map(|i| Some(names.value(i)).filter(|_| names.is_valid(i))).collect());
         Request {
             messages: items(self.prompts).map(|i| self.messages.value(i)).collect(),
             roles: roles.unwrap_or_default(),

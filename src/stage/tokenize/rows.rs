@@ -95,7 +95,11 @@ enum Rendered<'a> {
     Messages(&'a Request<'a>),
     /// Prompt and reply as one text, and how many bytes of it are the prompt.
     Whole(String, usize),
-    Apart { prompt: String, reply: String, rewritten: bool },
+    Apart {
+        prompt: String,
+        reply: String,
+        rewritten: bool,
+    },
 }
 
 /// The parts of a request.

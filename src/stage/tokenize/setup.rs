@@ -106,13 +106,13 @@ impl Tokenize {
                 Encoder::hugging_face(&read(&file.path)?, own).map_err(|e| {
                     let help = "expected the `tokenizer.json` of a model; a SentencePiece model is read with \
                                 `encoding: { sentencepiece: { path: ... } }`";
-                    unreadable(&file.path, "tokenize::tokenizer", "as a Hugging Face tokenizer.json", &e, help)
+                    unreadable(&file.path, "tokenize::tokenizer", " as a Hugging Face tokenizer.json", &e, help)
                 })
             }
             Encoding::Sentencepiece(file) => Encoder::sentencepiece(&read(&file.path)?, found).map_err(|e| {
                 let help = "expected a unigram or bpe model as SentencePiece writes it; if the model has a \
                             `tokenizer.json`, read that with `encoding: { hugging_face: { path: ... } }`";
-                unreadable(&file.path, "tokenize::tokenizer", "as a SentencePiece model", &e, help)
+                unreadable(&file.path, "tokenize::tokenizer", " as a SentencePiece model", &e, help)
             }),
         }
     }
@@ -129,16 +129,15 @@ impl Tokenize {
         let main = self.template_file();
         if let Some(file) = &main {
             source.name = file.written.clone();
-            let text = String::from_utf8(read(file)?).map_err(|e| {
-                unreadable(file, "tokenize::template", "as a template", &e, "expected Jinja in UTF-8")
-            })?;
+            let text = String::from_utf8(read(file)?)
+                .map_err(|e| unreadable(file, "tokenize::template", " as a template", &e, "expected Jinja in UTF-8"))?;
             source.template = text;
         }
         for file in self.configs() {
             let had = !source.template.is_empty();
             source.config(&read(&file)?, name).map_err(|e| {
                 let help = "expected a `tokenizer_config.json` of a model, with a `chat_template`";
-                unreadable(&file, "tokenize::template", "for its chat template", &e, help)
+                unreadable(&file, "tokenize::template", " for its chat template", &e, help)
             })?;
             if !had && !source.template.is_empty() {
                 source.name = file.written.clone();
@@ -156,7 +155,9 @@ impl Tokenize {
                 (format!("{} has no chat template", file.path.written), file.path.at.clone())
             }
             (_, Some(file)) => (format!("there is no chat template beside {}", file.written), file.at.clone()),
-            (_, None) => ("`chat_template: beside` is of a tokenizer with a file, and this one has none".to_string(), None),
+            (_, None) => {
+                ("`chat_template: beside` is of a tokenizer with a file, and this one has none".to_string(), None)
+            }
         };
         let help = "name one: `chat_template: { file: { path: chat_template.jinja } }`, or a `tokenizer_config.json`; \
                     `chatml` and `llama3` need no file";
@@ -197,6 +198,6 @@ fn read(file: &FilePath) -> Result<Vec<u8>> {
 }
 
 fn unreadable(file: &FilePath, code: &'static str, what: &str, e: &dyn std::fmt::Display, help: &str) -> Failure {
-    let message = format!("cannot read {} {what}: {e}", file.written).replace(" :", ":");
+    let message = format!("cannot read {}{what}: {e}", file.written);
     Diagnostic::new(code, message).at(file.at.clone()).help(help).into()
 }

@@ -10,7 +10,7 @@ use crate::spec::{BytesPerToken, HuggingFace, Ref, SentencePiece, TemplateFile};
 use crate::trace::Settings;
 
 /// Settings with defaults.
-pub(super) fn spec(encoding: Encoding, chat_template: ChatTemplate) -> Tokenize {
+fn spec(encoding: Encoding, chat_template: ChatTemplate) -> Tokenize {
     Tokenize {
         from: Ref(Text::new("texts".to_string(), None)),
         encoding,
@@ -34,9 +34,8 @@ fn hugging_face(path: &Path) -> Encoding {
 
 /// A table of texts: messages, roles, reply.
 fn table(rows: &[(&[&str], Option<&[&str]>, &str)], more: Vec<(&'static str, ArrayRef)>) -> RecordBatch {
-    let list = || {
-        ListBuilder::new(StringBuilder::new()).with_field(Arc::new(Field::new_list_field(DataType::Utf8, false)))
-    };
+    let list =
+        || ListBuilder::new(StringBuilder::new()).with_field(Arc::new(Field::new_list_field(DataType::Utf8, false)));
     let (mut input, mut roles) = (list(), list());
     for (messages, who, _) in rows {
         input.append_value(messages.iter().map(Some));
@@ -120,9 +119,10 @@ fn a_sentencepiece_model_is_read() {
     let letters = [("▁hello", -1.0, NORMAL), ("▁world", -1.0, NORMAL), ("▁", -5.0, NORMAL)];
     std::fs::write(&path, Model::new(UNIGRAM, &letters).file()).unwrap();
     let encoding = Encoding::Sentencepiece(SentencePiece { path: file(&path) });
-    std::fs::write(dir.path().join("tokenizer_config.json"), r#"{"bos_token": "<s>", "eos_token": {"content": "</s>"},
-        "chat_template": "{% for m in messages %}{{ bos_token + m.content }}{% if m.role == 'assistant' %}{{ eos_token }}\
-        {% endif %}{% endfor %}"}"#).unwrap();
+    let template = "{% for m in messages %}{{ bos_token + m.content }}{% if m.role == 'assistant' %}{{ eos_token }}\
+                    {% endif %}{% endfor %}";
+    let config = json!({ "bos_token": "<s>", "eos_token": { "content": "</s>" }, "chat_template": template });
+    std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
     let texts = table(&[(&["hello  world"], None, "hello"), (&["</s>"], None, "")], Vec::new());
     let plain = Tokenize { token_ids: true, ..spec(encoding.clone(), ChatTemplate::None) };
     let rows = run(&plain, &texts).unwrap();
@@ -153,9 +153,12 @@ fn templates_come_from_the_files_that_models_have() {
     assert!(lacking.to_string().contains("is of a tokenizer with a file"), "{lacking}");
     assert_eq!(beside.all_files().len(), 1);
 
-    let config = put("tokenizer_config.json", r#"{"eos_token": "<end>", "chat_template": [
-        {"name": "default", "template": "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %} {% endfor %}"},
-        {"name": "twice", "template": "{% for m in messages %}{{ m.content }} {{ m.content }} {% endfor %}"}]}"#);
+    let ended =
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %} {% endfor %}";
+    let twice = "{% for m in messages %}{{ m.content }} {{ m.content }} {% endfor %}";
+    let named = [("default", ended), ("twice", twice)].map(|(n, t)| json!({ "name": n, "template": t }));
+    let config = json!({ "eos_token": "<end>", "chat_template": named });
+    let config = put("tokenizer_config.json", &config.to_string());
     // The end of the turn is one token, which the tokenizer gets; the space behind it is the next turn's.
     assert_eq!(count(&beside).unwrap(), (2, 2));
     assert_eq!(beside.all_files().len(), 2);
@@ -179,7 +182,9 @@ fn templates_come_from_the_files_that_models_have() {
     assert!(count(&beside).err().unwrap().to_string().contains("as a template: invalid utf-8"));
     std::fs::remove_file(dir.path().join("chat_template.jinja")).unwrap();
     put("tokenizer_config.json", "{");
-    assert!(count(&beside).err().unwrap().to_string().contains("tokenizer_config.json for its chat template: not JSON"));
+    assert!(
+        count(&beside).err().unwrap().to_string().contains("tokenizer_config.json for its chat template: not JSON")
+    );
 }
 
 #[test]
@@ -241,7 +246,8 @@ fn a_reply_without_text_is_as_long_as_the_file_says() {
 
 #[test]
 fn tokens_of_images_count_and_end_what_is_known() {
-    let texts = table(&[(&["hello world"], None, "hello world"); 2], Vec::new());
+    let row: (&[&str], Option<&[&str]>, &str) = (&["hello world"], None, "hello world");
+    let texts = table(&[row; 2], Vec::new());
     let mut fields = texts.schema().fields().to_vec();
     fields.push(Arc::new(Field::new("encoder_tokens", DataType::Int32, true)));
     let mut columns = texts.columns().to_vec();
@@ -256,7 +262,7 @@ fn tokens_of_images_count_and_end_what_is_known() {
 #[test]
 fn models_and_adapters_share_no_blocks() {
     let row: (&[&str], Option<&[&str]>, &str) = (&["a b c d e f g h i j k l m n o p q r s t u v w x y z"], None, "1");
-    let names = |names: [Option<&str>; 5]| -> ArrayRef { Arc::new(StringArray::from(names.to_vec())) };
+    let names = |names: [Option<&'static str>; 5]| -> ArrayRef { Arc::new(StringArray::from(names.to_vec())) };
     let more = vec![
         ("model", names([None, Some("m"), Some("m"), None, Some("ma")])),
         ("adapter", names([None, None, Some("a"), Some("a"), None])),

@@ -13,9 +13,9 @@ mod bpe;
 mod normalize;
 mod proto;
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 mod trie;
 mod unigram;
 
