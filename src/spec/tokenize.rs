@@ -31,8 +31,8 @@ pub struct Tokenize {
     /// The day that a template writes with `strftime_now`, as `2025-01-31`. Fixed, so that rows stay the same tomorrow.
     #[serde(default = "new_year")]
     pub template_date: Text,
-    /// More strings that are one token each where a template writes them. Those of the template's files, of the templates
-    /// that come along, and of the tokenizer are known.
+    /// More strings that are one token each where a template writes them. Those of the template's files, of the
+    /// templates that come along, and of the tokenizer are known.
     #[serde(default)]
     pub special_tokens: Vec<String>,
     /// Tokens per hashed block.

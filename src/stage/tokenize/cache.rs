@@ -1,8 +1,8 @@
 //! The tokens of texts that were seen lately, in a bounded amount of memory, shared by all threads.
 //!
-//! A conversation repeats its past in every turn, and its turns are far apart in a trace: what one batch has tokenized is
-//! kept for those after it. Texts are known by 128 bits of their BLAKE3 hash. What is kept changes no row, only how long
-//! it takes.
+//! A conversation repeats its past in every turn, and its turns are far apart in a trace: what one batch has tokenized
+//! is kept for those after it. Texts are known by 128 bits of their BLAKE3 hash. What is kept changes no row, only how
+//! long it takes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,9 +1,10 @@
 //! Chat templates: messages to the one text that a server makes of them.
 //!
-//! A template is Jinja, as Hugging Face's `apply_chat_template` renders it: blocks trimmed, undefined names empty, Python's
-//! methods of text and its `tojson`, `raise_exception`, `strftime_now` (here of a given day, so that rows stay the same
-//! tomorrow), `tools` and `documents` none, `{% generation %}` without effect. Source:
-//! <https://huggingface.co/docs/transformers/chat_templating_writing>, and `utils/chat_template_utils.py` of transformers.
+//! A template is Jinja, as Hugging Face's `apply_chat_template` renders it: blocks trimmed, undefined names empty,
+//! Python's methods of text and its `tojson`, `raise_exception`, `strftime_now` (here of a given day, so that rows stay
+//! the same tomorrow), `tools` and `documents` none, `{% generation %}` without effect. Source:
+//! <https://huggingface.co/docs/transformers/chat_templating_writing>, and `utils/chat_template_utils.py` of
+//! transformers.
 //!
 //! Left out: tools, documents, and messages of several parts.
 

@@ -30,7 +30,8 @@ pub(super) const TEMPLATES: [(&str, &str); 13] = [
         "Was \"geht\"?|b|True",
     ),
     (
-        "{% set ns = namespace(n=0) %}{% for m in messages[::-1] %}{% set ns.n = ns.n + loop.index0 %}{% endfor %}{{ ns.n }}",
+        "{% set ns = namespace(n=0) %}{% for m in messages[::-1] %}{% set ns.n = ns.n + loop.index0 %}{% endfor %}\
+         {{ ns.n }}",
         "3",
     ),
     (

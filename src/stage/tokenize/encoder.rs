@@ -1,15 +1,16 @@
-//! Texts to token numbers: one interface to the tokenizers, and where a text may be cut so that the parts can be tokenized
-//! by themselves, on several threads, once for all texts that share them.
+//! Texts to token numbers: one interface to the tokenizers, and where a text may be cut so that the parts can be
+//! tokenized by themselves, on several threads, once for all texts that share them.
 //!
 //! Two kinds of cuts leave the tokens as they are:
 //!
-//! - **At special tokens** ([`Encoder::cut`]). Every tokenizer takes them out of a text first, the longest at the leftmost
-//!   place, and treats what is between them by itself. What a tokenizer does at the very start of a text (a space in front),
-//!   or a special token to the white space beside it, is kept by encoding a part together with its neighbours and
-//!   dropping those again.
-//! - **Between a letter and white space** ([`Encoder::stretches`]), where the expression that splits texts into words is
-//!   one of [`SURE`]: none of their alternatives goes on from a letter to white space, and none looks back, so what is left
-//!   of such a place and what is right of it are split alike with and without the other. Only long texts are cut there.
+//! - **At special tokens** ([`Encoder::cut`]). Every tokenizer takes them out of a text first, the longest at the
+//!   leftmost place, and treats what is between them by itself. What a tokenizer does at the very start of a text (a
+//!   space in front), or a special token to the white space beside it, is kept by encoding a part together with its
+//!   neighbours and dropping those again.
+//! - **Between a letter and white space** ([`Encoder::stretches`]), where the expression that splits texts into words
+//!   is one of [`SURE`]: none of their alternatives goes on from a letter to white space, and none looks back, so what
+//!   is left of such a place and what is right of it are split alike with and without the other. Only long texts are
+//!   cut there.
 
 use std::ops::Range;
 
@@ -30,9 +31,15 @@ const BEYOND: u32 = 1 << 24;
 /// Llama 3, of Qwen 2, of GPT-4o, as `tokenizer.json` files have them.
 pub(super) const SURE: [&str; 5] = [
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    concat!(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+",
+        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    concat!(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+",
+        r"|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
     concat!(
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
         r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
@@ -122,8 +129,8 @@ impl Encoder {
         Ok(Encoder::new(Library::SentencePiece(Box::new(model)), named(known, specials), false, false))
     }
 
-    /// A Hugging Face `tokenizer.json`. Its added tokens are taken for tokens always, as its library does; `specials` that
-    /// it does not have are added to it, numbered as the library numbers them.
+    /// A Hugging Face `tokenizer.json`. Its added tokens are taken for tokens always, as its library does; `specials`
+    /// that it does not have are added to it, numbered as the library numbers them.
     ///
     /// # Errors
     /// What is wrong with the file.
@@ -177,7 +184,8 @@ impl Encoder {
         &self.specials
     }
 
-    /// The parts of a text: their tokens one after the other are the tokens of the text. Parts without text are left out.
+    /// The parts of a text: their tokens one after the other are the tokens of the text. Parts without text are left
+    /// out.
     pub fn cut<'a>(&self, text: &'a str) -> Vec<Part<'a>> {
         let mut parts = Vec::new();
         let (mut start, mut before) = (0, None);
@@ -275,8 +283,8 @@ fn named(mut known: Vec<(String, u32)>, more: Option<&[String]>) -> Vec<Special>
     specials
 }
 
-/// The number of some bytes: themselves, little endian, up to four; of more, a hash. The last byte of a text in UTF-8 is
-/// never 0xFF, so numbers of special tokens are others.
+/// The number of some bytes: themselves, little endian, up to four; of more, a hash. The last byte of a text in UTF-8
+/// is never 0xFF, so numbers of special tokens are others.
 fn byte_token(bytes: &[u8]) -> u32 {
     let mut four = [0; 4];
     match bytes.len() {

@@ -32,7 +32,7 @@ pub const CORPUS: [&str; 22] = [
     "1234567890 12,345.67 2025-01-31T23:59:59Z +49 (0)30 1234",
     "SHOUTING CamelCase snake_case kebab-case dromedaryCase HTTPServer2XX",
     "https://example.org/path?q=a%20b&c=d#e user@example.org",
-    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "<s>not a token</s> <|im_start|>nor this<|im_end|> [INST] perhaps [/INST]",
     "",
 ];

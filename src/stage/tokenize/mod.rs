@@ -1,13 +1,13 @@
 //! `tokenize`: texts to token counts and block hashes.
 //!
-//! [`encoder`] knows the tokenizers, [`chat`] the templates, [`rows`] what becomes of a request and what its hashes are;
-//! here are settings, files and tables.
+//! [`encoder`] knows the tokenizers, [`chat`] the templates, [`rows`] what becomes of a request and what its hashes
+//! are; here are settings, files and tables.
 //!
-//! A text that is not UTF-8 does not come here: `ingest` rejects its row, with line and column. A text may be empty, and
-//! as long as a column of Arrow can hold: 2 GiB in a batch of rows.
+//! A text that is not UTF-8 does not come here: `ingest` rejects its row, with line and column. A text may be empty,
+//! and as long as a column of Arrow can hold: 2 GiB in a batch of rows.
 //!
-//! Rows are read in batches of at most [`ROWS`] rows and about [`BYTES`] bytes of text, a few of which are in memory at a
-//! time.
+//! Rows are read in batches of at most [`ROWS`] rows and about [`BYTES`] bytes of text, a few of which are in memory at
+//! a time.
 
 mod cache;
 mod chat;
@@ -240,8 +240,8 @@ impl Tokenize {
         let rewritten = counts.rewritten.load(Ordering::Relaxed);
         if rewritten > 0 {
             cx.progress.0.warning(&format!(
-                "{rewritten} of {rows} replies are written otherwise by the template once they are past: the next turns \
-                 share no more than the prompts with them"
+                "{rewritten} of {rows} replies are written otherwise by the template once they are past: the next \
+                 turns share no more than the prompts with them"
             ));
         }
     }
@@ -399,8 +399,8 @@ fn failure(batch: &RecordBatch, fault: &Fault) -> Failure {
     let (code, help) = match fault.kind {
         FaultKind::Template => (
             "tokenize::template",
-            "mend or leave out that conversation, or choose another `chat_template`: `none` puts the messages one after \
-             the other",
+            "mend or leave out that conversation, or choose another `chat_template`: `none` puts the messages one \
+             after the other",
         ),
         FaultKind::Text => ("tokenize::text", "leave out that request, or choose another `encoding`"),
     };

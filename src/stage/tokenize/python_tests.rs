@@ -95,9 +95,11 @@ fn templates_of_transformers() {
     let program = "import sys, json\n\
         from jinja2.sandbox import ImmutableSandboxedEnvironment\n\
         given = json.load(sys.stdin)\n\
-        env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=['jinja2.ext.loopcontrols'])\n\
+        env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,\n\
+        \x20   extensions=['jinja2.ext.loopcontrols'])\n\
         def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):\n\
-        \x20   return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)\n\
+        \x20   return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators,\n\
+        \x20       sort_keys=sort_keys)\n\
         env.filters['tojson'] = tojson\n\
         env.globals['strftime_now'] = lambda f: __import__('datetime').datetime(2025, 1, 31).strftime(f)\n\
         print(json.dumps([env.from_string(t).render(messages=given['messages'], tools=None, documents=None,\n\

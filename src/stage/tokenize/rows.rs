@@ -9,24 +9,26 @@
 //!
 //! # What a server sees
 //!
-//! Without a template, every message is tokenized by itself and their tokens follow each other; the reply comes after them.
+//! Without a template, every message is tokenized by itself and their tokens follow each other; the reply comes after
+//! them.
 //!
-//! With one, the prompt is what the template makes of the messages, up to where the reply begins, tokenized as one text.
-//! The reply is what the template makes of the same messages and the reply, less the prompt, up to its last special token:
-//! the end of the turn, which the model writes, but not the line feed after it, which the next turn brings. Its tokens are
-//! those that it has behind the prompt, where those begin with the tokens of the prompt, else those that it has alone. So
-//! the next turn, which renders prompt and reply again, has the same tokens up to there. Some templates write a past reply
-//! otherwise than a prompt goes on (they leave out its reasoning, say): then the reply is its text and the token that ends
-//! it, and the next turn shares with this one what a server would find shared.
+//! With one, the prompt is what the template makes of the messages, up to where the reply begins, tokenized as one
+//! text. The reply is what the template makes of the same messages and the reply, less the prompt, up to its last
+//! special token: the end of the turn, which the model writes, but not the line feed after it, which the next turn
+//! brings. Its tokens are those that it has behind the prompt, where those begin with the tokens of the prompt, else
+//! those that it has alone. So the next turn, which renders prompt and reply again, has the same tokens up to there.
+//! Some templates write a past reply otherwise than a prompt goes on (they leave out its reasoning, say): then the
+//! reply is its text and the token that ends it, and the next turn shares with this one what a server would find
+//! shared.
 //!
 //! # Blocks
 //!
 //! The tokens of prompt and reply are cut into blocks of `block_tokens`; every full block has a hash,
-//! `chain(hash of the block before it, content)`. `content` is the first 8 bytes, little endian, of the BLAKE3 hash of the
-//! token numbers as 4 bytes each, little endian. [`pipe_kernel::workload::chain`] is specified there. Before the first block
-//! stands 0, or, where the request names a model or an adapter, a hash of their names: equal texts have other keys and
-//! values there (vLLM's `extra_keys` of a block, `vllm/v1/core/kv_cache_utils.py`). Two requests share a prefix of cached
-//! blocks exactly as far as their hashes agree.
+//! `chain(hash of the block before it, content)`. `content` is the first 8 bytes, little endian, of the BLAKE3 hash of
+//! the token numbers as 4 bytes each, little endian. [`pipe_kernel::workload::chain`] is specified there. Before the
+//! first block stands 0, or, where the request names a model or an adapter, a hash of their names: equal texts have
+//! other keys and values there (vLLM's `extra_keys` of a block, `vllm/v1/core/kv_cache_utils.py`). Two requests share a
+//! prefix of cached blocks exactly as far as their hashes agree.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;

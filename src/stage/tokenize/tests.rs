@@ -32,8 +32,10 @@ fn hugging_face(path: &Path) -> Encoding {
     Encoding::HuggingFace(HuggingFace { path: file(path) })
 }
 
-/// A table of texts: messages, roles, reply.
-fn table(rows: &[(&[&str], Option<&[&str]>, &str)], more: Vec<(&'static str, ArrayRef)>) -> RecordBatch {
+/// Messages, roles, reply.
+type Talk<'a> = (&'a [&'a str], Option<&'a [&'a str]>, &'a str);
+
+fn table(rows: &[Talk], more: Vec<(&'static str, ArrayRef)>) -> RecordBatch {
     let list =
         || ListBuilder::new(StringBuilder::new()).with_field(Arc::new(Field::new_list_field(DataType::Utf8, false)));
     let (mut input, mut roles) = (list(), list());
@@ -216,7 +218,7 @@ fn a_template_that_refuses_says_which_request() {
     )
     .unwrap();
     let strict = spec(Encoding::O200kBase, ChatTemplate::File(TemplateFile { path: file(&path), name: None }));
-    let rows: [(&[&str], Option<&[&str]>, &str); 3] =
+    let rows: [Talk; 3] =
         [(&["a"], Some(&["user"]), "b"), (&["x", "a"], Some(&["system", "user"]), "b"), (&["x", "a"], None, "b")];
     assert!(run(&strict, &table(&rows[..1], Vec::new())).is_ok());
     let failure = run(&strict, &table(&rows, Vec::new())).err().unwrap();
@@ -226,7 +228,7 @@ fn a_template_that_refuses_says_which_request() {
 
 #[test]
 fn a_reply_without_text_is_as_long_as_the_file_says() {
-    let rows: [(&[&str], Option<&[&str]>, &str); 3] =
+    let rows: [Talk; 3] =
         [(&["hello world"], None, ""), (&["hello world"], None, "hello world"), (&["hello world"], None, "")];
     let more: Vec<(&str, ArrayRef)> = vec![
         ("output_tokens", Arc::new(Int32Array::from(vec![Some(7), Some(9), None]))),
@@ -238,7 +240,8 @@ fn a_reply_without_text_is_as_long_as_the_file_says() {
     assert_eq!(ints(&rows, "output_tokens"), [Some(7), Some(2), Some(1)]);
     assert_eq!(ints(&rows, "images"), [Some(2), None, None]);
     assert_eq!((0..3).map(|i| hashes(&rows, i).len()).collect::<Vec<_>>(), [1, 2, 1]);
-    // With a template, a prompt whose reply is not there ends where the reply would begin; an empty reply ends its turn.
+    // With a template, a prompt whose reply is not there ends where the reply would begin; an empty reply ends its
+    // turn.
     let rows = run(&Tokenize { chat_template: ChatTemplate::Chatml, ..plain }, &texts).unwrap();
     assert_eq!(ints(&rows, "input_tokens"), [Some(10), Some(10), Some(10)]);
     assert_eq!(ints(&rows, "output_tokens"), [Some(7), Some(3), Some(1)]);
@@ -246,7 +249,7 @@ fn a_reply_without_text_is_as_long_as_the_file_says() {
 
 #[test]
 fn tokens_of_images_count_and_end_what_is_known() {
-    let row: (&[&str], Option<&[&str]>, &str) = (&["hello world"], None, "hello world");
+    let row: Talk = (&["hello world"], None, "hello world");
     let texts = table(&[row; 2], Vec::new());
     let mut fields = texts.schema().fields().to_vec();
     fields.push(Arc::new(Field::new("encoder_tokens", DataType::Int32, true)));
@@ -261,7 +264,7 @@ fn tokens_of_images_count_and_end_what_is_known() {
 
 #[test]
 fn models_and_adapters_share_no_blocks() {
-    let row: (&[&str], Option<&[&str]>, &str) = (&["a b c d e f g h i j k l m n o p q r s t u v w x y z"], None, "1");
+    let row: Talk = (&["a b c d e f g h i j k l m n o p q r s t u v w x y z"], None, "1");
     let names = |names: [Option<&'static str>; 5]| -> ArrayRef { Arc::new(StringArray::from(names.to_vec())) };
     let more = vec![
         ("model", names([None, Some("m"), Some("m"), None, Some("ma")])),

@@ -1,5 +1,5 @@
-//! Byte pair encoding by scores: of all neighbours that make a piece, those with the best score become one, the leftmost
-//! first, until none do.
+//! Byte pair encoding by scores: of all neighbours that make a piece, those with the best score become one, the
+//! leftmost first, until none do.
 //!
 //! A piece that is marked unused takes part and is taken apart again at the end, into what it was made of last.
 

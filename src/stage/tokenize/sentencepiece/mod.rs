@@ -1,8 +1,8 @@
 //! SentencePiece models (`.model`): the tokens that the library `sentencepiece` makes, without its C++.
 //!
 //! A text is normalized ([`normalize`]), then cut into pieces by byte pair encoding ([`bpe`]) or as the most probable
-//! sequence of a unigram model ([`unigram`]). Characters that no piece has become `unk` (several in a row one `unk`), or
-//! bytes where the model has byte pieces. Nothing is added: no begin or end of a sequence.
+//! sequence of a unigram model ([`unigram`]). Characters that no piece has become `unk` (several in a row one `unk`),
+//! or bytes where the model has byte pieces. Nothing is added: no begin or end of a sequence.
 //!
 //! Source: Kudo and Richardson, "SentencePiece" (2018), <https://arxiv.org/abs/1808.06226>; Kudo, "Subword
 //! Regularization" (2018), <https://arxiv.org/abs/1804.10959>; behaviour as of google/sentencepiece 0.2.

@@ -1,4 +1,5 @@
-//! Models small enough that their tokens can be worked out by hand. `python_tests` compares larger ones with the library.
+//! Models small enough that their tokens can be worked out by hand. `python_tests` compares larger ones with the
+//! library.
 
 use super::SentencePiece;
 use super::testing::{BPE, BYTE, Model, NORMAL, UNIGRAM, UNUSED, USER_DEFINED};

@@ -1,8 +1,9 @@
 //! The most probable pieces of a text, each as probable as its score says whatever the others are: the path of highest
 //! sum, by dynamic programming from the left (Viterbi). Of equal sums the one that was found first stays.
 //!
-//! Sums are in single precision, as in the library. From sums of about a quarter of a million (a text of 80,000 characters
-//! without a cut) the library keeps them more finely; of pieces that are as good as each other it may take others there.
+//! Sums are in single precision, as in the library. From sums of about a quarter of a million (a text of 80,000
+//! characters without a cut) the library keeps them more finely; of pieces that are as good as each other it may take
+//! others there.
 
 use super::proto::PieceType;
 use super::{SentencePiece, char_len};
