@@ -7,21 +7,20 @@
 //! Both sides do the same texts in turns, each with a tokenizer that has seen nothing; the library has them on all threads
 //! as well (rayon, `encode_batch_fast`), one text a task. `tokenize` also makes keys and hashes of blocks.
 //!
-//! Million tokens per second on a shared two-core machine with other builds on it (rustc 1.95; 3,000 prompts, 6 MB, 40
-//! conversations of 25 turns; medians of 7 rounds):
+//! Million tokens per second, and per second of processor, on a shared two-core machine with other builds on it (rustc
+//! 1.95, load 6, medians of 5 rounds):
 //!
-//! | texts | tokenizer | tokenize | library | ratio |
-//! |---|---|---|---|---|
-//! | prompts of unequal length, each once | o200k_base | 2.9 | 3.2 | 0.90 |
-//! | | tokenizer.json | 0.3 | 0.3 | 0.86 |
-//! | one long text | o200k_base | 2.4 | 3.4 | 0.70 |
-//! | | tokenizer.json | 0.4 | 0.5 | 0.77 |
-//! | conversations, chatml | o200k_base | 24.8 | 5.4 | 4.60 |
-//! | | tokenizer.json | 6.1 | 0.3 | 20.86 |
+//! | texts | tokenizer | tokenize | library | ratio | tokenize, cpu | library, cpu | ratio |
+//! |---|---|---|---|---|---|---|---|
+//! | 1,500 prompts of unequal length | o200k_base | 3.3 | 3.2 | 1.01 | 5.5 | 5.8 | 0.95 |
+//! | | tokenizer.json | 0.3 | 0.3 | 0.99 | 0.4 | 0.4 | 0.96 |
+//! | one text of 4 MB | o200k_base | 2.8 | 2.9 | 0.96 | 5.3 | 6.2 | 0.86 |
+//! | | tokenizer.json | 0.2 | 0.2 | 0.72 | 0.3 | 0.5 | 0.60 |
+//! | 20 conversations of 12 turns, chatml | o200k_base | 10.6 | 3.3 | 3.16 | 17.7 | 6.0 | 2.93 |
+//! | | tokenizer.json | 1.4 | 0.2 | 7.76 | 2.4 | 0.3 | 8.19 |
 //!
-//! The library's tokenizer of `tokenizer.json` was warm then, and is opened anew in each round now. The long text was
-//! measured without a free core for the second thread: of processor time, encoding it in stretches on two threads took
-//! 0.49 s, the library 0.35 s on one and 0.48 s on two, where threads share the memory of its expressions.
+//! The library has one text on one thread, this on all: without a free core that gains nothing, and the threads share the
+//! memory of the library's expressions and of its cache. Conversations gain what their turns repeat.
 
 use std::hint::black_box;
 use std::time::Instant;
