@@ -14,6 +14,8 @@ use super::{Text, Tree, TreeValue};
 /// Names by which [`Text`], [`super::FilePath`] and [`Tree`] ask for the value with its place.
 pub(super) const TEXT: &str = "$pipe::text";
 pub(super) const TREE: &str = "$pipe::tree";
+/// By which [`super::Paths`] asks for one text or a list of them.
+pub(super) const TEXTS: &str = "$pipe::texts";
 
 thread_local! {
     static SLOT: RefCell<Option<Tree>> = const { RefCell::new(None) };
@@ -265,6 +267,7 @@ impl<'de> de::Deserializer<'de> for De<'_> {
                 SLOT.with(|slot| *slot.borrow_mut() = Some(self.0.clone()));
                 visitor.visit_unit()
             }
+            TEXTS if matches!(self.0.value, TreeValue::List(_)) => self.deserialize_seq(visitor),
             _ => visitor.visit_newtype_struct(self),
         }
     }

@@ -14,11 +14,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
-use super::column;
+use super::{column, nulls};
 
 /// The columns that both schemas begin with.
 pub fn common() -> Vec<Field> {
@@ -130,7 +130,7 @@ pub fn assemble<'a>(
     rows: usize,
     given: impl IntoIterator<Item = (&'a str, ArrayRef)>,
 ) -> Result<RecordBatch, ArrowError> {
-    let mut columns: Vec<ArrayRef> = schema.fields().iter().map(|f| new_null_array(f.data_type(), rows)).collect();
+    let mut columns: Vec<ArrayRef> = schema.fields().iter().map(|f| nulls(f.data_type(), rows)).collect();
     for (name, column) in given {
         let at = schema.index_of(name).unwrap_or_else(|_| panic!("requests have no column `{name}`"));
         columns[at] = column;

@@ -47,6 +47,16 @@ pub struct Message {
     pub images: u32,
 }
 
+/// When a request was sent, and how it was answered, as far as the file says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sent {
+    /// Of the file's clock.
+    pub arrival_ns: i64,
+    pub ttft_ns: Option<i64>,
+    pub e2e_ns: Option<i64>,
+    pub status: String,
+}
+
 /// A conversation that has requests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conversation {
@@ -54,14 +64,16 @@ pub struct Conversation {
     pub id: Option<String>,
     pub model: Option<String>,
     pub messages: Vec<Message>,
-    /// Which messages are replies to be generated, in order. The number of messages stands for a reply whose text is not
-    /// known.
+    /// Which messages are replies to be generated, in order. The number of messages stands for a reply whose text is
+    /// not known.
     pub replies: Vec<u32>,
     /// The texts are sent as they are, without a chat template.
     pub plain: bool,
     pub max_tokens: Option<i32>,
     /// Length of the reply whose text is not known.
     pub output_tokens: Option<i32>,
+    /// Of a conversation that is a single request of a file with times.
+    pub sent: Option<Sent>,
 }
 
 impl Conversation {
@@ -75,7 +87,13 @@ impl Conversation {
             plain: false,
             max_tokens: None,
             output_tokens: None,
+            sent: None,
         }
+    }
+
+    /// Ends with a reply whose text is not known.
+    pub fn waits(&mut self) {
+        self.replies.push(self.messages.len() as u32);
     }
 
     /// Goes on with a message; one of the assistant makes a request where it answers something.
@@ -156,9 +174,16 @@ fn rows(batch: &[(&Conversation, usize)]) -> Result<RecordBatch> {
     let counts = |f: &dyn Fn(&Conversation, usize) -> Option<i32>| -> ArrayRef {
         Arc::new(batch.iter().map(|(c, turn)| f(c, *turn)).collect::<Int32Array>())
     };
+    let times = |f: &dyn Fn(&Sent) -> Option<i64>| -> ArrayRef {
+        Arc::new(batch.iter().map(|(c, _)| c.sent.as_ref().and_then(f)).collect::<Int64Array>())
+    };
     let seen = images.iter().map(|n| i32::try_from(*n).ok().filter(|n| *n > 0));
-    let columns: [(&str, ArrayRef); 10] = [
+    let columns: [(&str, ArrayRef); 14] = [
         ("request_id", Arc::new(Int64Array::from(vec![0; batch.len()]))),
+        ("arrival_ns", times(&|sent| Some(sent.arrival_ns))),
+        ("observed_ttft_ns", times(&|sent| sent.ttft_ns)),
+        ("observed_e2e_ns", times(&|sent| sent.e2e_ns)),
+        ("observed_status", texts(&|c| c.sent.as_ref().map(|sent| sent.status.as_str()))),
         ("session_id", texts(&|c| c.id.as_deref())),
         ("turn", counts(&|c, turn| c.id.is_some().then_some(turn as i32))),
         ("model", texts(&|c| c.model.as_deref())),

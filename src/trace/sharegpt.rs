@@ -3,11 +3,11 @@
 //! Every reply of the assistant makes a request: see [`super::conversation`]. There are no times. The benchmark of vLLM
 //! takes the first two messages of each conversation from such a file; those are the requests of turn 0 here.
 
-use super::chunk::{Cut, Scan, Text};
+use super::chunk::Text;
 use super::conversation::{Conversation, Message, Speaker};
 use super::fields::{Fields, Rows};
 use super::json::{Scanner, Value};
-use super::{Fault, Layout, Parsed, jsonl, number};
+use super::{Fault, Layout, Parsed, document, jsonl, number};
 use crate::diag::Result;
 use crate::spec::TimeUnit;
 
@@ -29,8 +29,11 @@ pub fn parse(fields: &Fields, text: &Text) -> Result<Parsed> {
     let mut parsed = Rows::new(fields).finish()?;
     let list = text.depth > 0 || text.line == 1 && text.bytes.trim_ascii_start().starts_with(b"[");
     let rows: Vec<(usize, usize)> = match list {
-        true => elements(text),
-        false => text.lines().map(|(_, start, line)| (start, start + line.len())).collect(),
+        true => document::elements(text),
+        false => {
+            parsed.counts += text.counts();
+            text.lines().map(|(_, start, line)| (start, start + line.len())).collect()
+        }
     };
     let (mut line, mut counted) = (text.line, 0);
     for (start, end) in rows {
@@ -43,31 +46,6 @@ pub fn parse(fields: &Fields, text: &Text) -> Result<Parsed> {
         }
     }
     Ok(parsed)
-}
-
-/// The elements of the outermost list that lie in a chunk.
-fn elements(text: &Text) -> Vec<(usize, usize)> {
-    let mut scan = Scan::new(Cut::Elements, text.depth);
-    let mut found = Vec::new();
-    let mut start = 0;
-    let mut take = |from: usize, to: usize| {
-        let blank = text.bytes[from..to].iter().take_while(|b| b.is_ascii_whitespace()).count();
-        if from + blank < to {
-            found.push((from + blank, to));
-        }
-    };
-    for (i, byte) in text.bytes.iter().enumerate() {
-        let depth = scan.depth;
-        let (next, opens) = (scan.element(*byte), depth == 0 && *byte == b'[');
-        let closes = depth == 1 && scan.depth == 0;
-        if next || opens || closes {
-            take(start, i);
-            start = i + 1;
-        }
-    }
-    // Something left over is a row that does not end, or text after the list: parsing it says which.
-    take(start, text.bytes.len());
-    found
 }
 
 fn conversation(row: &str, line: u64) -> std::result::Result<Conversation, Fault> {
