@@ -23,6 +23,8 @@ mod transform;
 // For tests and benches outside, that run a latency model on a table.
 #[doc(hidden)]
 pub use self::profile::load::read as read_profile;
+#[doc(hidden)]
+pub use self::tokenize::bench as tokenizing;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

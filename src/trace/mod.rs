@@ -93,7 +93,7 @@ pub use counts::Counts;
 pub use detect::{OnBytes, looks, open};
 pub use fields::Links;
 pub use open::read_bytes;
-pub use parquet::parts;
+pub use parquet::{batches, parts};
 pub use ragpulse::beside as parts_beside;
 pub use read::{Reading, read};
 pub use trace_v2::header as trace_v2_header;

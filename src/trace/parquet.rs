@@ -33,6 +33,14 @@ pub fn is_parquet(settings: &Settings) -> Result<bool> {
 /// # Errors
 /// A file cannot be opened; batches that cannot be read are errors of the iterator.
 pub fn parts(paths: &[PathBuf]) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
+    batches(paths, PART_BATCH_ROWS)
+}
+
+/// [`parts`] in batches of at most `rows` rows, for tables whose rows are large.
+///
+/// # Errors
+/// As [`parts`].
+pub fn batches(paths: &[PathBuf], rows: usize) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
     let mut readers = Vec::new();
     for path in paths {
         let unreadable = move |e: &dyn std::fmt::Display| {
@@ -40,7 +48,7 @@ pub fn parts(paths: &[PathBuf]) -> Result<impl Iterator<Item = Result<RecordBatc
         };
         let file = File::open(path).map_err(|e| unreadable(&e))?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| unreadable(&e))?;
-        let reader = builder.with_batch_size(PART_BATCH_ROWS).build().map_err(|e| unreadable(&e))?;
+        let reader = builder.with_batch_size(rows).build().map_err(|e| unreadable(&e))?;
         let name = path.display().to_string();
         readers.push(
             reader.map(move |batch| {
