@@ -47,8 +47,8 @@ pub enum Case {
     Prefixes,
     /// A million requests of the first kind at 40 requests/s over four replicas.
     Fleet,
-    /// A million requests of the first kind at 10,000 requests/s over 1,000 replicas, with `least_outstanding`: a request
-    /// must not cost more for the replicas that have nothing to do with it.
+    /// A million requests of the first kind at 10,000 requests/s over 1,000 replicas, with `least_outstanding`: a
+    /// request must not cost more for the replicas that have nothing to do with it.
     Thousand,
     /// As the prefixes, 64 replicas with `kv_aware`: the router must know every cache.
     Aware,

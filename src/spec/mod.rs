@@ -31,6 +31,7 @@ pub use calibrate::*;
 pub use fidelity::{
     Aim, AimFigure, AimMetric, Candidate, Client, Fidelity, MeasuredConfigurations, MeasuredRun, MeasuredSteps, System,
 };
+pub use glue::Placed;
 pub use ingest::*;
 pub use kinds::*;
 pub use load::{load_mended, load_with};

@@ -1,9 +1,9 @@
 //! When requests arrive: processes of a given mean rate.
 //!
 //! The first request arrives after the first gap. At a constant rate gaps are rounded to the nanosecond one by one and
-//! summed as integers, so that the times of the first n requests do not depend on how many follow. Requests that arrive at
-//! one instant are possible (gaps below half a nanosecond, and batches). How processes and rates that change go together
-//! is said in [`super::schedule`].
+//! summed as integers, so that the times of the first n requests do not depend on how many follow. Requests that
+//! arrive at one instant are possible (gaps below half a nanosecond, and batches). How processes and rates that change
+//! go together is said in [`super::schedule`].
 
 use rand_pcg::Pcg64;
 use schemars::JsonSchema;
@@ -29,7 +29,8 @@ pub enum ArrivalProcess {
     Constant,
     /// Weibull gaps, by their `cv` or their `shape`.
     Weibull(Weibull),
-    /// Poisson arrivals whose rate jumps between states (a Markov-modulated Poisson process): times of calm and of load.
+    /// Poisson arrivals whose rate jumps between states (a Markov-modulated Poisson process): times of calm and of
+    /// load.
     Mmpp(Mmpp),
     /// Requests arrive in groups.
     Batch(Batch),
@@ -66,8 +67,8 @@ pub struct MmppState {
     pub dwell_s: f64,
 }
 
-/// Parameters of groups that arrive together. `rate_rps` is the rate of the requests; that of the groups is so much less
-/// as a group has requests.
+/// Parameters of groups that arrive together. `rate_rps` is the rate of the requests; that of the groups is so much
+/// less as a group has requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Batch {

@@ -1,7 +1,7 @@
 //! Several clients in one workload: each with arrivals, lengths and a name of its own.
 //!
-//! A client draws from a seed of its own, made of the seed of the workload and its name: clients that come or go leave the
-//! others as they are. Requests are put in order of their arrivals; of one instant, in that of the clients.
+//! A client draws from a seed of its own, made of the seed of the workload and its name: clients that come or go leave
+//! the others as they are. Requests are put in order of their arrivals; of one instant, in that of the clients.
 
 use super::generate::{Cx, Made, Synthetic, draw, tidy};
 use super::{ArrivalProcess, ClosedLoop, Problem, Problems, Windows, chain};

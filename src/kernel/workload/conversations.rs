@@ -1,9 +1,9 @@
 //! Requests that come about because others are done: turns of sessions, steps of agents.
 //!
-//! Sessions begin at the times of the arrival process. What follows in a session has an estimate of its arrival: that of
-//! the last request that it waits for, the time that a request is assumed to take, and its think time. Of all that could
-//! arrive, the first `requests` are made. Session `s` is the same however many follow; the number of requests decides
-//! only where it is cut.
+//! Sessions begin at the times of the arrival process. What follows in a session has an estimate of its arrival: that
+//! of the last request that it waits for, the time that a request is assumed to take, and its think time. Of all that
+//! could arrive, the first `requests` are made. Session `s` is the same however many follow; the number of requests
+//! decides only where it is cut.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -29,8 +29,8 @@ pub struct Synthetic {
     /// Requests that arrive before this, in seconds. Default: as long as it takes for `requests`.
     #[serde(default)]
     pub duration_s: Option<f64>,
-    /// Mean arrival rate in requests per second; of sessions, or runs of an agent, where there are some. Not with a schedule,
-    /// nor a closed loop.
+    /// Mean arrival rate in requests per second; of sessions, or runs of an agent, where there are some. Not with a
+    /// schedule, nor a closed loop.
     #[serde(default)]
     pub rate_rps: Option<f64>,
     /// How the gaps between arrivals are distributed.
@@ -102,8 +102,8 @@ fn sixteen() -> u32 {
     16
 }
 
-/// Requests, and what is said of them beyond what a simulation reads. All columns are as long as the requests are many, or
-/// empty.
+/// Requests, and what is said of them beyond what a simulation reads. All columns are as long as the requests are
+/// many, or empty.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Made {
     pub requests: Requests,
@@ -284,6 +284,24 @@ impl Synthetic {
         all
     }
 
+    /// All distributions of lengths, counts and percent in it.
+    pub fn lengths_mut(&mut self) -> Vec<&mut Lengths> {
+        let Synthetic { input, output, sessions, chains, images, audio, video, reasoning, .. } = self;
+        let mut all = vec![input, output];
+        all.extend(sessions.iter_mut().map(|s| &mut s.turns));
+        for step in chains.iter_mut().flat_map(|c| &mut c.steps) {
+            all.extend(step.input.iter_mut().chain(&mut step.output));
+        }
+        for media in [images, audio, video].into_iter().flatten() {
+            all.extend(media.count.iter_mut());
+            all.push(&mut media.tokens);
+        }
+        if let Some(Reasoning { share: super::Ratio::Percent(lengths) }) = reasoning {
+            all.push(lengths);
+        }
+        all
+    }
+
     pub(super) fn load(&self) -> Load<'_> {
         Load {
             rate_rps: self.rate_rps.unwrap_or(0.0),
@@ -333,9 +351,9 @@ pub fn chain(prev: u64, content: u64) -> u64 {
 
 /// The requests of a synthetic workload.
 ///
-/// Those of `sessions` and `chains` are in the order of their arrivals; of one instant, in the order of the sessions, then
-/// of their turns. A request comes after all that it waits for. Adapters have no names in [`Requests`]: they are called
-/// `adapter-` and their number.
+/// Those of `sessions` and `chains` are in the order of their arrivals; of one instant, in the order of the sessions,
+/// then of their turns. A request comes after all that it waits for. Adapters have no names in [`Requests`]: they are
+/// called `adapter-` and their number.
 ///
 /// `workload` must have no [`problems`](Synthetic::problems).
 pub fn generate(workload: &Synthetic, seed: u64) -> Requests {

@@ -75,8 +75,8 @@ pub struct Images {
     /// How many those requests bring; what is called tokens there are images here. At most 10000 count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<Lengths>,
-    /// Tokens of the prompt that the encoder makes of those of a request, or, with `count`, of each. They come on top of
-    /// `input`.
+    /// Tokens of the prompt that the encoder makes of those of a request, or, with `count`, of each. They come on top
+    /// of `input`.
     pub tokens: Lengths,
 }
 

@@ -27,6 +27,9 @@ mod conversations;
 #[cfg(test)]
 mod conversations_tests;
 mod families;
+mod fit;
+#[cfg(test)]
+mod fit_tests;
 mod generate;
 mod lengths;
 #[cfg(test)]
@@ -47,6 +50,7 @@ pub use arrivals::{
 pub use chains::{ChainStep, Chains, StepContext};
 pub use clients::{Body, Client, Clients, generate_clients};
 pub use families::{Empirical, Exponential, GammaLengths, Pareto, ParetoLognormal, SkewNormal, Zipf};
+pub use fit::{FitSettings, Fitted, Observed, fit, rank_correlation};
 pub use generate::{Made, Synthetic, chain, generate, generate_all};
 pub use lengths::{
     Constant, Lengths, Lognormal, LognormalMeanStd, LognormalP50P90, MAX_TOKENS, Normal, Sampler, Uniform,

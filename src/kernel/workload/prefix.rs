@@ -54,8 +54,8 @@ fn one() -> u32 {
     1
 }
 
-/// A prefix that all requests of a workload or client begin with, before any other. Requests of two clients share it where
-/// its name is the same.
+/// A prefix that all requests of a workload or client begin with, before any other. Requests of two clients share it
+/// where its name is the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SystemPrompt {

@@ -1,13 +1,14 @@
 //! Rates that change over time.
 //!
 //! A process of a changing rate is a unit-rate process on a clock of its own, which runs as fast as the rate says (time
-//! rescaling): arrival `k` is where the integral of the rate reaches the `k`-th arrival of the unit-rate process. So the
-//! numbers drawn do not depend on the rates (two schedules of one seed share them), and the variation of the gaps is that
-//! of the process wherever the rate stays the same. With Poisson arrivals it is exactly the Poisson process of that rate.
+//! rescaling): arrival `k` is where the integral of the rate reaches the `k`-th arrival of the unit-rate process. So
+//! the numbers drawn do not depend on the rates (two schedules of one seed share them), and the variation of the gaps
+//! is that of the process wherever the rate stays the same. With Poisson arrivals it is exactly the Poisson process of
+//! that rate.
 //!
-//! The rate at a time is the base (`rate_rps`, or a schedule), times the factor of the hour of the day, times the factors
-//! of the spikes; and nothing where the client is away. It is taken as linear from one knot to the next; the day has one
-//! every minute.
+//! The rate at a time is the base (`rate_rps`, or a schedule), times the factor of the hour of the day, times the
+//! factors of the spikes; and nothing where the client is away. It is taken as linear from one knot to the next; the
+//! day has one every minute.
 
 use rand_pcg::Pcg64;
 use schemars::JsonSchema;
@@ -32,8 +33,8 @@ use crate::units::{SimDuration, SimTime};
 pub struct RateSchedule {
     /// In the order of time; the first begins at 0.
     pub pieces: Vec<RatePiece>,
-    /// Instead of `pieces`: a table with columns `at_s` (seconds, or `at_ns`) and `rate_rps`, a row per change. The first
-    /// row counts from 0 on.
+    /// Instead of `pieces`: a table with columns `at_s` (seconds, or `at_ns`) and `rate_rps`, a row per change. The
+    /// first row counts from 0 on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
     /// How the rate gets from one row of `from` to the next.
@@ -83,8 +84,8 @@ pub enum After {
     Stop,
 }
 
-/// A day: the rate follows a cosine with its peak at `peak_hour` and its trough twelve hours later. The mean over a day is
-/// that of the rate without it.
+/// A day: the rate follows a cosine with its peak at `peak_hour` and its trough twelve hours later. The mean over a
+/// day is that of the rate without it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Diurnal {
@@ -303,8 +304,8 @@ impl<'a> Clock<'a> {
         clock
     }
 
-    /// Goes on by `units` of the unit-rate process and says when that is; `None` if it never comes, or not before `until`
-    /// (in seconds).
+    /// Goes on by `units` of the unit-rate process and says when that is; `None` if it never comes, or not before
+    /// `until` (in seconds).
     pub fn advance(&mut self, mut units: f64, until: f64) -> Option<SimTime> {
         loop {
             let (rate, last, end) = self.piece;

@@ -1,8 +1,8 @@
-//! What a request is in numbers: the lengths of prompt and reply and how they go together, images and other media, and how
-//! much of the reply is reasoning.
+//! What a request is in numbers: the lengths of prompt and reply and how they go together, images and other media, and
+//! how much of the reply is reasoning.
 //!
-//! Every part has a stream of its own. Lengths that are correlated keep the stream of the prompt: with another correlation,
-//! or another reply, the prompts stay the same.
+//! Every part has a stream of its own. Lengths that are correlated keep the stream of the prompt: with another
+//! correlation, or another reply, the prompts stay the same.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
 //! Clients that change from window to window: rates, gaps and lengths of their own in each.
 //!
-//! The rule is that of ServeGen (Xiang et al. 2025), which inference-sim follows: a window of rate `r` and length `t` draws
-//! `ceil(r t)` gaps of its process and stretches them so that they fill the window exactly. The last of them ends with the
-//! window, and its request is none of the window: a window has one request less than gaps.
+//! The rule is that of ServeGen (Xiang et al. 2025), which inference-sim follows: a window of rate `r` and length `t`
+//! draws `ceil(r t)` gaps of its process and stretches them so that they fill the window exactly. The last of them
+//! ends with the window, and its request is none of the window: a window has one request less than gaps.
 
 use super::arrivals::ArrivalProcess;
 use super::families::Table;
