@@ -22,12 +22,18 @@ macro_rules! tell {
 
 mod bench;
 mod check;
+mod diff;
 mod facts;
+mod gc;
+mod graph;
+mod history;
+mod init;
 mod kv_plan;
 mod progress;
 mod run;
 mod sql;
 mod tables;
+mod trace_facts;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -47,6 +53,7 @@ Exit codes:
 Where things are:
   data/tables/<pipeline>/<table>/   the tables, as Parquet
   data/figures/<pipeline>/          the charts, as SVG and PNG
+  data/exports/<pipeline>/          the files that `export` wrote
   data/store/                       the cache; may be deleted at any time";
 
 /// From request traces of LLM services to capacity, configuration and cost decisions.
@@ -66,6 +73,13 @@ pub struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Write a first pipeline, from a question asked in one line
+    ///
+    /// Examples:
+    ///   pipe init "how many H100 does Llama 3.1 70B need for 20 requests/s with TTFT p99 under 500 ms?"
+    ///   pipe init --name mine "what load does an L40S carry? requests of my/trace.jsonl"
+    #[command(verbatim_doc_comment)]
+    Init(init::InitArgs),
     /// Run a pipeline: every stage whose settings or inputs changed
     ///
     /// Stages run in the order of what they read, independent ones side by side. Finished stages come from the cache.
@@ -111,6 +125,29 @@ enum Command {
     ///   pipe sql "SELECT * FROM sweep.sim_requests" --format parquet > requests.parquet
     #[command(verbatim_doc_comment)]
     Sql(sql::SqlArgs),
+    /// Show what reads what in a pipeline: as text, Mermaid or SVG
+    Graph(graph::GraphArgs),
+    /// List the runs that there were, or what one of them did
+    History(history::HistoryArgs),
+    /// Compare two runs, or two tables: what was set otherwise, and which rows differ
+    ///
+    /// Examples:
+    ///   pipe diff sweep.sim other.sim --key scenario_id --tolerance 0.01
+    ///   pipe diff 20260722T101500 latest
+    #[command(verbatim_doc_comment)]
+    Diff(diff::DiffArgs),
+    /// List results that no pipeline uses any more, and remove them with --delete
+    Gc(gc::GcArgs),
+    /// Print the completion of commands for a shell
+    ///
+    /// Examples:
+    ///   pipe completion bash > ~/.local/share/bash-completion/completions/pipe
+    ///   pipe completion zsh > ~/.zfunc/_pipe
+    #[command(verbatim_doc_comment)]
+    Completion {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
     /// Measure how fast the simulator is on this machine
     ///
     /// Prints requests, output tokens and steps per second of CPU time, and the peak of memory over the workload. All
@@ -154,6 +191,7 @@ pub fn main(args: Args) -> Exit {
         .try_init();
     let root = args.root;
     let done = match args.command {
+        Command::Init(a) => init::init(root, a),
         Command::Run(a) => run::run(root, a),
         Command::Plan(a) => run::plan(root, a),
         Command::Check(a) => check::check(root, a),
@@ -161,6 +199,15 @@ pub fn main(args: Args) -> Exit {
         Command::Ls(a) => tables::ls(root, a),
         Command::Show(a) => tables::show(root, a),
         Command::Sql(a) => sql::sql(root, a),
+        Command::Graph(a) => graph::graph(root, a),
+        Command::History(a) => history::history(root, a),
+        Command::Diff(a) => diff::diff(root, a),
+        Command::Gc(a) => gc::gc(root, a),
+        Command::Completion { shell } => {
+            use clap::CommandFactory;
+            clap_complete::generate(shell, &mut Args::command(), "pipe", &mut std::io::stdout());
+            Ok(Exit::Ok)
+        }
         Command::Bench(a) => bench::bench(a),
         Command::Samples { dir } => crate::trace::sample::write_all(&dir).map(|()| Exit::Ok).map_err(Reported::bare),
     };

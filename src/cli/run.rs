@@ -198,9 +198,12 @@ fn print_report(report: &RunReport, quiet: bool, store: &Store) {
             say!("  pipe sql \"SELECT * FROM {name}.{} LIMIT 10\"", table.name);
         }
         say!("  pipe ls {name}");
-        let figures = store.published_files().iter().filter(|f| &f.pipeline == name).count();
-        if figures > 0 {
-            say!("  data/figures/{name}/  ({figures} files)");
+        for folder in ["figures", "exports"] {
+            let dir = store.project().join("data").join(folder).join(name);
+            let files = store.published_files().iter().filter(|f| f.path.starts_with(&dir)).count();
+            if files > 0 {
+                say!("  data/{folder}/{name}/  ({files} files)");
+            }
         }
     }
 }

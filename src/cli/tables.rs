@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::{Done, bytes, cores, duration, facts, kv_plan, project, runtime, sql, table, thousands};
+use super::{Done, bytes, cores, duration, facts, kv_plan, project, runtime, sql, table, thousands, trace_facts};
 use crate::diag::{self, Diagnostic, Exit, Result};
 use crate::query::output;
 use crate::store::{Published, Store, TableHandle, TableManifest};
@@ -127,7 +127,8 @@ pub(super) fn show(root: Option<PathBuf>, args: ShowArgs) -> Done {
         }
         _ => None,
     };
-    if caches.is_none() && args.rows == 0 {
+    let is_trace = trace_facts::is_trace(&handle.schema);
+    if caches.is_none() && !is_trace && args.rows == 0 {
         return Ok(Exit::Ok);
     }
     runtime(cores())?.block_on(async {
@@ -136,6 +137,12 @@ pub(super) fn show(root: Option<PathBuf>, args: ShowArgs) -> Done {
             let lines = kv_plan::lines(&engine.rows(&query).await?);
             put!("{}", lines.iter().map(|line| format!("\n{line}")).collect::<String>());
             say!();
+        }
+        if is_trace && handle.rows > 0 {
+            say!();
+            for line in trace_facts::lines(&engine, &found.pipeline, &found.table, handle.rows).await? {
+                say!("{line}");
+            }
         }
         if args.rows > 0 {
             say!();
@@ -147,7 +154,7 @@ pub(super) fn show(root: Option<PathBuf>, args: ShowArgs) -> Done {
     Ok(Exit::Ok)
 }
 
-fn find<'a>(all: &'a [Published], name: &str) -> Result<&'a Published> {
+pub(super) fn find<'a>(all: &'a [Published], name: &str) -> Result<&'a Published> {
     let matching: Vec<&Published> = match name.split_once('.') {
         Some((pipeline, table)) => all.iter().filter(|p| p.pipeline == pipeline && p.table == table).collect(),
         None => all.iter().filter(|p| p.table == name).collect(),

@@ -293,12 +293,14 @@ fn implied(spec: &StageSpec, pipeline: &Pipeline) -> Vec<Text> {
         StageSpec::Calibrate(Calibrate::Steps(_) | Calibrate::OptimizerConfig(_)) => Vec::new(),
         StageSpec::Ingest(_)
         | StageSpec::Synthesize(_)
+        | StageSpec::Transform(_)
         | StageSpec::Tokenize(_)
         | StageSpec::Profile(_)
         | StageSpec::Simulate(_)
         | StageSpec::Sql(_)
         | StageSpec::Slo(_)
         | StageSpec::Plot(_)
+        | StageSpec::Export(_)
         | StageSpec::Fidelity(_) => Vec::new(),
         StageSpec::Compare(compare) => {
             let simulates = |name: &Text| {

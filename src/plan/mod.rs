@@ -25,6 +25,7 @@ use crate::stage::{self, Kind, TableShape};
 use crate::store::{Entry, Hash, Manifest, Recipe, Store};
 
 pub use check::{check, check_with, more_problems};
+pub use reason::differences;
 
 /// Finds the implementation of a stage. [`BuiltIn`] but for tests.
 pub trait Kinds: Send + Sync {

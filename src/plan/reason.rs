@@ -14,6 +14,12 @@ const SHOWN: usize = 32;
 /// What differs between the recipe of a stage and its last one; at least one reason.
 pub(super) fn reasons(now: &Recipe, last: Option<&Recipe>) -> Vec<String> {
     let Some(last) = last else { return vec!["never ran".to_string()] };
+    let found = differences(now, last);
+    if found.is_empty() { vec!["result is gone from the store".to_string()] } else { found }
+}
+
+/// What differs between two recipes, from `last` to `now`.
+pub fn differences(now: &Recipe, last: &Recipe) -> Vec<String> {
     // Without `..`: a new part of the recipe does not compile until it has a reason here.
     let Recipe { kind, version, config, seed, inputs, files } = now;
     if *kind != last.kind {
@@ -35,9 +41,6 @@ pub(super) fn reasons(now: &Recipe, last: Option<&Recipe>) -> Vec<String> {
     }
     changed("input", &last.inputs, inputs, &mut out);
     changed("file", &last.files, files, &mut out);
-    if out.is_empty() {
-        out.push("result is gone from the store".to_string());
-    }
     out
 }
 

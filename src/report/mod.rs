@@ -9,6 +9,7 @@ mod bearing;
 mod canvas;
 mod chart;
 mod data;
+mod graph;
 mod label;
 mod layout;
 mod marks;
@@ -17,4 +18,5 @@ mod palette;
 mod scale;
 
 pub use chart::{Chart, ChartKind, Series, png, svg};
+pub use graph::{GraphNode, graph_mermaid, graph_svg};
 pub use label::pretty;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::ser::{Serialize, Serializer};
 
 use super::{FilePath, Ref, Text, Tree, TreeValue, de};
 
@@ -87,6 +88,19 @@ fn text<'de, D: Deserializer<'de>>(d: D) -> Result<(String, Tree), D::Error> {
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         text(d).map(|(value, tree)| Text::new(value, tree.at))
+    }
+}
+
+// Without its place, which is no part of a recipe.
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.value)
+    }
+}
+
+impl Serialize for Ref {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(s)
     }
 }
 

@@ -14,7 +14,9 @@ use pipe_kernel::queueing::Queueing;
 use pipe_kernel::scenario::{Load, Measure};
 
 use super::calibrate::Calibrate;
-use super::{Fidelity, FilePath, Ingest, Optimize, Profile, Ref, Search, Synthesize, Text, Tokenize, Tree};
+use super::{
+    Export, Fidelity, FilePath, Ingest, Optimize, Profile, Ref, Search, Synthesize, Text, Tokenize, Transform, Tree,
+};
 
 /// A stage: one of these keys, with its settings.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -22,6 +24,7 @@ use super::{Fidelity, FilePath, Ingest, Optimize, Profile, Ref, Search, Synthesi
 pub enum StageSpec {
     Ingest(Ingest),
     Synthesize(Synthesize),
+    Transform(Transform),
     Tokenize(Tokenize),
     Profile(Box<Profile>),
     Simulate(Simulate),
@@ -33,6 +36,7 @@ pub enum StageSpec {
     Plot(Plot),
     Compare(Compare),
     Fidelity(Fidelity),
+    Export(Export),
 }
 
 /// Simulate every scenario of a sweep over the same requests.

@@ -6,6 +6,7 @@
 mod calibrate;
 mod de;
 mod explorer;
+mod export;
 mod fidelity;
 mod glue;
 mod ingest;
@@ -23,11 +24,13 @@ mod synthesize;
 #[cfg(test)]
 mod tests;
 mod tokenize;
+mod transform;
 mod tree;
 
 use std::path::{Path, PathBuf};
 
 pub use calibrate::*;
+pub use export::*;
 pub use fidelity::{
     Aim, AimFigure, AimMetric, Candidate, Client, Fidelity, MeasuredConfigurations, MeasuredRun, MeasuredSteps, System,
 };
@@ -42,6 +45,7 @@ pub use schema::json_schema;
 pub use search::{Find, FindQps, FindReplicas, IsoQps, Rank, Search};
 pub use synthesize::*;
 pub use tokenize::*;
+pub use transform::*;
 pub use tree::{Tree, TreeValue};
 
 pub use crate::diag::Sources;

@@ -5,6 +5,7 @@
 
 mod calibrate;
 mod compare;
+mod export;
 mod fidelity;
 mod ingest;
 mod optimize;
@@ -17,6 +18,7 @@ mod sql;
 mod synthesize;
 mod tokenize;
 pub(crate) mod trace_file;
+mod transform;
 
 // For tests and benches outside, that run a latency model on a table.
 #[doc(hidden)]
@@ -180,6 +182,7 @@ pub fn of(spec: &StageSpec) -> &dyn Kind {
     match spec {
         StageSpec::Ingest(s) => s,
         StageSpec::Synthesize(s) => s,
+        StageSpec::Transform(s) => s,
         StageSpec::Tokenize(s) => s,
         StageSpec::Profile(s) => &**s,
         StageSpec::Simulate(s) => s,
@@ -191,5 +194,6 @@ pub fn of(spec: &StageSpec) -> &dyn Kind {
         StageSpec::Plot(s) => s,
         StageSpec::Compare(s) => s,
         StageSpec::Fidelity(s) => s,
+        StageSpec::Export(s) => s,
     }
 }

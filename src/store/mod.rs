@@ -28,6 +28,7 @@
 //! manifest is written last, one rename publishes the whole.
 
 mod columns;
+mod gc;
 mod hash;
 mod inputs;
 mod lock;
@@ -49,6 +50,7 @@ use serde_json::Value;
 
 use crate::diag::{Diagnostic, Exit, Failure, Result, io};
 
+pub use gc::Garbage;
 pub use hash::{KEY_SCHEMA, canonical, schema_hash};
 pub use inputs::input_problem;
 pub use lock::StoreLock;

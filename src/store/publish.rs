@@ -24,13 +24,13 @@ pub struct Published {
     pub manifest: Manifest,
 }
 
-/// A figure that a pipeline has published.
+/// A figure or an exported file that a pipeline has published.
 #[derive(Clone, Debug)]
 pub struct PublishedFile {
     pub pipeline: String,
     pub file: String,
     pub stage: String,
-    /// `data/figures/<pipeline>/<file>`.
+    /// `data/figures/<pipeline>/<file>`, or `data/exports/<pipeline>/<file>`.
     pub path: PathBuf,
 }
 
@@ -71,9 +71,10 @@ impl Store {
         self.project().join("data/tables").join(pipeline)
     }
 
-    /// `data/figures/<pipeline>`.
-    pub fn figures_dir(&self, pipeline: &str) -> PathBuf {
-        self.project().join("data/figures").join(pipeline)
+    /// Where the files of a kind of stage are: `data/figures/<pipeline>`, or `data/exports/<pipeline>` of `export`.
+    fn files_dir(&self, pipeline: &str, kind: &str) -> PathBuf {
+        let folder = if kind == "export" { "data/exports" } else { "data/figures" };
+        self.project().join(folder).join(pipeline)
     }
 
     /// Makes a result what the tables and figures of `stage` are. Each name changes at once from the old to the new.
@@ -96,7 +97,7 @@ impl Store {
         }
         for file in manifest.files.keys() {
             let name = manifest.file_as(stage, file);
-            link(&object.join("files").join(file), &self.figures_dir(pipeline).join(&name))?;
+            link(&object.join("files").join(file), &self.files_dir(pipeline, &manifest.recipe.kind).join(&name))?;
             state.files.insert(name);
         }
         let mut record = self.record(pipeline);
@@ -134,8 +135,10 @@ impl Store {
                 }
             }
             for file in state.files {
-                if !now.stages.values().any(|s| s.files.contains(&file)) {
-                    unlink(&self.figures_dir(pipeline).join(file));
+                let dir = self.files_dir(pipeline, &state.recipe.kind);
+                let same = |s: &StageState| s.files.contains(&file) && self.files_dir(pipeline, &s.recipe.kind) == dir;
+                if !now.stages.values().any(same) {
+                    unlink(&dir.join(file));
                 }
             }
         }
@@ -166,19 +169,30 @@ impl Store {
         found
     }
 
-    /// Every figure of every pipeline, by pipeline and name.
+    /// Every figure and exported file of every pipeline, by pipeline and name.
     pub fn published_files(&self) -> Vec<PublishedFile> {
         let mut found = Vec::new();
         for (pipeline, record) in self.records() {
             for (stage, state) in record.stages {
                 for file in state.files {
-                    let path = self.figures_dir(&pipeline).join(&file);
+                    let path = self.files_dir(&pipeline, &state.recipe.kind).join(&file);
                     found.push(PublishedFile { pipeline: pipeline.clone(), file, stage: stage.clone(), path });
                 }
             }
         }
         found.sort_by(|a, b| (&a.pipeline, &a.file).cmp(&(&b.pipeline, &b.file)));
         found
+    }
+
+    /// The pipelines that have published something, by name.
+    pub fn pipelines(&self) -> Vec<String> {
+        self.records().into_iter().filter(|(_, record)| !record.stages.is_empty()).map(|(name, _)| name).collect()
+    }
+
+    /// The results that stages of pipelines are now, but for those of `without`.
+    pub(super) fn used_fingerprints(&self, without: &[String]) -> BTreeSet<Hash> {
+        let records = self.records().into_iter().filter(|(name, _)| !without.contains(name));
+        records.flat_map(|(_, record)| record.stages.into_values().map(|stage| stage.fingerprint)).collect()
     }
 
     /// A handle on a published table.

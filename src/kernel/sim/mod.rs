@@ -21,7 +21,7 @@
 //! | [`lora`] | adapters: who must wait for one, what they cost |
 //! | `queue`, `fair`, `load`, `timing`, `jitter` | who is next, also by tenants; what arrives and what clients want; how long a step lasts |
 //! | `itl`, `log`, `work` | gaps of all requests, gaps of one, sums over steps |
-//! | [`reference`], `reference_exclusive`, [`swarm`], `timelines` | the oracles, random scenarios, cases by hand |
+//! | [`mod@reference`], `reference_exclusive`, [`swarm`], `timelines` | the oracles, random scenarios, cases by hand |
 //!
 //! To add a scheduler: a variant of [`scheduler::Scheduler`]; its rules as answers to what `batch` asks (tokens of a
 //! running and of a waiting request, a seat, a victim), or, where it does not form batches, a `Node` as `exclusive` is.

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The samplers of Optuna, and of its Rust edition, on the functions of this folder: one line of JSON per run.
 
-    python3 -m venv /tmp/bench && /tmp/bench/bin/pip install optuna cmaes rustuna
-    /tmp/bench/bin/python tests/bench/samplers/bench_optuna.py /tmp/optuna.jsonl [--library rustuna] [--seeds 20]
+    python3 -m venv target/bench/venv && target/bench/venv/bin/pip install optuna cmaes rustuna
+    target/bench/venv/bin/python tests/bench/samplers/bench_optuna.py target/bench/optuna.jsonl [--library rustuna] [--seeds 20]
         [--functions branin,zdt1] [--samplers tpe,nsga2] [--trials 300]
 
 Installs nothing. A run that the file has already is not made again, so an interrupted bench goes on where it was.
