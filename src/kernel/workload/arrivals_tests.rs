@@ -140,7 +140,8 @@ fn schedules_have_their_rates_and_keep_the_variation() {
             let got = within(from, to);
             assert!((got - expect).abs() <= 4.0 * cv * f64::sqrt(expect) + 1.0, "{arrivals}: {got} not {expect}");
         }
-        assert_eq!((within(2000.0, 2500.0), within(4000.0, 1e9)), (0.0, 0.0));
+        // What is due at the very end of a piece is within it.
+        assert_eq!((within(2000.001, 2500.0), within(4000.001, 1e9)), (0.0, 0.0));
         let steady: Vec<f64> = times.iter().copied().filter(|t| *t >= 2500.0).collect();
         let (_, got) = mean_cv(&gaps(&steady)[1..]);
         assert!((got - cv).abs() < 0.03 * cv + 1e-6, "{arrivals}: cv {got}");

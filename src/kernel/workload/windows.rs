@@ -139,7 +139,8 @@ impl Window {
     /// Its arrivals.
     fn times(&self, streams: &mut Streams) -> Vec<SimTime> {
         let len = self.end_s - self.start_s;
-        let n = libm::ceil(self.rate_rps * len) as usize;
+        // A billionth of a request is rounding.
+        let n = libm::ceil(self.rate_rps * len - 1e-9) as usize;
         let gaps = self.process.gaps(n, streams.get("arrivals").clone());
         let total: f64 = gaps.iter().sum();
         let mut at = 0.0;
