@@ -38,7 +38,7 @@ impl<'de> Deserialize<'de> for Tree {
 /// A value, and the YAML that it was read from.
 #[derive(Clone, Debug)]
 pub struct Placed<T> {
-    pub value: T,
+    pub value: Box<T>,
     pub tree: Tree,
 }
 
@@ -56,7 +56,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Placed<T> {
             fn visit_newtype_struct<D: Deserializer<'de>>(self, d: D) -> Result<Placed<T>, D::Error> {
                 // Taken first: what the value is made of is handed over in the same way.
                 let tree = de::take().unwrap_or_else(|| Tree::new(TreeValue::Null, None));
-                T::deserialize(d).map(|value| Placed { value, tree })
+                T::deserialize(d).map(|value| Placed { value: Box::new(value), tree })
             }
         }
 

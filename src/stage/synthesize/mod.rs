@@ -114,7 +114,7 @@ impl Kind for Synthesize {
             servegen,
             from,
             fit,
-        } = &self.value;
+        } = &*self.value;
         // The content of files and tables enters the fingerprint by its hash.
         let spec = spec.as_ref().map(|WorkloadSpec { path, inline, format }| {
             json!({ "file": path.is_some(), "inline": inline.as_ref().map(|t| t.to_json()), "format": format })
