@@ -30,6 +30,7 @@ mod history;
 mod init;
 mod kv_plan;
 mod progress;
+mod report;
 mod run;
 mod sql;
 mod tables;
@@ -125,6 +126,8 @@ enum Command {
     ///   pipe sql "SELECT * FROM sweep.sim_requests" --format parquet > requests.parquet
     #[command(verbatim_doc_comment)]
     Sql(sql::SqlArgs),
+    /// Write what a pipeline found as one HTML file: the answer, figures, tables, stages, and how to make it again
+    Report(report::ReportArgs),
     /// Show what reads what in a pipeline: as text, Mermaid or SVG
     Graph(graph::GraphArgs),
     /// List the runs that there were, or what one of them did
@@ -199,6 +202,7 @@ pub fn main(args: Args) -> Exit {
         Command::Ls(a) => tables::ls(root, a),
         Command::Show(a) => tables::show(root, a),
         Command::Sql(a) => sql::sql(root, a),
+        Command::Report(a) => report::report(root, a),
         Command::Graph(a) => graph::graph(root, a),
         Command::History(a) => history::history(root, a),
         Command::Diff(a) => diff::diff(root, a),

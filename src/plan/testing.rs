@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Dag, Kinds, check_with};
 use crate::diag::{Diagnostic, Result, Span};
-use crate::spec::{Columns, FilePath, Format, Ingest, Pipeline, Sources, Stage, StageSpec, Text};
+use crate::spec::{Columns, FilePath, Format, Ingest, Paths, Pipeline, Sources, Stage, StageSpec, Text};
 use crate::stage::{CheckCx, Kind, Outcome, RunCx, TableShape};
 use crate::table::column;
 
@@ -118,7 +118,7 @@ impl Kinds for Fakes {
 pub(crate) fn pipeline(project: &Path, stages: Vec<(&str, Fake)>) -> (Pipeline, Result<Dag>) {
     let spec = || {
         StageSpec::Ingest(Ingest {
-            path: FilePath { written: "x".into(), path: "x".into(), at: None },
+            path: Paths(vec![FilePath { written: "x".into(), path: "x".into(), at: None }]),
             format: Format::Auto,
             columns: Columns::default(),
             time_unit: Default::default(),
@@ -126,7 +126,7 @@ pub(crate) fn pipeline(project: &Path, stages: Vec<(&str, Fake)>) -> (Pipeline, 
             run: None,
             tokens: None,
             block_tokens: None,
-            bad_rows: Default::default(),
+            on_error: Default::default(),
             limit: None,
         })
     };

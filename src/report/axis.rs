@@ -12,8 +12,10 @@ use crate::diag::Result;
 pub(super) fn draw<DB: DrawingBackend>(layout: &Layout, canvas: &mut Canvas<DB>) -> Result<()> {
     // Faint lines first, so that they do not cross the others.
     for faint in [true, false] {
-        for tick in layout.y_ticks.iter().filter(|t| (t.rank == FAINT) == faint) {
-            canvas.rule_across(layout.py(tick.value), layout.left, layout.right, colour(tick))?;
+        if !matches!(layout.y, Scale::Slots(_)) {
+            for tick in layout.y_ticks.iter().filter(|t| (t.rank == FAINT) == faint) {
+                canvas.rule_across(layout.py(tick.value), layout.left, layout.right, colour(tick))?;
+            }
         }
         if !matches!(layout.x, Scale::Slots(_)) {
             for tick in layout.x_ticks.iter().filter(|t| (t.rank == FAINT) == faint) {

@@ -10,7 +10,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, RGBColor, register_font};
 
 use super::bearing;
-use super::palette::{Marker, Rgb};
+use super::palette::{Marker, Rgb, on_dark};
 use crate::diag::{Failure, Result};
 
 /// The family under which the font is known: SVG viewers choose the first that they have.
@@ -114,11 +114,28 @@ pub(super) struct Canvas<'a, DB: DrawingBackend> {
     backend: &'a mut DB,
     steps: f64,
     medium: Medium,
+    dark: bool,
 }
 
 impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
-    pub fn new(backend: &'a mut DB, steps: u32, medium: Medium) -> Self {
-        Canvas { backend, steps: f64::from(steps), medium }
+    pub fn new(backend: &'a mut DB, steps: u32, medium: Medium, dark: bool) -> Self {
+        Canvas { backend, steps: f64::from(steps), medium, dark }
+    }
+
+    fn colour(&self, rgb: Rgb, alpha: f64) -> RGBAColor {
+        let (r, g, b) = if self.dark { on_dark(rgb) } else { rgb };
+        RGBColor(r, g, b).mix(alpha)
+    }
+
+    fn fill(&self, rgb: Rgb, alpha: f64) -> ShapeStyle {
+        ShapeStyle { color: self.colour(rgb, alpha), filled: true, stroke_width: 1 }
+    }
+
+    /// A filled shape with these corners.
+    pub fn polygon(&mut self, corners: &[Point], rgb: Rgb, alpha: f64) -> Result<()> {
+        let style = self.fill(rgb, alpha);
+        let corners: Vec<(i32, i32)> = corners.iter().map(|p| self.at(*p)).collect();
+        drawn(self.backend.fill_polygon(corners, &style))
     }
 
     fn at(&self, (x, y): Point) -> (i32, i32) {
@@ -133,7 +150,8 @@ impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
     pub fn rect(&mut self, from: Point, to: Point, rgb: Rgb) -> Result<()> {
         let (a, b) = (self.at(from), self.at(to));
         let (upper_left, lower_right) = ((a.0.min(b.0), a.1.min(b.1)), (a.0.max(b.0), a.1.max(b.1)));
-        drawn(self.backend.draw_rect(upper_left, lower_right, &fill(rgb, 1.0), true))
+        let style = self.fill(rgb, 1.0);
+        drawn(self.backend.draw_rect(upper_left, lower_right, &style, true))
     }
 
     /// A horizontal line on whole pixels, so that it is sharp.
@@ -163,14 +181,14 @@ impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
         let mut fine: Vec<(i32, i32)> = points.iter().map(|p| self.at(*p)).collect();
         fine.dedup();
         let stroke_width = self.fine(pen.width).max(1).unsigned_abs();
-        let style = ShapeStyle { color: colour(pen.rgb, 1.0), filled: false, stroke_width };
+        let style = ShapeStyle { color: self.colour(pen.rgb, 1.0), filled: false, stroke_width };
         if fine.len() > 1 { drawn(self.backend.draw_path(fine, &style)) } else { Ok(()) }
     }
 
     /// A box per piece, and a disc where two of them meet.
     fn solid_pieces(&mut self, points: &[Point], pen: Pen) -> Result<()> {
         let half = pen.width / 2.0;
-        let style = fill(pen.rgb, 1.0);
+        let style = self.fill(pen.rgb, 1.0);
         for (i, pair) in points.windows(2).enumerate() {
             let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);
             let (dx, dy) = (x1 - x0, y1 - y0);
@@ -204,7 +222,7 @@ impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
 
     /// A point of the data; `radius` is half of its width.
     pub fn marker(&mut self, marker: Marker, (x, y): Point, radius: f64, (rgb, alpha): (Rgb, f64)) -> Result<()> {
-        let style = fill(rgb, alpha);
+        let style = self.fill(rgb, alpha);
         let r = radius;
         let corners = match marker {
             Marker::Circle => {
@@ -264,19 +282,11 @@ impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
         } else {
             (FontTransform::None, (at.0, at.1 - above))
         };
-        let mut style = font(size).transform(transform).color(&colour(kind.rgb, 1.0));
+        let mut style = font(size).transform(transform).color(&self.colour(kind.rgb, 1.0));
         style.pos = Pos::new(anchor, VPos::Top);
         let top = self.at(top);
         drawn(self.backend.draw_text(text, &style, top))
     }
-}
-
-fn colour((r, g, b): Rgb, alpha: f64) -> RGBAColor {
-    RGBColor(r, g, b).mix(alpha)
-}
-
-fn fill(rgb: Rgb, alpha: f64) -> ShapeStyle {
-    ShapeStyle { color: colour(rgb, alpha), filled: true, stroke_width: 1 }
 }
 
 /// The pieces of a line that a dash pattern leaves.

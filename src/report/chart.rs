@@ -10,7 +10,7 @@ use plotters::prelude::{BitMapBackend, DrawingBackend, SVGBackend};
 use super::canvas::{Canvas, Medium, drawn, register_fonts};
 use super::data::Data;
 use super::layout::Layout;
-use super::{axis, marks};
+use super::{axis, hover, marks};
 use crate::diag::Result;
 
 /// How the points are shown.
@@ -24,6 +24,26 @@ pub enum ChartKind {
     Bar,
     /// The empirical distribution of x; y of the points is ignored.
     Cdf,
+    /// A value holds from its point until the next one.
+    Step,
+    /// Series on top of each other; where one has no value it counts as 0.
+    Area,
+    /// How many x fall into each of equal bins, of all series together; y of the points is ignored.
+    Histogram,
+    /// Of the y of each x: half of them in a box, the median in it, and 5 to 95 % on a line.
+    Box,
+    /// A cell per x and y, with the colour of its value.
+    Heat,
+}
+
+/// A line across the plot that the data are held against.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rule {
+    pub value: f64,
+    /// Written on it.
+    pub label: String,
+    /// It stands at a place of the horizontal axis.
+    pub upright: bool,
 }
 
 /// What to draw. Texts may be empty: they take no space then.
@@ -45,6 +65,15 @@ pub struct Chart {
     /// Names on the horizontal axis. Where given, x of a point is an index into them. Bars without categories have one
     /// per distinct x. A distribution has none.
     pub categories: Option<Vec<String>>,
+    /// Names of the rows of a [`ChartKind::Heat`], from below; y of a point is an index into them.
+    pub rows: Vec<String>,
+    pub rules: Vec<Rule>,
+    /// Of a [`ChartKind::Histogram`]; 0 is 40.
+    pub bins: usize,
+    /// Stands under the picture: what it shows, and of what.
+    pub caption: String,
+    /// Light on dark.
+    pub dark: bool,
 }
 
 /// Points that share a colour.
@@ -54,6 +83,8 @@ pub struct Series {
     pub name: String,
     /// `(x, y)`; NaN stands for NULL.
     pub points: Vec<(f64, f64)>,
+    /// What the points of a [`ChartKind::Heat`] are coloured by; else empty.
+    pub values: Vec<f64>,
 }
 
 /// Steps of the fine grid per pixel in an SVG.
@@ -71,9 +102,15 @@ pub fn svg(chart: &Chart) -> Result<String> {
     let fine = (width * SVG_STEPS, height * SVG_STEPS);
     let mut text = String::new();
     let mut backend = SVGBackend::with_string(&mut text, fine);
-    draw(chart, &mut Canvas::new(&mut backend, SVG_STEPS, Medium::SVG))?;
+    draw(chart, &mut Canvas::new(&mut backend, SVG_STEPS, Medium::SVG, chart.dark))?;
     drawn(backend.present())?;
     drop(backend);
+    let data = Data::new(chart);
+    let shapes = hover::shapes(chart, &data, &Layout::new(chart, &data), f64::from(SVG_STEPS));
+    let text = match text.rfind("</svg>") {
+        Some(end) => format!("{}{shapes}{}", &text[..end], &text[end..]),
+        None => text,
+    };
     // The view box stays on the fine grid, the size is that of the picture.
     let wide = format!("width=\"{}\" height=\"{}\"", fine.0, fine.1);
     Ok(text.replacen(&wide, &format!("width=\"{width}\" height=\"{height}\""), 1))
@@ -90,7 +127,7 @@ pub fn png(chart: &Chart, path: &Path) -> Result<()> {
     let mut pixels = vec![255; fine.0 as usize * fine.1 as usize * 3];
     {
         let mut backend = BitMapBackend::with_buffer(&mut pixels, fine);
-        draw(chart, &mut Canvas::new(&mut backend, steps, Medium::RASTER))?;
+        draw(chart, &mut Canvas::new(&mut backend, steps, Medium::RASTER, chart.dark))?;
         drawn(backend.present())?;
     }
     let mut file = BitMapBackend::new(path, size);
@@ -130,6 +167,7 @@ fn draw<DB: DrawingBackend>(chart: &Chart, canvas: &mut Canvas<DB>) -> Result<()
     layout.draw_texts(canvas)?;
     axis::draw(&layout, canvas)?;
     marks::draw(chart.kind, &data, &layout, canvas)?;
+    marks::rules(&chart.rules, &layout, canvas)?;
     if data.is_empty() {
         layout.draw_empty(canvas)?;
     }

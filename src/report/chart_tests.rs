@@ -3,7 +3,7 @@
 use super::*;
 
 fn series(name: &str, points: impl IntoIterator<Item = (f64, f64)>) -> Series {
-    Series { name: name.into(), points: points.into_iter().collect() }
+    Series { name: name.into(), points: points.into_iter().collect(), values: Vec::new() }
 }
 
 fn base(kind: ChartKind, title: &str, x: &str, y: &str) -> Chart {
@@ -102,6 +102,67 @@ fn one_point() -> Chart {
     }
 }
 
+fn rule(value: f64, label: &str, upright: bool) -> Rule {
+    Rule { value, label: label.into(), upright }
+}
+
+fn steps() -> Chart {
+    let replicas = [(0.0, 2.0), (60.0, 3.0), (90.0, 5.0), (180.0, 4.0), (240.0, 2.0), (300.0, 2.0)];
+    Chart {
+        series: vec![series("replicas", replicas), series("needed", replicas.map(|(x, y)| (x + 12.0, y * 0.9)))],
+        rules: vec![rule(6.0, "most that there may be", false), rule(150.0, "deploy", true)],
+        ..base(ChartKind::Step, "Replicas over time", "Time (s)", "Replicas")
+    }
+}
+
+fn areas() -> Chart {
+    let part = |name: &str, height: f64| {
+        series(name, (0..60).map(|x| (f64::from(x), height * (1.2 + libm::sin(f64::from(x) / 9.0 + height)))))
+    };
+    Chart {
+        legend: "Part".into(),
+        series: vec![part("queue", 40.0), part("prefill", 70.0), part("transfer", 12.0)],
+        caption: "ttft_parts: of sim_requests 3f2a9c71".into(),
+        ..base(ChartKind::Area, "What the time to first token is made of", "Time (s)", "Mean (ms)")
+    }
+}
+
+fn histogram() -> Chart {
+    let of = |name: &str, scale: f64| series(name, noise(2000).map(|u| (libm::pow(10.0, 1.0 + scale * u), 0.0)));
+    Chart {
+        x_log: true,
+        series: vec![of("prompts", 3.0), of("replies", 1.6)],
+        ..base(ChartKind::Histogram, "Lengths", "Tokens", "Requests")
+    }
+}
+
+fn boxes() -> Chart {
+    let names = ["round_robin", "least_outstanding", "prefix_affinity"];
+    let of = |name: &str, scale: f64| {
+        let points = noise(600)
+            .enumerate()
+            .map(|(i, u)| ((i % 3) as f64, scale * (1.0 + (i % 3) as f64) * libm::pow(u, 2.0) + 30.0));
+        series(name, points)
+    };
+    Chart {
+        categories: Some(names.map(String::from).into()),
+        series: vec![of("a100-sxm", 300.0), of("h100-sxm", 170.0)],
+        rules: vec![rule(500.0, "objective 500 ms", false)],
+        ..base(ChartKind::Box, "Time to first token by router", "Router", "TTFT (ms)")
+    }
+}
+
+fn heat() -> Chart {
+    let cells: Vec<(f64, f64)> = (0..8).flat_map(|x| (0..5).map(move |y| (f64::from(1 << x), f64::from(y)))).collect();
+    let values = cells.iter().map(|(x, y)| 1.0 / (1.0 + libm::exp(x / 20.0 - 2.0 - y))).collect();
+    Chart {
+        legend: "Attainment".into(),
+        rows: (1..=5).map(|n| format!("{n} replicas")).collect(),
+        series: vec![Series { name: String::new(), points: cells, values }],
+        ..base(ChartKind::Heat, "Share of requests within the objective", "Rate (requests/s)", "")
+    }
+}
+
 fn empty() -> Chart {
     base(ChartKind::Line, "Nothing met the objective", "Rate (requests/s)", "TTFT p99 (ms)")
 }
@@ -113,6 +174,16 @@ fn cases() -> Vec<(&'static str, Chart)> {
     let log_line = Chart { x_log: true, y_log: true, width: 1600, height: 900, ..lines() };
     vec![
         ("line", lines()),
+        ("steps", steps()),
+        ("areas", areas()),
+        ("histogram", histogram()),
+        ("boxes", boxes()),
+        ("heat", heat()),
+        ("dark_line", Chart { dark: true, width: 480, height: 300, ..lines() }),
+        ("dark_boxes", Chart { dark: true, width: 480, height: 300, ..boxes() }),
+        ("dark_heat", Chart { dark: true, width: 480, height: 300, ..heat() }),
+        ("empty_heat", Chart { series: Vec::new(), rows: Vec::new(), width: 320, height: 200, ..heat() }),
+        ("empty_histogram", Chart { series: Vec::new(), width: 320, height: 200, ..histogram() }),
         ("log_scatter", log_scatter()),
         ("bars", bars()),
         ("cdf", cdf()),

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use super::hover::escaped;
+
 /// A stage to be drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GraphNode {
@@ -113,10 +115,6 @@ fn shortened(text: &str) -> String {
         Some(_) => text.chars().take(NAME_MAX).chain(['…']).collect(),
         None => text.to_string(),
     }
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use plotters::prelude::DrawingBackend;
 use super::canvas::{Align, Canvas, Pen, Point, Type, fit, text_width};
 use super::chart::{Chart, ChartKind};
 use super::data::Data;
-use super::palette::{INK, Look, Rgb, SOFT_INK, look};
+use super::number::number;
+use super::palette::{INK, Look, Rgb, SOFT_INK, look, value_colour};
 use super::scale::{Scale, Tick};
 use crate::diag::Result;
 
@@ -13,6 +14,7 @@ use crate::diag::Result;
 const TITLE: f64 = 19.0;
 const LABEL: f64 = 14.0;
 const SMALL: f64 = 12.5;
+const CAPTION: f64 = 11.0;
 
 /// Longer names in the legend are cut to the first of these widths, in letters' sizes, with which all have room.
 const NAME_EMS: [f64; 3] = [40.0, 26.0, 16.0];
@@ -31,8 +33,14 @@ pub(super) struct Layout {
     pub y_ticks: Vec<Tick>,
     /// Names of slots are written from bottom to top, since they do not fit side by side.
     pub x_upwards: bool,
+    /// The lowest and the highest value of a heat map.
+    values: Option<(f64, f64)>,
     texts: Vec<(String, Point, Type)>,
     swatches: Vec<Swatch>,
+    /// Corners of the colours of a heat map's values.
+    ramp: Option<(Point, Point)>,
+    /// What the caption takes.
+    foot: f64,
     kind: ChartKind,
 }
 
@@ -69,11 +77,15 @@ impl Layout {
             x_ticks: Vec::new(),
             y_ticks: Vec::new(),
             x_upwards: false,
+            values: data.value_range(),
             texts: Vec::new(),
             swatches: Vec::new(),
+            ramp: None,
+            foot: 0.0,
             kind: chart.kind,
         };
         layout.head(chart, data, height);
+        layout.caption(chart, height);
         layout.axes(chart, data, width, height);
         layout.axis_labels(chart, height);
         layout
@@ -87,6 +99,14 @@ impl Layout {
     /// The pixel of a value on the vertical axis.
     pub fn py(&self, y: f64) -> f64 {
         self.bottom - self.y.unit(y) * (self.bottom - self.top)
+    }
+
+    /// Where a value of a heat map lies between the lowest and the highest, 0 to 1.
+    pub fn value_unit(&self, value: f64) -> f64 {
+        match self.values {
+            Some((low, high)) if high > low => (value - low) / (high - low),
+            _ => 0.5,
+        }
     }
 
     /// How tick labels are written.
@@ -103,10 +123,45 @@ impl Layout {
         if !data.notes.is_empty() {
             self.line(fit(&data.notes.join("; "), SMALL * self.size, room), SMALL, SOFT_INK);
         }
-        if chart.series.len() > 1 || chart.series.iter().any(|s| !s.name.is_empty()) {
+        if let (ChartKind::Heat, Some(range)) = (chart.kind, self.values) {
+            self.value_legend(chart, range);
+        } else if chart.series.len() > 1 || chart.series.iter().any(|s| !s.name.is_empty()) {
             self.legend(chart, (height * 0.3 - self.top).max(0.0));
         }
         self.top = (self.top + 8.0 * self.size).min(height * 0.5);
+    }
+
+    /// From the lowest value to the highest.
+    fn value_legend(&mut self, chart: &Chart, (low, high): (f64, f64)) {
+        let em = SMALL * self.size;
+        let y = self.top + em;
+        let mut x = self.left;
+        let mut say = |layout: &mut Layout, text: String, rgb: Rgb| {
+            let wide = text_width(&text, em);
+            layout.texts.push((text, (x, y), kind(em, rgb, Align::Start)));
+            x += wide + em * 0.6;
+            x
+        };
+        if !chart.legend.is_empty() {
+            say(self, fit(&chart.legend, em, em * 26.0), SOFT_INK);
+        }
+        let from = say(self, number(low), INK);
+        let wide = em * 9.0;
+        self.ramp = Some(((from, y - em * 0.75), (from + wide, y + em * 0.05)));
+        self.texts.push((number(high), (from + wide + em * 0.6, y), kind(em, INK, Align::Start)));
+        self.top = y + em * 0.6;
+    }
+
+    /// The line under the picture.
+    fn caption(&mut self, chart: &Chart, height: f64) {
+        if chart.caption.is_empty() {
+            return;
+        }
+        let em = CAPTION * self.size;
+        let text = fit(&chart.caption, em, self.right - self.left);
+        self.texts.push((text, (self.left, height - 8.0 * self.size), kind(em, SOFT_INK, Align::Start)));
+        self.bottom -= em * 1.2;
+        self.foot = em * 1.2;
     }
 
     /// A line of text under what is there.
@@ -169,7 +224,9 @@ impl Layout {
         let em = SMALL * self.size;
         let below = em * 1.5 + if chart.x_label.is_empty() { 0.0 } else { LABEL * self.size * 1.6 };
         self.bottom = (self.bottom - below).max(self.top + height * 0.1);
-        if !data.is_empty() {
+        if let Some(names) = &data.row_slots {
+            self.name_rows(names);
+        } else if !data.is_empty() {
             let want = ((self.bottom - self.top) / (em * 4.2)).clamp(2.0, 12.0) as usize;
             self.y_ticks = self.y.ticks(want);
             let places =
@@ -189,6 +246,15 @@ impl Layout {
             let over = self.px(last.value) + text_width(&last.label, em) / 2.0 - (width - 4.0);
             self.right = (self.right - over.max(0.0)).max(self.left + 10.0);
         }
+    }
+
+    /// Names of the rows, as many as have room.
+    fn name_rows(&mut self, names: &[String]) {
+        let em = SMALL * self.size;
+        let high = (self.bottom - self.top) / names.len().max(1) as f64;
+        let every = libm::ceil(em * 1.3 / high).max(1.0) as usize;
+        let tick = |(i, name): (usize, &String)| Tick { value: i as f64, label: fit(name, em, em * 16.0), rank: 0 };
+        self.y_ticks = names.iter().enumerate().step_by(every).map(tick).collect();
     }
 
     /// As many ticks as have room side by side.
@@ -238,7 +304,7 @@ impl Layout {
         let em = LABEL * self.size;
         let (across, down) = ((self.left + self.right) / 2.0, (self.top + self.bottom) / 2.0);
         let x_label = fit(&chart.x_label, em, self.right - self.left);
-        self.texts.push((x_label, (across, height - 16.0 * self.size), kind(em, INK, Align::Middle)));
+        self.texts.push((x_label, (across, height - 16.0 * self.size - self.foot), kind(em, INK, Align::Middle)));
         let y_label = fit(&chart.y_label, em, (self.bottom - self.top).max(height * 0.6));
         let upwards = Type { upwards: true, ..kind(em, INK, Align::Middle) };
         self.texts.push((y_label, (16.0 * self.size + em * 0.85, down), upwards));
@@ -252,6 +318,15 @@ impl Layout {
         for swatch in &self.swatches {
             self.draw_swatch(swatch, canvas)?;
         }
+        if let Some(((left, top), (right, bottom))) = self.ramp {
+            const COLOURS: usize = 64;
+            let wide = (right - left) / COLOURS as f64;
+            for i in 0..COLOURS {
+                let x = left + wide * i as f64;
+                let rgb = value_colour((i as f64 + 0.5) / COLOURS as f64);
+                canvas.rect((x, top), (x + wide, bottom), rgb)?;
+            }
+        }
         Ok(())
     }
 
@@ -262,9 +337,11 @@ impl Layout {
         let line = [(x, y), (x + swatch.width, y)];
         let pen = Pen { rgb: look.rgb, width: 2.4 * self.size, dash: look.dash };
         match self.kind {
-            ChartKind::Bar => canvas.rect((middle.0 - half, y - half), (middle.0 + half, y + half), look.rgb),
+            ChartKind::Bar | ChartKind::Area | ChartKind::Box | ChartKind::Histogram | ChartKind::Heat => {
+                canvas.rect((middle.0 - half, y - half), (middle.0 + half, y + half), look.rgb)
+            }
             ChartKind::Scatter => canvas.marker(look.marker, middle, half, (look.rgb, 1.0)),
-            ChartKind::Cdf => canvas.path(&line, pen),
+            ChartKind::Cdf | ChartKind::Step => canvas.path(&line, pen),
             ChartKind::Line => {
                 canvas.path(&line, pen)?;
                 canvas.marker(look.marker, middle, 3.6 * self.size, (look.rgb, 1.0))

@@ -7,11 +7,12 @@ use std::collections::BTreeSet;
 
 use plotters::prelude::DrawingBackend;
 
-use super::canvas::{Canvas, Pen, Point};
-use super::chart::ChartKind;
+use super::canvas::{Align, Canvas, Pen, Point, Type, fit, text_width};
+use super::chart::{ChartKind, Rule};
 use super::data::Data;
 use super::layout::Layout;
-use super::palette::{AXIS, Look, look};
+use super::number::number;
+use super::palette::{AXIS, INK, Look, PAPER, is_dark, look, value_colour};
 use crate::diag::Result;
 
 /// Above this, points that fall on the same quarter of a pixel are drawn once.
@@ -36,7 +37,150 @@ pub(super) fn draw<DB: DrawingBackend>(
             let mut series = series.into_iter().enumerate();
             series.try_for_each(|(i, s)| canvas.path(&without_middles(s), pen(look(i), layout)))
         }
+        ChartKind::Step => {
+            let mut series = series.into_iter().enumerate();
+            series.try_for_each(|(i, s)| canvas.path(&without_middles(held(&s)), pen(look(i), layout)))
+        }
+        ChartKind::Area => areas(series, layout, canvas),
+        ChartKind::Histogram => outlines(data, series, layout, canvas),
+        ChartKind::Box => boxes(data, layout, canvas),
+        ChartKind::Heat => cells(data, layout, canvas),
     }
+}
+
+/// Corners of a line that keeps its height until the next point.
+fn held(points: &[Point]) -> Vec<Point> {
+    let corners = points.windows(2).flat_map(|w| [w[0], (w[1].0, w[0].1)]);
+    corners.chain(points.last().copied()).collect()
+}
+
+/// The topmost first: each covers the upper part of the one before it.
+fn areas<DB: DrawingBackend>(all: Vec<Vec<Point>>, layout: &Layout, canvas: &mut Canvas<DB>) -> Result<()> {
+    let foot = layout.py(layout.y.foot());
+    for (i, points) in all.iter().enumerate().rev() {
+        let points = extremes_by_column(points);
+        let (Some(first), Some(last)) = (points.first().copied(), points.last().copied()) else { continue };
+        let corners: Vec<Point> = [(first.0, foot)].into_iter().chain(points).chain([(last.0, foot)]).collect();
+        canvas.polygon(&corners, look(i).rgb, 1.0)?;
+    }
+    canvas.rule_across(foot, layout.left, layout.right, AXIS)
+}
+
+/// Bins, filled so lightly that another series can be seen through them.
+fn outlines<DB: DrawingBackend>(
+    data: &Data,
+    all: Vec<Vec<Point>>,
+    layout: &Layout,
+    canvas: &mut Canvas<DB>,
+) -> Result<()> {
+    let foot = layout.bottom;
+    for (i, mut points) in all.into_iter().enumerate() {
+        // A count of 0 has no place on a logarithmic axis.
+        points.iter_mut().zip(&data.series[i]).filter(|(_, (_, n))| *n <= 0.0).for_each(|(p, _)| p.1 = foot);
+        let (Some(first), Some(last)) = (points.first().copied(), points.last().copied()) else { continue };
+        for bin in points.chunks_exact(2).filter(|bin| bin[0].1 < foot) {
+            let corners = [(bin[0].0, foot), bin[0], bin[1], (bin[1].0, foot)];
+            canvas.polygon(&corners, look(i).rgb, 0.3)?;
+        }
+        let outline: Vec<Point> = [(first.0, foot)].into_iter().chain(points).chain([(last.0, foot)]).collect();
+        canvas.path(&without_middles(outline), Pen { width: 1.6 * layout.size, ..pen(look(i), layout) })?;
+    }
+    canvas.rule_across(foot, layout.left, layout.right, AXIS)
+}
+
+/// Side by side in each slot, one per series.
+fn boxes<DB: DrawingBackend>(data: &Data, layout: &Layout, canvas: &mut Canvas<DB>) -> Result<()> {
+    let slots = data.slots.as_ref().map_or(1, |s| s.len().max(1)) as f64;
+    let slot = (layout.right - layout.left) / slots;
+    let count = data.series.len().max(1) as f64;
+    let group = (slot * 0.7).min(count * 90.0 * layout.size);
+    let wide = group / count;
+    for (i, five) in data.series.iter().enumerate() {
+        let (rgb, pen) = (look(i).rgb, Pen { width: 1.6 * layout.size, dash: None, ..pen(look(i), layout) });
+        for five in five.chunks_exact(5) {
+            let middle = layout.px(five[0].0) - group / 2.0 + wide * (i as f64 + 0.5);
+            let half = (wide * 0.38).max(1.0);
+            let [low, from, median, to, high] = [0, 1, 2, 3, 4].map(|k: usize| layout.py(five[k].1));
+            canvas.path(&[(middle, low), (middle, high)], pen)?;
+            for end in [low, high] {
+                canvas.path(&[(middle - half * 0.5, end), (middle + half * 0.5, end)], pen)?;
+            }
+            let corners = [(middle - half, from), (middle + half, from), (middle + half, to), (middle - half, to)];
+            canvas.polygon(&corners, PAPER, 1.0)?;
+            canvas.polygon(&corners, rgb, 0.35)?;
+            canvas.path(&[corners[0], corners[1], corners[2], corners[3], corners[0]], pen)?;
+            let thick = Pen { width: 3.0 * layout.size, ..pen };
+            canvas.path(&[(middle - half, median), (middle + half, median)], thick)?;
+        }
+    }
+    Ok(())
+}
+
+fn cells<DB: DrawingBackend>(data: &Data, layout: &Layout, canvas: &mut Canvas<DB>) -> Result<()> {
+    let count = |slots: &Option<Vec<String>>| slots.as_ref().map_or(1, |s| s.len().max(1)) as f64;
+    let wide = (layout.right - layout.left) / count(&data.slots);
+    let high = (layout.bottom - layout.top) / count(&data.row_slots);
+    let em = layout.tick_type(Align::Middle).em;
+    for (points, values) in data.series.iter().zip(&data.values) {
+        for ((x, y), value) in points.iter().zip(values) {
+            let rgb = value_colour(layout.value_unit(*value));
+            let (cx, cy) = (layout.px(*x), layout.py(*y));
+            canvas.rect(
+                (cx - wide / 2.0 + 0.5, cy - high / 2.0 + 0.5),
+                (cx + wide / 2.0 - 0.5, cy + high / 2.0 - 0.5),
+                rgb,
+            )?;
+            let text = number(three_digits(*value));
+            if text_width(&text, em) < wide - em * 0.6 && high > em * 1.4 {
+                // Letters on a colour do not change with the paper.
+                let ink = if is_dark(rgb) { (0xff, 0xff, 0xfe) } else { (0x1f, 0x24, 0x2a) };
+                canvas.text(&text, (cx, cy + em * 0.34), Type { rgb: ink, ..layout.tick_type(Align::Middle) })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// To three digits that say something: more would only be noise in a cell.
+fn three_digits(value: f64) -> f64 {
+    if value == 0.0 {
+        return 0.0;
+    }
+    let unit = libm::pow(10.0, libm::floor(libm::log10(value.abs())) - 2.0);
+    // A unit below 1 is not exact, its inverse is.
+    if unit < 1.0 {
+        libm::round(value * libm::round(1.0 / unit)) / libm::round(1.0 / unit)
+    } else {
+        libm::round(value / unit) * unit
+    }
+}
+
+/// Lines that the data are held against, over the data.
+pub(super) fn rules<DB: DrawingBackend>(rules: &[Rule], layout: &Layout, canvas: &mut Canvas<DB>) -> Result<()> {
+    let pen = Pen { rgb: INK, width: 1.3 * layout.size, dash: Some((6.0 * layout.size, 4.0 * layout.size)) };
+    let em = layout.tick_type(Align::End).em;
+    for rule in rules {
+        let (at, within) = match rule.upright {
+            true => (layout.px(rule.value), layout.left..=layout.right),
+            false => (layout.py(rule.value), layout.top..=layout.bottom),
+        };
+        if !within.contains(&at) {
+            continue;
+        }
+        let label = fit(&rule.label, em, (layout.right - layout.left) * 0.5);
+        if rule.upright {
+            canvas.path(&[(at, layout.top), (at, layout.bottom)], pen)?;
+            let room = layout.right - at > text_width(&label, em) + em;
+            let (align, x) = if room { (Align::Start, at + em * 0.4) } else { (Align::End, at - em * 0.4) };
+            canvas.text(&label, (x, layout.top + em), Type { rgb: INK, ..layout.tick_type(align) })?;
+        } else {
+            canvas.path(&[(layout.left, at), (layout.right, at)], pen)?;
+            // Under the line where there is no room above it.
+            let y = if at - layout.top > em * 1.5 { at - em * 0.45 } else { at + em * 1.2 };
+            canvas.text(&label, (layout.right - em * 0.3, y), Type { rgb: INK, ..layout.tick_type(Align::End) })?;
+        }
+    }
+    Ok(())
 }
 
 fn pen(look: Look, layout: &Layout) -> Pen {
@@ -133,6 +277,15 @@ fn extremes_by_column(points: &[Point]) -> Vec<Point> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cells_have_three_digits() {
+        for (value, expected) in
+            [(0.99742, 0.997), (0.0, 0.0), (-1234.5, -1230.0), (0.000_123_45, 0.000_123), (98_765.0, 98_800.0)]
+        {
+            assert_eq!(three_digits(value), expected);
+        }
+    }
 
     #[test]
     fn thinning_keeps_the_shape() {

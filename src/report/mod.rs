@@ -10,13 +10,16 @@ mod canvas;
 mod chart;
 mod data;
 mod graph;
+mod hover;
 mod label;
 mod layout;
 mod marks;
 mod number;
+mod page;
 mod palette;
 mod scale;
 
-pub use chart::{Chart, ChartKind, Series, png, svg};
+pub use chart::{Chart, ChartKind, Rule, Series, png, svg};
 pub use graph::{GraphNode, graph_mermaid, graph_svg};
 pub use label::pretty;
+pub use page::{Page, PageFigure, PageStage, PageTable};

@@ -16,6 +16,8 @@ pub(super) const TEXT: &str = "$pipe::text";
 pub(super) const TREE: &str = "$pipe::tree";
 /// The name by which [`super::Placed`] asks for the tree beside the value that is read from it.
 pub(super) const PLACED: &str = "$pipe::placed";
+/// By which [`super::Paths`] asks for one text or a list of them.
+pub(super) const TEXTS: &str = "$pipe::texts";
 
 thread_local! {
     static SLOT: RefCell<Option<Tree>> = const { RefCell::new(None) };
@@ -271,6 +273,7 @@ impl<'de> de::Deserializer<'de> for De<'_> {
                 SLOT.with(|slot| *slot.borrow_mut() = Some(self.0.clone()));
                 visitor.visit_newtype_struct(self)
             }
+            TEXTS if matches!(self.0.value, TreeValue::List(_)) => self.deserialize_seq(visitor),
             _ => visitor.visit_newtype_struct(self),
         }
     }

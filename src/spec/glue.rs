@@ -3,10 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 
-use super::{FilePath, Ref, Text, Tree, TreeValue, de};
+use super::{FilePath, Paths, Ref, Text, Tree, TreeValue, de};
 
 /// Takes what [`de::De`] handed over, or reads a plain value of another format.
 struct Handed {
@@ -122,6 +122,48 @@ impl<'de> Deserialize<'de> for FilePath {
             _ => PathBuf::from(&written),
         };
         Ok(FilePath { written, path, at: tree.at })
+    }
+}
+
+struct OneOrMany;
+
+impl<'de> Visitor<'de> for OneOrMany {
+    type Value = Paths;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a path or a list of paths")
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, d: D) -> Result<Paths, D::Error> {
+        FilePath::deserialize(d).map(|path| Paths(vec![path]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Paths, A::Error> {
+        let mut paths = Vec::new();
+        while let Some(path) = seq.next_element()? {
+            paths.push(path);
+        }
+        if paths.is_empty() { Err(A::Error::custom("a list of paths cannot be empty")) } else { Ok(Paths(paths)) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Paths {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_newtype_struct(de::TEXTS, OneOrMany)
+    }
+}
+
+impl schemars::JsonSchema for Paths {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Paths".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" }, "minItems": 1 }]
+        })
     }
 }
 

@@ -3,14 +3,18 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::FilePath;
+use super::{FilePath, Paths};
 
-/// Read a trace file into a table of requests.
+/// Read trace files into a table of requests. Prompts and replies of 0 tokens are kept with 1, the least that an engine
+/// computes; that, and whatever else is read otherwise than it stands there, is counted in `<stage>_report`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ingest {
-    /// The file; `.gz` and `.zst` are unpacked while reading.
-    pub path: FilePath,
+    /// The file; a list of files; or a pattern with `*`, `?`, `[...]` or `**`. Files of a pattern are read in the order of
+    /// their names, in which numbers count as numbers (`part-2` before `part-10`); those of a list in its order. All have
+    /// one format and one clock. `.gz` and `.zst` are unpacked while reading. With the build feature `cloud` also
+    /// `https://`, `http://`, `s3://`, `gs://` and `az://`, with credentials from the environment.
+    pub path: Paths,
     /// Its format. Default: found from the first line.
     #[serde(default)]
     pub format: Format,
@@ -21,7 +25,7 @@ pub struct Ingest {
     #[serde(default)]
     pub time_unit: TimeUnit,
     /// For `csv`, `jsonl` and `parquet` of requests that a server answered: which columns hold what was measured. Makes a
-    /// second table, `<stage>_measured`; formats of measured runs (`vllm_bench`, `otel`, `trace_v2`) make it without this.
+    /// second table, `<stage>_measured`; formats of measured runs make it without this.
     #[serde(default)]
     pub measured: Option<MeasuredColumns>,
     /// Of a file with several runs of a server: the one to read. Each run has a time 0 of its own.
@@ -37,7 +41,7 @@ pub struct Ingest {
     pub block_tokens: Option<u32>,
     /// What to do with a row that cannot be read.
     #[serde(default)]
-    pub bad_rows: BadRows,
+    pub on_error: OnError,
     /// Read only the first so many requests. Default: all.
     #[serde(default)]
     pub limit: Option<u64>,
@@ -49,33 +53,76 @@ pub struct Ingest {
 pub enum Format {
     #[default]
     Auto,
-    /// JSON lines `timestamp` (ms), `input_length`, `output_length`, `hash_ids` (512-token blocks).
+    /// JSON lines `timestamp` (ms), `input_length`, `output_length`, `hash_ids` (512-token blocks); with Dynamo's sessions
+    /// and agents (`session_id`, `delay`, `request_id`, `wait_for`, `tool_wait_ms`, ms).
     Mooncake,
-    /// CSV `TIMESTAMP,ContextTokens,GeneratedTokens` (Azure LLM inference traces, 2023 and 2024).
+    /// CSV `TIMESTAMP,ContextTokens,GeneratedTokens` (Azure LLM inference traces, 2023 and 2024), and with `NumImages`
+    /// (multimodal, 2025).
     Azure,
+    /// JSON lines `StartTimeOffset` (ns), `RequestID`, `ContextTokens`, `GeneratedTokens`: APEX.
+    Apex,
+    /// CSV `Timestamp` (s), `Model`, `Request tokens`, `Response tokens`, `Log Type`, and in newer files `Session ID`,
+    /// `Elapsed time` (s): BurstGPT. Replies of 0 tokens are failures, and kept.
+    Burstgpt,
+    /// JSON lines with `schema: dynamo.request.trace.v1`: request traces of NVIDIA Dynamo, with its agents' sessions.
+    Dynamo,
+    /// JSON lines `timestamp` (s), `input_length`, `output_length`: what GuideLLM replays (`trace_synthetic`).
+    GuidellmTrace,
+    /// JSON lines `timestamp` (s, in quotes), `input_length`, `output_length`, `session_id`, and `hash_ids` with the parts of
+    /// the prompt: RAGPulse. Lengths of the parts are read from the files beside it.
+    Ragpulse,
+    /// CSV `arrival_timestamp` (s), `prompt_size`, `token_size`, `application_id`, ...: Splitwise-sim.
+    Splitwise,
+    /// JSON lines, a coding agent's conversation each: `id`, `requests: [{t, in, out, hash_ids}]` (s, 64-token blocks), with
+    /// subagents: traces of WEKA's KV cache tester.
+    Weka,
     /// CSV `arrived_at` (s), `num_prefill_tokens`, `num_decode_tokens`, and optionally block hashes and sessions.
     Vidur,
     /// Conversations as JSON or JSON lines: `id`, `conversations: [{from, value}]`.
     Sharegpt,
-    /// JSON lines `input_toks`, `output_toks`, `arrival_time_ns`, and optionally `input_tok_ids`, `output_tok_ids`: a
-    /// workload of LLMServingSim.
+    /// JSON lines `input_toks`, `output_toks`, `arrival_time_ns`, and optionally `input_tok_ids`, `output_tok_ids`, or, for
+    /// agents, `sub_requests`: a workload of LLMServingSim.
     Llmservingsim,
     /// JSON lines `input_toks`, `output_toks`, `arrival_time`, `queued_ts`, `scheduled_ts`, `first_token_ts`,
     /// `last_token_ts` (s): what LLMServingSim's benchmark of vLLM writes. Measured.
     VllmBench,
-    /// Parquet `start_unix_ns`, `latency.time_to_first_token`, `latency.e2e`, `usage.prompt_tokens`, ...: request spans of
-    /// vLLM's OpenTelemetry tracing, an attribute per column, `gen_ai.` in front of the names or not. Measured.
+    /// Request spans of OpenTelemetry. Parquet `start_unix_ns`, `latency.time_to_first_token`, `latency.e2e`,
+    /// `usage.prompt_tokens`, ...: vLLM's tracing, an attribute per column, `gen_ai.` in front of the names or not. JSON or
+    /// JSON lines: `resourceSpans`, as OTLP has them (also BLIS's `traces.json`), or `spans`, as inference-perf replays
+    /// them. Measured.
     Otel,
     /// CSV `send_time_us`, `first_chunk_time_us`, `last_chunk_time_us`, ..., with a header beside it (`.yaml`):
     /// TraceV2 of inference-sim, as its client observed it. Measured.
     TraceV2,
+    /// Conversations as JSON or JSON lines: `messages: [{role, content}]`, as OpenAI's API has them.
+    OpenaiChat,
+    /// A batch of OpenAI's API, JSON lines: its input (`custom_id`, `body`; texts, and replies as long as the body
+    /// allows) or its output (`custom_id`, `response`; numbers of tokens).
+    OpenaiBatch,
+    /// JSON lines `prompt`, `output_tokens`: a custom dataset of `vllm bench serve`.
+    VllmPrompts,
+    /// The result of `vllm bench serve --save-result --save-detailed`: one JSON object with `input_lens`,
+    /// `output_lens`, `ttfts`, `itls`, `start_times` (s). Measured.
+    VllmResult,
+    /// A report of GuideLLM, `benchmarks.json`; each benchmark is a run. Measured.
+    Guidellm,
+    /// Records of AIPerf, `profile_export.jsonl`: `metadata`, `metrics`. Measured.
+    Aiperf,
+    /// A profile of GenAI-Perf, `profile_export.json`: `experiments`. Texts, with what was observed.
+    GenaiPerf,
+    /// Requests of inference-perf, `per_request_lifecycle_metrics.json`: `start_time`, `end_time`, `info`. Measured.
+    InferencePerf,
+    /// `detailed_results_*.json` of vllm-data-collection: `prompts`. Measured, unless it is the tokenized one.
+    DetailedResults,
     Jsonl,
     Csv,
     Parquet,
 }
 
 /// Columns of a generic file. Either token counts, or texts to be tokenized, must be there. `turn`, `think_ns`,
-/// `block_tokens` and `encoder_tokens` are read under these names where they are there.
+/// `block_tokens`, `encoder_tokens`, `reasoning_tokens`, `acceptance`, `deadline_ns`, `timeout_ns`, `cancel_ns` and what was
+/// observed (`observed_ttft_ns`, ...) are read under these names where they are there; so is `depends_on` (a list), where
+/// the requests have names (`request_id`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Columns {
@@ -91,6 +138,11 @@ pub struct Columns {
     pub model: Option<String>,
     pub adapter: Option<String>,
     pub block_hashes: Option<String>,
+    pub tenant: Option<String>,
+    pub client: Option<String>,
+    pub priority: Option<String>,
+    pub max_tokens: Option<String>,
+    pub images: Option<String>,
 }
 
 /// Columns of what was measured of a request, of a generic file. All but `status` and `run` are spans of time.
@@ -128,7 +180,30 @@ pub enum TimeUnit {
     Ns,
 }
 
-/// What to do with a row that cannot be read.
+/// What to do with a row of a trace that cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// The stage fails, naming file, line, column and reason.
+    #[default]
+    Fail,
+    /// The row goes to the table `<stage>_rejected`, with the reason.
+    Quarantine(Quarantine),
+}
+
+/// How many rows may be put aside before the stage fails after all. Default: any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quarantine {
+    /// At most so many.
+    #[schemars(range(min = 1))]
+    pub max_rows: Option<u64>,
+    /// At most this share of all rows, 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub max_share: Option<f64>,
+}
+
+/// What to do with a row of a profile that cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BadRows {

@@ -8,6 +8,7 @@ mod de;
 mod explorer;
 mod export;
 mod fidelity;
+mod files;
 mod glue;
 mod ingest;
 mod kinds;
@@ -34,6 +35,7 @@ pub use export::*;
 pub use fidelity::{
     Aim, AimFigure, AimMetric, Candidate, Client, Fidelity, MeasuredConfigurations, MeasuredRun, MeasuredSteps, System,
 };
+pub use files::{Paths, is_pattern, is_url, no_match};
 pub use glue::Placed;
 pub use ingest::*;
 pub use kinds::*;

@@ -107,6 +107,9 @@ fn describe(kind: &Kind) -> Diagnostic {
             let d = Diagnostic::new("spec::unknown_key", format!("unknown key `{name}`"));
             match valid {
                 [] => d.help("no keys are allowed here"),
+                _ if name == "bad_rows" && valid.contains(&"on_error") => {
+                    d.help("it is called `on_error` now: `fail`, or `quarantine` in the place of `reject`")
+                }
                 _ => d.help(suggest(name, valid, "its keys are")),
             }
         }

@@ -100,8 +100,8 @@ fn a_pipeline_loads() {
     let p = loaded.unwrap_or_else(|f| panic!("{}", render(&f, &sources, false)));
     assert_eq!((p.name.as_str(), p.seed, p.stages.len()), ("sweep", 42, 5));
     let StageSpec::Ingest(ingest) = stage(&p, "trace") else { panic!() };
-    assert_eq!(ingest.path.path, folder.path().join("pipes/../data/chat.jsonl"));
-    assert_eq!(ingest.path.written, "../data/chat.jsonl");
+    assert_eq!(ingest.path.0[0].path, folder.path().join("pipes/../data/chat.jsonl"));
+    assert_eq!(ingest.path.0[0].written, "../data/chat.jsonl");
     let StageSpec::Simulate(sim) = stage(&p, "sim") else { panic!() };
     let requests = &sim.requests.as_ref().unwrap().0;
     assert_eq!(requests.value, "tokens");
@@ -120,6 +120,26 @@ fn a_pipeline_loads() {
 }
 
 #[test]
+fn a_trace_is_a_file_or_several() {
+    let of = |settings: &str| format!("name: p\nstages:\n  t:\n    ingest: {{ {settings} }}\n");
+    let help = "unknown key `bad_rows` | it is called `on_error` now: `fail`, or `quarantine` in the place of `reject`";
+    check(&of("path: [a.csv, b.csv], bad_rows: reject"), &[&format!("4:37+8 {help}")]);
+    check(&of("path: 5"), &["4:21+1 expected text, found the number 5"]);
+    check(&of("path: [a.csv, 5]"), &["4:29+1 expected text, found the number 5"]);
+    check(&of("path: []"), &["4:21+2 a list of paths cannot be empty"]);
+    let settings = |text: &str| {
+        let p = load_text(&of(text), &[]).0.unwrap();
+        let StageSpec::Ingest(ingest) = stage(&p, "t") else { panic!() };
+        (ingest.path.0.iter().map(|f| f.written.clone()).collect::<Vec<_>>(), ingest.on_error)
+    };
+    let limits = Quarantine { max_rows: Some(5), max_share: Some(0.1) };
+    let limited = settings("path: [a.csv, 'b-*'], on_error: { quarantine: { max_rows: 5, max_share: 0.1 } }");
+    assert_eq!(limited, (vec!["a.csv".to_owned(), "b-*".to_owned()], OnError::Quarantine(limits)));
+    let bare = settings("path: a.csv, on_error: quarantine");
+    assert_eq!(bare, (vec!["a.csv".to_owned()], OnError::Quarantine(Quarantine::default())));
+}
+
+#[test]
 fn set_overrides() {
     let set =
         [("trace", "a.jsonl"), ("stages.sim.simulate.deployment.kv.block_size", "32"), ("seed", "7"), ("rates", "[3]")];
@@ -127,7 +147,7 @@ fn set_overrides() {
     let p = loaded.unwrap_or_else(|f| panic!("{}", render(&f, &sources, false)));
     assert_eq!(p.seed, 7);
     let StageSpec::Ingest(ingest) = stage(&p, "trace") else { panic!() };
-    assert_eq!(ingest.path.path, std::env::current_dir().unwrap().join("a.jsonl"));
+    assert_eq!(ingest.path.0[0].path, std::env::current_dir().unwrap().join("a.jsonl"));
     let StageSpec::Simulate(sim) = stage(&p, "sim") else { panic!() };
     let block = sim.deployment.get_path("kv.block_size").unwrap();
     assert_eq!(block.value, TreeValue::Int(32));
@@ -309,7 +329,7 @@ fn includes() {
     assert_eq!(p.stages.iter().map(|s| s.name.value.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
     assert_eq!(p.sources.0.len(), 3);
     let StageSpec::Ingest(ingest) = stage(&p, "a") else { panic!() };
-    assert_eq!(ingest.path.path, folder.path().join("lib/f.csv"));
+    assert_eq!(ingest.path.0[0].path, folder.path().join("lib/f.csv"));
     let StageSpec::Sql(sql) = stage(&p, "c") else { panic!() };
     assert_eq!(sql.query.as_ref().unwrap().value, "SELECT own FROM a");
 

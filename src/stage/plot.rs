@@ -24,8 +24,8 @@ use crate::query::execute::{Sink, execute};
 use crate::query::plan::{self, Made};
 use crate::query::session::{self, SCHEMA, SessionOptions};
 use crate::query::sql::{Makes, Script};
-use crate::report::{self, Chart, ChartKind, Series, pretty};
-use crate::spec::{Plot, PlotKind, Text};
+use crate::report::{self, Chart, ChartKind, Rule, Series, pretty};
+use crate::spec::{Plot, PlotKind, PlotRule, PlotTheme, Text};
 use crate::store::TableWriter;
 
 /// Pixels that a picture may have on each side.
@@ -45,30 +45,93 @@ impl Plot {
 
     /// The column on the vertical axis, if this kind of chart has one.
     fn height_column(&self) -> Option<&Text> {
-        self.y.as_ref().filter(|_| self.kind != PlotKind::Cdf)
+        self.y.as_ref().filter(|_| !is_distribution(self.kind))
+    }
+
+    /// The column of the colours, if this kind of chart has one.
+    fn value_column(&self) -> Option<&Text> {
+        self.z.as_ref().filter(|_| self.kind == PlotKind::Heat)
     }
 
     /// What is wrong with the settings, whatever the query yields.
     fn setting_problems(&self) -> Vec<Diagnostic> {
         let mut problems = Vec::new();
         match (self.kind, &self.y) {
-            (PlotKind::Cdf, Some(y)) => problems.push(
-                Diagnostic::new("plot::y", "`y` has no meaning for `kind: cdf`")
+            (PlotKind::Cdf | PlotKind::Histogram, Some(y)) => problems.push(
+                Diagnostic::new("plot::y", format!("`y` has no meaning for `kind: {}`", kind_name(self.kind)))
                     .at(y.at.clone())
-                    .help("leave it out: a distribution shows for each `x` the fraction of rows up to it"),
+                    .help("leave it out: a distribution shows how many rows have which `x`"),
             ),
-            (PlotKind::Line | PlotKind::Scatter | PlotKind::Bar, None) => problems.push(
+            (
+                PlotKind::Line
+                | PlotKind::Scatter
+                | PlotKind::Bar
+                | PlotKind::Step
+                | PlotKind::Area
+                | PlotKind::Box
+                | PlotKind::Heat,
+                None,
+            ) => problems.push(
                 Diagnostic::new("plot::y", format!("`y` is missing for `kind: {}`", kind_name(self.kind)))
                     .at(self.x.at.clone())
                     .help("add `y: <column>`, or choose `kind: cdf` for the distribution of `x`"),
             ),
-            (PlotKind::Cdf, None) | (PlotKind::Line | PlotKind::Scatter | PlotKind::Bar, Some(_)) => {}
+            (PlotKind::Cdf | PlotKind::Histogram, None)
+            | (
+                PlotKind::Line
+                | PlotKind::Scatter
+                | PlotKind::Bar
+                | PlotKind::Step
+                | PlotKind::Area
+                | PlotKind::Box
+                | PlotKind::Heat,
+                Some(_),
+            ) => {}
         }
-        if self.kind == PlotKind::Bar && self.x_log {
-            problems.push(
-                Diagnostic::new("plot::log", "`x_log` has no meaning for `kind: bar`")
+        let slotted = matches!(self.kind, PlotKind::Bar | PlotKind::Box | PlotKind::Heat);
+        let no_y_log = matches!(self.kind, PlotKind::Heat | PlotKind::Area);
+        for (key, wrong, why) in [
+            ("x_log", slotted && self.x_log, "its places stand side by side"),
+            ("y_log", no_y_log && self.y_log, "its heights are sums, or places side by side"),
+        ] {
+            if wrong {
+                let message = format!("`{key}` has no meaning for `kind: {}`", kind_name(self.kind));
+                problems.push(
+                    Diagnostic::new("plot::log", message)
+                        .at(self.x.at.clone())
+                        .help(format!("{why}; leave it out, or choose another kind")),
+                );
+            }
+        }
+        match (self.kind, &self.z) {
+            (PlotKind::Heat, None) => problems.push(
+                Diagnostic::new("plot::z", "`z` is missing for `kind: heat`")
                     .at(self.x.at.clone())
-                    .help("bars stand side by side; leave it out, or choose another kind"),
+                    .help("add `z: <column>`: the value that colours the cell of `x` and `y`"),
+            ),
+            (PlotKind::Heat, Some(_)) | (_, None) => {}
+            (_, Some(z)) => problems.push(
+                Diagnostic::new("plot::z", format!("`z` has no meaning for `kind: {}`", kind_name(self.kind)))
+                    .at(z.at.clone())
+                    .help("leave it out: it colours the cells of `kind: heat`"),
+            ),
+        }
+        for (i, rule) in self.rules.iter().enumerate() {
+            let one = rule.x.is_some() != rule.y.is_some();
+            let finite = rule.x.into_iter().chain(rule.y).all(f64::is_finite);
+            if !one || !finite {
+                problems.push(
+                    Diagnostic::new("plot::rules", format!("`rules[{i}]` is no line: expected a number `x` or `y`"))
+                        .at(self.x.at.clone())
+                        .help("such as `rules: [{ y: 500, label: objective }]`"),
+                );
+            }
+        }
+        if self.bins == 0 || self.bins > 10_000 {
+            problems.push(
+                Diagnostic::new("plot::bins", format!("`bins` is {}", self.bins))
+                    .at(self.x.at.clone())
+                    .help("choose 1 to 10000"),
             );
         }
         for (name, pixels) in [("width", self.width), ("height", self.height)] {
@@ -103,17 +166,35 @@ impl Plot {
             }
         };
         match (self.kind, self.x_log) {
-            (PlotKind::Cdf, _) => check("x", &self.x, &is_number, "a distribution is one of numbers"),
+            (PlotKind::Cdf | PlotKind::Histogram, _) => {
+                check("x", &self.x, &is_number, "a distribution is one of numbers");
+            }
             (_, true) => check("x", &self.x, &is_number, "a logarithmic axis shows numbers"),
             (_, false) => check("x", &self.x, &is_plain, "an axis shows numbers or names"),
         }
-        if let Some(y) = self.height_column() {
-            check("y", y, &is_number, "a vertical axis shows numbers");
+        match (self.kind, self.height_column()) {
+            (PlotKind::Heat, Some(y)) => check("y", y, &is_plain, "an axis shows numbers or names"),
+            (_, Some(y)) => check("y", y, &is_number, "a vertical axis shows numbers"),
+            (_, None) => {}
+        }
+        if let Some(z) = self.value_column() {
+            check("z", z, &is_number, "colours are of numbers");
         }
         if let Some(series) = &self.series {
             check("series", series, &is_plain, "series are named by plain values");
         }
         problems
+    }
+
+    /// What is under the picture: what it shows of which content, so that a picture that went astray finds home. Not the
+    /// name of the pipeline: the same rows are the same picture.
+    fn caption_of(&self, cx: &RunCx) -> String {
+        if let Some(caption) = &self.caption {
+            return caption.clone();
+        }
+        let from: Vec<String> =
+            cx.inputs.iter().map(|(name, handle)| format!("{name} {}", handle.hash.short())).collect();
+        if from.is_empty() { String::new() } else { format!("{}: of {}", cx.stage, from.join(", ")) }
     }
 
     /// The chart without its data.
@@ -129,19 +210,38 @@ impl Plot {
                 PlotKind::Scatter => ChartKind::Scatter,
                 PlotKind::Bar => ChartKind::Bar,
                 PlotKind::Cdf => ChartKind::Cdf,
+                PlotKind::Step => ChartKind::Step,
+                PlotKind::Area => ChartKind::Area,
+                PlotKind::Histogram => ChartKind::Histogram,
+                PlotKind::Box => ChartKind::Box,
+                PlotKind::Heat => ChartKind::Heat,
             },
             title: self.title.clone().unwrap_or_default(),
             x_label: label(&self.x_label, Some(&self.x), ""),
-            y_label: label(&self.y_label, self.height_column(), "Fraction of rows"),
+            y_label: match self.kind {
+                PlotKind::Histogram => label(&self.y_label, None, "Rows"),
+                _ => label(&self.y_label, self.height_column(), "Fraction of rows"),
+            },
             x_log: self.x_log,
             y_log: self.y_log,
             width: self.width,
             height: self.height,
-            legend: self.series.as_ref().map(|s| pretty(&s.value)).unwrap_or_default(),
-            series: Vec::new(),
-            categories: None,
+            legend: self.value_column().or(self.series.as_ref()).map(|s| pretty(&s.value)).unwrap_or_default(),
+            rules: self.rules.iter().map(rule).collect(),
+            bins: self.bins as usize,
+            ..Chart::default()
         }
     }
+}
+
+/// Whether only `x` matters.
+fn is_distribution(kind: PlotKind) -> bool {
+    matches!(kind, PlotKind::Cdf | PlotKind::Histogram)
+}
+
+fn rule(rule: &PlotRule) -> Rule {
+    let value = rule.x.or(rule.y).unwrap_or(f64::NAN);
+    Rule { value, label: rule.label.clone(), upright: rule.x.is_some() }
 }
 
 fn kind_name(kind: PlotKind) -> &'static str {
@@ -150,6 +250,11 @@ fn kind_name(kind: PlotKind) -> &'static str {
         PlotKind::Scatter => "scatter",
         PlotKind::Bar => "bar",
         PlotKind::Cdf => "cdf",
+        PlotKind::Step => "step",
+        PlotKind::Area => "area",
+        PlotKind::Histogram => "histogram",
+        PlotKind::Box => "box",
+        PlotKind::Heat => "heat",
     }
 }
 
@@ -174,7 +279,7 @@ impl Kind for Plot {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn inputs(&self) -> Result<Vec<Text>> {
@@ -208,19 +313,25 @@ impl Kind for Plot {
     }
 
     fn recipe(&self, _cx: &CheckCx) -> Value {
-        let Plot { query: _, kind, x, y, series, title, x_label, y_label, x_log, y_log, width, height } = self;
+        let Plot { query: _, kind, x, y, z, series, title, x_label, y_label, x_log, y_log, .. } = self;
+        let Plot { rules, bins, theme, caption, width, height, .. } = self;
         json!({
             "engine": ENGINE,
             "statements": self.script().map(|s| s.normalised()).unwrap_or_default(),
             "kind": kind,
             "x": x.value,
             "y": y.as_ref().map(|y| &y.value),
+            "z": z.as_ref().map(|z| &z.value),
             "series": series.as_ref().map(|s| &s.value),
             "title": title,
             "x_label": x_label,
             "y_label": y_label,
             "x_log": x_log,
             "y_log": y_log,
+            "rules": rules,
+            "bins": bins,
+            "theme": theme,
+            "caption": caption,
             "width": width,
             "height": height,
         })
@@ -234,12 +345,20 @@ impl Kind for Plot {
         }
         let mut rows = Rows { cx: &cx, plot: self, writer: None, drawn: Gathered::default() };
         execute(&ctx, &script, &mut rows, &cx.cancel).await?;
-        let chart = rows.drawn.into_chart(self.frame());
-        let (svg, png) = (cx.out.file(&format!("{}.svg", cx.stage))?, cx.out.file(&format!("{}.png", cx.stage))?);
-        cx.cancel.check()?;
-        tokio::task::spawn_blocking(move || draw(&chart, &svg, &png))
-            .await
-            .map_err(|e| Failure::stage("plot::draw", format!("cannot draw the chart: {e}")))??;
+        let chart = rows.drawn.into_chart(Chart { caption: self.caption_of(&cx), ..self.frame() });
+        let themes: &[(bool, &str)] = match self.theme {
+            PlotTheme::Light => &[(false, "")],
+            PlotTheme::Dark => &[(true, "")],
+            PlotTheme::Both => &[(false, ""), (true, ".dark")],
+        };
+        for (dark, suffix) in themes {
+            let name = |ending: &str| cx.out.file(&format!("{}{suffix}.{ending}", cx.stage));
+            let (svg, png, chart) = (name("svg")?, name("png")?, Chart { dark: *dark, ..chart.clone() });
+            cx.cancel.check()?;
+            tokio::task::spawn_blocking(move || draw(&chart, &svg, &png))
+                .await
+                .map_err(|e| Failure::stage("plot::draw", format!("cannot draw the chart: {e}")))??;
+        }
         Ok(Outcome::default())
     }
 }
@@ -287,10 +406,15 @@ impl Sink for Rows<'_> {
 struct Gathered {
     /// By the text of the series column, in the order in which they come.
     series: IndexMap<String, Vec<(f64, f64)>>,
+    /// Values of z, along with the points.
+    values: IndexMap<String, Vec<f64>>,
     /// Values of x that are not numbers.
     names: IndexSet<String>,
     /// x is a column of names.
     named: bool,
+    /// The same of y.
+    rows: IndexSet<String>,
+    rows_named: bool,
 }
 
 impl Gathered {
@@ -301,33 +425,48 @@ impl Gathered {
         };
         let x = column(&plot.x)?;
         self.named = !is_number(x.data_type());
-        let xs = if self.named { self.slots(x)? } else { numbers(x)? };
+        let xs = if self.named { slots(&mut self.names, x)? } else { numbers(x)? };
         let ys = match plot.height_column() {
-            Some(y) => numbers(column(y)?)?,
+            Some(y) => {
+                let y = column(y)?;
+                self.rows_named = !is_number(y.data_type());
+                if self.rows_named { slots(&mut self.rows, y)? } else { numbers(y)? }
+            }
             None => vec![0.0; batch.num_rows()],
         };
         let names = match &plot.series {
             Some(series) => texts(column(series)?)?,
             None => vec![String::new(); batch.num_rows()],
         };
+        if let Some(z) = plot.value_column() {
+            for (name, z) in names.iter().zip(numbers(column(z)?)?) {
+                self.values.entry(name.clone()).or_default().push(z);
+            }
+        }
         for ((name, x), y) in names.into_iter().zip(xs).zip(ys) {
             self.series.entry(name).or_default().push((x, y));
         }
         Ok(())
     }
 
-    /// The index of each value among the distinct ones.
-    fn slots(&mut self, column: &ArrayRef) -> std::result::Result<Vec<f64>, ArrowError> {
-        Ok(texts(column)?.into_iter().map(|name| self.names.insert_full(name).0 as f64).collect())
-    }
-
     fn into_chart(self, frame: Chart) -> Chart {
+        let Gathered { series, mut values, names, named, rows, rows_named: _ } = self;
+        let of = |(name, points): (String, Vec<(f64, f64)>)| {
+            let values = values.swap_remove(&name).unwrap_or_default();
+            Series { name, points, values }
+        };
         Chart {
-            series: self.series.into_iter().map(|(name, points)| Series { name, points }).collect(),
-            categories: self.named.then(|| self.names.into_iter().collect()),
+            series: series.into_iter().map(of).collect(),
+            categories: named.then(|| names.into_iter().collect()),
+            rows: rows.into_iter().collect(),
             ..frame
         }
     }
+}
+
+/// The index of each value among the distinct ones.
+fn slots(names: &mut IndexSet<String>, column: &ArrayRef) -> std::result::Result<Vec<f64>, ArrowError> {
+    Ok(texts(column)?.into_iter().map(|name| names.insert_full(name).0 as f64).collect())
 }
 
 /// A column as numbers; NULL is NaN.

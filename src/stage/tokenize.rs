@@ -14,8 +14,8 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int32Array, ListBuilder, RecordBatch, UInt64Builder};
-use arrow::datatypes::{DataType, Field};
+use arrow::array::{Array, ArrayRef, AsArray, Int32Array, ListBuilder, RecordBatch, UInt64Builder};
+use arrow::datatypes::{DataType, Field, Int32Type};
 use async_trait::async_trait;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use serde_json::{Value, json};
@@ -167,6 +167,9 @@ fn tokenize_rows(batch: &RecordBatch, tokens: &Tokens, block_tokens: u32) -> Res
         batch.column_by_name(name).ok_or_else(missing)
     };
     let (prompts, replies) = (column("input")?.as_list::<i32>(), column("output")?.as_string::<i32>());
+    // Where the file does not have the reply, it may say how long it was.
+    let told = batch.column_by_name("output_tokens").and_then(|c| c.as_primitive_opt::<Int32Type>());
+    let told = |row: usize| told.filter(|t| replies.value(row).is_empty() && t.is_valid(row)).map(|t| t.value(row));
     let messages = prompts.values().as_string::<i32>();
     let offsets = prompts.value_offsets();
     let used = &offsets[0..=batch.num_rows()];
@@ -185,7 +188,7 @@ fn tokenize_rows(batch: &RecordBatch, tokens: &Tokens, block_tokens: u32) -> Res
         let input = ids.len();
         ids.extend(&known[replies.value(row)]);
         inputs.push(count(input)?);
-        outputs.push(count(ids.len() - input)?);
+        outputs.push(told(row).map_or_else(|| count(ids.len() - input), |n| Ok(n.max(1)))?);
         push_hashes(&ids, block_tokens, hashes.values());
         hashes.append(true);
     }
@@ -196,6 +199,7 @@ fn tokenize_rows(batch: &RecordBatch, tokens: &Tokens, block_tokens: u32) -> Res
         // A count that fits was checked before the stage ran.
         ("block_tokens", Arc::new(Int32Array::from(vec![block_tokens as i32; batch.num_rows()]))),
     ];
+    columns.extend(batch.column_by_name("images").map(|c| ("images", c.clone())));
     let schema = requests::schema();
     let common = requests::common();
     for field in &common {
@@ -327,7 +331,7 @@ pub(super) mod testing {
 mod tests {
     use std::path::Path;
 
-    use arrow::datatypes::{Int32Type, UInt64Type};
+    use arrow::datatypes::UInt64Type;
 
     use super::*;
     use crate::spec::{HuggingFace, Ref};
@@ -376,6 +380,30 @@ mod tests {
         other[5] = 99;
         let pairs: Vec<bool> = hashes(&long).iter().zip(hashes(&other)).map(|(a, b)| *a == b).collect();
         assert_eq!(pairs, [true, false, false, false]);
+    }
+
+    #[test]
+    fn a_reply_without_text_is_as_long_as_the_file_says() {
+        let mut input = ListBuilder::new(arrow::array::StringBuilder::new())
+            .with_field(Arc::new(Field::new_list_field(DataType::Utf8, false)));
+        for _ in 0..3 {
+            input.append_value([Some("hello world")]);
+        }
+        let columns: [(&str, ArrayRef); 5] = [
+            ("request_id", Arc::new(arrow::array::Int64Array::from(vec![0, 1, 2]))),
+            ("input", Arc::new(input.finish())),
+            ("output", Arc::new(arrow::array::StringArray::from(vec!["", "hello world", ""]))),
+            ("output_tokens", Arc::new(Int32Array::from(vec![Some(7), Some(9), None]))),
+            ("images", Arc::new(Int32Array::from(vec![Some(2), None, None]))),
+        ];
+        let texts = requests::assemble(&requests::texts_schema(), 3, columns).unwrap();
+        let rows = tokenize_rows(&texts, &Tokens::new(&Encoding::O200kBase).unwrap(), 2).unwrap();
+        let ints =
+            |name: &str| rows.column_by_name(name).unwrap().as_primitive::<Int32Type>().iter().collect::<Vec<_>>();
+        assert_eq!(ints("output_tokens"), [Some(7), Some(2), Some(1)]);
+        assert_eq!(ints("images"), [Some(2), None, None]);
+        let hashes = rows.column_by_name("block_hashes").unwrap().as_list::<i32>();
+        assert_eq!((0..3).map(|i| hashes.value(i).len()).collect::<Vec<_>>(), [1, 2, 1]);
     }
 
     /// The table made from the sample of conversations with so many threads.

@@ -42,7 +42,7 @@ pub(crate) fn read(path: &Path) -> Result<Requests> {
         if let Some(problem) = parsed.problems.first() {
             return Err(problem.diagnostic(&written).into());
         }
-        batches.push(chain_hashes(&parsed.rows)?);
+        batches.push(chain_hashes(parsed.rows)?);
     }
     let failed = |what: String| Failure::stage("trace::rows", format!("{written} cannot be simulated: {what}"));
     let rows = concat_batches(&parser.layout().schema(), &batches).map_err(|e| failed(e.to_string()))?;

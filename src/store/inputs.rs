@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::hash::hash_file;
-use super::{Hash, Store, write_json};
+use super::{Hash, Store, remote, write_json};
 use crate::diag::{Diagnostic, Result, io, nearest};
-use crate::spec::FilePath;
+use crate::spec::{FilePath, is_pattern, is_url, no_match};
 
 /// Two changes of a file within this time may leave the same time stamp: what was hashed so soon after a change is
 /// not remembered.
@@ -151,6 +151,9 @@ impl Store {
     /// # Errors
     /// The file cannot be read; the diagnostic points at where it was named.
     pub fn input_hash(&self, file: &FilePath) -> Result<Hash> {
+        if is_url(&file.written) {
+            return remote::identity(file);
+        }
         self.inner.inputs.hash(&file.path).map_err(|f| f.or_at(file.at.as_ref()))
     }
 }
@@ -158,6 +161,12 @@ impl Store {
 /// What is wrong with an input file that is named in a pipeline, if anything, and which file may have been meant.
 pub fn input_problem(file: &FilePath) -> Option<Diagnostic> {
     let problem = |message: String| Diagnostic::new("plan::missing_file", message).at(file.at.clone());
+    if is_url(&file.written) {
+        return remote::problem(file);
+    }
+    if is_pattern(file) {
+        return Some(no_match(file));
+    }
     match std::fs::metadata(&file.path) {
         Ok(meta) if meta.is_dir() => {
             Some(problem(format!("`{}` is a folder, not a file", file.written)).help("name a file in it"))

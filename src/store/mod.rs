@@ -35,6 +35,7 @@ mod lock;
 mod manifest;
 mod memo;
 mod publish;
+mod remote;
 mod runs;
 mod staging;
 #[cfg(test)]
@@ -57,6 +58,7 @@ pub use lock::StoreLock;
 pub use manifest::{Entry, MANIFEST_FORMAT};
 pub use memo::{MEMO_CORRUPT, Memo};
 pub use publish::{Published, PublishedFile};
+pub use remote::fetch;
 pub use runs::{InputRecord, RunRecord, RunStatus, StageAction, StageRecord, TableRecord};
 pub use staging::{Finished, Staging, TableWriter};
 

@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
+use arrow::array::{Array, RecordBatch, RecordBatchOptions};
+use arrow::compute::concat;
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use parquet::errors::ParquetError;
 
 use super::columns::{ColumnsWriter, ROW_GROUP_ROWS};
@@ -20,6 +21,7 @@ use super::{
     random_hex, sync_dir, write_json,
 };
 use crate::diag::{Failure, Result};
+use crate::table::nulls;
 
 /// Rows that are written at once. A divisor of [`PART_ROWS`].
 const CHUNK_ROWS: usize = 8192;
@@ -191,6 +193,18 @@ impl TableWriter {
         Ok(())
     }
 
+    /// Takes back all that was written: the table can be begun anew.
+    ///
+    /// # Errors
+    /// The files cannot be removed.
+    pub fn discard(self) -> Result<()> {
+        let TableWriter { staging, name, dir, part, .. } = self;
+        drop(part);
+        std::fs::remove_dir_all(&dir).map_err(|e| disk(&dir, "remove", &e))?;
+        staging.inner.state().begun.remove(&name);
+        Ok(())
+    }
+
     /// Completes the table.
     ///
     /// # Errors
@@ -213,7 +227,7 @@ impl TableWriter {
     }
 
     fn write_chunk(&mut self) -> Result<()> {
-        let chunk = concat_batches(&self.schema, &self.pending)
+        let chunk = joined(&self.schema, &self.pending)
             .map_err(|e| Failure::stage("store::write", format!("cannot write table `{}`: {e}", self.name)))?;
         self.pending.clear();
         self.pending_rows = 0;
@@ -242,6 +256,25 @@ impl TableWriter {
         self.parts.push(PartManifest { file, rows: rows as u64, bytes, hash });
         Ok(())
     }
+}
+
+/// Batches, one after the other. Columns without any value, of which wide tables have many, are not copied.
+fn joined(schema: &SchemaRef, batches: &[RecordBatch]) -> std::result::Result<RecordBatch, ArrowError> {
+    match batches {
+        [] => return Ok(RecordBatch::new_empty(schema.clone())),
+        [one] => return Ok(one.clone()),
+        _ => {}
+    }
+    let rows = batches.iter().map(RecordBatch::num_rows).sum();
+    let column = |i: usize| {
+        let pieces: Vec<&dyn Array> = batches.iter().map(|b| b.column(i).as_ref()).collect();
+        match pieces.iter().all(|c| c.null_count() == c.len()) && schema.field(i).is_nullable() {
+            true => Ok(nulls(schema.field(i).data_type(), rows)),
+            false => concat(&pieces),
+        }
+    };
+    let columns = (0..schema.fields().len()).map(column).collect::<std::result::Result<Vec<_>, _>>()?;
+    RecordBatch::try_new_with_options(schema.clone(), columns, &RecordBatchOptions::new().with_row_count(Some(rows)))
 }
 
 /// What is known of a stage's result once the stage is through.

@@ -9,7 +9,9 @@ pub mod requests;
 pub mod simulation;
 
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
+use arrow::array::{Array, ArrayRef, new_null_array};
 use arrow::datatypes::{DataType, Field};
 
 /// Field metadata: unit of the values (`ns`, `ms`, `tokens`, `1/s`, ...; absent for names and counts without unit).
@@ -25,4 +27,22 @@ pub fn column(name: &str, kind: DataType, nullable: bool, unit: &str, descriptio
     }
     meta.insert(DESCRIPTION.to_string(), description.to_string());
     Field::new(name, kind, nullable).with_metadata(meta)
+}
+
+/// A column of `rows` rows without values. All of a type share their memory: most columns of most traces are such.
+pub fn nulls(kind: &DataType, rows: usize) -> ArrayRef {
+    /// The longest that is kept.
+    const ROWS: usize = 1 << 17;
+    static KEPT: Mutex<Vec<ArrayRef>> = Mutex::new(Vec::new());
+    if rows > ROWS {
+        return new_null_array(kind, rows);
+    }
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = kept.iter().find(|c| c.data_type() == kind && c.len() >= rows) {
+        return known.slice(0, rows);
+    }
+    let made = new_null_array(kind, rows.next_power_of_two().max(1 << 13));
+    kept.retain(|c| c.data_type() != kind);
+    kept.push(made.clone());
+    made.slice(0, rows)
 }

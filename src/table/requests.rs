@@ -14,11 +14,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
-use super::column;
+use super::{column, nulls};
 
 /// The columns that both schemas begin with.
 pub fn common() -> Vec<Field> {
@@ -104,7 +104,16 @@ pub fn texts_schema() -> SchemaRef {
             "",
             "Messages of the prompt, oldest first: the conversation so far",
         ),
-        column("output", DataType::Utf8, false, "", "The reply"),
+        column(
+            "roles",
+            DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, false))),
+            true,
+            "",
+            "Who says each message: system, user, assistant or tool; null where the prompt is sent as it is",
+        ),
+        column("output", DataType::Utf8, false, "", "The reply; empty where the file does not have it"),
+        column("output_tokens", DataType::Int32, true, "tokens", "Length of a reply whose text is not there"),
+        column("images", DataType::Int32, true, "", "Images, or other media, that the prompt brings"),
     ]);
     Arc::new(Schema::new(fields))
 }
@@ -121,7 +130,7 @@ pub fn assemble<'a>(
     rows: usize,
     given: impl IntoIterator<Item = (&'a str, ArrayRef)>,
 ) -> Result<RecordBatch, ArrowError> {
-    let mut columns: Vec<ArrayRef> = schema.fields().iter().map(|f| new_null_array(f.data_type(), rows)).collect();
+    let mut columns: Vec<ArrayRef> = schema.fields().iter().map(|f| nulls(f.data_type(), rows)).collect();
     for (name, column) in given {
         let at = schema.index_of(name).unwrap_or_else(|_| panic!("requests have no column `{name}`"));
         columns[at] = column;

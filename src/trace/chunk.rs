@@ -1,26 +1,28 @@
 //! Cuts a file into chunks of whole rows, which are then parsed side by side.
 
 use std::io::{BufRead, Read};
-
-use ::parquet::arrow::arrow_reader::ParquetRecordBatchReader;
-use arrow::array::RecordBatch;
+use std::sync::Arc;
 
 use super::open::{Content, OnBytes};
-use super::{Fault, Problem};
+use super::parquet::Groups;
+use super::{Counts, Fault, Problem};
 use crate::diag::{self, Failure, Result};
 
 /// Bytes read for a chunk: large enough to be worth a thread's while, small enough to keep several in flight.
-const CHUNK: usize = 1 << 20;
+pub const CHUNK: usize = 1 << 20;
+/// Largest file that is one document: it is read as a whole, and its tree takes a few times as much.
+pub const MAX_DOCUMENT: usize = 1 << 30;
 /// Longest row. A quote or bracket that is never closed would otherwise read the whole file into memory.
-const MAX_ROW: usize = 256 << 20;
+pub const MAX_ROW: usize = 256 << 20;
 
 /// Some rows of a file.
 #[derive(Debug)]
 pub enum Chunk {
     Text(Text),
-    /// Of a Parquet file; rows count from 1.
-    Rows {
-        batch: RecordBatch,
+    /// A row group of a Parquet file, which is yet to be read; rows count from 1.
+    Group {
+        groups: Arc<Groups>,
+        group: usize,
         first_row: u64,
     },
 }
@@ -60,16 +62,47 @@ impl Text {
         })
     }
 
+    /// Of rows that are lines: how they end, and the blank ones.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts { open_ends: u64::from(self.ends_open()), ..Counts::default() };
+        let mut rest = self.bytes.as_slice();
+        loop {
+            let whole = rest;
+            let line = &whole[..rest.skip_until(b'\n').unwrap_or(0)];
+            if line.is_empty() {
+                return counts;
+            }
+            let blank = line.trim_ascii().is_empty();
+            counts.blank_lines += u64::from(blank);
+            counts.crlf_rows += u64::from(!blank && line.ends_with(b"\r\n"));
+        }
+    }
+
+    /// Only the last text of a file ends within a line.
+    pub fn ends_open(&self) -> bool {
+        self.bytes.last().is_some_and(|b| *b != b'\n')
+    }
+
     /// The problem at byte `start + fault.at`, of the row `start..end`.
     pub(super) fn problem(&self, start: usize, end: usize, fault: Fault) -> Problem {
         let at = (start + fault.at).min(self.bytes.len());
-        let before = &self.bytes[..at];
-        let newlines = before.iter().filter(|b| **b == b'\n').count() as u64;
-        let line_start = before.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
-        let shift = if newlines == 0 { self.column } else { 1 };
-        let column = String::from_utf8_lossy(&before[line_start..]).chars().count() as u32 + shift;
-        let row = String::from_utf8_lossy(strip_end(&self.bytes[start..end]));
-        Problem { line: self.line + newlines, column, reason: fault.reason, text: row.chars().take(200).collect() }
+        let (line, column) = self.place_after((0, self.line, self.column), at);
+        Problem { line, column, reason: fault.reason, text: self.shown(start, end) }
+    }
+
+    /// Line and column of byte `at`, from those of a byte before it.
+    pub(super) fn place_after(&self, (from, line, column): (usize, u64, u32), at: usize) -> (u64, u32) {
+        let passed = &self.bytes[from..at];
+        let ends = passed.iter().filter(|b| **b == b'\n').count() as u64;
+        let rest = passed.iter().rposition(|b| *b == b'\n').map_or(passed, |n| &passed[n + 1..]);
+        // Bytes that go on with a character are none of their own.
+        let characters = rest.iter().filter(|b| (**b & 0xC0) != 0x80).count() as u32;
+        (line + ends, characters + if ends == 0 { column } else { 1 })
+    }
+
+    /// The row `start..end`, as far as it is shown.
+    pub(super) fn shown(&self, start: usize, end: usize) -> String {
+        String::from_utf8_lossy(strip_end(&self.bytes[start..end])).chars().take(200).collect()
     }
 }
 
@@ -87,6 +120,15 @@ pub enum Cut {
     Quoted,
     /// After the commas of the outermost JSON list.
     Elements,
+    /// Nowhere: the file is one document.
+    Whole,
+}
+
+impl Cut {
+    /// Bytes that a piece may have at most.
+    fn longest(self) -> usize {
+        if self == Cut::Whole { MAX_DOCUMENT } else { MAX_ROW }
+    }
 }
 
 /// The chunks of a file, in order.
@@ -94,12 +136,16 @@ pub struct Chunks(Source);
 
 enum Source {
     Text(Box<TextSource>),
-    Rows { reader: Box<ParquetRecordBatchReader>, next_row: u64, on_rows: OnBytes, written: String },
+    Rows { groups: Arc<Groups>, next: usize, next_row: u64, on_rows: OnBytes },
 }
 
 struct TextSource {
     cut: Cut,
     content: Content,
+    /// Bytes read for a chunk.
+    step: usize,
+    /// Bytes before the first row: the mark and the header.
+    start: u64,
     /// Read, but not yet handed out.
     carry: Vec<u8>,
     line: u64,
@@ -113,12 +159,40 @@ impl Chunks {
     pub(super) fn text(mut content: Content, cut: Cut, skip: usize, written: &str) -> Self {
         let mut carry = std::mem::take(&mut content.head);
         let line = 1 + carry.drain(..skip).filter(|b| *b == b'\n').count() as u64;
-        let written = written.to_string();
-        Chunks(Source::Text(Box::new(TextSource { cut, content, carry, line, column: 1, depth: 0, written })))
+        let start = (if content.marked { 3 } else { 0 } + skip) as u64;
+        Chunks(Source::Text(Box::new(TextSource {
+            cut,
+            content,
+            step: CHUNK,
+            start,
+            carry,
+            line,
+            column: 1,
+            depth: 0,
+            written: written.to_string(),
+        })))
     }
 
-    pub(super) fn rows(reader: ParquetRecordBatchReader, written: &str, on_rows: OnBytes) -> Self {
-        Chunks(Source::Rows { reader: Box::new(reader), next_row: 1, on_rows, written: written.to_string() })
+    pub(super) fn rows(groups: Groups, on_rows: OnBytes) -> Self {
+        Chunks(Source::Rows { groups: Arc::new(groups), next: 0, next_row: 1, on_rows })
+    }
+
+    /// Chunks of about `bytes` instead of the default. Rows do not depend on it.
+    pub fn step(&mut self, bytes: usize) {
+        if let Source::Text(source) = &mut self.0 {
+            source.step = bytes.max(1);
+        }
+    }
+
+    /// Where the rows begin in a file that can be read at any place: its cut, the byte, and the line.
+    pub(super) fn plain(&self) -> Option<(Cut, u64, u64)> {
+        match &self.0 {
+            Source::Text(s) => match s.cut {
+                Cut::Lines | Cut::Quoted => s.content.packed.is_none().then_some((s.cut, s.start, s.line)),
+                Cut::Elements | Cut::Whole => None,
+            },
+            Source::Rows { .. } => None,
+        }
     }
 
     /// The next chunk; `None` at the end of the file.
@@ -128,13 +202,13 @@ impl Chunks {
     pub fn next_chunk(&mut self) -> Result<Option<Chunk>> {
         match &mut self.0 {
             Source::Text(source) => Ok(source.next()?.map(Chunk::Text)),
-            Source::Rows { reader, next_row, on_rows, written } => {
-                let unreadable = |e| Failure::stage("trace::parquet", format!("cannot read {written}: {e}"));
-                let Some(batch) = reader.next().transpose().map_err(unreadable)? else { return Ok(None) };
-                let first_row = *next_row;
-                *next_row += batch.num_rows() as u64;
-                on_rows(batch.num_rows() as u64);
-                Ok(Some(Chunk::Rows { batch, first_row }))
+            Source::Rows { groups, next, next_row, on_rows } => {
+                let Some(rows) = groups.rows(*next) else { return Ok(None) };
+                let chunk = Chunk::Group { groups: groups.clone(), group: *next, first_row: *next_row };
+                *next += 1;
+                *next_row += rows;
+                on_rows(rows);
+                Ok(Some(chunk))
             }
         }
     }
@@ -146,18 +220,18 @@ impl TextSource {
         let mut scan = Scan::new(self.cut, self.depth);
         loop {
             // In one piece: growing by doubling would copy every byte again.
-            bytes.reserve(CHUNK + 64);
-            let got = (&mut self.content.rest).take(CHUNK as u64).read_to_end(&mut bytes);
+            bytes.reserve(self.step + 64);
+            let got = (&mut self.content.rest).take(self.step as u64).read_to_end(&mut bytes);
             let got = got.map_err(|e| diag::io(self.written.as_ref(), "read", &e))?;
             scan.go_on(&bytes);
             // A chunk without a boundary grows; a full one is cut at its last boundary.
             match scan.boundary {
                 _ if got == 0 => break,
-                Some(end) if bytes.len() >= CHUNK => {
+                Some(end) if bytes.len() >= self.step => {
                     self.carry = bytes.split_off(end);
                     break;
                 }
-                _ if bytes.len() > MAX_ROW => return Err(self.too_long()),
+                _ if bytes.len() > self.cut.longest() => return Err(self.too_long()),
                 _ => {}
             }
         }
@@ -180,21 +254,22 @@ impl TextSource {
     }
 
     fn too_long(&self) -> Failure {
-        let what = match self.cut {
-            Cut::Lines => "no end of line",
-            Cut::Quoted => "no end of line outside quotes: is a quote never closed?",
-            Cut::Elements => "no end of a conversation: is a bracket or a quote never closed?",
-        };
-        let at = crate::diag::Span {
-            file: self.written.as_str().into(),
-            line: u32::try_from(self.line).unwrap_or(u32::MAX),
-            column: self.column,
-            len: 0,
-        };
-        let mut failure = Failure::stage("trace::row_too_long", format!("{what} within {} MiB", MAX_ROW >> 20));
-        failure.diagnostics[0].at = Some(at);
-        failure
+        too_long(self.cut, &self.written, self.line, self.column)
     }
+}
+
+/// A row that begins at a line and column and does not end within [`MAX_ROW`].
+pub(super) fn too_long(cut: Cut, written: &str, line: u64, column: u32) -> Failure {
+    let what = match cut {
+        Cut::Lines => "no end of line",
+        Cut::Quoted => "no end of line outside quotes: is a quote never closed?",
+        Cut::Elements => "no end of an item of the list: is a bracket or a quote never closed?",
+        Cut::Whole => "no end of the document",
+    };
+    let line = u32::try_from(line).unwrap_or(u32::MAX);
+    let mut failure = Failure::stage("trace::row_too_long", format!("{what} within {} MiB", cut.longest() >> 20));
+    failure.diagnostics[0].at = Some(crate::diag::Span { file: written.into(), line, column, len: 0 });
+    failure
 }
 
 /// Looks for the last place where a growing text may be cut.
@@ -213,11 +288,14 @@ impl Scan {
     }
 
     fn go_on(&mut self, bytes: &[u8]) {
+        if self.cut == Cut::Whole {
+            return;
+        }
         let new = &bytes[self.at..];
         let plain = match self.cut {
             Cut::Lines => true,
             Cut::Quoted => !self.quoted && !new.contains(&b'"'),
-            Cut::Elements => false,
+            Cut::Elements | Cut::Whole => false,
         };
         if plain {
             self.boundary = new.iter().rposition(|b| *b == b'\n').map(|n| self.at + n + 1).or(self.boundary);

@@ -5,12 +5,14 @@
 
 use std::sync::Arc;
 
-use super::fields::{Fields, Role};
+use super::extra::Extra;
+use super::fields::{Fields, Links, Role};
 use super::json::{Scanner, Value};
 use super::{
-    Chunks, Layout, Parser, Settings, azure, csv, llmservingsim, measured, mooncake, number, parquet, sharegpt,
+    Chunks, Layout, Parser, Settings, azure, csv, documents, llmservingsim, measured, mooncake, number, parquet,
+    sharegpt,
 };
-use super::{trace_v2, vidur, vllm_bench};
+use super::{apex, burstgpt, dynamo, guidellm_trace, ragpulse, splitwise, trace_v2, vidur, vllm_bench, weka};
 use crate::diag::{Diagnostic, Exit, Failure, Result, nearest};
 use crate::spec::{Columns, Format, MeasuredColumns, TimeUnit};
 
@@ -21,10 +23,12 @@ pub use super::open::OnBytes;
 enum Shape {
     Empty,
     Parquet,
-    /// A JSON list.
-    List,
-    /// A JSON object.
+    /// A JSON list; the keys are those of its first item.
+    List(Vec<Key>),
+    /// A JSON object in the first line.
     Object(Vec<Key>),
+    /// A JSON object that ends in another line than it begins.
+    Document(Vec<Key>),
     /// Anything else: the first line, and the second.
     Lines(String, Option<String>),
 }
@@ -41,11 +45,19 @@ pub struct Key {
 
 /// What files look like, for those who gave one that looks like none.
 const LOOKS: &str = "formats: mooncake (JSON lines with timestamp, input_length, output_length, hash_ids), azure (CSV \
-    TIMESTAMP,ContextTokens,GeneratedTokens), vidur (CSV arrived_at,num_prefill_tokens,num_decode_tokens), sharegpt \
-    (JSON or JSON lines with conversations), llmservingsim (JSON lines input_toks, output_toks, arrival_time_ns), \
+    TIMESTAMP,ContextTokens,GeneratedTokens), burstgpt (CSV Timestamp, Request tokens, Response tokens), splitwise \
+    (CSV arrival_timestamp, prompt_size, token_size), vidur (CSV arrived_at,num_prefill_tokens,num_decode_tokens), \
+    sharegpt (JSON or JSON lines with conversations), llmservingsim (JSON lines input_toks, output_toks, \
+    arrival_time_ns, or sub_requests), \
+    ragpulse (as mooncake, with lists of parts in hash_ids), dynamo (JSON lines with schema and event_type), weka (JSON \
+    lines id, requests), apex (JSON lines StartTimeOffset, ContextTokens, GeneratedTokens), \
     vllm_bench (JSON lines input_toks, output_toks, arrival_time, first_token_ts, last_token_ts), otel (Parquet \
     start_unix_ns, latency.time_to_first_token, latency.e2e), trace_v2 (CSV send_time_us, first_chunk_time_us, \
-    last_chunk_time_us), and jsonl, csv, parquet with input_tokens and output_tokens, or input and \
+    last_chunk_time_us), openai_chat (JSON or JSON lines with messages), openai_batch (JSON lines custom_id, body or \
+    response), vllm_prompts (JSON lines prompt, output_tokens), vllm_result (JSON input_lens, output_lens), guidellm (JSON \
+    benchmarks), aiperf (JSON lines metadata, metrics), genai_perf (JSON experiments), inference_perf (JSON list \
+    start_time, end_time, info), detailed_results (JSON prompts), otel also as JSON with resourceSpans or spans, and \
+    jsonl, csv, parquet with input_tokens and output_tokens, or input and \
     output; other names are given with `columns: { input_tokens: ..., output_tokens: ... }`";
 
 /// Opens a trace: the parser of its rows, and the chunks to be parsed. `on_bytes` hears how much of the file was read.
@@ -58,27 +70,35 @@ pub fn open(settings: &Settings, mut on_bytes: OnBytes) -> Result<(Parser, Chunk
         if settings.format != Format::Otel {
             refuse_unless(settings, Format::Parquet, "Parquet")?;
         }
-        let (format, fields, reader, rows) = parquet::open(settings)?;
+        let (format, fields, groups) = parquet::open(settings)?;
+        let rows = groups.all_rows();
         let size = std::fs::metadata(&settings.path).map_or(0, |m| m.len());
         let on_rows = Box::new(move |n: u64| on_bytes(size * n / rows.max(1)));
-        let parser = Parser { format, fields: Arc::new(fields), header: Arc::default() };
-        return Ok((parser, Chunks::rows(reader, &settings.written, on_rows)));
+        let written = settings.written.as_str().into();
+        let (fields, header) = (Arc::new(fields), Arc::default());
+        let parser = Parser { format, fields, header, marked: false, packed: None, written };
+        return Ok((parser, Chunks::rows(groups, on_rows)));
     }
     let content = super::open::open(&settings.path, &settings.written, on_bytes)?;
     let shape = shape(&content.head);
     let format = match settings.format {
-        Format::Auto => guess(settings, &shape)?,
+        Format::Auto => match guess(settings, &shape)? {
+            Format::Mooncake if guidellm_trace::fits(&content.head) => Format::GuidellmTrace,
+            format => format,
+        },
         format => format,
     };
-    let (fields, header) = fields(settings, format, &shape)?;
+    let (fields, header) = fields(settings, format, &shape, &content.head)?;
     let (cut, skip) = match (format, &shape) {
-        (Format::Azure | Format::Vidur | Format::TraceV2 | Format::Csv, _) => {
+        (Format::Azure | Format::Burstgpt | Format::Splitwise | Format::Vidur | Format::TraceV2 | Format::Csv, _) => {
             (Cut::Quoted, header_bytes(&content.head))
         }
-        (Format::Sharegpt, Shape::List) => (Cut::Elements, 0),
+        _ if fields.whole => (Cut::Whole, 0),
+        (_, Shape::List(_)) => (Cut::Elements, 0),
         _ => (Cut::Lines, 0),
     };
-    let parser = Parser { format, fields: Arc::new(fields), header: Arc::new(header) };
+    let (marked, packed, written) = (content.marked, content.packed, settings.written.as_str().into());
+    let parser = Parser { format, fields: Arc::new(fields), header: Arc::new(header), marked, packed, written };
     Ok((parser, Chunks::text(content, cut, skip, &settings.written)))
 }
 
@@ -104,7 +124,10 @@ fn shape(head: &[u8]) -> Shape {
     let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
     let Some(first) = lines.next() else { return Shape::Empty };
     match first.as_bytes()[0] {
-        b'[' => Shape::List,
+        b'[' => Shape::List(text.trim_start().strip_prefix('[').map(keys).unwrap_or_default()),
+        b'{' if Scanner::new(first).skip().is_err() && lines.clone().next().is_some_and(|l| !l.starts_with('{')) => {
+            Shape::Document(keys(text.trim_start()))
+        }
         // A row that is broken decides nothing: it will be reported with the others.
         b'{' => {
             let all = std::iter::once(first).chain(lines);
@@ -148,17 +171,38 @@ fn guess(settings: &Settings, shape: &Shape) -> Result<Format> {
     match shape {
         Shape::Empty => Err(wrong(settings, "is empty: expected requests")),
         Shape::Parquet => Err(wrong(settings, "is a packed Parquet file: unpack it first")),
-        Shape::List => Ok(Format::Sharegpt),
-        Shape::Object(keys) if keys.iter().any(|k| k.path == "conversations") => Ok(Format::Sharegpt),
+        Shape::List(keys) if keys.is_empty() => Ok(Format::Sharegpt),
+        Shape::List(keys) | Shape::Object(keys) if keys.iter().any(|k| k.path == "conversations") => {
+            Ok(Format::Sharegpt)
+        }
+        Shape::List(keys) => Ok(documents::guess(keys).unwrap_or(Format::Sharegpt)),
+        Shape::Document(keys) => documents::guess(keys).ok_or_else(|| {
+            wrong(settings, &format!("is a JSON document of a form that is not known, with {}", list(keys)))
+        }),
         Shape::Object(keys) => {
-            let hashes_fit = !keys.iter().any(|k| k.path == "hash_ids" && k.object);
-            if !mapped && hashes_fit && all(&mooncake::NAMES, keys) {
+            let has = |name: &str| keys.iter().any(|k| k.path == name);
+            if !mapped && dynamo::fits(keys) {
+                return Ok(Format::Dynamo);
+            }
+            if !mapped && weka::fits(has) {
+                return Ok(Format::Weka);
+            }
+            if !mapped && ragpulse::fits(has) {
+                return Ok(Format::Ragpulse);
+            }
+            if !mapped && let Some(format) = documents::guess(keys) {
+                return Ok(format);
+            }
+            if !mapped && mooncake::fits(keys) {
                 return Ok(Format::Mooncake);
+            }
+            if !mapped && all(&apex::NAMES, keys) {
+                return Ok(Format::Apex);
             }
             if !mapped && all(&vllm_bench::NAMES, keys) {
                 return Ok(Format::VllmBench);
             }
-            if !mapped && all(&llmservingsim::NAMES, keys) {
+            if !mapped && (all(&llmservingsim::NAMES, keys) || all(&[llmservingsim::STEPS], keys)) {
                 return Ok(Format::Llmservingsim);
             }
             generic(settings, keys).map(|_| Format::Jsonl)
@@ -168,11 +212,20 @@ fn guess(settings: &Settings, shape: &Shape) -> Result<Format> {
             if !mapped && all(&azure::NAMES, &keys) {
                 return Ok(Format::Azure);
             }
+            if !mapped && all(&burstgpt::NAMES, &keys) {
+                return Ok(Format::Burstgpt);
+            }
+            if !mapped && all(&splitwise::NAMES, &keys) {
+                return Ok(Format::Splitwise);
+            }
             if !mapped && all(&vidur::NAMES, &keys) {
                 return Ok(Format::Vidur);
             }
             if !mapped && all(&trace_v2::NAMES, &keys) {
                 return Ok(Format::TraceV2);
+            }
+            if !mapped && all(&trace_v2::GAPS, &keys) {
+                return Err(wrong(settings, "has the times between tokens of a trace: read the trace beside it"));
             }
             generic(settings, &keys).map(|_| Format::Csv)
         }
@@ -186,25 +239,55 @@ fn csv_keys(header: &csv::Header, second: Option<&str>) -> Vec<Key> {
 }
 
 /// The fields of a file of `format`; of CSV files also the header.
-fn fields(settings: &Settings, format: Format, shape: &Shape) -> Result<(Fields, csv::Header)> {
+fn fields(settings: &Settings, format: Format, shape: &Shape, head: &[u8]) -> Result<(Fields, csv::Header)> {
+    if let Shape::List(keys) | Shape::Object(keys) | Shape::Document(keys) = shape {
+        let whole = matches!(shape, Shape::Document(_));
+        if let Some(fields) = documents::fields(settings, format, keys, head, whole)? {
+            if fields.whole && matches!(shape, Shape::List(_)) {
+                return Err(mismatch(settings, "a JSON list", "`[`"));
+            }
+            return Ok((fields, csv::Header::default()));
+        }
+    }
     match shape {
         Shape::Empty => Err(wrong(settings, "is empty: expected requests")),
         Shape::Parquet => Err(wrong(settings, "is a packed Parquet file: unpack it first")),
-        Shape::List => {
+        Shape::Document(keys) => Err(mismatch(settings, "one JSON document", &list(keys))),
+        Shape::List(_) => {
             refuse_unless(settings, Format::Sharegpt, "a JSON list")?;
             Ok((sharegpt::fields(), csv::Header::default()))
         }
         Shape::Object(keys) => {
             let fields = match format {
-                Format::Mooncake => mooncake::fields(settings.block_tokens),
+                Format::Mooncake => mooncake::fields(settings.block_tokens, keys),
+                Format::Apex => apex::fields(),
+                Format::Dynamo => dynamo::fields(settings.block_tokens, keys),
+                Format::GuidellmTrace => guidellm_trace::fields(),
+                Format::Ragpulse => ragpulse::fields(settings)?,
+                Format::Weka => weka::fields(settings.block_tokens),
                 Format::Sharegpt => sharegpt::fields(),
                 Format::VllmBench => vllm_bench::fields(),
-                Format::Llmservingsim => llmservingsim::fields(settings.block_tokens),
+                Format::Llmservingsim => {
+                    // Agents that come after other lines are sessions like any other.
+                    let agents = keys.iter().any(|k| k.path == llmservingsim::STEPS);
+                    llmservingsim::fields(settings.block_tokens, agents)
+                }
                 Format::Jsonl => generic(settings, keys)?,
                 Format::Azure
+                | Format::Burstgpt
+                | Format::Splitwise
                 | Format::Vidur
                 | Format::TraceV2
                 | Format::Otel
+                | Format::OpenaiChat
+                | Format::OpenaiBatch
+                | Format::VllmPrompts
+                | Format::VllmResult
+                | Format::Guidellm
+                | Format::Aiperf
+                | Format::GenaiPerf
+                | Format::InferencePerf
+                | Format::DetailedResults
                 | Format::Csv
                 | Format::Parquet
                 | Format::Auto => {
@@ -218,14 +301,30 @@ fn fields(settings: &Settings, format: Format, shape: &Shape) -> Result<(Fields,
             let keys = csv_keys(&header, second.as_deref());
             let fields = match format {
                 Format::Azure => azure::fields(),
+                Format::Burstgpt => burstgpt::fields(),
+                Format::Splitwise => splitwise::fields(),
                 Format::Vidur => vidur::fields(settings.block_tokens),
                 Format::TraceV2 => trace_v2::fields(settings.block_tokens),
                 Format::Csv => generic(settings, &keys)?,
                 Format::Mooncake
+                | Format::Apex
+                | Format::Dynamo
+                | Format::GuidellmTrace
+                | Format::Ragpulse
+                | Format::Weka
                 | Format::Sharegpt
                 | Format::VllmBench
                 | Format::Llmservingsim
                 | Format::Otel
+                | Format::OpenaiChat
+                | Format::OpenaiBatch
+                | Format::VllmPrompts
+                | Format::VllmResult
+                | Format::Guidellm
+                | Format::Aiperf
+                | Format::GenaiPerf
+                | Format::InferencePerf
+                | Format::DetailedResults
                 | Format::Jsonl
                 | Format::Parquet
                 | Format::Auto => {
@@ -270,11 +369,15 @@ fn explicit(columns: &Columns) -> Vec<&str> {
         model,
         adapter,
         block_hashes,
+        tenant,
+        client,
+        priority,
+        max_tokens,
+        images,
     } = columns;
-    [arrival, input_tokens, output_tokens, input, output, session_id, class, model, adapter, block_hashes]
-        .into_iter()
-        .filter_map(|c| c.as_deref())
-        .collect()
+    let tokens = [arrival, input_tokens, output_tokens, input, output, block_hashes, images, max_tokens];
+    let names = [session_id, class, model, adapter, tenant, client, priority];
+    tokens.into_iter().chain(names).filter_map(|c| c.as_deref()).collect()
 }
 
 /// The fields of a `csv`, `jsonl` or `parquet` file whose first row has `keys`.
@@ -307,6 +410,7 @@ pub fn generic(settings: &Settings, keys: &[Key]) -> Result<Fields> {
         .optional(Role::Think, "think_ns")
         .optional(Role::Model, name(&columns.model, "model"))
         .optional(Role::Adapter, name(&columns.adapter, "adapter"));
+    let fields = extras(fields, columns, &there);
     let fields = measured::generic(fields, settings.measured.as_ref());
     Ok(match layout {
         Layout::Tokens => fields
@@ -319,6 +423,28 @@ pub fn generic(settings: &Settings, keys: &[Key]) -> Result<Fields> {
         Layout::Texts => fields
             .required(Role::Input, name(&columns.input, "input"))
             .required(Role::Output, name(&columns.output, "output")),
+    })
+}
+
+/// Columns that few files have. Who waits for whom is read where requests have names.
+fn extras(fields: Fields, columns: &Columns, there: &impl Fn(&str) -> bool) -> Fields {
+    let mapped = [
+        (Extra::Tenant, &columns.tenant),
+        (Extra::Client, &columns.client),
+        (Extra::Priority, &columns.priority),
+        (Extra::MaxTokens, &columns.max_tokens),
+        (Extra::Images, &columns.images),
+    ];
+    let linked = there("request_id") && there("depends_on");
+    let fields = if linked { fields.links(Links::Names) } else { fields };
+    Extra::ALL.into_iter().fold(fields, |fields, extra| {
+        let given = mapped.iter().find(|(e, _)| *e == extra).and_then(|(_, name)| name.as_deref());
+        let own = extra.column().filter(|name| there(name));
+        match given.or(own) {
+            Some(_) if matches!(extra, Extra::Request | Extra::DependsOn) && !linked => fields,
+            Some(name) => fields.optional(Role::Extra(extra), name),
+            None => fields,
+        }
     })
 }
 

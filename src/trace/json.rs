@@ -77,6 +77,60 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// The list that comes next, if it is one of whole numbers of at most 19 digits, as most are; else it is still to be read,
+    /// and nothing was added. Several times faster than [`Self::items`].
+    pub fn plain_numbers(&mut self, out: &mut Vec<u64>) -> bool {
+        let (start, before) = (self.at, out.len());
+        let found = self.try_plain_numbers(out).is_some();
+        if !found {
+            self.at = start;
+            out.truncate(before);
+        }
+        found
+    }
+
+    fn try_plain_numbers(&mut self, out: &mut Vec<u64>) -> Option<()> {
+        self.space();
+        let bytes = self.text.as_bytes();
+        let mut at = self.at;
+        let next = |at: usize| bytes.get(at).copied();
+        let space = |mut at: usize| {
+            while let Some(b' ' | b'\n' | b'\r' | b'\t') = next(at) {
+                at += 1;
+            }
+            at
+        };
+        if next(at)? != b'[' {
+            return None;
+        }
+        at = space(at + 1);
+        if next(at)? == b']' {
+            self.at = at + 1;
+            return Some(());
+        }
+        loop {
+            let (first, mut number) = (at, 0u64);
+            while let Some(digit @ b'0'..=b'9') = next(at) {
+                number = number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+                at += 1;
+            }
+            let digits = at - first;
+            if !(1..=19).contains(&digits) || (bytes[first] == b'0' && digits > 1) {
+                return None;
+            }
+            out.push(number);
+            at = space(at);
+            match next(at)? {
+                b',' => at = space(at + 1),
+                b']' => {
+                    self.at = at + 1;
+                    return Some(());
+                }
+                _ => return None,
+            }
+        }
+    }
+
     /// The next value; of a list or an object only what it is: call [`Self::items`] or [`Self::members`] then.
     pub fn value(&mut self) -> Result<Value<'a>, Fault> {
         self.space();
@@ -90,6 +144,14 @@ impl<'a> Scanner<'a> {
             Some(b'f') => self.word("false").map(|()| Value::Bool),
             _ => Err(self.unexpected("a value")),
         }
+    }
+
+    /// Passes over `word`, if it is what comes next.
+    pub fn pass(&mut self, word: &str) -> bool {
+        self.space();
+        let found = self.text.as_bytes()[self.at..].starts_with(word.as_bytes());
+        self.at += if found { word.len() } else { 0 };
+        found
     }
 
     /// Passes over the next value.
@@ -318,6 +380,29 @@ mod tests {
             assert_eq!(ours, expect, "{text}");
         }
         assert!(!validates(&"[".repeat(100_000)));
+    }
+
+    #[test]
+    fn plain_numbers_are_read_or_left_alone() {
+        let mut out = vec![7];
+        for (text, expect) in [
+            ("[]", Some(vec![])),
+            (" [1, 20,\t300 ]", Some(vec![1, 20, 300])),
+            ("[9999999999999999999]", Some(vec![9_999_999_999_999_999_999])),
+            ("[1,]", None),
+            ("[01]", None),
+            ("[-1]", None),
+            ("[1.5]", None),
+            ("[1", None),
+            ("[18446744073709551615]", None),
+            ("{}", None),
+        ] {
+            let mut scanner = Scanner::new(text);
+            assert_eq!(scanner.plain_numbers(&mut out), expect.is_some(), "{text}");
+            assert_eq!(out[1..], expect.clone().unwrap_or_default(), "{text}");
+            assert_eq!(scanner.at, if expect.is_some() { text.len() } else { 0 }, "{text}");
+            out.truncate(1);
+        }
     }
 
     #[test]

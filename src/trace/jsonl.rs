@@ -1,6 +1,7 @@
 //! JSON lines: an object per line, with names of the user's choice, also nested ones (`usage.prompt_tokens`).
 
 use super::chunk::Text;
+use super::extra::Extra;
 use super::fields::{Fields, Role, Rows};
 use super::json::{Scanner, Value};
 use super::{Fault, Parsed};
@@ -43,12 +44,41 @@ impl<'f> Node<'f> {
     }
 }
 
+/// The names that are looked for in a row.
+pub struct Names<'f>(Vec<Node<'f>>);
+
+impl<'f> Names<'f> {
+    pub fn new(fields: &'f Fields) -> Self {
+        Names(Node::tree(fields))
+    }
+
+    /// Takes the fields of a row, which is not ended.
+    pub fn row(&self, line: &str, rows: &mut Rows) -> std::result::Result<(), Fault> {
+        let mut scanner = Scanner::new(line);
+        object(&mut scanner, &self.0, rows)?;
+        scanner.end()
+    }
+}
+
 /// The rows of a chunk.
 pub fn parse(fields: &Fields, text: &Text) -> Result<Parsed> {
-    let nodes = Node::tree(fields);
+    let names = Names::new(fields);
+    lines(fields, text, |line, number, rows| {
+        names.row(line, rows)?;
+        rows.commit(number)
+    })
+}
+
+/// The rows of a chunk whose lines `each` reads and ends: content, number.
+pub fn lines(
+    fields: &Fields,
+    text: &Text,
+    mut each: impl FnMut(&str, u64, &mut Rows) -> std::result::Result<(), Fault>,
+) -> Result<Parsed> {
     let mut rows = Rows::new(fields);
+    *rows.counts() += text.counts();
     for (number, start, line) in text.lines() {
-        let result = utf8(line).and_then(|line| row(line, &nodes, &mut rows)).and_then(|()| rows.commit(number));
+        let result = utf8(line).and_then(|line| each(line, number, &mut rows));
         if let Err(fault) = result {
             rows.reject(text.problem(start, start + line.len(), fault));
         }
@@ -58,12 +88,6 @@ pub fn parse(fields: &Fields, text: &Text) -> Result<Parsed> {
 
 pub fn utf8(bytes: &[u8]) -> std::result::Result<&str, Fault> {
     std::str::from_utf8(bytes).map_err(|e| Fault::new(e.valid_up_to(), "not UTF-8: expected a text file in UTF-8"))
-}
-
-fn row(line: &str, nodes: &[Node], rows: &mut Rows) -> std::result::Result<(), Fault> {
-    let mut scanner = Scanner::new(line);
-    object(&mut scanner, nodes, rows)?;
-    scanner.end()
 }
 
 fn object(scanner: &mut Scanner, nodes: &[Node], rows: &mut Rows) -> std::result::Result<(), Fault> {
@@ -78,7 +102,8 @@ fn object(scanner: &mut Scanner, nodes: &[Node], rows: &mut Rows) -> std::result
     })
 }
 
-fn field(scanner: &mut Scanner, role: Role, rows: &mut Rows) -> std::result::Result<(), Fault> {
+/// A value of a field.
+pub fn field(scanner: &mut Scanner, role: Role, rows: &mut Rows) -> std::result::Result<(), Fault> {
     let at = scanner.value_at();
     match scanner.value()? {
         Value::Null => Ok(()),
@@ -86,7 +111,10 @@ fn field(scanner: &mut Scanner, role: Role, rows: &mut Rows) -> std::result::Res
             Err(rows.fault(role, at, "is a number: expected text"))
         }
         Value::Number(text) => rows.text(role, text, at),
-        Value::Text(text) => rows.text(role, &text, at),
+        Value::Text(text) => {
+            rows.quoted(role, &text);
+            rows.text(role, &text, at)
+        }
         Value::Bool => Err(rows.fault(role, at, "is true or false: expected a number or text")),
         Value::Object => Err(rows.fault(role, at, "is an object: expected a single value")),
         Value::List => {
@@ -98,11 +126,22 @@ fn field(scanner: &mut Scanner, role: Role, rows: &mut Rows) -> std::result::Res
 
 /// The items of a list of messages, hashes or numbers of tokens.
 pub fn list(scanner: &mut Scanner, role: Role, rows: &mut Rows) -> std::result::Result<(), Fault> {
+    if rows.plain_numbers(role, scanner) {
+        return Ok(());
+    }
     scanner.items(|scanner| {
         let at = scanner.value_at();
         match (scanner.value()?, role) {
             (Value::Text(text), Role::Input) => {
                 rows.message(&text);
+                Ok(())
+            }
+            (Value::Text(name), Role::Extra(Extra::DependsOn)) => {
+                rows.parent(&name);
+                Ok(())
+            }
+            (Value::Number(name), Role::Extra(Extra::DependsOn)) => {
+                rows.parent(name);
                 Ok(())
             }
             (Value::Number(text), Role::Hashes | Role::InputIds | Role::OutputIds) => rows.number(role, text, at),

@@ -55,13 +55,20 @@ impl Raw {
 
     /// It was served to its end.
     pub fn completed(&self) -> bool {
-        let done = ["", "ok", "completed", "complete", "success", "succeeded", "finished", "200", COMPLETED];
-        done.iter().any(|d| d.eq_ignore_ascii_case(&self.status))
+        completed(&self.status)
     }
+}
+
+/// What is written of a request that was served to its end; nothing is written where all were.
+pub fn completed(status: &str) -> bool {
+    let done = ["", "ok", "complete", "success", "succeeded", "finished", "200", COMPLETED];
+    done.iter().any(|d| d.eq_ignore_ascii_case(status))
 }
 
 /// Status of a request that was served to its end.
 pub const COMPLETED: &str = "completed";
+/// Status of a request that failed, where the file does not say how.
+pub const FAILED: &str = "failed";
 /// Status of a request that was served to its end, but while the client was still warming the server up.
 pub const WARMUP: &str = "warmup";
 
@@ -121,11 +128,27 @@ fn shift(format: Format, raws: &[Raw], arrivals: &[Option<i64>]) -> i128 {
         Format::Auto
         | Format::Mooncake
         | Format::Azure
+        | Format::Apex
+        | Format::Burstgpt
+        | Format::Dynamo
+        | Format::GuidellmTrace
+        | Format::Ragpulse
+        | Format::Splitwise
+        | Format::Weka
         | Format::Vidur
         | Format::Sharegpt
         | Format::Llmservingsim
         | Format::Otel
         | Format::TraceV2
+        | Format::OpenaiChat
+        | Format::OpenaiBatch
+        | Format::VllmPrompts
+        | Format::VllmResult
+        | Format::Guidellm
+        | Format::Aiperf
+        | Format::GenaiPerf
+        | Format::InferencePerf
+        | Format::DetailedResults
         | Format::Jsonl
         | Format::Csv
         | Format::Parquet => 0,

@@ -3,16 +3,23 @@
 use super::MAX_TOKENS;
 use crate::spec::TimeUnit;
 
+/// A count of tokens, from 0 to [`MAX_TOKENS`].
+///
+/// # Errors
+/// What is wrong with the text, to be put behind the name of the field.
+pub fn length(text: &str) -> Result<i32, String> {
+    whole(text, MAX_TOKENS as u64).map(|n| n as i32)
+}
+
 /// A count of tokens, from 1 to [`MAX_TOKENS`].
 ///
 /// # Errors
 /// What is wrong with the text, to be put behind the name of the field.
 pub fn tokens(text: &str) -> Result<i32, String> {
-    let value = whole(text, MAX_TOKENS as u64)?;
-    if value == 0 {
-        return Err("is 0: expected at least 1 token".to_string());
+    match length(text)? {
+        0 => Err("is 0: expected at least 1 token".to_string()),
+        value => Ok(value),
     }
-    Ok(value as i32)
 }
 
 /// A whole number up to `most`.
@@ -21,6 +28,13 @@ pub fn tokens(text: &str) -> Result<i32, String> {
 /// What is wrong with the text, to be put behind the name of the field.
 pub fn whole(text: &str, most: u64) -> Result<u64, String> {
     let digits = text.as_bytes();
+    // Nearly every number is short: checked and read in one go.
+    if (1..=18).contains(&digits.len())
+        && let Some(value) = digits.iter().try_fold(0, |n, b| b.is_ascii_digit().then(|| n * 10 + u64::from(b - b'0')))
+        && value <= most
+    {
+        return Ok(value);
+    }
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(not_whole(text));
     }

@@ -14,7 +14,11 @@ pub type OnBytes = Box<dyn FnMut(u64) + Send>;
 pub struct Content {
     /// The first bytes, without the byte order mark: at least one whole line, or [`HEAD_MAX`], or all there is.
     pub head: Vec<u8>,
+    /// There was a byte order mark.
+    pub marked: bool,
     pub rest: Box<dyn Read + Send>,
+    /// How it was packed: `gzip` or `zstd`.
+    pub packed: Option<&'static str>,
 }
 
 /// Bytes of a head at least, where there are so many.
@@ -33,10 +37,11 @@ pub fn open(path: &Path, written: &str, on_bytes: OnBytes) -> Result<Content> {
     let mut magic = Vec::new();
     raw.by_ref().take(4).read_to_end(&mut magic).map_err(fail)?;
     let whole = io::Cursor::new(magic.clone()).chain(raw);
-    let mut rest: Box<dyn Read + Send> = match magic.as_slice() {
-        [0x1F, 0x8B, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(1 << 18, whole))),
-        [0x28, 0xB5, 0x2F, 0xFD] => Box::new(zstd::Decoder::new(whole).map_err(fail)?),
-        _ => Box::new(whole),
+    let gzip = |raw| flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(1 << 18, raw));
+    let (packed, mut rest): (_, Box<dyn Read + Send>) = match magic.as_slice() {
+        [0x1F, 0x8B, ..] => (Some("gzip"), Box::new(gzip(whole))),
+        [0x28, 0xB5, 0x2F, 0xFD] => (Some("zstd"), Box::new(zstd::Decoder::new(whole).map_err(fail)?)),
+        _ => (None, Box::new(whole)),
     };
     let mut head = Vec::new();
     loop {
@@ -46,10 +51,11 @@ pub fn open(path: &Path, written: &str, on_bytes: OnBytes) -> Result<Content> {
             break;
         }
     }
-    if head.starts_with(b"\xEF\xBB\xBF") {
+    let marked = head.starts_with(b"\xEF\xBB\xBF");
+    if marked {
         head.drain(..3);
     }
-    Ok(Content { head, rest })
+    Ok(Content { head, marked, rest, packed })
 }
 
 struct Counted<R> {

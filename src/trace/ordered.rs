@@ -6,10 +6,14 @@
 //!
 //! Reading, working and writing overlap; at most a few items per thread are in flight, so memory is bounded whatever
 //! the size of the source. The caller must not be a thread of the pool.
+//!
+//! Work on an item begins after work on every item before it has begun, whatever the pool does: an item may wait for
+//! something that an earlier one finds out.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::diag::{Failure, Result};
 
@@ -24,6 +28,7 @@ pub fn ordered<T: Send + 'static, U: Send + 'static>(
     mut sink: impl FnMut(U) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     let work = Arc::new(work);
+    let waiting = Arc::new(Mutex::new(VecDeque::new()));
     std::thread::scope(|scope| {
         let (queue, results) = sync_channel(2 * pool.current_num_threads());
         scope.spawn(move || {
@@ -34,8 +39,15 @@ pub fn ordered<T: Send + 'static, U: Send + 'static>(
                     // Nobody may be listening any more; then the result is not needed.
                     Err(failure) => drop(done.send(Err(failure))),
                     Ok(Some(item)) => {
-                        let work = work.clone();
-                        pool.spawn(move || drop(done.send(work(item))));
+                        let (work, waiting) = (work.clone(), waiting.clone());
+                        waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back((item, done));
+                        pool.spawn(move || {
+                            // There is one item per job, but which job comes first is up to the pool.
+                            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                            if let Some((item, done)) = next {
+                                drop(done.send(work(item)));
+                            }
+                        });
                     }
                 }
                 if queue.send(result).is_err() {

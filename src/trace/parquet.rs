@@ -5,17 +5,19 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use ::parquet::arrow::ProjectionMask;
-use ::parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, TimeUnit as ArrowUnit, UInt64Type};
 
 use super::detect::{Key, all_there, generic};
+use super::extra::Extra;
 use super::fields::{Fields, Role, Rows};
 use super::{Fault, Parsed, Problem, Settings, otel};
 use crate::diag::{self, Diagnostic, Exit, Failure, Result};
 use crate::spec::Format;
 
+/// Rows that are parsed at once.
 const BATCH_ROWS: usize = 1 << 16;
 const PART_BATCH_ROWS: usize = 8192;
 
@@ -49,8 +51,54 @@ pub fn parts(paths: &[PathBuf]) -> Result<impl Iterator<Item = Result<RecordBatc
     Ok(readers.into_iter().flatten())
 }
 
-/// The format and the fields of the file, a reader of their columns, and the number of rows.
-pub fn open(settings: &Settings) -> Result<(Format, Fields, ParquetRecordBatchReader, u64)> {
+/// The row groups of a file, each of which can be read by itself.
+#[derive(Debug)]
+pub struct Groups {
+    path: PathBuf,
+    written: String,
+    metadata: ArrowReaderMetadata,
+    /// The columns that are read.
+    mask: ProjectionMask,
+}
+
+impl Groups {
+    /// Rows of a group; `None` behind the last.
+    pub fn rows(&self, group: usize) -> Option<u64> {
+        let groups = self.metadata.metadata().row_groups();
+        groups.get(group).map(|g| g.num_rows().try_into().unwrap_or(0))
+    }
+
+    /// Rows of all groups.
+    pub fn all_rows(&self) -> u64 {
+        (0..).map_while(|i| self.rows(i)).sum()
+    }
+
+    fn reader(&self, group: usize) -> Result<ParquetRecordBatchReader> {
+        let file = File::open(&self.path).map_err(|e| self.unreadable(&e))?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
+        let builder = builder.with_projection(self.mask.clone()).with_row_groups(vec![group]);
+        builder.with_batch_size(BATCH_ROWS).build().map_err(|e| self.unreadable(&e))
+    }
+
+    fn unreadable(&self, e: &dyn std::fmt::Display) -> Failure {
+        Failure::stage("trace::parquet", format!("cannot read {}: {e}", self.written))
+    }
+}
+
+/// The rows of a row group, the first of which has the number `first_row` in the file.
+pub fn parse_group(fields: &Fields, groups: &Groups, group: usize, first_row: u64) -> Result<Parsed> {
+    let mut next_row = first_row;
+    let mut all = Vec::new();
+    for batch in groups.reader(group)? {
+        let batch = batch.map_err(|e| groups.unreadable(&e))?;
+        all.push(parse(fields, &batch, next_row)?);
+        next_row += batch.num_rows() as u64;
+    }
+    Parsed::joined(all, &fields.layout.schema())
+}
+
+/// The format and the fields of the file, and its row groups.
+pub fn open(settings: &Settings) -> Result<(Format, Fields, Groups)> {
     let unreadable = |e: &dyn std::fmt::Display| {
         Failure::stage("trace::parquet", format!("cannot read {} as Parquet: {e}", settings.written))
     };
@@ -73,12 +121,12 @@ pub fn open(settings: &Settings) -> Result<(Format, Fields, ParquetRecordBatchRe
     all_there(settings, &fields, &keys)?;
     check_types(settings, &fields, schema.fields().iter().map(AsRef::as_ref))?;
 
-    let builder = builder()?;
-    let rows = builder.metadata().file_metadata().num_rows().try_into().unwrap_or(0);
     let used = schema.fields().iter().enumerate().filter(|(_, f)| fields.named().any(|(_, n)| n == f.name()));
-    let mask = ProjectionMask::roots(builder.parquet_schema(), used.map(|(i, _)| i));
-    let reader = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(|e| unreadable(&e))?;
-    Ok((format, fields, reader, rows))
+    let file = File::open(&settings.path).map_err(|e| unreadable(&e))?;
+    let metadata = ArrowReaderMetadata::load(&file, Default::default()).map_err(|e| unreadable(&e))?;
+    let mask = ProjectionMask::roots(metadata.parquet_schema(), used.map(|(i, _)| i));
+    let (path, written) = (settings.path.clone(), settings.written.clone());
+    Ok((format, fields, Groups { path, written, metadata, mask }))
 }
 
 fn check_types<'a>(settings: &Settings, fields: &Fields, schema: impl Iterator<Item = &'a Field>) -> Result<()> {
@@ -115,6 +163,23 @@ fn canonical(role: Role, found: &DataType) -> std::result::Result<DataType, &'st
             _ if role == Role::Arrival => Err("numbers or timestamps"),
             _ => Err("numbers"),
         },
+        Role::Extra(extra) if extra.is_real() => match found {
+            DataType::Float32 | DataType::Float64 => Ok(DataType::Float64),
+            _ if found.is_integer() => Ok(DataType::Int64),
+            _ => Err("numbers"),
+        },
+        Role::Extra(extra) if extra.is_number() => {
+            if found.is_integer() {
+                Ok(DataType::Int64)
+            } else {
+                Err("whole numbers")
+            }
+        }
+        Role::Extra(Extra::DependsOn) => match item {
+            // Names are compared as texts.
+            Some(kind) if kind.is_string() || kind.is_integer() => Ok(list(DataType::Utf8)),
+            _ => Err("lists of names or numbers of requests"),
+        },
         Role::InputTokens
         | Role::OutputTokens
         | Role::BlockTokens
@@ -128,7 +193,8 @@ fn canonical(role: Role, found: &DataType) -> std::result::Result<DataType, &'st
                 Err("whole numbers")
             }
         }
-        Role::Session
+        Role::Extra(_)
+        | Role::Session
         | Role::Class
         | Role::Model
         | Role::Adapter
@@ -204,6 +270,9 @@ fn list(role: Role, items: &ArrayRef, rows: &mut Rows) -> std::result::Result<()
         return Err(rows.fault(role, 0, "has an item that is missing or does not fit"));
     }
     match items.data_type() {
+        DataType::Utf8 if role == Role::Extra(Extra::DependsOn) => {
+            items.as_string::<i32>().iter().flatten().for_each(|name| rows.parent(name));
+        }
         DataType::Utf8 => items.as_string::<i32>().iter().flatten().for_each(|m| rows.message(m)),
         _ => {
             items.as_primitive::<UInt64Type>().values().iter().try_for_each(|h| rows.number(role, &h.to_string(), 0))?

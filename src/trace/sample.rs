@@ -13,7 +13,7 @@ use ::parquet::file::properties::WriterProperties;
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use serde_json::json;
 
-use super::talk;
+use super::{sample_documents, sample_flat, talk};
 use crate::diag::{self, Failure, Result};
 
 /// Rows of a small sample.
@@ -46,28 +46,28 @@ impl Draw {
     }
 
     /// Microseconds to the next arrival, 0.25 s on average.
-    fn gap_us(&mut self) -> u64 {
+    pub(super) fn gap_us(&mut self) -> u64 {
         let uniform = (self.bits() >> 11) as f64 / (1u64 << 53) as f64;
         (-libm::log1p(-uniform) * 250_000.0) as u64
     }
 
     /// A length in tokens: mostly short, with a long tail.
-    fn tokens(&mut self, typical: u64) -> u64 {
+    pub(super) fn tokens(&mut self, typical: u64) -> u64 {
         let doublings = self.below(5);
         1 + self.below(typical << doublings)
     }
 }
 
 /// One request of a made-up trace.
-struct Row {
-    at_us: u64,
-    input: u64,
-    output: u64,
-    session: u64,
-    class: &'static str,
+pub(super) struct Row {
+    pub at_us: u64,
+    pub input: u64,
+    pub output: u64,
+    pub session: u64,
+    pub class: &'static str,
 }
 
-fn rows(seed: u64, n: usize) -> Vec<Row> {
+pub(super) fn rows(seed: u64, n: usize) -> Vec<Row> {
     let mut draw = Draw::new(seed);
     let mut at_us = 0;
     (0..n)
@@ -87,6 +87,7 @@ pub fn write_all(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(|e| diag::io(dir, "make", &e))?;
     for (name, bytes) in files()? {
         let path = dir.join(name);
+        path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(|e| diag::io(&path, "make", &e))?;
         std::fs::write(&path, bytes).map_err(|e| diag::io(&path, "write", &e))?;
     }
     Ok(())
@@ -97,7 +98,7 @@ pub fn files() -> Result<Vec<(&'static str, Vec<u8>)>> {
     let generic = rows(4, ROWS);
     let jsonl = generic_jsonl(&generic);
     let csv = generic_csv(&generic);
-    Ok(vec![
+    let mut all = vec![
         ("chat.jsonl", chat(CONVERSATIONS, 1).join("\n").into_bytes()),
         ("sharegpt.json", format!("[\n{}\n]\n", chat(100, 2).join(",\n")).into_bytes()),
         ("mooncake.jsonl", mooncake().into_bytes()),
@@ -112,7 +113,10 @@ pub fn files() -> Result<Vec<(&'static str, Vec<u8>)>> {
         ("generic.parquet", generic_parquet(&generic)?),
         ("tokenizer.json", tokenizer()),
         ("vllm_bench.jsonl", vllm_bench().into_bytes()),
-    ])
+    ];
+    all.extend(sample_flat::files()?);
+    all.extend(sample_documents::files());
+    Ok(all)
 }
 
 /// Fifty requests as a benchmark of a server would log them: an engine that computes one prompt at a time and decodes
@@ -200,7 +204,7 @@ fn azure(day: &str, decimals: usize, zone: &str) -> String {
     text
 }
 
-fn seconds(at_us: u64) -> String {
+pub(super) fn seconds(at_us: u64) -> String {
     format!("{}.{:06}", at_us / 1_000_000, at_us % 1_000_000)
 }
 
@@ -283,7 +287,7 @@ fn generic_parquet(rows: &[Row]) -> Result<Vec<u8>> {
 }
 
 /// Two members, as `cat` of two files makes them.
-fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut packed = Vec::new();
     let (first, second) = bytes.split_at(bytes.len() / 2);
     for part in [first, second] {

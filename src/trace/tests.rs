@@ -8,6 +8,9 @@ use arrow::datatypes::{Int32Type, Int64Type, UInt64Type};
 
 use super::*;
 
+mod documents;
+mod flat;
+
 fn settings(path: &Path) -> Settings {
     Settings {
         path: path.to_path_buf(),
@@ -24,6 +27,8 @@ struct Read {
     format: Format,
     rows: RecordBatch,
     problems: Vec<Problem>,
+    counts: Counts,
+    measured: Vec<measured::Raw>,
 }
 
 impl Read {
@@ -47,22 +52,31 @@ impl Read {
 }
 
 fn read(settings: &Settings) -> Result<Read> {
+    read_by(settings, None)
+}
+
+/// Read in chunks of so many bytes.
+fn read_by(settings: &Settings, step: Option<usize>) -> Result<Read> {
     let (parser, mut chunks) = open(settings, Box::new(|_| ()))?;
+    step.into_iter().for_each(|bytes| chunks.step(bytes));
     let (mut batches, mut problems) = (Vec::new(), Vec::new());
-    let mut conversations = Vec::new();
+    let mut counts = parser.counts();
+    let (mut conversations, mut measured) = (Vec::new(), Vec::new());
     while let Some(chunk) = chunks.next_chunk()? {
         let mut parsed = parser.parse(chunk)?;
         assert_eq!(parsed.rows.num_rows(), parsed.lines.len());
         batches.push(parsed.rows);
+        counts += parsed.counts;
         problems.extend(parsed.problems);
         conversations.append(&mut parsed.conversations);
+        measured.append(&mut parsed.measured);
     }
     conversation_requests(&conversations, |rows| {
         batches.push(rows);
         Ok(std::ops::ControlFlow::Continue(()))
     })?;
     let rows = concat_batches(&parser.layout().schema(), &batches).unwrap();
-    Ok(Read { format: parser.format(), rows, problems })
+    Ok(Read { format: parser.format(), rows, problems, counts, measured })
 }
 
 /// A file with this content, read with these settings.
@@ -132,7 +146,6 @@ fn bad_rows_say_where_and_what() {
     let cases: Vec<(String, u64, u32, &str)> = vec![
         (json(r#"{"input_tokens":1}"#), 2, 1, "missing `output_tokens`"),
         (json(r#"{"input_tokens":1,"output_tokens":null}"#), 2, 1, "missing `output_tokens`"),
-        (json(r#"{"input_tokens":1,"output_tokens":0}"#), 2, 35, "`output_tokens` is 0"),
         (json(r#"{"input_tokens": -1,"output_tokens":1}"#), 2, 18, "`input_tokens` is -1: negative"),
         (json(r#"{"é":1,"input_tokens":1.5,"output_tokens":1}"#), 2, 23, "is 1.5: expected a whole number"),
         (json(r#"{"input_tokens":"x","output_tokens":1}"#), 2, 17, "not a number"),
@@ -144,7 +157,7 @@ fn bad_rows_say_where_and_what() {
         (json(r#"{"input_tokens":1,"output_tokens":1,"arrival":1}"#), 2, 47, "the first row of the file has none"),
         (json(r#"{"input_tokens":1,"output_tokens":1,"block_hashes":[1]}"#), 2, 1, "set `block_tokens`"),
         (json(r#"{"input_tokens":1,"output_tokens":1,"block_hashes":[1,"x"]}"#), 2, 55, "`block_hashes` has an item"),
-        (csv("1,0,b"), 4, 3, "`output_tokens` is 0"),
+        (csv("1,x,b"), 4, 3, "`output_tokens` is `x`"),
         (csv("1,,b"), 4, 1, "missing `output_tokens`"),
         (csv("1,1"), 4, 1, "2 fields: expected 3"),
         (csv("1,\"-2\",b"), 4, 3, "negative"),
@@ -164,6 +177,47 @@ fn bad_rows_say_where_and_what() {
     let found = of(b"{\"input_tokens\":1,\"output_tokens\":1}\n{\"input\xFF\n", |_| ()).unwrap();
     assert_eq!((found.problems[0].line, found.problems[0].column), (2, 8));
     assert!(found.problems[0].reason.contains("not UTF-8"));
+}
+
+#[test]
+fn what_is_read_otherwise_than_it_stands_there_is_counted() {
+    let none = Counts::default();
+    let json = "\u{feff}{\"input_tokens\":\"0\",\"output_tokens\":0,\"session_id\":\"7\"}\r\n\r\n \n\
+                {\"input_tokens\":2,\"output_tokens\":\"x\"}\r\n{\"input_tokens\":3,\"output_tokens\":1}";
+    let json_counts = Counts {
+        zero_inputs: 1,
+        zero_outputs: 1,
+        // Not that of the row that is rejected, nor the name of the session.
+        string_numbers: 1,
+        blank_lines: 2,
+        crlf_rows: 2,
+        open_ends: 1,
+        byte_order_marks: 1,
+        ..none
+    };
+    let csv = "input_tokens,output_tokens\r\n\r\n1,0\r\n\r\n\n0,\"2\"\n  \n3,4\r\n";
+    let csv_counts = Counts { zero_inputs: 1, zero_outputs: 1, blank_lines: 4, crlf_rows: 2, ..none };
+    let measured = "arrival,input_tokens,output_tokens,e2e,outcome\n0,0,0,5,error\n1,2,3,5,ok\n";
+    let map = |s: &mut Settings| {
+        s.measured = Some(MeasuredColumns {
+            e2e: Some("e2e".into()),
+            status: Some("outcome".into()),
+            ..MeasuredColumns::default()
+        });
+    };
+    let cases = [
+        (of(json, |_| ()).unwrap(), json_counts, vec![1, 3], vec![1, 1]),
+        (of(csv, |_| ()).unwrap(), csv_counts, vec![1, 1, 3], vec![1, 2, 4]),
+        (of(measured, map).unwrap(), Counts { zero_inputs: 1, failed: 1, ..none }, vec![1, 2], vec![1, 3]),
+    ];
+    for (found, counts, inputs, outputs) in cases {
+        assert_eq!((found.ints("input_tokens"), found.ints("output_tokens")), (inputs, outputs));
+        assert_eq!(found.counts, counts);
+    }
+    let mut sum = json_counts;
+    sum += csv_counts;
+    let named: Vec<(&str, u64)> = sum.named().into_iter().map(|(name, _, n)| (name, n)).collect();
+    assert_eq!(&named[..3], [("zero_inputs", 2), ("zero_outputs", 2), ("failed", 0)]);
 }
 
 #[test]
@@ -232,6 +286,9 @@ fn conversations_become_requests_turn_by_turn() {
     assert_eq!(input.value(2).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["hi", "q1", "r1, [\"}", "q2"]);
     let sessions = found.rows.column_by_name("session_id").unwrap().as_string::<i32>();
     assert_eq!(sessions.iter().flatten().collect::<Vec<_>>(), ["a", "line 5", "a"]);
+    let roles = found.rows.column_by_name("roles").unwrap().as_list::<i32>().value(2);
+    let roles: Vec<_> = roles.as_string::<i32>().iter().flatten().collect();
+    assert_eq!(roles, ["assistant", "user", "assistant", "user"]);
 }
 
 #[test]

@@ -1,15 +1,21 @@
 //! TraceV2 of inference-sim: a CSV of requests as a client saw them, and a header beside it (`<name>.yaml`).
 //!
-//! `input_tokens` leaves out the prefix that a prompt shares with others of its `prefix_group`; `prefix_length` is added,
-//! and the full blocks of the prefix are hashed, so that a prefix cache finds them. A request arrives when it was sent
-//! (`send_time_us`), which is what the server saw. Of the header only `warm_up_requests` and `time_unit` matter: the first so
-//! many requests are simulated as the others are, and marked, so that no comparison counts them.
+//! `input_tokens` leaves out the prefix that a prompt shares with others of its `prefix_group`; `prefix_length` is
+//! added, and the full blocks of the prefix are hashed, so that a prefix cache finds them. A request arrives when it
+//! was sent (`send_time_us`), which is what the server saw. Of the header only `warm_up_requests` and `time_unit`
+//! matter: the first so many requests are simulated as the others are, and marked, so that no comparison counts them.
 //!
-//! Left out: sessions, deadlines, images, and the side file of times between tokens.
+//! Tokens of images, sound and video count to those of an encoder; `reason_ratio` is a share of the reply; a deadline
+//! is a time of the clock of the trace, here counted from when the request was sent. Rounds of a session are its turns.
+//!
+//! Left out: `slo_target_us`, `server_input_tokens`, `num_chunks`, `finish_reason`, messages of errors, and the side
+//! file of times between tokens (`request_id,chunk_index,timestamp_us`), which is refused: gaps between tokens have no
+//! column.
 
 use serde::Deserialize;
 
 use super::Layout;
+use super::extra::Extra;
 use super::fields::{BLOCK_TOKENS, Fields, Role};
 use super::measured::Time;
 use crate::diag::{Failure, Result};
@@ -33,8 +39,25 @@ pub fn fields(block_tokens: Option<u32>) -> Fields {
         .optional(Role::Class, "slo_class")
         .optional(Role::Model, "model")
         .optional(Role::Adapter, "adapter")
+        .optional(Role::Session, "session_id")
+        .optional(Role::Turn, "round_index")
+        .spans(TimeUnit::Us)
+        .optional(Role::Think, "think_time_us")
+        .optional(Role::EncoderTokens, "image_tokens")
+        .optional(Role::Extra(Extra::AudioTokens), "audio_tokens")
+        .optional(Role::Extra(Extra::VideoTokens), "video_tokens")
+        .optional(Role::Extra(Extra::ReasonRatio), "reason_ratio")
+        .optional(Role::Extra(Extra::ReasoningTokens), "reasoning_tokens")
+        .optional(Role::Extra(Extra::Client), "client_id")
+        .optional(Role::Extra(Extra::Tenant), "tenant_id")
+        .optional(Role::Extra(Extra::Priority), "vllm_priority")
+        .optional(Role::Extra(Extra::Deadline), "deadline_us")
+        .client_log()
         .block_tokens(block_tokens, Some(BLOCK_TOKENS))
 }
+
+/// Columns of the side file.
+pub const GAPS: [&str; 3] = ["request_id", "chunk_index", "timestamp_us"];
 
 /// What matters of the header.
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -20,6 +20,7 @@ mod project;
 mod queueing;
 mod readme;
 mod real_traces;
+mod report;
 mod sql;
 mod tidy;
 mod tuning;

@@ -12,64 +12,66 @@ use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, Strin
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{Int32Type, Int64Type};
 
+use super::arrow;
+use super::job::{Job, hashed};
+use super::rejects::Rejects;
+use super::report::{FileReport, Report};
 use super::rows::chain_hashes;
-use super::{Job, Rejects, arrow};
 use crate::diag::{self, Diagnostic, Exit, Failure, Result, nearest};
 use crate::spec::{FilePath, Format};
 use crate::table::{measured, requests};
 use crate::trace::measured::{Measured, Raw, settle};
-use crate::trace::{self, Parsed, Problem, Settings, ordered::ordered};
+use crate::trace::{self, Parsed, Problem, Settings};
 
-/// The rows of a file, side by side.
+/// The rows of all files, side by side.
 struct File {
     format: Format,
     rows: RecordBatch,
-    lines: Vec<u64>,
+    /// Number of the file, and line in it.
+    lines: Vec<(usize, u64)>,
     raws: Vec<Raw>,
 }
 
-pub(super) fn run(job: &Job) -> Result<()> {
-    let mut rejects = Rejects::new(job)?;
-    let file = read(job, &mut rejects)?;
+pub(super) fn run(job: &Job) -> Result<Report> {
+    let mut rejects = Rejects::new(&job.cx, job.on_error)?;
+    let (file, mut report) = read(job, &mut rejects)?;
+    let all = file.rows.num_rows();
     let mut file = one_run(job, file)?;
+    report.cut = job.limit.filter(|limit| file.rows.num_rows() as u64 == *limit && file.rows.num_rows() < all);
     if let Some(tokens) = &job.tokens {
         file.rows = with_hashes(job, tokens, &file)?;
     }
-    let warmup = header(job.header.as_deref(), &job.settings.written)?;
-    let (rows, measured) = settled(file, warmup, &mut rejects)?;
-    rejects.check()?;
-    rejects.finish()?;
-    write(job, &rows, &measured)
+    let warmup = header(job.header.as_deref(), &job.settings[0].written)?;
+    let (rows, measured) = settled(job, file, warmup, &mut rejects, &mut report)?;
+    rejects.finish(rows.num_rows() as u64)?;
+    write(job, &rows, &measured)?;
+    Ok(report)
 }
 
-fn read(job: &Job, rejects: &mut Rejects) -> Result<File> {
-    let progress = job.cx.progress.clone();
-    let (parser, mut chunks) = trace::open(&job.settings, Box::new(move |n| progress.0.advance(n)))?;
-    let (format, schema) = (parser.format(), parser.layout().schema());
-    // Requests of other runs do not count against the limit: it is applied once the run is known.
+fn read(job: &Job, rejects: &mut Rejects) -> Result<(File, Report)> {
     let (mut batches, mut lines, mut raws) = (Vec::new(), Vec::new(), Vec::new());
-    let cancel = job.cx.cancel.clone();
-    let work = move |chunk| {
-        cancel.check()?;
-        let mut parsed = parser.parse(chunk)?;
-        parsed.rows = chain_hashes(&parsed.rows)?;
-        Ok(parsed)
-    };
-    ordered(
-        &job.cx.pool,
-        || chunks.next_chunk(),
-        work,
-        |parsed: Parsed| {
-            rejects.add(parsed.problems)?;
+    let mut report = Report::default();
+    let mut format = Format::Auto;
+    for (i, settings) in job.settings.iter().enumerate() {
+        let mut seen = FileReport::new(&settings.written);
+        // Requests of other runs do not count against the limit: it is applied once the run is known.
+        job.read(settings, &mut seen, |parser, parsed: Parsed, seen| {
+            format = parser.format();
+            rejects.add(&settings.written, &parsed.problems)?;
+            seen.reject(&parsed.problems);
+            seen.counts += parsed.counts;
+            seen.good += parsed.rows.num_rows() as u64;
+            seen.chained += hashed(&parsed);
             batches.push(parsed.rows);
-            lines.extend(parsed.lines);
+            lines.extend(parsed.lines.into_iter().map(|line| (i, line)));
             raws.extend(parsed.measured);
             Ok(ControlFlow::Continue(()))
-        },
-    )?;
+        })?;
+        report.files.push(seen);
+    }
     rejects.check()?;
-    let rows = concat_batches(&schema, &batches).map_err(arrow)?;
-    Ok(File { format, rows, lines, raws })
+    let rows = concat_batches(&requests::schema(), &batches).map_err(arrow)?;
+    Ok((File { format, rows, lines, raws }, report))
 }
 
 /// The rows of the run that is asked for, up to the limit.
@@ -79,7 +81,7 @@ fn one_run(job: &Job, file: File) -> Result<File> {
     let wanted = match (&job.run, runs.len()) {
         (None, 0 | 1) => None,
         (None, _) => {
-            let what = format!("{} has {} runs, each with a time of its own", job.settings.written, runs.len());
+            let what = format!("{} has {} runs, each with a time of its own", job.written(), runs.len());
             return Err(refused(what, format!("choose one with `run: ...`: {}", list(&runs))));
         }
         (Some(run), _) if runs.contains_key(run.as_str()) => Some(run.clone()),
@@ -88,7 +90,7 @@ fn one_run(job: &Job, file: File) -> Result<File> {
                 Some(near) => format!("did you mean `{near}`? It has {}", list(&runs)),
                 None => format!("it has {}", list(&runs)),
             };
-            return Err(refused(format!("{} has no run `{run}`", job.settings.written), help));
+            return Err(refused(format!("{} has no run `{run}`", job.written()), help));
         }
     };
     let chosen = |raw: &Raw| wanted.as_ref().is_none_or(|run| raw.run == *run);
@@ -120,7 +122,7 @@ fn taken(rows: &RecordBatch, places: &[usize]) -> Result<RecordBatch> {
 /// The rows with the hashes of the workload that the benchmark sent.
 fn with_hashes(job: &Job, tokens: &FilePath, file: &File) -> Result<RecordBatch> {
     let mut settings = Settings::new(tokens.path.clone(), tokens.written.clone(), Format::Llmservingsim);
-    settings.block_tokens = job.settings.block_tokens;
+    settings.block_tokens = job.settings[0].block_tokens;
     let (parser, mut chunks) = trace::open(&settings, Box::new(|_| ()))?;
     let mut batches = Vec::new();
     while let Some(chunk) = chunks.next_chunk()? {
@@ -128,7 +130,7 @@ fn with_hashes(job: &Job, tokens: &FilePath, file: &File) -> Result<RecordBatch>
         if let Some(problem) = parsed.problems.first() {
             return Err(Failure { exit: Exit::Stage, diagnostics: vec![problem.diagnostic(&tokens.written)] });
         }
-        batches.push(chain_hashes(&parsed.rows)?);
+        batches.push(chain_hashes(parsed.rows)?);
     }
     let workload = concat_batches(&requests::schema(), &batches).map_err(arrow)?;
     let places = matched(job, tokens, file, &workload)?;
@@ -166,7 +168,7 @@ fn matched(job: &Job, tokens: &FilePath, file: &File, workload: &RecordBatch) ->
         let there = theirs.get(places[row]).map_or("nothing".to_string(), |n| n.to_string());
         let what = format!(
             "{} line {}: `{name}` is {}, and {there} in request {} of {}",
-            job.settings.written, file.lines[row], ours[row], places[row], tokens.written
+            job.settings[file.lines[row].0].written, file.lines[row].1, ours[row], places[row], tokens.written
         );
         let help = "`tokens` is the file that the benchmark took its requests from, with at least as many of them";
         let diagnostic = Diagnostic::new("ingest::tokens", what).at(tokens.at.clone()).help(help);
@@ -184,21 +186,38 @@ fn header(path: Option<&Path>, written: &str) -> Result<usize> {
 }
 
 /// Rows in the order of their arrivals, from time 0, and what was measured of them.
-fn settled(file: File, warmup: usize, rejects: &mut Rejects) -> Result<(RecordBatch, Vec<Measured>)> {
+fn settled(
+    job: &Job,
+    file: File,
+    warmup: usize,
+    rejects: &mut Rejects,
+    report: &mut Report,
+) -> Result<(RecordBatch, Vec<Measured>)> {
     let arrivals = integers(&file.rows, "arrival_ns");
     let outputs = file.rows.column_by_name("output_tokens").and_then(|c| c.as_primitive_opt::<Int32Type>());
     let outputs = outputs.map(|c| c.values().to_vec()).unwrap_or_default();
-    let (mut good, mut problems) = (Vec::new(), Vec::new());
+    let mut good = Vec::new();
     for (i, row) in settle(file.format, &file.raws, &arrivals, &outputs, warmup).into_iter().enumerate() {
         match row {
             Ok(row) => good.push((i, row)),
-            Err(reason) => problems.push(Problem { line: file.lines[i], column: 1, reason, text: String::new() }),
+            Err(reason) => {
+                let (of, line) = file.lines[i];
+                let problem = [Problem { line, column: 1, reason, text: String::new() }];
+                rejects.add(&job.settings[of].written, &problem)?;
+                report.files[of].reject(&problem);
+                report.files[of].good -= 1;
+            }
         }
     }
-    rejects.add(problems)?;
     rejects.check()?;
+    for (i, _) in &good {
+        report.files[file.lines[*i].0].requests += 1;
+    }
+    report.requests = good.len() as u64;
+    report.late = good.windows(2).filter(|w| arrivals[w[1].0] < arrivals[w[0].0]).count() as u64;
     // Stable: requests of one instant stay in the order of the file.
     good.sort_by_key(|(i, _)| arrivals[*i]);
+    report.ties = good.windows(2).filter(|w| arrivals[w[1].0] == arrivals[w[0].0]).count() as u64;
     let places: Vec<usize> = good.iter().map(|(i, _)| *i).collect();
     let rows = taken(&file.rows, &places)?;
     let first = places.first().and_then(|i| arrivals[*i]);
@@ -221,12 +240,32 @@ pub(super) fn table_name(stage: &str) -> String {
 }
 
 fn write(job: &Job, rows: &RecordBatch, measured: &[Measured]) -> Result<()> {
+    let rows = &observed(rows, measured)?;
     let mut writer = job.cx.out.table(&job.cx.stage, rows.schema())?;
     writer.write(rows)?;
     writer.finish()?;
     let mut writer = job.cx.out.table(&table_name(&job.cx.stage), measured::schema())?;
     writer.write(&measured_rows(rows, measured)?)?;
     writer.finish()
+}
+
+/// The requests with what was measured of each, which stays with them through other stages.
+fn observed(rows: &RecordBatch, measured: &[Measured]) -> Result<RecordBatch> {
+    let times =
+        |f: fn(&Measured) -> Option<i64>| -> ArrayRef { Arc::new(Int64Array::from_iter(measured.iter().map(f))) };
+    let status = StringArray::from_iter_values(measured.iter().map(|m| m.status.as_str()));
+    let given: [(&str, ArrayRef); 5] = [
+        ("observed_queue_ns", times(|m| m.queue_ns)),
+        ("observed_ttft_ns", times(|m| m.ttft_ns)),
+        ("observed_tpot_ns", times(|m| m.tpot_ns)),
+        ("observed_e2e_ns", times(|m| m.e2e_ns)),
+        ("observed_status", Arc::new(status)),
+    ];
+    let mut columns = rows.columns().to_vec();
+    for (name, column) in given {
+        columns[rows.schema().index_of(name).map_err(arrow)?] = column;
+    }
+    RecordBatch::try_new(rows.schema(), columns).map_err(arrow)
 }
 
 fn measured_rows(rows: &RecordBatch, measured: &[Measured]) -> Result<RecordBatch> {

@@ -1,42 +1,44 @@
-//! `ingest`: a trace file to a table of requests.
+//! `ingest`: trace files to a table of requests.
 //!
-//! Promises: rows depend on the content of the file and the settings, never on threads or chunks. The trace starts
-//! with its first arrival: `arrival_ns` is the time since then. Rows are sorted by arrival; those of one instant stay
-//! in the order of the file. Block hashes are chained over the identifiers of the file, so that they keep the promise
-//! of the table also for files whose identifiers name a block alone.
+//! Promises: rows depend on the content of the files, their order and the settings, never on threads, chunks or how files
+//! are packed. The trace starts with its first arrival: `arrival_ns` is the time since then, over all files, which share a
+//! clock. Rows are sorted by arrival; those of one instant stay in the order of the files and of the rows in them. Block
+//! hashes are chained over the identifiers of the file, so that they keep the promise of the table also for files whose
+//! identifiers name a block alone. Nothing is dropped in silence: `<stage>_report` counts what was noticed, and
+//! `<stage>_rejected`, with `on_error: quarantine`, has the rows that cannot be read.
 //!
-//! A file of a server's run also makes `<stage>_measured`: see `measured.rs`.
+//! Files of a server's run also make `<stage>_measured`: see `measured.rs`.
 //!
-//! Rows are held until the end of the file shows whether they are in order: a plain row takes 16 bytes. A file whose
-//! rows take more than half a GiB is read twice: once to see whether it is in order, once to write it through, with
-//! bounded memory, or to sort it, in memory. Rows without arrivals have no order, and are written as they come.
+//! Memory does not grow with the files (but for conversations and measured runs, which are held). Rows are written as they
+//! come, as long as they come in order. The first 64 MiB are held back, so that a file which is not in order is mostly known
+//! for it before anything is written; else what was written is dropped, and all is read once more, to be sorted. Rows that
+//! are sorted are held up to 512 MiB, and beyond that put on disk in sorted runs, which are merged: see `sort.rs`. Besides,
+//! up to three chunks per thread are in flight (`trace::read`), and the row group that is written. Rows without arrivals
+//! have no order, and are written as they come.
 
+mod job;
+mod linked;
 mod measured;
+mod rejects;
+mod report;
 mod rows;
+mod sort;
 #[cfg(test)]
 mod tests;
 
-use std::ops::ControlFlow;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::path::Path;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
+use self::job::Job;
 pub(super) use self::rows::chain_hashes;
-use self::rows::{Mode, Requests};
 use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
-use crate::diag::{Diagnostic, Exit, Failure, Result};
-use crate::spec::{BadRows, Columns, FilePath, Format, Ingest, Text, TimeUnit};
-use crate::store::TableWriter;
-use crate::table::column;
-use crate::trace::{self, Conversation, Parsed, Problem, Settings, ordered::ordered};
-
-/// Bad rows that are reported at once.
-const PROBLEMS_MAX: usize = 20;
+use crate::diag::{Diagnostic, Failure, Result};
+use crate::spec::{Columns, FilePath, Format, Ingest, OnError, Text, TimeUnit, is_pattern};
+use crate::trace::{self, Parser, Settings};
 
 #[async_trait]
 impl Kind for Ingest {
@@ -53,36 +55,42 @@ impl Kind for Ingest {
     }
 
     fn files(&self) -> Vec<FilePath> {
-        std::iter::once(self.path.clone()).chain(self.tokens.clone()).chain(self.header()).collect()
+        let own = self.path.files().into_iter().chain(self.tokens.clone()).chain(self.header());
+        own.chain(self.parts()).collect()
     }
 
     fn tables(&self, stage: &str, _cx: &CheckCx) -> Vec<TableShape> {
-        let looks = trace::looks(&self.settings()).ok();
+        let looks = self.looks().and_then(Result::ok);
         let schema = looks.as_ref().map(|parser| parser.layout().schema());
         let mut tables = vec![TableShape { name: stage.to_string(), schema }];
         if looks.map_or_else(|| self.is_measured(), |parser| parser.measures()) {
             let schema = Some(crate::table::measured::schema());
             tables.push(TableShape { name: measured::table_name(stage), schema });
         }
-        if self.bad_rows == BadRows::Reject {
-            tables.push(TableShape { name: rejected_name(stage), schema: Some(rejected_schema()) });
+        if matches!(self.on_error, OnError::Quarantine(_)) {
+            tables.push(TableShape { name: rejects::table_name(stage), schema: Some(rejects::schema()) });
         }
+        tables.push(TableShape { name: report::table_name(stage), schema: Some(report::schema()) });
         tables
     }
 
     fn check(&self, _stage: &str, _cx: &CheckCx) -> Vec<Diagnostic> {
-        let at = self.path.at.as_ref();
+        let at = self.path.at();
         let mut found = Vec::new();
-        // A file that is not there is reported by whoever hashes it.
-        let looks = self.path.path.is_file().then(|| trace::looks(&self.settings()));
-        let format = match looks {
-            Some(Err(failure)) => {
+        let files = self.path.files();
+        let format = match self.one_format(&files) {
+            Ok(parser) => parser.map_or(self.format, |p| p.format()),
+            Err(failure) => {
                 found.extend(failure.or_at(at).diagnostics);
                 self.format
             }
-            Some(Ok(parser)) => parser.format(),
-            None => self.format,
         };
+        let mut names = BTreeSet::new();
+        for file in files.iter().filter(|f| !names.insert(&f.path)) {
+            let what = format!("`{}` is there twice: its requests would count twice", file.written);
+            found.push(Diagnostic::new("ingest::twice", what).at(file.at.clone()).help("leave one of them out"));
+        }
+        let several = files.len() > 1;
         let mut refuse = |code: &'static str, message: &str, help: &str| {
             found.push(Diagnostic::new(code, message).at(at.cloned()).help(help));
         };
@@ -98,7 +106,8 @@ impl Kind for Ingest {
                 refuse(code, &what, help);
             }
         }
-        let has_runs = format == Format::Otel || self.measured.as_ref().is_some_and(|m| m.run.is_some());
+        let has_runs = matches!(format, Format::Otel | Format::Guidellm)
+            || self.measured.as_ref().is_some_and(|m| m.run.is_some());
         if self.run.is_some() && !has_runs && format != Format::Auto {
             let help = "leave it out; a generic file names the column with `measured: { run: ... }`";
             refuse("ingest::run", "`run` is for files that say which run of a server a row belongs to", help);
@@ -106,6 +115,10 @@ impl Kind for Ingest {
         if self.tokens.is_some() && !matches!(format, Format::VllmBench | Format::Auto) {
             let help = "leave it out: other formats have their block hashes in the file itself";
             refuse("ingest::tokens", "`tokens` is for `vllm_bench`", help);
+        }
+        if several && (self.tokens.is_some() || format == Format::TraceV2) {
+            let what = "several files: a run with a header or a file of tokens beside it is one file";
+            refuse("ingest::several", what, "use a stage per file");
         }
         let Columns { input_tokens, output_tokens, input, output, .. } = &self.columns;
         if (input_tokens.is_some() || output_tokens.is_some()) && (input.is_some() || output.is_some()) {
@@ -119,13 +132,27 @@ impl Kind for Ingest {
             let message = format!("`block_tokens` is out of range: expected 1 to {}", trace::MAX_TOKENS);
             refuse("ingest::block_tokens", &message, "vLLM's default is 16; Mooncake's traces have 512");
         }
+        if let OnError::Quarantine(limits) = self.on_error {
+            if limits.max_rows == Some(0) {
+                refuse("ingest::on_error", "`max_rows` is 0: expected at least 1", "`on_error: fail` allows none");
+            }
+            if limits.max_share.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
+                refuse(
+                    "ingest::on_error",
+                    "`max_share` is out of range: expected 0 to 1",
+                    "0.01 allows one row in 100",
+                );
+            }
+        }
         found
     }
 
     fn recipe(&self, _cx: &CheckCx) -> Value {
-        let Ingest { path: _, format, columns, time_unit, measured, run, tokens, block_tokens, bad_rows, limit } = self;
+        let Ingest { path, format, columns, time_unit, measured, run, tokens, block_tokens, on_error, limit } = self;
         // What `auto` finds follows from the content of the file, which enters the fingerprint by its hash.
         json!({
+            // Their content is hashed; their order decides among requests of one instant.
+            "files": path.files().iter().map(|f| f.written.clone()).collect::<Vec<_>>(),
             "format": format,
             "columns": columns,
             "time_unit": time_unit,
@@ -133,19 +160,27 @@ impl Kind for Ingest {
             "run": run,
             "tokens": tokens.is_some(),
             "block_tokens": block_tokens,
-            "bad_rows": bad_rows,
+            "on_error": on_error,
             "limit": limit,
         })
     }
 
     async fn run(&self, cx: RunCx) -> Result<Outcome> {
+        let files = self.path.files();
+        let written = json!(files.iter().map(|f| f.written.clone()).collect::<Vec<_>>());
+        if cx.recipe.get("files").is_some_and(|planned| *planned != written) {
+            let what = format!("other files match `{}` than when the run began", self.path.written());
+            return Err(Failure::stage("ingest::files", what));
+        }
         let job = Job {
-            settings: self.settings(),
-            bad_rows: self.bad_rows,
+            settings: files.iter().map(|file| self.settings(file)).collect(),
+            on_error: self.on_error,
             limit: self.limit,
             run: self.run.clone(),
             tokens: self.tokens.clone(),
             header: self.header().map(|h| h.path),
+            memory: rows::Memory::default(),
+            step: None,
             cx,
         };
         super::tokenize::blocking(move || job.run()).await
@@ -153,10 +188,10 @@ impl Kind for Ingest {
 }
 
 impl Ingest {
-    fn settings(&self) -> Settings {
+    fn settings(&self, file: &FilePath) -> Settings {
         Settings {
-            path: self.path.path.clone(),
-            written: self.path.written.clone(),
+            path: file.path.clone(),
+            written: file.written.clone(),
             format: self.format,
             columns: self.columns.clone(),
             time_unit: self.time_unit,
@@ -165,21 +200,65 @@ impl Ingest {
         }
     }
 
+    /// The parser of the first file, if it is there. A file that is not is reported by whoever hashes it; one that is elsewhere
+    /// is looked at when it is fetched.
+    fn looks(&self) -> Option<Result<Parser>> {
+        let first = self.path.files().into_iter().next().filter(|f| !is_pattern(f) && f.path.is_file())?;
+        Some(trace::looks(&self.settings(&first)))
+    }
+
+    /// The parser of the first file that is there; all others must look the same.
+    fn one_format(&self, files: &[FilePath]) -> Result<Option<Parser>> {
+        let there = files.iter().filter(|f| f.path.is_file());
+        job::one_format(&there.map(|f| self.settings(f)).collect::<Vec<_>>())
+    }
+
     /// Whether the settings alone say that there are measured times.
     fn is_measured(&self) -> bool {
-        self.measured.is_some() || matches!(self.format, Format::VllmBench | Format::Otel | Format::TraceV2)
+        let measured = [
+            Format::VllmBench,
+            Format::Otel,
+            Format::TraceV2,
+            Format::VllmResult,
+            Format::Guidellm,
+            Format::Aiperf,
+            Format::InferencePerf,
+        ];
+        self.measured.is_some() || measured.contains(&self.format)
+    }
+
+    /// The files beside traces that say how long the parts of prompts are, where their format has some and they are there.
+    fn parts(&self) -> Vec<FilePath> {
+        let mut found: Vec<FilePath> = Vec::new();
+        for file in self.path.files() {
+            let beside = trace::parts_beside(&file.path);
+            let format = match self.format {
+                _ if beside.is_empty() || is_pattern(&file) => continue,
+                Format::Auto => trace::looks(&self.settings(&file)).map_or(Format::Auto, |parser| parser.format()),
+                format => format,
+            };
+            let beside = beside.into_iter().filter(|_| format == Format::Ragpulse);
+            let new = beside.filter(|path| found.iter().all(|f| f.path != *path)).collect::<Vec<_>>();
+            found.extend(new.into_iter().map(|path| {
+                let written = Path::new(&file.written).with_file_name(path.file_name().unwrap_or_default());
+                FilePath { written: written.display().to_string(), path, at: file.at.clone() }
+            }));
+        }
+        found
     }
 
     /// The header beside a trace, where its format has one and it is there.
     fn header(&self) -> Option<FilePath> {
-        let beside = |path: &std::path::Path| path.with_extension("yaml");
-        let path = beside(&self.path.path);
+        let files = self.path.files();
+        let [file] = &files[..] else { return None };
+        let beside = |path: &Path| path.with_extension("yaml");
+        let path = beside(&file.path);
         let format = match self.format {
-            Format::Auto if path.is_file() && path != self.path.path => trace::looks(&self.settings()).ok()?.format(),
+            Format::Auto if path.is_file() && path != file.path => self.looks()?.ok()?.format(),
             format => format,
         };
-        let written = beside(std::path::Path::new(&self.path.written)).display().to_string();
-        (format == Format::TraceV2 && path.is_file()).then(|| FilePath { written, path, at: self.path.at.clone() })
+        let written = beside(Path::new(&file.written)).display().to_string();
+        (format == Format::TraceV2 && path.is_file()).then(|| FilePath { written, path, at: file.at.clone() })
     }
 }
 
@@ -188,194 +267,32 @@ fn has_own_names(format: Format) -> bool {
     match format {
         Format::Mooncake
         | Format::Azure
+        | Format::Apex
+        | Format::Burstgpt
+        | Format::Dynamo
+        | Format::GuidellmTrace
+        | Format::Ragpulse
+        | Format::Splitwise
+        | Format::Weka
         | Format::Vidur
         | Format::Sharegpt
         | Format::Llmservingsim
         | Format::VllmBench
         | Format::Otel
-        | Format::TraceV2 => true,
+        | Format::TraceV2
+        | Format::OpenaiChat
+        | Format::OpenaiBatch
+        | Format::VllmPrompts
+        | Format::VllmResult
+        | Format::Guidellm
+        | Format::Aiperf
+        | Format::GenaiPerf
+        | Format::InferencePerf
+        | Format::DetailedResults => true,
         Format::Auto | Format::Jsonl | Format::Csv | Format::Parquet => false,
     }
 }
 
-fn rejected_name(stage: &str) -> String {
-    format!("{stage}_rejected")
-}
-
-/// Rows that could not be read.
-fn rejected_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        column("file", DataType::Utf8, false, "", "The file, as written in the pipeline"),
-        column("line", DataType::Int64, false, "", "Line, from 1; of Parquet files the row"),
-        column("column", DataType::Int64, false, "", "Character in the line, from 1; of Parquet files the column"),
-        column("reason", DataType::Utf8, false, "", "What is wrong, and what was expected"),
-        column("text", DataType::Utf8, false, "", "The row, cut after 200 characters"),
-    ]))
-}
-
 fn arrow(e: ArrowError) -> Failure {
     Failure::stage("ingest::arrow", format!("cannot put the rows together: {e}"))
-}
-
-struct Job {
-    settings: Settings,
-    bad_rows: BadRows,
-    limit: Option<u64>,
-    /// Of a file of several runs, the one to read.
-    run: Option<String>,
-    /// Where the numbers of the tokens are.
-    tokens: Option<FilePath>,
-    /// The header beside the trace.
-    header: Option<PathBuf>,
-    cx: RunCx,
-}
-
-impl Job {
-    fn run(&self) -> Result<Outcome> {
-        let size = std::fs::metadata(&self.settings.path).map_or(0, |m| m.len());
-        self.cx.progress.0.total(size, "bytes");
-        if trace::looks(&self.settings)?.measures() {
-            measured::run(self)?;
-            return Ok(Outcome::default());
-        }
-        let mut rejects = Rejects::new(self)?;
-        let mut table = Requests::new(&self.cx, Mode::Hold);
-        self.pass(&mut table, &mut rejects)?;
-        if table.mode == Mode::Probe {
-            self.cx.progress.0.total(2 * size, "bytes");
-            table = Requests::new(&self.cx, if table.sorted { Mode::Stream } else { Mode::HoldAll });
-            rejects.again();
-            self.pass(&mut table, &mut rejects)?;
-        }
-        rejects.finish()?;
-        table.finish()?;
-        Ok(Outcome::default())
-    }
-
-    /// Reads the file from start to end.
-    fn pass(&self, table: &mut Requests, rejects: &mut Rejects) -> Result<()> {
-        let progress = self.cx.progress.clone();
-        let (parser, mut chunks) = trace::open(&self.settings, Box::new(move |n| progress.0.advance(n)))?;
-        table.schema = parser.layout().schema();
-        let cancel = self.cx.cancel.clone();
-        let mut left = self.limit.unwrap_or(u64::MAX);
-        let mut conversations = Vec::new();
-        let source = || chunks.next_chunk();
-        let work = move |chunk| {
-            cancel.check()?;
-            let mut parsed = parser.parse(chunk)?;
-            parsed.rows = chain_hashes(&parsed.rows)?;
-            Ok(parsed)
-        };
-        ordered(&self.cx.pool, source, work, |mut parsed: Parsed| {
-            conversations.append(&mut parsed.conversations);
-            let full = cut(&mut parsed, left);
-            left -= parsed.rows.num_rows() as u64;
-            rejects.add(parsed.problems)?;
-            if parsed.rows.num_rows() > 0 {
-                table.push(&parsed.rows)?;
-            }
-            Ok(if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        })?;
-        rejects.check()?;
-        self.write_conversations(&conversations, table)?;
-        self.cx.cancel.check()
-    }
-
-    fn write_conversations(&self, conversations: &[Conversation], table: &mut Requests) -> Result<()> {
-        let mut left = usize::try_from(self.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-        trace::conversation_requests(conversations, |rows| {
-            self.cx.cancel.check()?;
-            let rows = rows.slice(0, left.min(rows.num_rows()));
-            left -= rows.num_rows();
-            table.push(&rows)?;
-            Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        })
-    }
-}
-
-/// Keeps the first `left` rows, and the problems up to the last of them. Says whether rows enough were there.
-fn cut(parsed: &mut Parsed, left: u64) -> bool {
-    let rows = parsed.rows.num_rows();
-    let keep = usize::try_from(left).unwrap_or(usize::MAX);
-    if rows < keep || keep == 0 {
-        return keep == 0;
-    }
-    let last = parsed.lines[keep - 1];
-    parsed.problems.retain(|p| p.line <= last);
-    parsed.rows = parsed.rows.slice(0, keep);
-    true
-}
-
-/// What becomes of bad rows.
-struct Rejects<'a> {
-    file: &'a str,
-    /// Of the table of rejected rows; without it, problems are collected.
-    writer: Option<TableWriter>,
-    problems: Vec<Problem>,
-    seen: usize,
-    /// Problems at the start of this pass that an earlier pass has written.
-    known: usize,
-}
-
-impl<'a> Rejects<'a> {
-    fn new(job: &'a Job) -> Result<Self> {
-        let writer = match job.bad_rows {
-            BadRows::Fail => None,
-            BadRows::Reject => Some(job.cx.out.table(&rejected_name(&job.cx.stage), rejected_schema())?),
-        };
-        Ok(Rejects { file: &job.settings.written, writer, problems: Vec::new(), seen: 0, known: 0 })
-    }
-
-    /// The file is read once more from its start.
-    fn again(&mut self) {
-        self.known = self.seen;
-        self.seen = 0;
-    }
-
-    fn add(&mut self, problems: Vec<Problem>) -> Result<()> {
-        let skip = self.known.saturating_sub(self.seen);
-        self.seen += problems.len();
-        let new: Vec<Problem> = problems.into_iter().skip(skip).collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        if let Some(writer) = &mut self.writer {
-            return writer.write(&rejected_rows(self.file, &new)?);
-        }
-        self.problems.extend(new);
-        if self.problems.len() >= PROBLEMS_MAX { self.check() } else { Ok(()) }
-    }
-
-    /// Fails if there are bad rows and they are not wanted in a table.
-    fn check(&self) -> Result<()> {
-        if self.problems.is_empty() {
-            return Ok(());
-        }
-        let mut diagnostics: Vec<Diagnostic> =
-            self.problems.iter().take(PROBLEMS_MAX).map(|p| p.diagnostic(self.file)).collect();
-        if let Some(last) = diagnostics.last_mut() {
-            let stopped = if self.problems.len() >= PROBLEMS_MAX { "reading stopped here; " } else { "" };
-            let help = "`bad_rows: reject` goes on without such rows and lists them in a table";
-            last.help = Some(format!("{stopped}{help}"));
-        }
-        Err(Failure { exit: Exit::Stage, diagnostics })
-    }
-
-    fn finish(self) -> Result<()> {
-        self.writer.map_or(Ok(()), TableWriter::finish)
-    }
-}
-
-fn rejected_rows(file: &str, problems: &[Problem]) -> Result<RecordBatch> {
-    let texts =
-        |f: fn(&Problem) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(problems.iter().map(f))) };
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from_iter_values(problems.iter().map(|_| file))),
-        Arc::new(Int64Array::from_iter_values(problems.iter().map(|p| p.line as i64))),
-        Arc::new(Int64Array::from_iter_values(problems.iter().map(|p| i64::from(p.column)))),
-        texts(|p| &p.reason),
-        texts(|p| &p.text),
-    ];
-    RecordBatch::try_new(rejected_schema(), columns).map_err(arrow)
 }

@@ -22,14 +22,14 @@ fn tables(files: &[(&str, &str)], change: impl Fn(&mut Ingest, &std::path::Path)
         std::fs::write(dir.path().join(name), content).unwrap();
     }
     let cx = testing::cx(dir.path(), 2);
-    let mut spec = ingest(&dir.path().join(files[0].0), BadRows::Fail, None);
-    spec.path.written = files[0].0.to_string();
+    let mut spec = ingest(&[&dir.path().join(files[0].0)], OnError::Fail, None);
+    spec.path.0[0].written = files[0].0.to_string();
     change(&mut spec, dir.path());
-    let (bad_rows, limit) = (spec.bad_rows, spec.limit);
-    let header = spec.header().map(|h| h.path);
-    let (settings, run, tokens) = (spec.settings(), spec.run.clone(), spec.tokens.clone());
-    Job { settings, bad_rows, limit, run, tokens, header, cx: cx.clone() }.run()?;
-    Ok(cx.out.tables().iter().map(|t| testing::read(&cx, &t.name)).collect())
+    let mut job = job(&spec, &cx);
+    job.header = spec.header().map(|h| h.path);
+    job.run()?;
+    let tables = cx.out.tables();
+    Ok(tables.iter().filter(|t| t.name != "t_report").map(|t| testing::read(&cx, &t.name)).collect())
 }
 
 fn times(rows: &RecordBatch, name: &str) -> Vec<Option<i64>> {
@@ -59,6 +59,10 @@ fn a_benchmark_makes_requests_and_measured_times_with_the_same_numbers() {
     assert_eq!(times(measured, "tpot_ns"), [None, Some(100_000_000)]);
     assert_eq!(times(measured, "prefill_ns"), [Some(100_000_000), Some(200_000_000)]);
     assert_eq!(texts(measured, "status"), ["completed", "completed"]);
+    for name in ["queue_ns", "ttft_ns", "tpot_ns", "e2e_ns"] {
+        assert_eq!(times(requests, &format!("observed_{name}")), times(measured, name), "{name}");
+    }
+    assert_eq!(texts(requests, "observed_status"), ["completed", "completed"]);
 }
 
 #[test]
@@ -160,4 +164,50 @@ fn times_that_cannot_be_are_bad_rows() {
             tables(&[("bench.jsonl", &text)], |spec, _| spec.format = Format::VllmBench).unwrap_err().to_string();
         assert!(found.contains(expected) && found.starts_with("bench.jsonl:1:"), "{change}: {found}");
     }
+}
+
+/// A sample of the repository.
+fn sample(name: &str) -> String {
+    std::fs::read_to_string(crate::repository().join("data/samples").join(name)).unwrap()
+}
+
+#[test]
+fn a_report_of_several_benchmarks_is_read_run_by_run() {
+    let report = sample("guidellm.json");
+    let all = tables(&[("guidellm.json", &report)], |_, _| {}).unwrap_err();
+    assert_eq!(
+        all.diagnostics[0].help.as_deref(),
+        Some("choose one with `run: ...`: `0:synchronous` (12 requests), `1:constant@4.0` (12 requests)")
+    );
+    let tables =
+        tables(&[("guidellm.json", &report)], |spec, _| spec.run = Some("1:constant@4.0".to_string())).unwrap();
+    let [requests, measured] = &tables[..] else { panic!("{}", tables.len()) };
+    assert_eq!((requests.num_rows(), ints(requests, "arrival_ns")[0]), (12, 0));
+    assert_eq!(ints(requests, "request_id"), ints(measured, "request_id"));
+    let failed = texts(measured, "status").iter().filter(|s| *s != "completed").count();
+    assert_eq!(failed, 1);
+    let ttft = times(measured, "ttft_ns");
+    assert_eq!(ttft.iter().flatten().count(), 11);
+    // The engine of the sample takes 6 ms and 48 us per token of the prompt, and what the queue takes.
+    let least = ints(requests, "input_tokens").into_iter().map(|n| 6_000_000 + 48_000 * n);
+    assert!(ttft.iter().zip(least).all(|(ttft, least)| ttft.is_none_or(|ns| ns > least)));
+}
+
+#[test]
+fn texts_with_times_are_sorted_by_them_and_keep_what_was_observed() {
+    let tables = tables(&[("genai_perf.json", &sample("genai_perf.json"))], |_, _| {}).unwrap();
+    let [requests] = &tables[..] else { panic!("{}", tables.len()) };
+    let arrivals = ints(requests, "arrival_ns");
+    assert!(arrivals.len() == 12 && arrivals[0] == 0 && arrivals.is_sorted());
+    assert!(times(requests, "observed_ttft_ns").iter().all(|ns| ns.is_some_and(|ns| ns > 6_000_000)));
+    assert_eq!(texts(requests, "observed_status"), vec!["completed"; 12]);
+}
+
+#[test]
+fn a_document_that_is_cut_off_fails_with_its_place() {
+    let report = sample("guidellm.json");
+    let lines = report.lines().count();
+    let cut = report.lines().take(lines - 3).collect::<Vec<_>>().join("\n");
+    let failure = tables(&[("guidellm.json", &cut)], |_, _| {}).unwrap_err().to_string();
+    assert!(failure.starts_with(&format!("guidellm.json:{}:", lines - 3)), "{failure}");
 }

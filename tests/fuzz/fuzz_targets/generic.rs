@@ -1,0 +1,5 @@
+//! See [`pipe_fuzz::targets::generic`].
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| pipe_fuzz::targets::generic(data));
