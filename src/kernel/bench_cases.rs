@@ -6,7 +6,6 @@
 
 pub mod tables;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use rand_pcg::Pcg64;
@@ -19,7 +18,7 @@ use crate::sim::scheduler::{Scheduler, VllmV1};
 use crate::sim::swarm::scenario_8b;
 use crate::sim::{RequestRow, SimError, Sink, Summary, simulate};
 use crate::units::{SimDuration, SimTime};
-use crate::workload::{ArrivalProcess, Lengths, LognormalP50P90, Normal, Synthetic, chain, generate};
+use crate::workload::{Lengths, LognormalP50P90, Normal, Synthetic, chain, generate};
 
 /// Of all workloads here.
 const SEED: u64 = 7;
@@ -48,8 +47,8 @@ pub enum Case {
     Prefixes,
     /// A million requests of the first kind at 40 requests/s over four replicas.
     Fleet,
-    /// A million requests of the first kind at 10,000 requests/s over 1,000 replicas, with `least_outstanding`: a request
-    /// must not cost more for the replicas that have nothing to do with it.
+    /// A million requests of the first kind at 10,000 requests/s over 1,000 replicas, with `least_outstanding`: a
+    /// request must not cost more for the replicas that have nothing to do with it.
     Thousand,
     /// As the prefixes, 64 replicas with `kv_aware`: the router must know every cache.
     Aware,
@@ -160,20 +159,7 @@ impl Case {
 /// Normally distributed lengths, Poisson arrivals; every output `times` as long as drawn.
 fn normal(count: u32, rate_rps: f64, times: u32) -> Requests {
     let lengths = Lengths::Normal(Normal { mean: MEAN_TOKENS, std: MEAN_TOKENS / 2.0, min: 1, max: None });
-    let workload = Synthetic {
-        requests: count,
-        rate_rps,
-        arrivals: ArrivalProcess::Poisson,
-        input: lengths,
-        output: lengths,
-        shared_prefix: None,
-        block_tokens: 16,
-        sessions: None,
-        chains: None,
-        models: BTreeMap::new(),
-        adapters: None,
-        images: None,
-    };
+    let workload = Synthetic::new(count, rate_rps, lengths.clone(), lengths);
     let mut made = generate(&workload, SEED);
     made.output_tokens.iter_mut().for_each(|n| *n *= times);
     made

@@ -86,7 +86,7 @@ pub fn uniform01(rng: &mut Pcg64) -> f64 {
 }
 
 /// Uniform in (0, 1), both ends excluded: an odd multiple of 2^-53, from one 64-bit draw.
-fn uniform_open(rng: &mut Pcg64) -> f64 {
+pub(crate) fn uniform_open(rng: &mut Pcg64) -> f64 {
     ((rng.next_u64() >> 12) as f64 + 0.5) * (1.0 / (1u64 << 52) as f64)
 }
 

@@ -14,6 +14,8 @@ use super::{Text, Tree, TreeValue};
 /// Names by which [`Text`], [`super::FilePath`] and [`Tree`] ask for the value with its place.
 pub(super) const TEXT: &str = "$pipe::text";
 pub(super) const TREE: &str = "$pipe::tree";
+/// The name by which [`super::Placed`] asks for the tree beside the value that is read from it.
+pub(super) const PLACED: &str = "$pipe::placed";
 /// By which [`super::Paths`] asks for one text or a list of them.
 pub(super) const TEXTS: &str = "$pipe::texts";
 
@@ -266,6 +268,10 @@ impl<'de> de::Deserializer<'de> for De<'_> {
             TREE => {
                 SLOT.with(|slot| *slot.borrow_mut() = Some(self.0.clone()));
                 visitor.visit_unit()
+            }
+            PLACED => {
+                SLOT.with(|slot| *slot.borrow_mut() = Some(self.0.clone()));
+                visitor.visit_newtype_struct(self)
             }
             TEXTS if matches!(self.0.value, TreeValue::List(_)) => self.deserialize_seq(visitor),
             _ => visitor.visit_newtype_struct(self),

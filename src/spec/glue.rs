@@ -35,6 +35,47 @@ impl<'de> Deserialize<'de> for Tree {
     }
 }
 
+/// A value, and the YAML that it was read from.
+#[derive(Clone, Debug)]
+pub struct Placed<T> {
+    pub value: Box<T>,
+    pub tree: Tree,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Placed<T> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Both<T>(std::marker::PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Both<T> {
+            type Value = Placed<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a value")
+            }
+
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, d: D) -> Result<Placed<T>, D::Error> {
+                // Taken first: what the value is made of is handed over in the same way.
+                let tree = de::take().unwrap_or_else(|| Tree::new(TreeValue::Null, None));
+                T::deserialize(d).map(|value| Placed { value: Box::new(value), tree })
+            }
+        }
+
+        d.deserialize_newtype_struct(de::PLACED, Both(std::marker::PhantomData))
+    }
+}
+
+impl<T: schemars::JsonSchema> schemars::JsonSchema for Placed<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        T::schema_name()
+    }
+    fn json_schema(g: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        T::json_schema(g)
+    }
+}
+
 /// A string with its place, as a tree.
 fn text<'de, D: Deserializer<'de>>(d: D) -> Result<(String, Tree), D::Error> {
     let mut tree = d.deserialize_newtype_struct(de::TEXT, Handed { wanted: "text" })?;

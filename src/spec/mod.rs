@@ -36,6 +36,7 @@ pub use fidelity::{
     Aim, AimFigure, AimMetric, Candidate, Client, Fidelity, MeasuredConfigurations, MeasuredRun, MeasuredSteps, System,
 };
 pub use files::{Paths, is_pattern, is_url, no_match};
+pub use glue::Placed;
 pub use ingest::*;
 pub use kinds::*;
 pub use load::{load_mended, load_with};

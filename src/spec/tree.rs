@@ -120,6 +120,22 @@ impl Tree {
         })
     }
 
+    /// Where a dotted path was written; as far as it goes, where it does not go all the way.
+    pub fn nearest(&self, path: &str) -> Option<&Span> {
+        let mut tree = self;
+        let mut at = self.at.as_ref();
+        for segment in path.split('.') {
+            let next = match &tree.value {
+                TreeValue::List(items) => segment.parse::<usize>().ok().and_then(|i| items.get(i)),
+                _ => tree.get(segment),
+            };
+            let Some(next) = next else { break };
+            at = next.at.as_ref().or(at);
+            tree = next;
+        }
+        at
+    }
+
     /// Puts `value` at a dotted path, making the maps that lead there.
     ///
     /// A choice on the way is turned into the one that the path goes through: with `scheduler: vllm_v1` or another

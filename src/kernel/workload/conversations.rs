@@ -1,18 +1,21 @@
 //! Requests that come about because others are done: turns of sessions, steps of agents.
 //!
-//! Sessions begin at the times of the arrival process. What follows in a session has an estimate of its arrival: that of
-//! the last request that it waits for, the time that a request is assumed to take, and its think time. Of all that could
-//! arrive, the first `requests` are made. Session `s` is the same however many follow; the number of requests decides
-//! only where it is cut.
+//! Sessions begin at the times of the arrival process. What follows in a session has an estimate of its arrival: that
+//! of the last request that it waits for, the time that a request is assumed to take, and its think time. Of all that
+//! could arrive, the first `requests` are made. Session `s` is the same however many follow; the number of requests
+//! decides only where it is cut.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use rand_pcg::Pcg64;
 
 use super::chains::Graph;
-use super::generate::tidy;
-use super::mix::{Asked, Popularity, root};
-use super::{Lengths, MAX_TOKENS, StepContext, Synthetic, SyntheticSessions, chain};
+use super::generate::{Cx, Made, tidy};
+use super::mix::Asked;
+use super::prefix::{self, Piece, Prefixes, push_blocks};
+use super::shape::{Shape, Shapes, Streams};
+use super::{ArrivalProcess, MAX_TOKENS, StepContext, Synthetic, SyntheticSessions, chain};
 use crate::request::Requests;
 use crate::rng;
 use crate::scenario::ThinkTime;
@@ -20,7 +23,7 @@ use crate::units::{SimDuration, SimTime};
 
 /// What a session is made of.
 pub(super) enum Plan<'a> {
-    Turns(&'a SyntheticSessions),
+    Turns(Cow<'a, SyntheticSessions>),
     Steps { graph: Graph<'a>, max_context: Option<u32>, turn_s: f64 },
 }
 
@@ -32,24 +35,32 @@ impl Plan<'_> {
             max_context: chains.max_context,
             turn_s: chains.turn_s,
         });
-        workload.sessions.as_ref().map(Plan::Turns).or(steps)
+        if let ArrivalProcess::ClosedLoop(users) = &workload.arrivals {
+            return Some(Plan::Turns(Cow::Owned(users.sessions())));
+        }
+        workload.sessions.as_ref().map(|s| Plan::Turns(Cow::Borrowed(s))).or(steps)
     }
 
     fn max_context(&self) -> u64 {
-        let (Plan::Turns(SyntheticSessions { max_context, .. }) | Plan::Steps { max_context, .. }) = self;
+        let max_context = match self {
+            Plan::Turns(sessions) => sessions.max_context,
+            Plan::Steps { max_context, .. } => *max_context,
+        };
         u64::from(max_context.unwrap_or(MAX_TOKENS))
     }
 
     fn turn(&self) -> SimDuration {
-        let (Plan::Turns(SyntheticSessions { turn_s, .. }) | Plan::Steps { turn_s, .. }) = self;
-        SimDuration::from_s(*turn_s)
+        SimDuration::from_s(match self {
+            Plan::Turns(sessions) => sessions.turn_s,
+            Plan::Steps { turn_s, .. } => *turn_s,
+        })
     }
 }
 
 /// A session that has begun.
 struct Session {
-    /// Of its prefix, where it has one.
-    group: Option<u64>,
+    /// What its prompts begin with.
+    prefix: Vec<Piece>,
     /// Of sessions with turns.
     turns: u32,
     model: Option<u32>,
@@ -62,9 +73,9 @@ struct Pending {
     /// Requests that it waits for, in the order that the settings name them.
     after: Vec<u32>,
     content: Content,
+    /// Of the whole prompt.
     input: u32,
-    output: u32,
-    of_images: Option<u32>,
+    shape: Shape,
 }
 
 /// What a prompt holds: the prefix of the session, or all that another request held and its reply; then replies of
@@ -75,26 +86,17 @@ struct Content {
     new: u32,
 }
 
-/// Draws the parts of one request, each from a stream of its own.
-struct Draw {
-    seed: u64,
-    of: String,
-}
-
-impl Draw {
-    fn stream(&self, what: &str) -> Pcg64 {
-        rng::stream(self.seed, &format!("{}/{what}", self.of))
-    }
-}
-
 struct Maker<'a> {
     workload: &'a Synthetic,
     plan: &'a Plan<'a>,
-    seed: u64,
+    cx: &'a Cx,
+    prefixes: Prefixes,
+    /// By step; one of all turns.
+    shapes: Vec<Shapes>,
     sessions: Vec<Session>,
     /// What may arrive next: by time, then session, then place in it.
     pending: BTreeMap<(SimTime, u32, u32), Pending>,
-    made: Requests,
+    made: Made,
     /// By request: its session and its place in it, and what its prompt holds.
     places: Vec<(u32, u32)>,
     contents: Vec<Content>,
@@ -103,48 +105,68 @@ struct Maker<'a> {
 }
 
 /// The requests of a workload of sessions.
-pub(super) fn generate(workload: &Synthetic, plan: &Plan, seed: u64) -> Requests {
-    let n = workload.requests as usize;
+pub(super) fn generate(workload: &Synthetic, plan: &Plan, cx: &Cx) -> Made {
     // There are no more sessions than requests.
-    let begins = workload.arrivals.times(workload.rate_rps, n, &mut rng::stream(seed, "workload/arrivals")).into_iter();
+    let begins = match &workload.arrivals {
+        ArrivalProcess::ClosedLoop(users) => users.begins(),
+        process => {
+            let most = workload.starts.map_or(cx.most, |starts| cx.most.min(starts as usize));
+            process.arrivals(&workload.load(), most, cx.until, cx.seed, "workload/arrivals")
+        }
+    };
+    let shapes = match plan {
+        Plan::Turns(_) => vec![workload.shapes(None, None)],
+        Plan::Steps { graph, .. } => {
+            graph.steps.iter().map(|n| workload.shapes(n.step.input.as_ref(), n.step.output.as_ref())).collect()
+        }
+    };
+    let requests = Requests { block_hash_offsets: vec![0], depends_on_offsets: vec![0], ..Requests::default() };
     let mut maker = Maker {
         workload,
         plan,
-        seed,
+        cx,
+        prefixes: workload.prefixes(cx),
+        shapes,
         sessions: Vec::new(),
         pending: BTreeMap::new(),
-        made: Requests { block_hash_offsets: vec![0], depends_on_offsets: vec![0], ..Requests::default() },
+        made: Made { requests, ..Made::default() },
         places: Vec::new(),
         contents: Vec::new(),
         numbers: BTreeMap::new(),
     };
-    maker.fill(begins, n);
+    maker.fill(begins.into_iter());
     maker.hash();
     maker.finish()
 }
 
 impl Maker<'_> {
-    /// Makes the first `n` requests to arrive.
-    fn fill(&mut self, begins: impl Iterator<Item = SimTime>, n: usize) {
-        let groups = self.workload.shared_prefix.map(|p| Popularity::zipf(p.groups, p.skew));
-        let mut prefix = rng::stream(self.seed, "workload/prefix");
-        let mut turns = rng::stream(self.seed, "workload/turns");
-        let mut asked = Asked::new(&self.workload.models, self.workload.adapters, self.seed);
+    /// Makes the requests to arrive, as many and as long as is asked for.
+    fn fill(&mut self, begins: impl Iterator<Item = SimTime>) {
+        let mut prefix = rng::stream(self.cx.seed, "workload/prefix");
+        let mut turns = rng::stream(self.cx.seed, "workload/turns");
+        let mut asked = Asked::new(&self.workload.models, self.workload.adapters, self.cx.seed);
+        let turns_of = match self.plan {
+            Plan::Turns(sessions) => Some(sessions.turns.sampler()),
+            Plan::Steps { .. } => None,
+        };
         let mut begins = begins.peekable();
-        while self.made.len() < n {
+        while self.made.requests.len() < self.cx.most {
             let next = self.pending.first_key_value().map(|((at, ..), _)| *at);
             if let Some(at) = begins.next_if(|begin| next.is_none_or(|next| *begin <= next)) {
                 let (model, adapter) = asked.draw();
-                let group = groups.as_ref().map(|g| g.sample(&mut prefix));
-                let turns = match self.plan {
-                    Plan::Turns(sessions) => sessions.turns.sample(&mut turns),
-                    Plan::Steps { .. } => 0,
-                };
-                self.sessions.push(Session { group, turns, model, adapter });
+                let prefix = self.prefixes.draw(&mut prefix);
+                let turns = turns_of.as_ref().map_or(0, |of| of.sample(&mut turns));
+                self.sessions.push(Session { prefix, turns, model, adapter });
                 self.begin(at);
             } else if let Some(((at, session, place), next)) = self.pending.pop_first() {
+                // What is due later is due later than this too.
+                if at >= self.cx.until && self.cx.until != SimTime::MAX {
+                    break;
+                }
                 let request = self.add(at, session, place, next);
                 self.follow(request);
+            } else {
+                break;
             }
         }
     }
@@ -181,9 +203,9 @@ impl Maker<'_> {
             };
             let Some(after) = after else { continue };
             let next = self.draw(session, place, after);
-            if u64::from(next.input) + u64::from(next.output) <= self.plan.max_context() {
+            if u64::from(next.input) + u64::from(next.shape.output) <= self.plan.max_context() {
                 let wait = self.plan.turn().0.saturating_add(next.think.map_or(0, |t| t.0));
-                let at = SimTime(self.made.arrival[request as usize].0.saturating_add(wait));
+                let at = SimTime(self.made.requests.arrival[request as usize].0.saturating_add(wait));
                 self.pending.insert((at, session, place), next);
             }
         }
@@ -191,65 +213,56 @@ impl Maker<'_> {
 
     /// The request at a place of a session.
     fn draw(&self, session: u32, place: u32, after: Vec<u32>) -> Pending {
-        let w = self.workload;
-        let (name, input, output, think, inherits) = match self.plan {
+        let (name, shapes, think, inherits) = match self.plan {
             Plan::Turns(s) => {
                 let think = (!after.is_empty()).then_some(s.think_time);
-                (place.to_string(), &w.input, &w.output, think, s.accumulate)
+                (place.to_string(), &self.shapes[0], think, s.accumulate)
             }
             Plan::Steps { graph, .. } => {
                 let step = graph.steps[place as usize].step;
-                let (input, output) = (step.input.as_ref(), step.output.as_ref());
                 let inherits = step.context == StepContext::Inherit;
-                let (input, output) = (input.unwrap_or(&w.input), output.unwrap_or(&w.output));
-                (step.name.clone(), input, output, step.tool_time, inherits)
+                (step.name.clone(), &self.shapes[place as usize], step.tool_time, inherits)
             }
         };
-        let draw = Draw { seed: self.seed, of: format!("workload/sessions/{session}/{name}") };
-        let sample = |lengths: &Lengths, what: &str| lengths.sample(&mut draw.stream(what));
-        let of_images = w.images.map(|i| i.sample(&mut draw.stream("images"), &mut draw.stream("images/tokens")));
-        let new = sample(input, "input") + of_images.unwrap_or(0);
+        let mut streams = Streams::new(self.cx.seed, format!("workload/sessions/{session}/{name}"));
+        let shape = shapes.draw(&mut streams);
+        let new = shape.input;
         let content = match after.split_first() {
             Some((first, others)) if inherits => Content { of: Some(*first), replies: others.to_vec(), new },
             Some(_) | None => Content { of: None, replies: Vec::new(), new },
         };
         let think = match think {
-            Some(time) => Some(bounded(&time, &mut draw.stream("think"))),
+            Some(time) => Some(bounded(&time, streams.get("think"))),
             None => (!after.is_empty()).then_some(SimDuration::ZERO),
         };
         let tokens = |of: &[u32], request: u32| u64::from(of[request as usize]);
-        let (inputs, outputs) = (&self.made.input_tokens, &self.made.output_tokens);
+        let (inputs, outputs) = (&self.made.requests.input_tokens, &self.made.requests.output_tokens);
         let before = match content.of {
             Some(of) => tokens(inputs, of) + tokens(outputs, of),
-            None => w.shared_prefix.map_or(0, |p| u64::from(p.tokens)),
+            None => prefix::tokens(&self.sessions[session as usize].prefix),
         };
         let replies: u64 = content.replies.iter().map(|r| tokens(outputs, *r)).sum();
         let input = before + replies + u64::from(new);
-        Pending {
-            think,
-            after,
-            content,
-            // What does not fit is longer than any context, and is never made.
-            input: u32::try_from(input).unwrap_or(u32::MAX),
-            output: sample(output, "output"),
-            of_images,
-        }
+        // What does not fit is longer than any context, and is never made.
+        Pending { think, after, content, input: u32::try_from(input).unwrap_or(u32::MAX), shape }
     }
 
     /// Gives a request its number.
     fn add(&mut self, at: SimTime, session: u32, place: u32, next: Pending) -> u32 {
-        let Pending { think, after, content, input, output, of_images } = next;
-        let request = self.made.len() as u32;
+        let Pending { think, after, content, input, shape } = next;
+        let request = self.made.requests.len() as u32;
         let of = &self.sessions[session as usize];
-        let made = &mut self.made;
+        self.made.images.push(shape.media);
+        self.made.reasoning.push(shape.reasoning);
+        let made = &mut self.made.requests;
         made.arrival.push(at);
         made.input_tokens.push(input);
-        made.output_tokens.push(output);
+        made.output_tokens.push(shape.output);
         made.session.push(Some(session));
         made.think.push(think);
         made.model.push(of.model);
         made.adapter.push(of.adapter);
-        made.encoder_tokens.push(of_images);
+        made.encoder_tokens.push(shape.encoder);
         match self.plan {
             // The turns of a session follow each other anyway.
             Plan::Turns(_) => {}
@@ -271,26 +284,29 @@ impl Maker<'_> {
             Plan::Turns(sessions) => sessions.accumulate,
             Plan::Steps { .. } => true,
         };
-        if !accumulates && self.workload.shared_prefix.is_none() {
-            self.made.block_hash_offsets.resize(self.made.len() + 1, 0);
+        if !accumulates && self.prefixes.is_empty() && !self.cx.hash {
+            let n = self.made.requests.len();
+            self.made.requests.block_hash_offsets.resize(n + 1, 0);
             return;
         }
-        self.made.block_tokens = self.workload.block_tokens;
-        let names = Names::new(self.seed);
-        for request in 0..self.made.len() as u32 {
+        self.made.requests.block_tokens = self.workload.block_tokens;
+        let names = Names::new(self.cx.seed);
+        for request in 0..self.made.requests.len() as u32 {
             let (session, _) = self.places[request as usize];
-            let Session { group, model, adapter, .. } = self.sessions[session as usize];
-            let pieces = self.pieces(request, group, &names);
-            push_blocks(root(model, adapter), &pieces, self.made.block_tokens, &mut self.made.block_hashes);
-            self.made.block_hash_offsets.push(self.made.block_hashes.len() as u64);
+            let Session { prefix, model, adapter, .. } = &self.sessions[session as usize];
+            let pieces = self.pieces(request, prefix, &names);
+            let root = self.cx.root(*model, *adapter);
+            let made = &mut self.made.requests;
+            push_blocks(root, &pieces, made.block_tokens, &mut made.block_hashes);
+            made.block_hash_offsets.push(made.block_hashes.len() as u64);
         }
     }
 
     /// The words of prompt and reply.
-    fn pieces(&self, request: u32, group: Option<u64>, names: &Names) -> Vec<Piece> {
+    fn pieces(&self, request: u32, prefix: &[Piece], names: &Names) -> Vec<Piece> {
         let reply = |of: u32| Piece {
             words: names.of(self.places[of as usize], 1),
-            tokens: self.made.output_tokens[of as usize],
+            tokens: self.made.requests.output_tokens[of as usize],
         };
         // From the end to the start, as every request knows only the one that it goes on from.
         let mut pieces = Vec::new();
@@ -302,14 +318,13 @@ impl Maker<'_> {
             pieces.extend(content.replies.iter().rev().map(|r| reply(*r)));
             next = content.of;
         }
-        let prefix = group.zip(self.workload.shared_prefix);
-        pieces.extend(prefix.map(|(group, p)| Piece { words: chain(names.shared, group), tokens: p.tokens }));
+        pieces.extend(prefix.iter().rev());
         pieces.reverse();
         pieces
     }
 
-    fn finish(self) -> Requests {
-        let mut made = self.made;
+    fn finish(self) -> Made {
+        let Made { requests: mut made, images, reasoning, .. } = self.made;
         if made.depends_on.is_empty() {
             made.depends_on_offsets.clear();
         }
@@ -317,7 +332,7 @@ impl Maker<'_> {
             made.class_names = graph.steps.iter().map(|node| node.step.name.clone()).collect();
         }
         tidy(&mut made);
-        made
+        Made { requests: made, images, reasoning, ..Made::default() }
     }
 }
 
@@ -326,46 +341,18 @@ fn bounded(time: &ThinkTime, rng: &mut Pcg64) -> SimDuration {
     SimDuration(SimDuration::from_s(time.sample(rng)).0.min(i64::MAX / 2))
 }
 
-/// Some words, by name, and how many tokens they are.
-struct Piece {
-    words: u64,
-    tokens: u32,
-}
-
 /// Names of words. The seed is part of them, so that two workloads in one table never seem to share a block.
 struct Names {
-    shared: u64,
     unique: u64,
 }
 
 impl Names {
     fn new(seed: u64) -> Names {
         let name = |label: &[u8]| chain(rng::fnv1a(label), seed);
-        Names { shared: name(b"workload/sessions/shared"), unique: name(b"workload/sessions/unique") }
+        Names { unique: name(b"workload/sessions/unique") }
     }
 
     fn of(&self, (session, place): (u32, u32), part: u64) -> u64 {
         chain(chain(chain(self.unique, u64::from(session)), u64::from(place)), part)
-    }
-}
-
-/// Appends the chained hashes of the full blocks of `pieces`. A block is named after the pieces in it, where in each it
-/// begins, and how much of each it has: blocks that follow equal blocks have the same name if they hold the same words.
-fn push_blocks(root: u64, pieces: &[Piece], block_tokens: u32, hashes: &mut Vec<u64>) {
-    let (mut hash, mut content, mut filled) = (root, 0, 0);
-    for piece in pieces {
-        let mut from = 0;
-        while from < piece.tokens {
-            let taken = (piece.tokens - from).min(block_tokens - filled);
-            let part = u64::from(from) << 32 | u64::from(taken);
-            content = chain(chain(content, piece.words), part);
-            from += taken;
-            filled += taken;
-            if filled == block_tokens {
-                hash = chain(hash, content);
-                hashes.push(hash);
-                (content, filled) = (0, 0);
-            }
-        }
     }
 }

@@ -95,7 +95,7 @@ fn turns_share_full_blocks_and_no_more() {
 #[test]
 fn think_times_and_turns_have_their_means() {
     let seed = 5;
-    let made = generate(&Synthetic { requests: 40_000, ..workload(SESSIONS) }, seed);
+    let made = generate(&Synthetic { requests: Some(40_000), ..workload(SESSIONS) }, seed);
     // The last of about 11,400 sessions are cut; those that began 10 minutes earlier are whole.
     let whole = 10_000;
     let of_whole = |i: &usize| made.session[*i] < Some(whole);
@@ -118,7 +118,7 @@ fn a_session_is_the_same_whatever_else_is_made() {
         let all = generate(&w, 3);
         assert_eq!(all, generate(&w, 3));
         assert_ne!(all.input_tokens, generate(&w, 4).input_tokens);
-        let few = generate(&Synthetic { requests: 100, ..w }, 3);
+        let few = generate(&Synthetic { requests: Some(100), ..w }, 3);
         assert_eq!((&few.arrival[..], &few.input_tokens[..]), (&all.arrival[..100], &all.input_tokens[..100]));
         assert_eq!((&few.session[..], &few.think[..]), (&all.session[..100], &all.think[..100]));
         assert_eq!((&few.model[..], &few.adapter[..]), (&all.model[..100], &all.adapter[..100]));
@@ -143,7 +143,7 @@ fn one_part_changes_without_shifting_the_others() {
     };
     let base = new_parts(&workload(SESSIONS));
     let longer = workload(&SESSIONS.replace(r#""max": 6"#, r#""max": 9"#));
-    let wordy = Synthetic { output: longer.input, ..workload(SESSIONS) };
+    let wordy = Synthetic { output: longer.input.clone(), ..workload(SESSIONS) };
     for other in [new_parts(&longer), new_parts(&wordy)] {
         let both = base.iter().filter_map(|(k, v)| other.get(k).map(|o| (v, o)));
         let same: Vec<bool> = both.map(|(a, b)| a == b).collect();
@@ -251,7 +251,7 @@ fn nothing_breaks_at_the_limits() {
     // A long session of short turns stops at the longest context.
     let long = r#""sessions": {"turns": {"constant": {"tokens": 1000}}, "think_time": {"constant": {"s": 0}},
         "max_context": 4000}, "block_tokens": 4000"#;
-    let made = generate(&Synthetic { requests: 200, ..workload(long) }, 1);
+    let made = generate(&Synthetic { requests: Some(200), ..workload(long) }, 1);
     assert_eq!(made.len(), 200);
     assert!((0..200).all(|i| total(&made, i) <= 4000));
 }

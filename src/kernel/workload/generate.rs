@@ -7,31 +7,71 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::arrivals::Load;
 use super::mix::{Asked, Popularity, model_problems, root};
-use super::{Adapters, ArrivalProcess, Chains, Images, Lengths, MAX_TOKENS, Problem, Problems, SharedPrefix};
+use super::prefix::{Piece, Prefixes, group_problems, push_blocks, tokens};
+use super::schedule::{active_problems, spike_problems};
+use super::shape::{Settings, Shapes, Streams, correlation_problems};
+use super::{Active, Adapters, ArrivalProcess, Chains, Correlation, Diurnal, Images, Joint, Lengths, MAX_TOKENS};
+use super::{PrefixGroup, PrefixTree, Problem, Problems, RateSchedule, Reasoning, SharedPrefix, Spike, SystemPrompt};
 use super::{SyntheticSessions, conversations};
 use crate::request::Requests;
 use crate::rng;
+use crate::units::{SimDuration, SimTime};
 
-/// A synthetic workload.
+/// A synthetic workload of one kind of requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Synthetic {
-    /// Number of requests, at least 1.
-    pub requests: u32,
-    /// Mean arrival rate in requests per second; of sessions, or runs of an agent, where there are some.
-    pub rate_rps: f64,
+    /// Number of requests, at least 1. Default: as many as arrive within `duration_s`.
+    #[serde(default)]
+    pub requests: Option<u32>,
+    /// Requests that arrive before this, in seconds. Default: as long as it takes for `requests`.
+    #[serde(default)]
+    pub duration_s: Option<f64>,
+    /// Mean arrival rate in requests per second; of sessions, or runs of an agent, where there are some. Not with a
+    /// schedule, nor a closed loop.
+    #[serde(default)]
+    pub rate_rps: Option<f64>,
     /// How the gaps between arrivals are distributed.
     #[serde(default)]
     pub arrivals: ArrivalProcess,
+    /// A rate that changes.
+    #[serde(default)]
+    pub rate_schedule: Option<RateSchedule>,
+    #[serde(default)]
+    pub diurnal: Option<Diurnal>,
+    #[serde(default)]
+    pub spikes: Vec<Spike>,
+    /// When there are arrivals. Default: always.
+    #[serde(default)]
+    pub active: Vec<Active>,
+    /// Most arrivals: of requests, or of sessions. Default: no limit of its own.
+    #[serde(default)]
+    pub starts: Option<u32>,
     /// Prompt lengths in tokens, without the shared prefix.
     pub input: Lengths,
     /// Output lengths in tokens.
     pub output: Lengths,
+    /// How `input` and `output` go together.
+    #[serde(default)]
+    pub correlation: Correlation,
+    /// Lengths that are drawn together, instead of `input` and `output`.
+    #[serde(default)]
+    pub joint: Option<Joint>,
+    /// What all prompts begin with.
+    #[serde(default)]
+    pub system_prompt: Option<SystemPrompt>,
     /// Prompts that begin alike. Default: none do, and the requests carry no block hashes.
     #[serde(default)]
     pub shared_prefix: Option<SharedPrefix>,
-    /// Tokens per hashed block; matters with `shared_prefix`, `sessions` and `chains` only.
+    /// Not together with `shared_prefix`.
+    #[serde(default)]
+    pub prefix_tree: Option<PrefixTree>,
+    /// Not together with `shared_prefix` and `prefix_tree`.
+    #[serde(default)]
+    pub prefix_groups: Vec<PrefixGroup>,
+    /// Tokens per hashed block; matters with prefixes, `sessions` and `chains` only.
     #[serde(default = "sixteen")]
     pub block_tokens: u32,
     /// Requests are turns of conversations.
@@ -49,38 +89,183 @@ pub struct Synthetic {
     /// Requests with images.
     #[serde(default)]
     pub images: Option<Images>,
+    #[serde(default)]
+    pub audio: Option<Images>,
+    #[serde(default)]
+    pub video: Option<Images>,
+    /// How much of the replies is reasoning.
+    #[serde(default)]
+    pub reasoning: Option<Reasoning>,
 }
 
 fn sixteen() -> u32 {
     16
 }
 
+/// Requests, and what is said of them beyond what a simulation reads. All columns are as long as the requests are
+/// many, or empty.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Made {
+    pub requests: Requests,
+    /// Number of images, or other media.
+    pub images: Vec<Option<u32>>,
+    /// Tokens of the reply that are reasoning.
+    pub reasoning: Vec<Option<u32>>,
+    /// Index into `client_names`.
+    pub client: Vec<Option<u32>>,
+    pub client_names: Vec<String>,
+    /// Names of the tenants, which `requests` has as numbers.
+    pub tenant_names: Vec<String>,
+}
+
+/// What a workload is drawn with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cx {
+    pub seed: u64,
+    /// Seed of what workloads of one table share: the words of system prompts of the same name.
+    pub common: u64,
+    /// At most so many requests.
+    pub most: usize,
+    /// None that arrives later, or then.
+    pub until: SimTime,
+    /// Prompts have block hashes though this workload alone needs none.
+    pub hash: bool,
+    /// What the model and the adapter of the whole workload are hashed to; 0 where it has none.
+    pub root: u64,
+    /// Name of system prompts that have none.
+    pub name: u64,
+}
+
+impl Cx {
+    /// The hash that the first block of a request is chained to.
+    pub fn root(&self, model: Option<u32>, adapter: Option<u32>) -> u64 {
+        let own = root(model, adapter);
+        if self.root == 0 { own } else { chain(self.root, own) }
+    }
+}
+
 impl Synthetic {
-    /// Everything that is wrong with the description, in the order of its fields.
-    pub fn problems(&self) -> Vec<Problem> {
-        let Synthetic {
-            requests,
-            rate_rps,
-            arrivals,
+    /// So many requests at a rate, Poisson arrivals, of these lengths, and nothing else.
+    pub fn new(requests: u32, rate_rps: f64, input: Lengths, output: Lengths) -> Synthetic {
+        Synthetic {
+            requests: Some(requests),
+            duration_s: None,
+            rate_rps: Some(rate_rps),
+            arrivals: ArrivalProcess::Poisson,
+            rate_schedule: None,
+            diurnal: None,
+            spikes: Vec::new(),
+            active: Vec::new(),
+            starts: None,
             input,
             output,
+            correlation: Correlation::Independent,
+            joint: None,
+            system_prompt: None,
+            shared_prefix: None,
+            prefix_tree: None,
+            prefix_groups: Vec::new(),
+            block_tokens: sixteen(),
+            sessions: None,
+            chains: None,
+            models: BTreeMap::new(),
+            adapters: None,
+            images: None,
+            audio: None,
+            video: None,
+            reasoning: None,
+        }
+    }
+
+    /// Everything that is wrong with the description, in the order of its fields.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut own = Problems::below("");
+        own.require(self.requests != Some(0), "requests", || "must be at least 1".to_owned());
+        own.require(self.requests.is_some() || self.duration_s.is_some(), "requests", || {
+            "is missing: how many requests, or for how long (`duration_s`)".to_owned()
+        });
+        if let Some(s) = self.duration_s {
+            own.require_positive(s, "duration_s");
+        }
+        let mut all = own.found;
+        all.extend(self.body_problems());
+        all
+    }
+
+    /// The same, but for how many requests there are.
+    pub(super) fn body_problems(&self) -> Vec<Problem> {
+        let Synthetic {
+            requests: _,
+            duration_s: _,
+            rate_rps,
+            arrivals,
+            rate_schedule,
+            diurnal,
+            spikes,
+            active,
+            starts,
+            input,
+            output,
+            correlation,
+            joint,
+            system_prompt,
             shared_prefix,
+            prefix_tree,
+            prefix_groups,
             block_tokens,
             sessions,
             chains,
             models,
             adapters,
             images,
+            audio,
+            video,
+            reasoning,
         } = self;
         let mut own = Problems::below("");
-        own.require(*requests > 0, "requests", || "must be at least 1".to_owned());
-        own.require_positive(*rate_rps, "rate_rps");
+        let closed = matches!(arrivals, ArrivalProcess::ClosedLoop(_));
+        match (rate_rps, rate_schedule) {
+            (Some(_), Some(_)) => own.require(false, "rate_rps", || {
+                "cannot be there together with `rate_schedule`, which says all rates".to_owned()
+            }),
+            (Some(_), None) if closed => own.require(false, "rate_rps", || {
+                "has no meaning with `closed_loop`: users, think time and answers decide".to_owned()
+            }),
+            (Some(rate), None) => own.require_positive(*rate, "rate_rps"),
+            (None, None) => {
+                own.require(closed, "rate_rps", || "is missing: requests per second, or a `rate_schedule`".to_owned())
+            }
+            (None, Some(_)) => {}
+        }
+        let varies = rate_schedule.is_some() || diurnal.is_some() || !spikes.is_empty() || !active.is_empty();
+        own.require(!closed || !varies, "arrivals.closed_loop", || {
+            "has no rate that could change: leave out `rate_schedule`, `diurnal`, `spikes` and `active`".to_owned()
+        });
+        own.require(!closed || (sessions.is_none() && chains.is_none()), "arrivals.closed_loop", || {
+            "cannot be there together with `sessions` or `chains`".to_owned()
+        });
+        own.require(*starts != Some(0), "starts", || "must be at least 1".to_owned());
         let mut all = own.found;
         all.extend(arrivals.problems("arrivals"));
-        all.extend(input.problems("input"));
-        all.extend(output.problems("output"));
+        all.extend(rate_schedule.iter().flat_map(|s| s.problems("rate_schedule")));
+        all.extend(diurnal.iter().flat_map(|d| d.problems("diurnal")));
+        all.extend(spike_problems(spikes, "spikes"));
+        all.extend(active_problems(active, "active"));
+        if joint.is_none() {
+            all.extend(input.problems("input"));
+            all.extend(output.problems("output"));
+            all.extend(correlation_problems(correlation, input, output));
+        }
+        all.extend(joint.iter().flat_map(|j| j.problems("joint")));
+        all.extend(system_prompt.iter().flat_map(|p| p.problems("system_prompt")));
         all.extend(shared_prefix.iter().flat_map(SharedPrefix::problems));
+        all.extend(prefix_tree.iter().flat_map(|t| t.problems("prefix_tree")));
+        all.extend(group_problems(prefix_groups, "prefix_groups"));
         let mut own = Problems::below("");
+        let prefixes = [shared_prefix.is_some(), prefix_tree.is_some(), !prefix_groups.is_empty()];
+        own.require(prefixes.into_iter().filter(|p| *p).count() <= 1, "prefix_tree", || {
+            "is one of `shared_prefix`, `prefix_tree` and `prefix_groups`, of which there can be one".to_owned()
+        });
         own.require((1..=MAX_TOKENS).contains(block_tokens), "block_tokens", || {
             format!("must be from 1 to {MAX_TOKENS}, not {block_tokens}")
         });
@@ -92,8 +277,67 @@ impl Synthetic {
         all.extend(chains.iter().flat_map(Chains::problems));
         all.extend(model_problems(models));
         all.extend(adapters.iter().flat_map(Adapters::problems));
-        all.extend(images.iter().flat_map(Images::problems));
+        for (media, path) in [(images, "images"), (audio, "audio"), (video, "video")] {
+            all.extend(media.iter().flat_map(|m| m.problems(path)));
+        }
+        all.extend(reasoning.iter().flat_map(|r| r.problems("reasoning")));
         all
+    }
+
+    /// All distributions of lengths, counts and percent in it.
+    pub fn lengths_mut(&mut self) -> Vec<&mut Lengths> {
+        let Synthetic { input, output, sessions, chains, images, audio, video, reasoning, .. } = self;
+        let mut all = vec![input, output];
+        all.extend(sessions.iter_mut().map(|s| &mut s.turns));
+        for step in chains.iter_mut().flat_map(|c| &mut c.steps) {
+            all.extend(step.input.iter_mut().chain(&mut step.output));
+        }
+        for media in [images, audio, video].into_iter().flatten() {
+            all.extend(media.count.iter_mut());
+            all.push(&mut media.tokens);
+        }
+        if let Some(Reasoning { share: super::Ratio::Percent(lengths) }) = reasoning {
+            all.push(lengths);
+        }
+        all
+    }
+
+    pub(super) fn load(&self) -> Load<'_> {
+        Load {
+            rate_rps: self.rate_rps.unwrap_or(0.0),
+            schedule: self.rate_schedule.as_ref(),
+            diurnal: self.diurnal,
+            spikes: &self.spikes,
+            active: &self.active,
+        }
+    }
+
+    /// With the lengths of a step, where it has its own.
+    pub(super) fn shapes(&self, input: Option<&Lengths>, output: Option<&Lengths>) -> Shapes {
+        Shapes::new(&Settings {
+            input: input.unwrap_or(&self.input),
+            output: output.unwrap_or(&self.output),
+            correlation: self.correlation,
+            joint: self.joint.as_ref().filter(|_| input.is_none() && output.is_none()),
+            images: self.images.as_ref(),
+            audio: self.audio.as_ref(),
+            video: self.video.as_ref(),
+            reasoning: self.reasoning.as_ref(),
+        })
+    }
+
+    pub(super) fn prefixes(&self, cx: &Cx) -> Prefixes {
+        let system = self.system_prompt.as_ref().map(|p| {
+            let name = p.name.as_ref().map_or(cx.name, |name| rng::fnv1a(name.as_bytes()));
+            (name, p.tokens)
+        });
+        Prefixes::new(system, self.shared_prefix, self.prefix_tree.as_ref(), &self.prefix_groups, (cx.seed, cx.common))
+    }
+
+    /// How many there can be, and until when.
+    fn limits(&self) -> (usize, SimTime) {
+        let until = self.duration_s.map_or(SimTime::MAX, |s| SimTime::ZERO + SimDuration::from_s(s));
+        (self.requests.map_or(usize::MAX, |n| n as usize), until)
     }
 }
 
@@ -107,54 +351,86 @@ pub fn chain(prev: u64, content: u64) -> u64 {
 
 /// The requests of a synthetic workload.
 ///
-/// Those of `sessions` and `chains` are in the order of their arrivals; of one instant, in the order of the sessions, then
-/// of their turns. A request comes after all that it waits for. Adapters have no names in [`Requests`]: they are called
-/// `adapter-` and their number.
+/// Those of `sessions` and `chains` are in the order of their arrivals; of one instant, in the order of the sessions,
+/// then of their turns. A request comes after all that it waits for. Adapters have no names in [`Requests`]: they are
+/// called `adapter-` and their number.
 ///
 /// `workload` must have no [`problems`](Synthetic::problems).
 pub fn generate(workload: &Synthetic, seed: u64) -> Requests {
+    generate_all(workload, seed).requests
+}
+
+/// The same, and all else that is drawn.
+pub fn generate_all(workload: &Synthetic, seed: u64) -> Made {
+    let (most, until) = workload.limits();
+    draw(workload, &Cx { seed, common: seed, most, until, hash: false, root: 0, name: 0 })
+}
+
+pub(super) fn draw(workload: &Synthetic, cx: &Cx) -> Made {
     let mut made = match conversations::Plan::of(workload) {
-        Some(plan) => conversations::generate(workload, &plan, seed),
-        None => alone(workload, seed),
+        Some(plan) => conversations::generate(workload, &plan, cx),
+        None => alone(workload, cx),
     };
-    made.model_names = workload.models.keys().cloned().collect();
+    made.requests.model_names = workload.models.keys().cloned().collect();
+    if made.images.iter().all(Option::is_none) {
+        made.images = Vec::new();
+    }
+    if made.reasoning.iter().all(Option::is_none) {
+        made.reasoning = Vec::new();
+    }
     made
 }
 
 /// Requests that have nothing to do with each other.
-fn alone(workload: &Synthetic, seed: u64) -> Requests {
-    let Synthetic { requests, rate_rps, arrivals, input, output, shared_prefix, block_tokens, .. } = workload;
-    let n = *requests as usize;
-    let lengths = |lengths: &Lengths, label: &str| -> Vec<u32> {
-        let mut rng = rng::stream(seed, label);
-        (0..n).map(|_| lengths.sample(&mut rng)).collect()
-    };
-    let mut made = Requests {
-        arrival: arrivals.times(*rate_rps, n, &mut rng::stream(seed, "workload/arrivals")),
-        input_tokens: lengths(input, "workload/input"),
-        output_tokens: lengths(output, "workload/output"),
-        block_hashes: Vec::new(),
-        block_hash_offsets: vec![0; n + 1],
-        block_tokens: 0,
-        ..Requests::default()
-    };
-    let mut asked = Asked::new(&workload.models, workload.adapters, seed);
-    (made.model, made.adapter) = (0..n).map(|_| asked.draw()).unzip();
-    if let Some(images) = &workload.images {
-        let mut share = rng::stream(seed, "workload/images");
-        let mut tokens = rng::stream(seed, "workload/images/tokens");
-        for input in &mut made.input_tokens {
-            let of_images = images.sample(&mut share, &mut tokens);
-            *input += of_images;
-            made.encoder_tokens.push(Some(of_images));
+fn alone(workload: &Synthetic, cx: &Cx) -> Made {
+    let most = workload.starts.map_or(cx.most, |starts| cx.most.min(starts as usize));
+    let arrival = workload.arrivals.arrivals(&workload.load(), most, cx.until, cx.seed, "workload/arrivals");
+    let n = arrival.len();
+    let shapes = workload.shapes(None, None);
+    let mut streams = Streams::new(cx.seed, "workload".to_owned());
+    let mut made = Made::default();
+    let requests = &mut made.requests;
+    requests.arrival = arrival;
+    requests.block_hash_offsets = vec![0; n + 1];
+    for _ in 0..n {
+        let shape = shapes.draw(&mut streams);
+        requests.input_tokens.push(shape.input);
+        requests.output_tokens.push(shape.output);
+        requests.encoder_tokens.push(shape.encoder);
+        made.images.push(shape.media);
+        made.reasoning.push(shape.reasoning);
+    }
+    let mut asked = Asked::new(&workload.models, workload.adapters, cx.seed);
+    (requests.model, requests.adapter) = (0..n).map(|_| asked.draw()).unzip();
+    let prefixes = workload.prefixes(cx);
+    match workload.shared_prefix {
+        Some(prefix) if workload.system_prompt.is_none() && cx.root == 0 => {
+            requests.block_tokens = workload.block_tokens;
+            add_prefix(requests, prefix, cx.seed);
         }
+        _ if !prefixes.is_empty() || cx.hash => {
+            requests.block_tokens = workload.block_tokens;
+            add_pieces(requests, &prefixes, cx);
+        }
+        _ => {}
     }
-    if let Some(prefix) = shared_prefix {
-        made.block_tokens = *block_tokens;
-        add_prefix(&mut made, *prefix, seed);
-    }
-    tidy(&mut made);
+    tidy(requests);
     made
+}
+
+/// Puts a prefix of several pieces before every prompt, and hashes the full blocks of prompt and output.
+pub(super) fn add_pieces(made: &mut Requests, prefixes: &Prefixes, cx: &Cx) {
+    let unique = chain(rng::fnv1a(b"workload/prefix/unique"), cx.seed);
+    let mut rng = rng::stream(cx.seed, "workload/prefix");
+    for i in 0..made.len() {
+        let mut pieces = prefixes.draw(&mut rng);
+        let own = made.input_tokens[i] + made.output_tokens[i];
+        // Bounded by the check of the settings.
+        made.input_tokens[i] += tokens(&pieces) as u32;
+        pieces.push(Piece { words: chain(unique, i as u64), tokens: own });
+        push_blocks(cx.root(made.model[i], made.adapter[i]), &pieces, made.block_tokens, &mut made.block_hashes);
+        made.block_hash_offsets[i + 1] = made.block_hashes.len() as u64;
+    }
 }
 
 /// What the requests say nothing about stays empty.
@@ -218,7 +494,7 @@ mod tests {
         assert_ne!(made.arrival, generate(&w, 4).arrival);
         assert_ne!(made.input_tokens, generate(&w, 4).input_tokens);
         assert!(made.arrival.is_sorted());
-        let fewer = generate(&Synthetic { requests: 10, ..w }, 3);
+        let fewer = generate(&Synthetic { requests: Some(10), ..w }, 3);
         assert_eq!((&fewer.arrival[..], &fewer.input_tokens[..]), (&made.arrival[..10], &made.input_tokens[..10]));
         assert_eq!(fewer.hashes(9), made.hashes(9));
     }
@@ -226,7 +502,7 @@ mod tests {
     #[test]
     fn one_part_changes_without_shifting_the_others() {
         let base = generate(&workload(""), 3);
-        let faster = generate(&Synthetic { rate_rps: 8.0, ..workload("") }, 3);
+        let faster = generate(&Synthetic { rate_rps: Some(8.0), ..workload("") }, 3);
         assert_eq!((&faster.input_tokens, &faster.output_tokens), (&base.input_tokens, &base.output_tokens));
         let last = |r: &Requests| r.arrival[r.len() - 1].0;
         assert!((last(&base) - 2 * last(&faster)).abs() < 10_000, "{} {}", last(&base), last(&faster));

@@ -2,14 +2,17 @@
 //!
 //! A draw is rounded to the nearest token and then clamped to `min..=max`. Clamping moves mass to the ends: where it
 //! bites, the mean is no longer the one that was asked for. Every distribution takes at most one number from its
-//! stream (but for the rare rejection of `uniform`), and is monotone in it.
-//!
-//! Left out: empirical histograms. A trace is the better source of those.
+//! stream (but for the rare rejection of `uniform`, and the second number of `skew_normal`), and is monotone in it: so
+//! two lengths that share their number are comonotone, see [`Correlation`](super::Correlation).
 
 use rand_pcg::Pcg64;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::families::{
+    Empirical, Exponential, GammaLengths, Pareto, ParetoLognormal, SkewNormal, Table, Zipf, gamma_quantile,
+    pareto_lognormal_quantile,
+};
 use super::{Problem, Problems};
 use crate::rng;
 
@@ -20,7 +23,7 @@ pub const MAX_TOKENS: u32 = 1 << 24;
 const Z90: f64 = 1.281_551_565_544_600_4;
 
 /// A distribution over token counts.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Lengths {
     /// Every request the same.
@@ -35,6 +38,20 @@ pub enum Lengths {
     LognormalP50P90(LognormalP50P90),
     /// Every length from `min` to `max` equally likely.
     Uniform(Uniform),
+    /// Exponential, rounded and clamped.
+    Exponential(Exponential),
+    /// Gamma, by mean and standard deviation.
+    Gamma(GammaLengths),
+    /// Pareto: a power law above a shortest length.
+    Pareto(Pareto),
+    /// A mix of a Pareto tail and a lognormal body: prompts of production traffic (ServeGen).
+    ParetoLognormal(ParetoLognormal),
+    /// Zipf's law over the lengths from `min` to `max`: the k-th shortest has weight `1 / k^theta`.
+    Zipf(Zipf),
+    /// Skewed normal of Azzalini. Takes two numbers from its stream, and cannot be correlated with another length.
+    SkewNormal(SkewNormal),
+    /// Lengths that are listed here, or stand in a column of a table.
+    Empirical(Empirical),
 }
 
 /// Parameters of constant lengths.
@@ -119,7 +136,7 @@ pub struct Uniform {
     pub max: u32,
 }
 
-fn one() -> u32 {
+pub(super) fn one() -> u32 {
     1
 }
 
@@ -143,15 +160,59 @@ impl LognormalP50P90 {
 
 impl Lengths {
     /// One length in tokens, from 1 to [`MAX_TOKENS`]. The parameters must have no [`problems`](Self::problems).
+    ///
+    /// For many draws: [`sampler`](Self::sampler), which makes the tables of `zipf` and `empirical` once.
     pub fn sample(&self, rng: &mut Pcg64) -> u32 {
-        match *self {
-            Lengths::Constant(Constant { tokens }) => tokens,
-            Lengths::Normal(Normal { mean, std, min, max }) => clamp(rng::normal(rng, mean, std), min, max),
-            Lengths::Lognormal(Lognormal { mu, sigma, min, max }) => clamp(rng::lognormal(rng, mu, sigma), min, max),
-            Lengths::LognormalMeanStd(real) => Lengths::Lognormal(real.log_space()).sample(rng),
-            Lengths::LognormalP50P90(quantiles) => Lengths::Lognormal(quantiles.log_space()).sample(rng),
+        match self {
+            Lengths::Constant(Constant { tokens }) => *tokens,
             // The sum of two u32 below MAX_TOKENS, so the cast loses nothing.
             Lengths::Uniform(Uniform { min, max }) => min + rng::below(rng, u64::from(max - min) + 1) as u32,
+            Lengths::SkewNormal(skewed) => {
+                let SkewNormal { min, max, .. } = *skewed;
+                clamp(skewed.sample(rng), min, max)
+            }
+            _ => self.quantile(rng::uniform_open(rng)),
+        }
+    }
+
+    /// The length below which a share `u` of all lie, `0 < u < 1`.
+    ///
+    /// # Panics
+    /// [`Lengths::SkewNormal`], whose quantiles have no formula.
+    pub fn quantile(&self, u: f64) -> u32 {
+        match self {
+            Lengths::Constant(Constant { tokens }) => *tokens,
+            Lengths::Normal(Normal { mean, std, min, max }) => clamp(mean + std * rng::normal_quantile(u), *min, *max),
+            Lengths::Lognormal(Lognormal { mu, sigma, min, max }) => {
+                clamp(libm::exp(mu + sigma * rng::normal_quantile(u)), *min, *max)
+            }
+            Lengths::LognormalMeanStd(real) => Lengths::Lognormal(real.log_space()).quantile(u),
+            Lengths::LognormalP50P90(quantiles) => Lengths::Lognormal(quantiles.log_space()).quantile(u),
+            Lengths::Uniform(Uniform { min, max }) => {
+                let wide = f64::from(max - min) + 1.0;
+                (min + libm::floor(u * wide) as u32).min(*max)
+            }
+            Lengths::Exponential(Exponential { mean, min, max }) => clamp(-mean * libm::log1p(-u), *min, *max),
+            Lengths::Gamma(GammaLengths { mean, std, min, max }) => {
+                let shape = (mean / std) * (mean / std);
+                clamp(gamma_quantile(shape, u) * std * std / mean, *min, *max)
+            }
+            Lengths::Pareto(Pareto { alpha, xm, min, max }) => clamp(xm * libm::pow(1.0 - u, -1.0 / alpha), *min, *max),
+            Lengths::ParetoLognormal(mix) => clamp(pareto_lognormal_quantile(mix, u), mix.min, mix.max),
+            Lengths::Zipf(zipf) => zipf.table().quantile(u),
+            Lengths::Empirical(empirical) => empirical.table().quantile(u),
+            Lengths::SkewNormal(_) => unreachable!("a correlation with a skewed normal is a problem of the settings"),
+        }
+    }
+
+    /// The same distribution, ready for many draws.
+    pub fn sampler(&self) -> Sampler {
+        match self {
+            Lengths::Zipf(zipf) => Sampler::Table(zipf.table()),
+            Lengths::Empirical(empirical) => Sampler::Table(empirical.table()),
+            Lengths::LognormalMeanStd(real) => Sampler::Formula(Lengths::Lognormal(real.log_space())),
+            Lengths::LognormalP50P90(quantiles) => Sampler::Formula(Lengths::Lognormal(quantiles.log_space())),
+            other => Sampler::Formula(other.clone()),
         }
     }
 
@@ -159,7 +220,7 @@ impl Lengths {
     pub fn problems(&self, path: &str) -> Vec<Problem> {
         let path = format!("{path}.{}", self.name());
         let mut problems = Problems::below(&path);
-        match *self {
+        match self.clone() {
             Lengths::Constant(Constant { tokens }) => check_tokens(&mut problems, tokens, "tokens"),
             Lengths::Normal(Normal { mean, std, min, max }) => {
                 problems.require_positive(mean, "mean");
@@ -184,6 +245,51 @@ impl Lengths {
                 check_clamps(&mut problems, min, max);
             }
             Lengths::Uniform(Uniform { min, max }) => check_clamps(&mut problems, min, Some(max)),
+            Lengths::Exponential(Exponential { mean, min, max }) => {
+                problems.require_positive(mean, "mean");
+                check_clamps(&mut problems, min, max);
+            }
+            Lengths::Gamma(GammaLengths { mean, std, min, max }) => {
+                problems.require_positive(mean, "mean");
+                problems.require_positive(std, "std");
+                let cv = std / mean;
+                problems.require(!(cv.is_finite() && mean > 0.0) || (0.01..=100.0).contains(&cv), "std", || {
+                    format!("must be from 0.01 to 100 times the mean, not {cv} times")
+                });
+                check_clamps(&mut problems, min, max);
+            }
+            Lengths::Pareto(Pareto { alpha, xm, min, max }) => {
+                problems.require_positive(alpha, "alpha");
+                problems.require_positive(xm, "xm");
+                check_clamps(&mut problems, min, max);
+            }
+            Lengths::ParetoLognormal(mix) => {
+                let ParetoLognormal { alpha, xm, mu, sigma, mix_weight, min, max } = mix;
+                problems.require_positive(alpha, "alpha");
+                problems.require_positive(xm, "xm");
+                problems.require(mu.is_finite() && mu.abs() <= 50.0, "mu", || {
+                    format!("must be a number from -50 to 50, not {mu}")
+                });
+                problems.require_positive(sigma, "sigma");
+                problems.require((0.0..=1.0).contains(&mix_weight), "mix_weight", || {
+                    format!("must be from 0 to 1, not {mix_weight}")
+                });
+                check_clamps(&mut problems, min, max);
+            }
+            Lengths::Zipf(Zipf { min, max, theta }) => {
+                check_clamps(&mut problems, min, Some(max));
+                problems.require(max.saturating_sub(min) < Zipf::WIDEST, "max", || {
+                    format!("must be less than {} above min, which is {min}, not {max}", Zipf::WIDEST)
+                });
+                problems.require_at_least_zero(theta, "theta");
+            }
+            Lengths::SkewNormal(SkewNormal { location, scale, shape, min, max }) => {
+                problems.require(location.is_finite(), "location", || format!("must be a number, not {location}"));
+                problems.require_positive(scale, "scale");
+                problems.require(shape.is_finite(), "shape", || format!("must be a number, not {shape}"));
+                check_clamps(&mut problems, min, max);
+            }
+            Lengths::Empirical(empirical) => empirical.check(&mut problems),
         }
         problems.found
     }
@@ -197,6 +303,38 @@ impl Lengths {
             Lengths::LognormalMeanStd(_) => "lognormal_mean_std",
             Lengths::LognormalP50P90(_) => "lognormal_p50_p90",
             Lengths::Uniform(_) => "uniform",
+            Lengths::Exponential(_) => "exponential",
+            Lengths::Gamma(_) => "gamma",
+            Lengths::Pareto(_) => "pareto",
+            Lengths::ParetoLognormal(_) => "pareto_lognormal",
+            Lengths::Zipf(_) => "zipf",
+            Lengths::SkewNormal(_) => "skew_normal",
+            Lengths::Empirical(_) => "empirical",
+        }
+    }
+}
+
+/// A distribution of lengths, ready for many draws.
+#[derive(Clone, Debug)]
+pub enum Sampler {
+    Formula(Lengths),
+    Table(Table),
+}
+
+impl Sampler {
+    /// As [`Lengths::sample`].
+    pub fn sample(&self, rng: &mut Pcg64) -> u32 {
+        match self {
+            Sampler::Formula(lengths) => lengths.sample(rng),
+            Sampler::Table(table) => table.quantile(rng::uniform_open(rng)),
+        }
+    }
+
+    /// As [`Lengths::quantile`].
+    pub fn quantile(&self, u: f64) -> u32 {
+        match self {
+            Sampler::Formula(lengths) => lengths.quantile(u),
+            Sampler::Table(table) => table.quantile(u),
         }
     }
 }
@@ -206,13 +344,13 @@ fn clamp(tokens: f64, min: u32, max: Option<u32>) -> u32 {
     (libm::round(tokens) as u32).clamp(min, max.unwrap_or(MAX_TOKENS))
 }
 
-fn check_tokens(problems: &mut Problems, tokens: u32, field: &str) {
+pub(super) fn check_tokens(problems: &mut Problems, tokens: u32, field: &str) {
     problems.require((1..=MAX_TOKENS).contains(&tokens), field, || {
         format!("must be from 1 to {MAX_TOKENS} tokens, not {tokens}")
     });
 }
 
-fn check_clamps(problems: &mut Problems, min: u32, max: Option<u32>) {
+pub(super) fn check_clamps(problems: &mut Problems, min: u32, max: Option<u32>) {
     check_tokens(problems, min, "min");
     if let Some(max) = max {
         check_tokens(problems, max, "max");
@@ -228,7 +366,7 @@ mod tests {
         serde_json::from_str(text).unwrap()
     }
 
-    fn draw(lengths: Lengths, seed: u64) -> Vec<f64> {
+    fn draw(lengths: &Lengths, seed: u64) -> Vec<f64> {
         let mut rng = rng::stream(seed, "workload/input");
         (0..200_000).map(|_| f64::from(lengths.sample(&mut rng))).collect()
     }
@@ -255,11 +393,11 @@ mod tests {
                 0.02,
             ),
         ] {
-            let (got_mean, got_std) = mean_std(&draw(parse(text), seed));
+            let (got_mean, got_std) = mean_std(&draw(&parse(text), seed));
             assert!((got_mean - mean).abs() <= tolerance * mean, "{text}: mean {got_mean}");
             assert!((got_std - std).abs() <= tolerance * std, "{text}: std {got_std} instead of {std}");
         }
-        let mut xs = draw(parse(r#"{"lognormal_p50_p90": {"p50": 200, "p90": 1000}}"#), seed);
+        let mut xs = draw(&parse(r#"{"lognormal_p50_p90": {"p50": 200, "p90": 1000}}"#), seed);
         xs.sort_by(f64::total_cmp);
         let (p50, p90) = (xs[100_000], xs[180_000]);
         assert!((p50 - 200.0).abs() < 5.0 && (p90 - 1000.0).abs() < 25.0, "{p50} {p90}");

@@ -66,28 +66,32 @@ fn require_kinds(own: &mut Problems, kinds: u32, field: &str) {
 }
 
 /// Requests with images, or sound: an encoder makes tokens of the prompt from them.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Images {
     /// Share of the requests that bring some, 0 to 1.
+    #[serde(default = "all")]
     pub share: f64,
-    /// Tokens of the prompt that the encoder makes of those of a request. They come on top of `input`.
+    /// How many those requests bring; what is called tokens there are images here. At most 10000 count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<Lengths>,
+    /// Tokens of the prompt that the encoder makes of those of a request, or, with `count`, of each. They come on top
+    /// of `input`.
     pub tokens: Lengths,
 }
 
-impl Images {
-    pub(super) fn problems(&self) -> Vec<Problem> {
-        let mut own = Problems::below("images");
-        let share = self.share;
-        own.require((0.0..=1.0).contains(&share), "share", || format!("must be from 0 to 1, not {share}"));
-        own.found.extend(self.tokens.problems("images.tokens"));
-        own.found
-    }
+fn all() -> f64 {
+    1.0
+}
 
-    /// Tokens of the images of a request; 0 without.
-    pub(super) fn sample(&self, share: &mut Pcg64, tokens: &mut Pcg64) -> u32 {
-        let drawn = self.tokens.sample(tokens);
-        if rng::uniform01(share) < self.share { drawn } else { 0 }
+impl Images {
+    pub(super) fn problems(&self, path: &str) -> Vec<Problem> {
+        let Images { share, count, tokens } = self;
+        let mut own = Problems::below(path);
+        own.require((0.0..=1.0).contains(share), "share", || format!("must be from 0 to 1, not {share}"));
+        own.found.extend(count.iter().flat_map(|c| c.problems(&format!("{path}.count"))));
+        own.found.extend(tokens.problems(&format!("{path}.tokens")));
+        own.found
     }
 }
 
@@ -148,7 +152,7 @@ impl Popularity {
     }
 
     /// Of these weights, of which there are at most 2^32.
-    fn of(weights: impl Iterator<Item = f64>) -> Popularity {
+    pub fn of(weights: impl Iterator<Item = f64>) -> Popularity {
         let mut sum = 0.0;
         let mut next = |weight: f64| {
             sum += weight;

@@ -6,24 +6,61 @@
 //! and prompts alone. Two workloads of one seed can therefore be compared request by request. Every turn of a session
 //! has streams of its own (`workload/sessions/7/2/input`), so that sessions of more turns leave the others alone too.
 //!
-//! Left out: rates that change over the day, and text. Real traces have both.
+//! | file | holds |
+//! |---|---|
+//! | `arrivals.rs`, `schedule.rs` | processes; rates that change over time |
+//! | `lengths.rs`, `families.rs`, `shape.rs` | distributions of lengths; how the numbers of a request go together |
+//! | `prefix.rs`, `mix.rs` | what prompts begin with; models, adapters, media |
+//! | `sessions.rs`, `chains.rs`, `conversations.rs` | requests that wait for others |
+//! | `generate.rs` | one kind of requests |
+//! | `clients.rs`, `windows.rs` | several clients in one workload; clients that change from window to window |
+//! | `fit.rs` | the clients that a trace seems to have |
+//!
+//! Left out: text.
 
 mod arrivals;
+#[cfg(test)]
+mod arrivals_tests;
 mod chains;
+mod clients;
 mod conversations;
 #[cfg(test)]
 mod conversations_tests;
+mod families;
+mod fit;
+#[cfg(test)]
+mod fit_tests;
 mod generate;
 mod lengths;
+#[cfg(test)]
+mod lengths_tests;
 mod mix;
+mod prefix;
+#[cfg(test)]
+mod prefix_tests;
+mod schedule;
 mod sessions;
+mod shape;
+mod windows;
 
-pub use arrivals::ArrivalProcess;
+pub use arrivals::{
+    ArrivalProcess, Batch, BatchConstant, BatchGaps, BatchGeometric, BatchSize, BatchUniform, ClosedLoop, Mmpp,
+    MmppState, Weibull,
+};
 pub use chains::{ChainStep, Chains, StepContext};
-pub use generate::{Synthetic, chain, generate};
-pub use lengths::{Constant, Lengths, Lognormal, LognormalMeanStd, LognormalP50P90, MAX_TOKENS, Normal, Uniform};
+pub use clients::{Body, Client, Clients, generate_clients};
+pub use families::{Empirical, Exponential, GammaLengths, Pareto, ParetoLognormal, SkewNormal, Zipf};
+pub use fit::{FitSettings, Fitted, Observed, fit, rank_correlation};
+pub use generate::{Made, Synthetic, chain, generate, generate_all};
+pub use lengths::{
+    Constant, Lengths, Lognormal, LognormalMeanStd, LognormalP50P90, MAX_TOKENS, Normal, Sampler, Uniform,
+};
 pub use mix::{Adapters, Images, SharedPrefix};
+pub use prefix::{PrefixGroup, PrefixLevel, PrefixTree, SystemPrompt};
+pub use schedule::{Active, After, Diurnal, Interpolate, RatePiece, RateSchedule, Spike};
 pub use sessions::SyntheticSessions;
+pub use shape::{ConstantRatio, Correlation, GaussianCopula, Joint, Ratio, Reasoning, UniformRatio};
+pub use windows::{Field, LengthSet, Window, Windows};
 
 /// One thing that is wrong with a workload: the user's mistake, in words for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
