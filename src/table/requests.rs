@@ -109,7 +109,7 @@ pub fn texts_schema() -> SchemaRef {
             DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, false))),
             true,
             "",
-            "Who says each message: system, user, assistant or tool; null where the prompt is sent as it is",
+            "Who says each message: system, user, assistant or tool; null where the file does not say",
         ),
         column("output", DataType::Utf8, false, "", "The reply; empty where the file does not have it"),
         column("output_tokens", DataType::Int32, true, "tokens", "Length of a reply whose text is not there"),

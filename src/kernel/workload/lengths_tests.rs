@@ -131,7 +131,8 @@ fn lengths_go_together_as_asked() {
         assert!((got - expect).abs() < 0.015, "{rho}: {got} instead of {expect}");
         // The distribution of the replies stays what it was.
         let (mut a, mut b) = (output, replies.clone());
-        (a.sort_unstable(), b.sort_unstable());
+        a.sort_unstable();
+        b.sort_unstable();
         for q in [0.1, 0.5, 0.9] {
             let at = (q * 50_000.0) as usize;
             assert!((f64::from(a[at]) / f64::from(b[at]) - 1.0).abs() < 0.06, "{q}: {} {}", a[at], b[at]);

@@ -41,7 +41,7 @@ impl Kind for Synthesize {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn inputs(&self) -> Result<Vec<Text>> {

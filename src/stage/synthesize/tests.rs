@@ -403,7 +403,7 @@ fn guidellm_files_are_read() {
     let even = with("/data/prompt_tokens_max", json!(120));
     assert!(even.input_tokens.iter().all(|t| (100..=120).contains(t)) && even.input_tokens.contains(&120));
     let talks = with("/data/turns", json!(3));
-    assert!(talks.input_tokens.iter().any(|t| *t == 320) && talks.session.iter().all(Option::is_some));
+    assert!(talks.input_tokens.contains(&320) && talks.session.iter().all(Option::is_some));
     let users = with("/rate/arrival_type", json!("concurrent"));
     assert_eq!(users.session.iter().flatten().max(), Some(&3));
     let buckets =
