@@ -178,7 +178,7 @@ fn wrong_comparisons_are_refused_with_what_would_be_right() {
         ran.err
     };
     for (body, expected) in [
-        ("{ measured: real, simulated: sim }", "did you mean `real_measured`?"),
+        ("{ measured: real_report, simulated: sim }", "has none of the columns `ttft_ns`"),
         ("{ measured: real_measured, simulated: sm }", "did you mean `sim`?"),
         ("{ measured: real_measured, simulated: sim, metrics: [] }", "nothing would be compared"),
         ("{ measured: real_measured, simulated: sim, metrics: [tftt] }", "ttft"),
@@ -201,6 +201,7 @@ fn rows_that_cannot_be_compared_say_why() {
         ("(0, -1.0)", "`ttft_ns` of request 0 is -1"),
         ("(0, 'NaN'::double)", "`ttft_ns` of request 0 is NaN"),
         ("(1000, 5e6)", "has a counterpart"),
+        ("(0, NULL::double), (1, NULL::double)", "no request of `odd` has a latency"),
     ] {
         let query = format!("SELECT column1 AS request_id, column2 AS ttft_ns FROM (VALUES {rows}) ORDER BY 1, 2");
         let stages = format!("  odd:\n    sql: \"{query}\"\n  bad:\n    compare: {{ measured: odd, simulated: sim }}");

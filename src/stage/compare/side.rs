@@ -126,6 +126,12 @@ pub(super) async fn read(ctx: &SessionContext, table: &str, pair: PairBy, cancel
             }),
         }
     }
+    let unmeasured = |r: &Request| [r.ttft_ns, r.tpot_ns, r.itl_ns, r.e2e_ns].iter().all(Option::is_none);
+    if wrong.is_empty() && !side.is_empty() && side.values().flatten().all(unmeasured) {
+        let what = format!("no request of `{table}` has a latency");
+        let help = "a trace has the columns `observed_*`, with values where a server answered it";
+        wrong.push(Diagnostic::new("compare::column", what).help(help));
+    }
     wrong.truncate(PROBLEMS_MAX);
     if wrong.is_empty() { Ok(side) } else { Err(Failure { exit: Exit::Stage, diagnostics: wrong }) }
 }
