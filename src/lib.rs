@@ -35,6 +35,8 @@
 //! | trial | one evaluation that an optimizer made |
 //! | profile | a table of measured times of operators, layers or steps, which some latency models read |
 //! | run | requests that a real server answered, with their times; what a simulation is compared with |
+//! | trace | a table of requests: who asked what, when, of what length; what `ingest`, `synthesize`, `transform` and `tokenize` make |
+//! | client, tenant | who sends requests, and whose they are |
 //!
 //! TTFT: arrival to first token. ITL: gap between two consecutive tokens of a request. TPOT: (finish - first token) /
 //! (output tokens - 1). E2E: arrival to last token. Goodput: requests per second that meet every objective. Quantiles
@@ -49,7 +51,7 @@
 //! | [`plan`] | pipeline to DAG; what is cached, what runs, and why | `spec stage store` |
 //! | [`stage`] | the kinds of stages, one file each | `kernel table trace query report store spec catalog` |
 //! | [`query`] | the DataFusion session over tables: functions, rules, output formats | `store table` |
-//! | [`report`] | charts | |
+//! | [`report`] | charts, the graph of a pipeline, the page of a report | |
 //! | [`trace`] | trace formats | `table spec` |
 //! | [`store`] | recipes, atomic publish, the memory of scenarios, records of runs | `table spec` |
 //! | [`table`] | schemas between stages | |
@@ -106,6 +108,15 @@
 //!   coefficients only for those who ask.
 //! - **Each decode step's duration is evaluated**, though sums over a run of steps have closed forms: it is an entry of
 //!   the exact histogram of gaps.
+//! - **What was observed of a request is in its row.** A trace that is cut, sampled or merged can so still be compared; the
+//!   table `<stage>_measured` beside it has the run, and what follows from its times.
+//! - **ServeGen's folders are a generator, not a trace**: they hold rates and distributions of clients, from which
+//!   `synthesize` draws. Reading them as rows would make up what nobody sent.
+//! - **Rows of 0 tokens are kept with 1, and counted.** A request that failed still loaded the server with its prompt, and an
+//!   engine cannot reply with nothing.
+//! - **Traces elsewhere are behind a feature**: `object_store` with its clients would be unified with DataFusion's, so that
+//!   everybody would build an HTTP client, TLS and DataFusion anew for them.
+//! - **`transform` holds its requests in memory**, as `simulate` does after it; `ingest` and `tokenize` stream.
 //! - **The store is a local folder.** `object_store` enters with DataFusion; the store's own writes need rename, fsync
 //!   and locks, which it does not offer.
 
