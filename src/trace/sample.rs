@@ -116,6 +116,7 @@ pub fn files() -> Result<Vec<(&'static str, Vec<u8>)>> {
     ];
     all.extend(sample_flat::files()?);
     all.extend(sample_documents::files());
+    all.extend(sample_documents::trace_v2_files());
     Ok(all)
 }
 

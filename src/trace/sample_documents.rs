@@ -91,6 +91,47 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// A trace of inference-sim, and its header.
+pub fn trace_v2_files() -> Vec<(&'static str, Vec<u8>)> {
+    vec![("trace_v2.csv", trace_v2().into_bytes()), ("trace_v2.yaml", TRACE_V2_HEADER.as_bytes().to_vec())]
+}
+
+/// Beside `trace_v2.csv`: the first two requests warmed the server up.
+const TRACE_V2_HEADER: &str = "trace_version: 2\ntime_unit: microseconds\nmode: real\nwarm_up_requests: 2\n";
+
+/// Two clients of two tenants, as inference-sim's client saw them; every third prompt begins with a shared prefix of 64 tokens.
+fn trace_v2() -> String {
+    let mut text = String::from(
+        "request_id,client_id,tenant_id,slo_class,session_id,round_index,prefix_group,prefix_length,streaming,\
+         input_tokens,output_tokens,text_tokens,image_tokens,audio_tokens,video_tokens,reason_ratio,model,deadline_us,\
+         server_input_tokens,arrival_time_us,send_time_us,first_chunk_time_us,last_chunk_time_us,num_chunks,status,\
+         error_message,finish_reason\n",
+    );
+    for (i, s) in served(17).iter().enumerate() {
+        let (client, tenant, class) =
+            if i % 2 == 0 { ("chat", "acme", "critical") } else { ("reports", "lab", "batch") };
+        let (group, prefix) = if i % 3 == 0 { ("system", 64) } else { ("", 0) };
+        let image = if i % 5 == 4 { s.input.min(20) } else { 0 };
+        let (input, output, sent_us) = (s.input, s.output(), s.at_us + 40);
+        let (first, last, status, finish) = match s.failed {
+            true => (0, 0, "timeout", ""),
+            false => (s.first_us(), s.last_us(), "ok", "stop"),
+        };
+        let output = if s.failed { 0 } else { output };
+        let (text_tokens, served_input, deadline_us) = (input - image, input + prefix, s.at_us + 5_000_000);
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "{i},{client},{tenant},{class},s{},{},{group},{prefix},true,{input},{output},{text_tokens},{image},0,0,\
+             0.25,{MODEL},{deadline_us},{served_input},{},{sent_us},{first},{last},{output},{status},,{finish}",
+            i / 3,
+            i % 3,
+            s.at_us,
+        );
+    }
+    text
+}
+
 fn lines(documents: Vec<Value>) -> Vec<u8> {
     let mut text = String::new();
     for document in documents {

@@ -124,6 +124,7 @@ fn samples_are_detected_and_read_whole() {
         ("generic.csv.zst", Format::Csv, Layout::Tokens, 200),
         ("generic.parquet", Format::Parquet, Layout::Tokens, 200),
         ("vllm_bench.jsonl", Format::VllmBench, Layout::Tokens, 50),
+        ("trace_v2.csv", Format::TraceV2, Layout::Tokens, 12),
     ];
     let mut generic: Option<RecordBatch> = None;
     for (name, format, layout, at_least) in cases {
