@@ -12,9 +12,9 @@
 //! Memory does not grow with the files (but for conversations and measured runs, which are held). Rows are written as they
 //! come, as long as they come in order. The first 64 MiB are held back, so that a file which is not in order is mostly known
 //! for it before anything is written; else what was written is dropped, and all is read once more, to be sorted. Rows that
-//! are sorted are held up to 512 MiB, and beyond that put on disk in sorted runs, which are merged: see `sort.rs`. Besides,
-//! up to three chunks per thread are in flight (`trace::read`), and the row group that is written. Rows without arrivals
-//! have no order, and are written as they come.
+//! are sorted are held up to 512 MiB, and beyond that put on disk in sorted runs, which are merged: see `sort.rs`; with what
+//! sorting them takes, a process has 1.4 GiB at most. Besides, up to three chunks per thread are in flight (`trace::read`),
+//! and the row group that is written. Rows without arrivals have no order, and are written as they come.
 
 mod job;
 mod linked;
