@@ -7,20 +7,20 @@
 //! Both sides do the same texts in turns, each with a tokenizer that has seen nothing; the library has them on all threads
 //! as well (rayon, `encode_batch_fast`), one text a task. `tokenize` also makes keys and hashes of blocks.
 //!
-//! Million tokens per second, and per second of processor, on a shared two-core machine with other builds on it (rustc
-//! 1.95, load 6, medians of 5 rounds):
+//! Million tokens per second, and per second of processor, on a shared two-core machine (rustc 1.95, otherwise idle, two
+//! threads, medians of 5 rounds):
 //!
 //! | texts | tokenizer | tokenize | library | ratio | tokenize, cpu | library, cpu | ratio |
 //! |---|---|---|---|---|---|---|---|
-//! | 1,500 prompts of unequal length | o200k_base | 3.3 | 3.2 | 1.01 | 5.5 | 5.8 | 0.95 |
-//! | | tokenizer.json | 0.3 | 0.3 | 0.99 | 0.4 | 0.4 | 0.96 |
-//! | one text of 4 MB | o200k_base | 2.8 | 2.9 | 0.96 | 5.3 | 6.2 | 0.86 |
-//! | | tokenizer.json | 0.2 | 0.2 | 0.72 | 0.3 | 0.5 | 0.60 |
-//! | 20 conversations of 12 turns, chatml | o200k_base | 10.6 | 3.3 | 3.16 | 17.7 | 6.0 | 2.93 |
-//! | | tokenizer.json | 1.4 | 0.2 | 7.76 | 2.4 | 0.3 | 8.19 |
+//! | 1,500 prompts of unequal length | o200k_base | 5.7 | 6.0 | 0.95 | 2.9 | 3.1 | 0.95 |
+//! | | tokenizer.json | 1.5 | 1.3 | 1.13 | 0.8 | 0.7 | 1.02 |
+//! | one text of 4 MB | o200k_base | 10.9 | 7.7 | 1.42 | 5.7 | 7.8 | 0.73 |
+//! | | tokenizer.json | 1.0 | 0.6 | 1.57 | 0.5 | 0.6 | 0.79 |
+//! | 20 conversations of 12 turns, chatml | o200k_base | 38.7 | 12.3 | 3.14 | 21.2 | 6.0 | 3.52 |
+//! | | tokenizer.json | 6.8 | 1.1 | 6.48 | 3.5 | 0.5 | 6.61 |
 //!
-//! The library has one text on one thread, this on all: without a free core that gains nothing, and the threads share the
-//! memory of the library's expressions and of its cache. Conversations gain what their turns repeat.
+//! The library has one text on one thread, this on all: where other work takes the second core that gains nothing, and the
+//! threads share the memory of the library's expressions and of its cache. Conversations gain what their turns repeat.
 
 use std::hint::black_box;
 use std::time::Instant;
