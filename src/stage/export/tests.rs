@@ -152,6 +152,19 @@ fn trace_v2_has_a_header_and_what_was_observed() {
     let row = "1,,,chat,s,1,,0,true,60,4,50,10,0,0,0,,0,0,2000,2000,8000,11000,0,ok,,";
     assert_eq!(text.lines().nth(2), Some(row));
     assert!(text.contains("2,,x,\"a, \"\"b\"\"\",,0,"), "{text}");
+    // Requests that warmed the server up are counted in the header; one after others cannot be, and that is said.
+    let with_status = |status: [&str; 3]| {
+        let mut columns = table().columns().to_vec();
+        columns[table().schema().index_of("observed_status").unwrap()] = Arc::new(StringArray::from(status.to_vec()));
+        let rows = RecordBatch::try_new(table().schema(), columns).unwrap();
+        let made = export(&rows, json!({ "format": "trace_v2" })).unwrap();
+        let lost = made.files.column_by_name("left_out").unwrap().as_string::<i32>().value(0).to_string();
+        (made.text("t.yaml"), lost.contains("observed_status"))
+    };
+    let (header, lost) = with_status(["warmup", "warmup", "completed"]);
+    assert!(header.contains("warm_up_requests: 2\n") && !lost, "{header}");
+    let (header, lost) = with_status(["completed", "warmup", "completed"]);
+    assert!(header.contains("warm_up_requests: 0\n") && lost, "{header}");
     let read = made.read("out.csv", Format::Auto);
     same(&read, &["input_tokens", "output_tokens", "class"]);
     assert_eq!(read.column_by_name("arrival_ns").unwrap().as_primitive::<Int64Type>().value(1), 2_000_000);

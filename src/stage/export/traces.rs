@@ -16,6 +16,7 @@ use crate::stage::RunCx;
 use crate::store::TableHandle;
 use crate::table::requests;
 use crate::trace;
+use crate::trace::measured::{COMPLETED, WARMUP};
 
 /// Columns of TraceV2 that are always there, as inference-sim writes them.
 const TRACE_V2: [&str; 27] = [
@@ -66,7 +67,16 @@ impl Traces<'_> {
         let failed = |e: std::io::Error| diag::io(&path, "write", &e);
         let mut out = Out::create(&path, self.compression)?;
         let optional = self.filled()?;
-        let mut file = File { format: self.format, filled: &optional, ids: HashMap::new(), block: None, rounded: 0 };
+        let mut file = File {
+            format: self.format,
+            filled: &optional,
+            ids: HashMap::new(),
+            block: None,
+            rounded: 0,
+            warm_up: 0,
+            late_warm_up: false,
+            counted: false,
+        };
         let mut line = Vec::new();
         file.header(&mut line);
         let mut rows = 0;
@@ -86,11 +96,12 @@ impl Traces<'_> {
         }
         out.write_all(&line).map_err(failed)?;
         out.finish().map_err(failed)?;
-        let rounded = file.rounded;
-        let left_out = optional.iter().filter(|name| !holds(self.format, name)).cloned().collect();
+        let File { rounded, warm_up, late_warm_up, .. } = file;
+        let lost = |name: &String| !holds(self.format, name) || (name == "observed_status" && late_warm_up);
+        let left_out = optional.iter().filter(|name| lost(name)).cloned().collect();
         let mut files = vec![Written { name: name.clone(), rows, left_out, rounded }];
         if self.format == ExportFormat::TraceV2 {
-            files.push(self.side_header(&name, &optional)?);
+            files.push(self.side_header(&name, &optional, warm_up)?);
         }
         Ok(files)
     }
@@ -114,14 +125,14 @@ impl Traces<'_> {
         Ok(found)
     }
 
-    /// The header of a TraceV2 file.
-    fn side_header(&self, name: &str, filled: &[String]) -> Result<Written> {
+    /// The header of a TraceV2 file, of whose requests the first `warm_up` warmed the server up.
+    fn side_header(&self, name: &str, filled: &[String], warm_up: u64) -> Result<Written> {
         let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
         let name = format!("{stem}.yaml");
         let path = self.cx.out.file(&name)?;
         let observed = filled.iter().any(|c| c.starts_with("observed_"));
         let mode = if observed { "real" } else { "generated" };
-        let text = format!("trace_version: 2\ntime_unit: microseconds\nmode: {mode}\nwarm_up_requests: 0\n");
+        let text = format!("trace_version: 2\ntime_unit: microseconds\nmode: {mode}\nwarm_up_requests: {warm_up}\n");
         std::fs::write(&path, text).map_err(|e| diag::io(&path, "write", &e))?;
         Ok(Written { name, rows: 0, left_out: Vec::new(), rounded: 0 })
     }
@@ -221,6 +232,12 @@ struct File<'a> {
     ids: HashMap<u64, u64>,
     block: Option<i64>,
     rounded: i64,
+    /// Requests at the beginning that warmed the server up: a TraceV2 file says how many those are.
+    warm_up: u64,
+    /// There is one after others, of which the file cannot say it.
+    late_warm_up: bool,
+    /// A request that counts was there.
+    counted: bool,
 }
 
 impl File<'_> {
@@ -318,8 +335,14 @@ impl File<'_> {
         let text = |name: &str| field(columns.text(name, i).unwrap_or_default());
         let encoder = columns.int("encoder_tokens", i).unwrap_or(0);
         let reasoning = columns.int("reasoning_tokens", i).unwrap_or(0);
-        let status = columns.text("observed_status", i).unwrap_or("completed");
-        let served = matches!(status, "completed" | "warmup");
+        let status = columns.text("observed_status", i).unwrap_or(COMPLETED);
+        let served = matches!(status, COMPLETED | WARMUP);
+        if status == WARMUP {
+            self.warm_up += u64::from(!self.counted);
+            self.late_warm_up |= self.counted;
+        } else {
+            self.counted = true;
+        }
         let arrival_us = self.in_unit(arrival, 1000);
         let mut after = |span: Option<i64>| span.map_or(0, |ns| self.in_unit(arrival + ns, 1000));
         let first = after(columns.int("observed_ttft_ns", i));
