@@ -127,6 +127,7 @@ pub mod plan;
 pub mod query;
 pub mod report;
 pub mod run;
+pub mod serve;
 pub mod spec;
 pub mod stage;
 pub mod store;

@@ -32,6 +32,7 @@ mod kv_plan;
 mod progress;
 mod report;
 mod run;
+mod serve;
 mod sql;
 mod tables;
 mod trace_facts;
@@ -126,6 +127,17 @@ enum Command {
     ///   pipe sql "SELECT * FROM sweep.sim_requests" --format parquet > requests.parquet
     #[command(verbatim_doc_comment)]
     Sql(sql::SqlArgs),
+    /// Serve the tables to other programs: PostgreSQL's wire protocol, Arrow Flight SQL, and HTTP
+    ///
+    /// Read-only, on this machine only unless --host says otherwise. Schemas are pipelines; a new run is served as soon as it
+    /// has ended well.
+    ///
+    /// Examples:
+    ///   pipe serve
+    ///   pipe serve sweep --postgres 5433 --flight off --http 8080
+    ///   pipe serve --host 0.0.0.0 --users users.txt --tokens tokens.txt --tls-cert cert.pem --tls-key key.pem
+    #[command(verbatim_doc_comment)]
+    Serve(serve::ServeArgs),
     /// Write what a pipeline found as one HTML file: the answer, figures, tables, stages, and how to make it again
     Report(report::ReportArgs),
     /// Show what reads what in a pipeline: as text, Mermaid or SVG
@@ -186,7 +198,8 @@ pub fn main(args: Args) -> Exit {
     }));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("PIPE_LOG").unwrap_or_else(|_| "pipe=warn,error".into()),
+            tracing_subscriber::EnvFilter::try_from_env("PIPE_LOG")
+                .unwrap_or_else(|_| "pipe=warn,pipe::serve=info,error".into()),
         )
         .with_writer(std::io::stderr)
         .without_time()
@@ -202,6 +215,7 @@ pub fn main(args: Args) -> Exit {
         Command::Ls(a) => tables::ls(root, a),
         Command::Show(a) => tables::show(root, a),
         Command::Sql(a) => sql::sql(root, a),
+        Command::Serve(a) => serve::serve(root, a),
         Command::Report(a) => report::report(root, a),
         Command::Graph(a) => graph::graph(root, a),
         Command::History(a) => history::history(root, a),

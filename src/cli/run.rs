@@ -149,8 +149,9 @@ async fn on_signal(cancel: Cancel) {
     std::process::exit(Exit::Interrupted as i32);
 }
 
+/// Ends at Ctrl-C or SIGTERM.
 #[cfg(unix)]
-async fn interrupted() {
+pub(super) async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
     match signal(SignalKind::terminate()) {
         Ok(mut term) => {
@@ -166,7 +167,7 @@ async fn interrupted() {
 }
 
 #[cfg(not(unix))]
-async fn interrupted() {
+pub(super) async fn interrupted() {
     let _ = tokio::signal::ctrl_c().await;
 }
 

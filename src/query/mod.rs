@@ -83,6 +83,11 @@ impl Engine {
         &self.ctx
     }
 
+    /// The names that are valid in statements.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
     /// The views of the project in each pipeline, those that cannot be queried with the reason.
     pub fn views(&self) -> &[ViewStatus] {
         &self.views
@@ -155,22 +160,28 @@ async fn bare_names(ctx: &SessionContext, pipelines: &BTreeSet<String>, default:
     Ok(names)
 }
 
-fn reads_only(statement: &Statement) -> bool {
+/// Whether a statement does nothing but read.
+pub fn reads_only(statement: &Statement) -> bool {
     match statement {
-        Statement::Statement(statement) => matches!(
-            statement.as_ref(),
-            SqlStatement::Query(_)
-                | SqlStatement::Explain { .. }
-                | SqlStatement::ExplainTable { .. }
-                | SqlStatement::ShowTables { .. }
-                | SqlStatement::ShowColumns { .. }
-                | SqlStatement::ShowFunctions { .. }
-                | SqlStatement::ShowVariable { .. }
-                | SqlStatement::ShowVariables { .. }
-                | SqlStatement::ShowSchemas { .. }
-        ),
+        Statement::Statement(statement) => is_query(statement),
         Statement::Explain(explain) => reads_only(&explain.statement),
         Statement::CreateExternalTable(_) | Statement::CopyTo(_) | Statement::Reset(_) => false,
+    }
+}
+
+/// [`reads_only`] of what the parser of SQL alone knows.
+pub fn is_query(statement: &SqlStatement) -> bool {
+    match statement {
+        SqlStatement::Query(_)
+        | SqlStatement::ExplainTable { .. }
+        | SqlStatement::ShowTables { .. }
+        | SqlStatement::ShowColumns { .. }
+        | SqlStatement::ShowFunctions { .. }
+        | SqlStatement::ShowVariable { .. }
+        | SqlStatement::ShowVariables { .. }
+        | SqlStatement::ShowSchemas { .. } => true,
+        SqlStatement::Explain { statement, .. } => is_query(statement),
+        _ => false,
     }
 }
 

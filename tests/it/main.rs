@@ -21,6 +21,7 @@ mod queueing;
 mod readme;
 mod real_traces;
 mod report;
+mod serving;
 mod sql;
 mod tidy;
 mod tuning;

@@ -1,0 +1,208 @@
+//! Who may ask: passwords of PostgreSQL's users, and bearer tokens of Flight SQL and HTTP.
+//!
+//! They come from files that nobody else can read, or from the environment; never from a command line, which every user
+//! of a machine sees. Neither appears in a message, a log or a `Debug` text.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use crate::diag::{Diagnostic, Result, io};
+
+/// `name:password,name:password`.
+pub const USERS_ENV: &str = "PIPE_SERVE_USERS";
+/// `token,token`.
+pub const TOKENS_ENV: &str = "PIPE_SERVE_TOKENS";
+
+/// Shorter ones are guessed.
+const TOKEN_MIN: usize = 16;
+
+/// What clients must know. Without users or tokens, anyone who reaches the address may ask.
+#[derive(Clone, Default)]
+pub struct Access {
+    passwords: BTreeMap<String, String>,
+    /// Hashes: comparing them takes the same time whatever was sent.
+    tokens: Vec<blake3::Hash>,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Access({} users, {} tokens)", self.passwords.len(), self.tokens.len())
+    }
+}
+
+impl Access {
+    /// Reads both files, else the environment.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that others can read; lines that are no `name:password`; short tokens.
+    pub fn load(users: Option<&Path>, tokens: Option<&Path>) -> Result<Access> {
+        let mut access = Access::default();
+        match users {
+            Some(path) => {
+                for (number, line) in secret_lines(path)? {
+                    access.add_user(&line, &format!("{}:{number}", path.display()))?;
+                }
+            }
+            None => {
+                for entry in from_environment(USERS_ENV) {
+                    access.add_user(&entry, USERS_ENV)?;
+                }
+            }
+        }
+        match tokens {
+            Some(path) => {
+                for (number, line) in secret_lines(path)? {
+                    access.add_token(&line, &format!("{}:{number}", path.display()))?;
+                }
+            }
+            None => {
+                for entry in from_environment(TOKENS_ENV) {
+                    access.add_token(&entry, TOKENS_ENV)?;
+                }
+            }
+        }
+        Ok(access)
+    }
+
+    fn add_user(&mut self, entry: &str, place: &str) -> Result<()> {
+        match entry.split_once(':') {
+            Some((name, password)) if !name.trim().is_empty() && !password.is_empty() => {
+                self.passwords.insert(name.trim().to_string(), password.to_string());
+                Ok(())
+            }
+            _ => {
+                let message = format!("{place}: expected `name:password`");
+                Err(Diagnostic::new("serve::users", message).help("one user per line, both parts not empty").into())
+            }
+        }
+    }
+
+    fn add_token(&mut self, token: &str, place: &str) -> Result<()> {
+        if token.len() < TOKEN_MIN || token.contains(char::is_whitespace) {
+            let message = format!("{place}: a token has at least {TOKEN_MIN} characters and no spaces");
+            return Err(Diagnostic::new("serve::tokens", message).help("make one with `openssl rand -hex 24`").into());
+        }
+        self.tokens.push(blake3::hash(token.as_bytes()));
+        Ok(())
+    }
+
+    /// Whether PostgreSQL's clients need a password.
+    pub fn needs_password(&self) -> bool {
+        !self.passwords.is_empty()
+    }
+
+    /// Whether Flight and HTTP need a token.
+    pub fn needs_token(&self) -> bool {
+        !self.tokens.is_empty()
+    }
+
+    /// The password of a user.
+    pub fn password(&self, user: &str) -> Option<&str> {
+        self.passwords.get(user).map(String::as_str)
+    }
+
+    /// Whether the value of an `Authorization` header is `Bearer` with a token that is known.
+    pub fn allows_bearer(&self, header: Option<&str>) -> bool {
+        if self.tokens.is_empty() {
+            return true;
+        }
+        let Some((scheme, token)) = header.and_then(|h| h.trim().split_once(' ')) else { return false };
+        let hash = blake3::hash(token.trim().as_bytes());
+        // `blake3::Hash` compares in constant time.
+        let known = self.tokens.iter().fold(false, |known, t| known | (*t == hash));
+        scheme.eq_ignore_ascii_case("bearer") && known
+    }
+}
+
+/// The lines of a file with secrets, with their numbers; without comments and empty ones.
+fn secret_lines(path: &Path) -> Result<Vec<(usize, String)>> {
+    refuse_if_shared(path)?;
+    let text = std::fs::read_to_string(path).map_err(|e| io(path, "read", &e))?;
+    let lines = text.lines().map(|l| l.trim_end_matches('\r').to_string()).enumerate();
+    Ok(lines.map(|(i, l)| (i + 1, l)).filter(|(_, l)| !l.trim().is_empty() && !l.starts_with('#')).collect())
+}
+
+#[cfg(unix)]
+fn refuse_if_shared(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(path).map_err(|e| io(path, "read", &e))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        let message = format!("{} can be read by other users of this machine", path.display());
+        let help = format!("chmod 600 {}", path.display());
+        return Err(Diagnostic::new("serve::secrets", message).help(help).into());
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn refuse_if_shared(_path: &Path) -> Result<()> {
+    Ok(())
+}
+
+fn from_environment(name: &str) -> Vec<String> {
+    let text = std::env::var(name).unwrap_or_default();
+    text.split(',').map(str::trim).filter(|e| !e.is_empty()).map(str::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        // Made readable by its owner alone.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn users_and_tokens_of_files() {
+        let users = file("# who\nbi:sec:ret\n\nann: with space \n");
+        let tokens = file("0123456789abcdef\nfedcba9876543210ff\r\n");
+        let access = Access::load(Some(users.path()), Some(tokens.path())).unwrap();
+        assert_eq!(access.password("bi"), Some("sec:ret"));
+        assert_eq!(access.password("ann"), Some(" with space "));
+        assert_eq!(access.password("Bi"), None);
+        let cases = [
+            (Some("Bearer 0123456789abcdef"), true),
+            (Some("bearer fedcba9876543210ff"), true),
+            (Some("Bearer 0123456789abcdeg"), false),
+            (Some("Basic 0123456789abcdef"), false),
+            (Some("0123456789abcdef"), false),
+            (Some(""), false),
+            (None, false),
+        ];
+        for (header, allowed) in cases {
+            assert_eq!(access.allows_bearer(header), allowed, "{header:?}");
+        }
+        assert_eq!(format!("{access:?}"), "Access(2 users, 2 tokens)");
+    }
+
+    #[test]
+    fn without_tokens_everybody_may() {
+        let access = Access::default();
+        assert!(access.allows_bearer(None) && !access.needs_token() && !access.needs_password());
+    }
+
+    #[test]
+    fn what_is_wrong_with_them() {
+        let cases = [("justaname\n", "", "expected `name:password`"), ("", "short\n", "at least 16 characters")];
+        for (users, tokens, expected) in cases {
+            let (users, tokens) = (file(users), file(tokens));
+            let failure = Access::load(Some(users.path()), Some(tokens.path())).unwrap_err().to_string();
+            assert!(failure.contains(expected) && !failure.contains("justaname"), "{failure}");
+        }
+        assert!(Access::load(Some(Path::new("/no/such/file")), None).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let users = file("bi:secret\n");
+        std::fs::set_permissions(users.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
+        let failure = Access::load(Some(users.path()), None).unwrap_err();
+        assert_eq!(failure.diagnostics[0].code, "serve::secrets");
+    }
+}

@@ -1,0 +1,172 @@
+//! Why a client does not get what it asked for: one kind per way out, with the codes of every protocol.
+
+use std::fmt;
+
+use datafusion::error::DataFusionError;
+
+use crate::diag::Failure;
+use crate::query::errors::{Names, Place, planning, running};
+
+/// What stands between a client and its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The SQL is not valid.
+    Syntax,
+    UnknownTable,
+    UnknownColumn,
+    UnknownFunction,
+    /// Valid SQL that cannot be planned: types that do not fit, a parameter without a value.
+    Query,
+    /// The statement would change something, or read what is not a table.
+    ReadOnly,
+    /// Who asks has not said who they are, or wrongly.
+    Access,
+    /// The statement took longer than statements may.
+    Timeout,
+    /// The client took its rows too slowly.
+    Idle,
+    /// More statements at once than are allowed, and none ended in time.
+    Busy,
+    Memory,
+    /// The result has more rows than results may.
+    TooLarge,
+    /// The client, or the end of the server, stopped it.
+    Cancelled,
+    /// What the query needs is not supported by this protocol.
+    Unsupported,
+    /// It failed while it ran: a division by zero, a part that is gone.
+    Failed,
+}
+
+impl Reason {
+    /// The five characters that PostgreSQL's clients know (appendix A of its manual).
+    pub fn sqlstate(self) -> &'static str {
+        match self {
+            Reason::Syntax => "42601",
+            Reason::UnknownTable => "42P01",
+            Reason::UnknownColumn => "42703",
+            Reason::UnknownFunction => "42883",
+            Reason::Query => "42804",
+            Reason::ReadOnly => "25006",
+            Reason::Access => "28000",
+            Reason::Timeout | Reason::Cancelled => "57014",
+            Reason::Idle => "57P05",
+            Reason::Busy => "53300",
+            Reason::Memory => "53200",
+            Reason::TooLarge => "54000",
+            Reason::Unsupported => "0A000",
+            Reason::Failed => "XX000",
+        }
+    }
+
+    /// The status of an HTTP answer.
+    pub fn http_status(self) -> u16 {
+        match self {
+            Reason::Syntax
+            | Reason::UnknownTable
+            | Reason::UnknownColumn
+            | Reason::UnknownFunction
+            | Reason::Query
+            | Reason::Unsupported => 400,
+            Reason::Access => 401,
+            Reason::ReadOnly => 403,
+            Reason::Timeout | Reason::Idle | Reason::Cancelled => 408,
+            Reason::TooLarge => 413,
+            Reason::Busy | Reason::Memory => 503,
+            Reason::Failed => 500,
+        }
+    }
+
+    /// As a label of metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Syntax => "syntax",
+            Reason::UnknownTable => "unknown_table",
+            Reason::UnknownColumn => "unknown_column",
+            Reason::UnknownFunction => "unknown_function",
+            Reason::Query => "query",
+            Reason::ReadOnly => "read_only",
+            Reason::Access => "access",
+            Reason::Timeout => "timeout",
+            Reason::Idle => "idle",
+            Reason::Busy => "busy",
+            Reason::Memory => "memory",
+            Reason::TooLarge => "too_large",
+            Reason::Cancelled => "cancelled",
+            Reason::Unsupported => "unsupported",
+            Reason::Failed => "failed",
+        }
+    }
+}
+
+/// A reason, and what the client is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: Reason,
+    /// One line, or a few.
+    pub message: String,
+    /// What to do about it; may be empty.
+    pub hint: String,
+}
+
+impl Refusal {
+    pub fn new(reason: Reason, message: impl Into<String>) -> Refusal {
+        Refusal { reason, message: message.into(), hint: String::new() }
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Refusal {
+        self.hint = hint.into();
+        self
+    }
+
+    /// Of an error from parsing or planning `sql`.
+    pub fn planning(error: &DataFusionError, sql: &str, names: &Names) -> Refusal {
+        if matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)) {
+            return Refusal::running(error);
+        }
+        let found = planning(error, sql, &Place::File("sql".into()), names);
+        let reason = match found.code {
+            "sql::syntax" => Reason::Syntax,
+            "sql::unknown_table" => Reason::UnknownTable,
+            "sql::unknown_column" => Reason::UnknownColumn,
+            "sql::unknown_function" => Reason::UnknownFunction,
+            _ => Reason::Query,
+        };
+        let message = match &found.at {
+            Some(at) if at.line > 1 || at.column > 1 => {
+                format!("{} (line {}, column {})", found.message, at.line, at.column)
+            }
+            _ => found.message,
+        };
+        Refusal { reason, message, hint: found.help.unwrap_or_default() }
+    }
+
+    /// Of an error while a query ran.
+    pub fn running(error: &DataFusionError) -> Refusal {
+        let reason = match error.find_root() {
+            DataFusionError::ResourcesExhausted(_) => Reason::Memory,
+            _ => Reason::Failed,
+        };
+        let message = told(&running(error));
+        let hint = match reason {
+            Reason::Memory => "filter or aggregate earlier, or ask for fewer columns; the server's limit is `--memory`",
+            _ if message.contains("No such file") => "the table was removed while it was read: ask again",
+            _ => "",
+        };
+        Refusal { reason, message, hint: hint.to_string() }
+    }
+}
+
+/// The messages of a failure, without places and advice.
+fn told(failure: &Failure) -> String {
+    failure.diagnostics.iter().map(|d| d.message.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if self.hint.is_empty() { Ok(()) } else { write!(f, " ({})", self.hint) }
+    }
+}
+
+impl std::error::Error for Refusal {}

@@ -1,0 +1,397 @@
+//! What all protocols share: sessions over the tables, the guard, the limits, and the running of queries.
+//!
+//! Queries run on threads of their own, so that a heavy one does not keep others from being heard. A result is handed over
+//! batch by batch; a client that does not take its rows holds up nothing but its own query, and not for ever.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::DataFusionError;
+use datafusion::execution::TaskContext;
+use datafusion::execution::context::{SQLOptions, SessionContext};
+use datafusion::execution::memory_pool::MemoryPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::sql::parser::Statement;
+use futures::{Stream, StreamExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::access::Access;
+use super::memory::Share;
+use super::metrics::{Metrics, Up};
+use super::refusal::{Reason, Refusal};
+use super::tables::{LiveCatalog, Snapshot, Tables};
+use super::{Limits, Wire};
+use crate::diag::{Failure, Result};
+use crate::query::session::{self, CATALOG, SessionOptions};
+use crate::query::{plan, reads_only, sql::statements};
+
+/// Batches that a query may be ahead of its client.
+const AHEAD: usize = 2;
+
+/// The service behind every protocol.
+pub struct Service {
+    pub tables: Arc<Tables>,
+    pub access: Access,
+    pub metrics: Metrics,
+    pub limits: Limits,
+    /// Ends everything: servers stop accepting, queries stop.
+    pub stop: CancellationToken,
+    base: SessionContext,
+    slots: Arc<Semaphore>,
+    /// `None` only while it is dropped.
+    threads: Option<tokio::runtime::Runtime>,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            threads.shutdown_background();
+        }
+    }
+}
+
+impl Service {
+    /// # Errors
+    /// Threads cannot be started, or the temporary folder cannot be used.
+    pub fn new(tables: Arc<Tables>, access: Access, limits: Limits, threads: usize) -> Result<Arc<Service>> {
+        let base = session::context(&SessionOptions { target_partitions: threads, memory_bytes: limits.memory_bytes })?;
+        base.register_catalog(CATALOG, Arc::new(LiveCatalog::new(tables.clone())));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads.max(1))
+            .thread_name("query")
+            .enable_all()
+            .build()
+            .map_err(|e| Failure::stage("serve::threads", format!("cannot start threads: {e}")))?;
+        let metrics = Metrics::default();
+        let now = tables.now();
+        metrics.loaded(now.tables.len(), now.at, false);
+        Ok(Arc::new(Service {
+            tables,
+            access,
+            metrics,
+            slots: Arc::new(Semaphore::new(limits.queries.max(1))),
+            limits,
+            stop: CancellationToken::new(),
+            base,
+            threads: Some(runtime),
+        }))
+    }
+
+    /// A session of one connection: its settings are its own, tables and memory are those of all.
+    pub fn session(&self) -> SessionContext {
+        SessionContext::new_with_state(self.base.state())
+    }
+
+    /// What is served right now.
+    pub fn now(&self) -> Arc<Snapshot> {
+        self.tables.now()
+    }
+
+    /// The plan of one statement that reads.
+    ///
+    /// # Errors
+    /// Mistakes in it; several statements; statements that write.
+    pub async fn plan(&self, ctx: &SessionContext, sql: &str) -> std::result::Result<LogicalPlan, Refusal> {
+        let snapshot = self.now();
+        let wrong = |e: DataFusionError| Refusal::planning(&e, sql, &snapshot.names);
+        let mut parsed = statements(sql).map_err(wrong)?;
+        let Some(statement) = parsed.pop() else {
+            return Err(Refusal::new(Reason::Syntax, "there is no statement"));
+        };
+        if !parsed.is_empty() {
+            return Err(Refusal::new(Reason::Syntax, "one statement at a time is run here").hint("send each by itself"));
+        }
+        Self::allow(&statement)?;
+        let plan = ctx.state().statement_to_plan(statement).await.map_err(wrong)?;
+        self.verify(&plan)?;
+        Ok(plan)
+    }
+
+    /// Whether a statement may be run.
+    ///
+    /// # Errors
+    /// It does not only read.
+    pub fn allow(statement: &Statement) -> std::result::Result<(), Refusal> {
+        if reads_only(statement) {
+            return Ok(());
+        }
+        let text = statement.to_string();
+        let first = text.split_whitespace().next().unwrap_or_default().to_uppercase();
+        Err(read_only(&first))
+    }
+
+    /// Whether a plan only reads, whatever statement it was made of.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn verify(&self, plan: &LogicalPlan) -> std::result::Result<(), Refusal> {
+        let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+        options.verify_plan(plan).map_err(|_| read_only("this"))
+    }
+
+    /// Runs a plan. The rows come as their client takes them, and end with an error where a limit is reached.
+    ///
+    /// # Errors
+    /// No slot became free in time; errors before the first row.
+    pub async fn run(
+        self: &Arc<Self>,
+        wire: Wire,
+        ctx: &SessionContext,
+        plan: LogicalPlan,
+    ) -> std::result::Result<Rows, Refusal> {
+        let mut query = Query { service: self.clone(), wire, begun: Instant::now(), busy: Duration::ZERO, rows: 0 };
+        let result = self.start(&mut query, ctx, &plan).await;
+        let (running, schema) = match result {
+            Ok(started) => started,
+            Err(refusal) => {
+                query.busy = query.begun.elapsed();
+                query.ended(Some(&refusal));
+                return Err(refusal);
+            }
+        };
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        let handle = self.handle();
+        let task = handle.spawn(query.drive(running, sender));
+        Ok(Rows { schema, receiver, task: Some(task.abort_handle()) })
+    }
+
+    async fn start(
+        self: &Arc<Self>,
+        query: &mut Query,
+        ctx: &SessionContext,
+        plan: &LogicalPlan,
+    ) -> std::result::Result<(Running, SchemaRef), Refusal> {
+        self.verify(plan)?;
+        let slot = self.slot().await?;
+        let up = self.metrics.running();
+        let (done, planned) = oneshot::channel();
+        let (ctx, plan, most) = (ctx.clone(), plan.clone(), self.limits.memory_bytes / 2);
+        let task = self.handle().spawn(async move {
+            let _ = done.send(physical(&ctx, &plan, most).await);
+        });
+        let stopping = AbortOnDrop(task.abort_handle());
+        let left = self.limits.timeout.saturating_sub(query.begun.elapsed());
+        let planned = tokio::select! {
+            () = self.stop.cancelled() => return Err(stopped()),
+            planned = tokio::time::timeout(left, planned) => planned,
+        };
+        drop(stopping);
+        let planned = planned.map_err(|_| self.too_slow())?;
+        let planned = planned.map_err(|_| Refusal::new(Reason::Failed, "the query failed because of a bug in pipe"))?;
+        let (physical, task) = planned.map_err(|e| Refusal::planning(&e, "", &self.now().names))?;
+        let schema = physical.schema();
+        query.busy = query.begun.elapsed();
+        Ok((Running { physical, task, _slot: slot, _up: up }, schema))
+    }
+
+    /// Waits until one more query may run.
+    async fn slot(&self) -> std::result::Result<OwnedSemaphorePermit, Refusal> {
+        if let Ok(slot) = self.slots.clone().try_acquire_owned() {
+            return Ok(slot);
+        }
+        let _waiting = self.metrics.waiting();
+        let wait = self.slots.clone().acquire_owned();
+        let full = || {
+            let queries = self.limits.queries;
+            Refusal::new(Reason::Busy, format!("{queries} queries run already, and none ended in time"))
+                .hint("ask again later; the server's limit is `--max-queries`")
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => Err(stopped()),
+            slot = tokio::time::timeout(self.limits.timeout, wait) => match slot {
+                Ok(Ok(slot)) => Ok(slot),
+                Ok(Err(_)) | Err(_) => Err(full()),
+            },
+        }
+    }
+
+    fn too_slow(&self) -> Refusal {
+        let seconds = self.limits.timeout.as_secs_f64();
+        Refusal::new(Reason::Timeout, format!("the statement took longer than {seconds} s"))
+            .hint("read fewer rows, or aggregate; the server's limit is `--timeout`")
+    }
+
+    fn handle(&self) -> tokio::runtime::Handle {
+        match &self.threads {
+            Some(threads) => threads.handle().clone(),
+            None => tokio::runtime::Handle::current(),
+        }
+    }
+
+    /// What operators of all queries hold now.
+    pub fn memory_held(&self) -> usize {
+        self.base.runtime_env().memory_pool.reserved()
+    }
+}
+
+fn read_only(what: &str) -> Refusal {
+    Refusal::new(Reason::ReadOnly, format!("{what} is not possible here: pipe serve is read-only"))
+        .hint("use SELECT, EXPLAIN, SHOW or DESCRIBE; tables are made by `pipe run`")
+}
+
+fn stopped() -> Refusal {
+    Refusal::new(Reason::Cancelled, "the server stops")
+}
+
+/// The plan that runs, with its share of the memory.
+async fn physical(
+    ctx: &SessionContext,
+    plan: &LogicalPlan,
+    most: usize,
+) -> std::result::Result<(Arc<dyn ExecutionPlan>, Arc<TaskContext>), DataFusionError> {
+    let (physical, task) = plan::physical(ctx, plan).await?;
+    let all = task.runtime_env();
+    let share: Arc<dyn MemoryPool> = Arc::new(Share::of(all.memory_pool.clone(), most));
+    let runtime = RuntimeEnvBuilder::from_runtime_env(&all).with_memory_pool(share).build_arc()?;
+    Ok((physical, Arc::new(TaskContext::clone(&task).with_runtime(runtime))))
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A query with what it occupies.
+struct Running {
+    physical: Arc<dyn ExecutionPlan>,
+    task: Arc<TaskContext>,
+    _slot: OwnedSemaphorePermit,
+    _up: Up,
+}
+
+/// A query as metrics and logs know it.
+struct Query {
+    service: Arc<Service>,
+    wire: Wire,
+    begun: Instant,
+    /// Time that it worked, or waited for its turn; not for its client.
+    busy: Duration,
+    rows: u64,
+}
+
+type Item = std::result::Result<RecordBatch, Refusal>;
+
+impl Query {
+    /// Sends all rows, or the first error.
+    async fn drive(mut self, running: Running, sender: mpsc::Sender<Item>) {
+        let mut outcome =
+            Outcome { query: &mut self, refusal: Some(Refusal::new(Reason::Cancelled, "the client left")) };
+        let ended = outcome.query.rows(&running, &sender).await;
+        outcome.refusal = ended.err();
+        if let Some(refusal) = &outcome.refusal
+            && refusal.reason != Reason::Cancelled
+        {
+            // A client that left does not hear it.
+            let _ = tokio::time::timeout(Duration::from_secs(5), sender.send(Err(refusal.clone()))).await;
+        }
+    }
+
+    async fn rows(&mut self, running: &Running, sender: &mpsc::Sender<Item>) -> std::result::Result<(), Refusal> {
+        let service = self.service.clone();
+        let mut rows =
+            execute_stream(running.physical.clone(), running.task.clone()).map_err(|e| Refusal::running(&e))?;
+        loop {
+            let begun = Instant::now();
+            let left = service.limits.timeout.saturating_sub(self.busy);
+            let next = tokio::select! {
+                () = service.stop.cancelled() => return Err(stopped()),
+                next = tokio::time::timeout(left, rows.next()) => next,
+            };
+            self.busy += begun.elapsed();
+            let Some(batch) = next.map_err(|_| service.too_slow())? else { return Ok(()) };
+            let batch = batch.map_err(|e| Refusal::running(&e))?;
+            if self.rows + batch.num_rows() as u64 > service.limits.rows {
+                let message = format!("the result has more than {} rows", service.limits.rows);
+                return Err(Refusal::new(Reason::TooLarge, message).hint(
+                    "aggregate, or add LIMIT; the server's limit is `--max-rows`; the Parquet files have no limit",
+                ));
+            }
+            let count = batch.num_rows() as u64;
+            let sent = tokio::select! {
+                () = service.stop.cancelled() => return Err(stopped()),
+                sent = tokio::time::timeout(service.limits.idle, sender.send(Ok(batch))) => sent,
+            };
+            match sent {
+                Ok(Ok(())) => self.rows += count,
+                Ok(Err(_)) => return Err(Refusal::new(Reason::Cancelled, "the client left")),
+                Err(_) => {
+                    let seconds = service.limits.idle.as_secs_f64();
+                    return Err(Refusal::new(Reason::Idle, format!("no row was taken for {seconds} s")));
+                }
+            }
+        }
+    }
+
+    fn ended(&mut self, refusal: Option<&Refusal>) {
+        let metrics = &self.service.metrics;
+        metrics.ended(self.wire, refusal.map(|r| r.reason), self.busy.as_secs_f64(), self.rows);
+        metrics.memory(self.service.memory_held());
+        match refusal {
+            None => tracing::debug!("{}: {} rows in {:?}", self.wire.name(), self.rows, self.busy),
+            Some(r) => tracing::info!("{}: {}: {}", self.wire.name(), r.reason.name(), r.message),
+        }
+    }
+}
+
+/// Tells how a query ended, also where its task is dropped.
+struct Outcome<'a> {
+    query: &'a mut Query,
+    refusal: Option<Refusal>,
+}
+
+impl Drop for Outcome<'_> {
+    fn drop(&mut self) {
+        let refusal = self.refusal.take();
+        self.query.ended(refusal.as_ref());
+    }
+}
+
+/// Rows on their way. Dropping them stops the query.
+pub struct Rows {
+    schema: SchemaRef,
+    receiver: mpsc::Receiver<Item>,
+    task: Option<tokio::task::AbortHandle>,
+}
+
+impl Rows {
+    /// Of every batch.
+    pub fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    /// All of them.
+    ///
+    /// # Errors
+    /// What ended the query.
+    pub async fn collect(self) -> std::result::Result<Vec<RecordBatch>, Refusal> {
+        futures::TryStreamExt::try_collect(self).await
+    }
+}
+
+impl Stream for Rows {
+    type Item = Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        self.receiver.poll_recv(cx)
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        // One that has ended is not there any more, and hears nothing.
+        if let Some(task) = self.task.take() {
+            self.receiver.close();
+            task.abort();
+        }
+    }
+}

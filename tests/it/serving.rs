@@ -1,0 +1,123 @@
+//! `pipe serve` as a process, for tests whose clients are real programs.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::project::Project;
+
+/// A server on free ports of this machine, which ends with the value.
+pub struct Serving {
+    child: Child,
+    pub addresses: BTreeMap<String, SocketAddr>,
+    log: Arc<Mutex<String>>,
+}
+
+impl Serving {
+    /// Serves a project. Protocols that `args` does not name have a free port each.
+    pub fn start(project: &Project, args: &[&str], env: &[(&str, &str)]) -> Serving {
+        let mut all = vec!["serve", "--refresh", "0.1"];
+        for protocol in ["--postgres", "--flight", "--http"] {
+            if !args.contains(&protocol) {
+                all.extend([protocol, "0"]);
+            }
+        }
+        all.extend_from_slice(args);
+        let mut command = project.command(&all);
+        for (name, value) in env {
+            command.env(name, value);
+        }
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (mut stderr, into) = (child.stderr.take().expect("a pipe"), log.clone());
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(n @ 1..) = stderr.read(&mut bytes) {
+                into.lock().expect("no panic").push_str(&String::from_utf8_lossy(&bytes[..n]));
+            }
+        });
+        let mut addresses = BTreeMap::new();
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        for line in lines.by_ref() {
+            let line = line.expect("text");
+            if line.starts_with("Ctrl-C") {
+                break;
+            }
+            if let Some((name, address)) = address(&line) {
+                addresses.insert(name, address);
+            }
+        }
+        let serving = Serving { child, addresses, log };
+        assert!(!serving.addresses.is_empty(), "it does not listen: {}", serving.log());
+        serving
+    }
+
+    pub fn port(&self, protocol: &str) -> u16 {
+        self.addresses[protocol].port()
+    }
+
+    /// What it wrote to standard error.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no panic").clone()
+    }
+
+    /// Waits until its log has `text`.
+    pub fn logs(&self, text: &str) {
+        let until = Instant::now() + Duration::from_secs(20);
+        while !self.log().contains(text) {
+            assert!(Instant::now() < until, "no `{text}` in the log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Stops it as Ctrl-C does; returns its exit code.
+    pub fn stop(mut self) -> Option<i32> {
+        let _ = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
+        let until = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < until {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("it does not stop:\n{}", self.log());
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `http      http://127.0.0.1:8080/` and the like.
+fn address(line: &str) -> Option<(String, SocketAddr)> {
+    let (name, url) = line.split_once(char::is_whitespace)?;
+    let at = url.rsplit_once("//")?.1;
+    let at = at.rsplit_once('@').map_or(at, |(_, host)| host);
+    let at = at.split(['/', '"', '?']).next()?;
+    Some((name.to_string(), at.parse().ok()?))
+}
+
+/// Runs a Python program with these modules; `None`, with a note, where Python lacks one of them.
+pub fn python(modules: &[&str], program: &str, args: &[&str], dir: &Path) -> Option<String> {
+    let import = format!("import {}", modules.join(", "));
+    if !Command::new("python3").args(["-c", &import]).output().is_ok_and(|o| o.status.success()) {
+        eprintln!("skipped: python3 has not all of {}", modules.join(", "));
+        return None;
+    }
+    let out = Command::new("python3").args(["-c", program]).args(args).current_dir(dir).output().expect("it starts");
+    let (text, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "python failed\n{text}\n{errors}");
+    Some(text.into_owned())
+}
