@@ -11,7 +11,7 @@ use datafusion::common::DataFusionError;
 use datafusion::datasource::ViewTable;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::context::SessionContext;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::parser::Statement;
@@ -147,24 +147,24 @@ pub async fn stream(
     ctx: &SessionContext,
     plan: &LogicalPlan,
 ) -> std::result::Result<SendableRecordBatchStream, DataFusionError> {
-    let (physical, task) = physical(ctx, plan).await?;
-    execute_stream(physical, task)
+    let (physical, state) = physical(ctx, plan).await?;
+    execute_stream(physical, state.task_ctx())
 }
 
-/// What [`stream`] runs, and what it runs it with.
+/// What [`stream`] runs, and the settings that it runs it with.
 ///
 /// # Errors
 /// Planning errors that only show now.
 pub async fn physical(
     ctx: &SessionContext,
     plan: &LogicalPlan,
-) -> std::result::Result<(Arc<dyn ExecutionPlan>, Arc<TaskContext>), DataFusionError> {
+) -> std::result::Result<(Arc<dyn ExecutionPlan>, SessionState), DataFusionError> {
     let mut state = ctx.state();
     if !determinism::partition_free(plan)? {
         state.config_mut().options_mut().execution.target_partitions = 1;
     }
     let physical = state.create_physical_plan(plan).await?;
-    Ok((physical, state.task_ctx()))
+    Ok((physical, state))
 }
 
 /// Names of all functions of a session.

@@ -246,11 +246,11 @@ async fn physical(
     plan: &LogicalPlan,
     most: usize,
 ) -> std::result::Result<(Arc<dyn ExecutionPlan>, Arc<TaskContext>), DataFusionError> {
-    let (physical, task) = plan::physical(ctx, plan).await?;
-    let all = task.runtime_env();
+    let (physical, state) = plan::physical(ctx, plan).await?;
+    let all = state.runtime_env();
     let share: Arc<dyn MemoryPool> = Arc::new(Share::of(all.memory_pool.clone(), most));
-    let runtime = RuntimeEnvBuilder::from_runtime_env(&all).with_memory_pool(share).build_arc()?;
-    Ok((physical, Arc::new(TaskContext::clone(&task).with_runtime(runtime))))
+    let runtime = RuntimeEnvBuilder::from_runtime_env(all).with_memory_pool(share).build_arc()?;
+    Ok((physical, Arc::new(TaskContext::from(&state).with_runtime(runtime))))
 }
 
 struct AbortOnDrop(tokio::task::AbortHandle);
