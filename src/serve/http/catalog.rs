@@ -35,7 +35,8 @@ pub async fn tables(State(shared): App) -> Json<Value> {
     }
     for view in &now.views {
         let columns = schema(&ctx, &view.pipeline, &view.name).await.map(|s| columns(&s));
-        let told = json!({ "name": view.name, "unavailable": view.unavailable, "columns": columns.unwrap_or_default() });
+        let told =
+            json!({ "name": view.name, "unavailable": view.unavailable, "columns": columns.unwrap_or_default() });
         pipelines.entry(&view.pipeline).or_default().1.push(told);
     }
     let pipelines: Vec<Value> = pipelines

@@ -201,7 +201,9 @@ fn line(out: &mut Buffer, value: &Value) {
 
 fn unfit(error: &ArrowError) -> Refusal {
     let what = match error {
-        ArrowError::CsvError(what) | ArrowError::JsonError(what) | ArrowError::InvalidArgumentError(what) => what.clone(),
+        ArrowError::CsvError(what) | ArrowError::JsonError(what) | ArrowError::InvalidArgumentError(what) => {
+            what.clone()
+        }
         other => other.to_string(),
     };
     Refusal::new(Reason::Unsupported, format!("the result cannot be written in this format: {what}"))

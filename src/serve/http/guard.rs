@@ -139,7 +139,8 @@ mod tests {
             ("192.0.2.7:443", Some("pipe.example"), 0),
         ];
         for (address, host, expected) in cases {
-            let status = own_host(host, address.parse().unwrap()).map_or_else(|p| p.into_response().status().as_u16(), |()| 0);
+            let status =
+                own_host(host, address.parse().unwrap()).map_or_else(|p| p.into_response().status().as_u16(), |()| 0);
             assert_eq!(status, expected, "{address} {host:?}");
         }
     }
@@ -160,7 +161,10 @@ mod tests {
             (&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")], false),
             (&[("sec-fetch-site", "same-site"), ("sec-fetch-mode", "cors")], false),
             // A form of another site.
-            (&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("origin", "https://evil.example")], false),
+            (
+                &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("origin", "https://evil.example")],
+                false,
+            ),
         ];
         for (given, expected) in cases {
             let mut headers = HeaderMap::new();

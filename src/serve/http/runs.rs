@@ -29,13 +29,9 @@ pub struct Which {
 }
 
 /// Records, the newest first.
-pub async fn all(
-    State(shared): App,
-    which: Result<Query<Which>, QueryRejection>,
-) -> Result<Json<Value>, Problem> {
-    let Query(which) = which.map_err(|e| {
-        Problem::new(StatusCode::BAD_REQUEST, "bad_request", e.body_text()).hint("`pipeline`, `limit`")
-    })?;
+pub async fn all(State(shared): App, which: Result<Query<Which>, QueryRejection>) -> Result<Json<Value>, Problem> {
+    let Query(which) = which
+        .map_err(|e| Problem::new(StatusCode::BAD_REQUEST, "bad_request", e.body_text()).hint("`pipeline`, `limit`"))?;
     let mut runs = records(&shared).await?;
     runs.retain(|r| which.pipeline.as_ref().is_none_or(|p| *p == r.pipeline));
     runs.truncate(which.limit.unwrap_or(RUNS));
@@ -43,10 +39,7 @@ pub async fn all(
 }
 
 /// One record.
-pub async fn one(
-    State(shared): App,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Json<RunRecord>, Problem> {
+pub async fn one(State(shared): App, id: Result<Path<String>, PathRejection>) -> Result<Json<RunRecord>, Problem> {
     let Path(id) = id.map_err(|e| Problem::new(StatusCode::BAD_REQUEST, "bad_request", e.body_text()))?;
     let run = records(&shared).await?.into_iter().find(|r| r.id == id);
     run.map(Json).ok_or_else(|| {
@@ -86,10 +79,7 @@ fn bug(e: &dyn std::fmt::Display) -> Problem {
 }
 
 /// A pipeline's report. Its scripts run in a sandbox of their own: they can ask nothing here.
-pub async fn report(
-    State(shared): App,
-    name: Result<Path<String>, PathRejection>,
-) -> Result<Response, Problem> {
+pub async fn report(State(shared): App, name: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
     let Path(name) = name.map_err(|e| Problem::new(StatusCode::BAD_REQUEST, "bad_request", e.body_text()))?;
     let missing = |what: String| Problem::new(StatusCode::NOT_FOUND, "unknown_pipeline", what);
     let Some(make) = shared.report.clone() else {

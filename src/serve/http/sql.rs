@@ -135,7 +135,11 @@ fn asked(kind: &str, body: &[u8]) -> Result<Asked, Problem> {
             bad(format!("the body is not what is expected: {e}")).hint("{\"sql\": \"SELECT $1\", \"parameters\": [1]}")
         }),
         other => {
-            let what = if other.is_empty() { "the request has no Content-Type".to_string() } else { format!("`{other}` is not read here") };
+            let what = if other.is_empty() {
+                "the request has no Content-Type".to_string()
+            } else {
+                format!("`{other}` is not read here")
+            };
             Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", what)
                 .hint("send SQL as application/sql or text/plain, or application/json: {\"sql\": \"...\"}"))
         }
@@ -147,12 +151,14 @@ fn with_parameters(plan: LogicalPlan, values: &[Value]) -> Result<LogicalPlan, R
         return Ok(plan);
     }
     let values = values.iter().enumerate().map(|(i, value)| scalar(i + 1, value)).collect::<Result<Vec<_>, _>>()?;
-    plan.with_param_values(ParamValues::from(values))
-        .map_err(|e| Refusal::new(Reason::Query, e.strip_backtrace()).hint("`parameters` are the values of $1, $2, ..."))
+    plan.with_param_values(ParamValues::from(values)).map_err(|e| {
+        Refusal::new(Reason::Query, e.strip_backtrace()).hint("`parameters` are the values of $1, $2, ...")
+    })
 }
 
 fn scalar(number: usize, value: &Value) -> Result<ScalarValue, Refusal> {
-    let unfit = || Refusal::new(Reason::Query, format!("the parameter ${number} is not a number, text, boolean or null"));
+    let unfit =
+        || Refusal::new(Reason::Query, format!("the parameter ${number} is not a number, text, boolean or null"));
     Ok(match value {
         Value::Null => ScalarValue::Null,
         Value::Bool(b) => ScalarValue::Boolean(Some(*b)),

@@ -115,10 +115,10 @@ function columnList(columns) {
   return make('ul', {}, ...columns.map(item));
 }
 
-function entry(pipeline, table, isView) {
+function entry(pipeline, table, isView, open) {
   const full = `${quoted(pipeline)}.${quoted(table.name)}`;
   const note = isView ? (table.unavailable ? 'unavailable' : 'view') : count(table.rows);
-  const details = make('details', {},
+  const details = make('details', { 'data-name': full },
     make('summary', {}, make('div', { class: 'entry' },
       make('span', {}, table.name), make('span', { class: 'soft', title: isView ? '' : 'rows' }, note))));
   // Some tables have hundreds of columns: they are made when they are looked at.
@@ -137,19 +137,21 @@ function entry(pipeline, table, isView) {
     }
     details.append(about);
   });
+  details.open = open.has(full);
   return make('li', {}, details);
 }
 
 async function catalog() {
   const open = new Set([...document.querySelectorAll('#catalog details[open]')].map((d) => d.dataset.name));
+  const there = new Set([...document.querySelectorAll('.pipeline')].map((d) => d.dataset.name));
   const answer = await (await ask('tables')).json();
   loaded = answer.loaded_unix_ms;
   const words = new Set();
   let tables = 0;
   const nodes = answer.pipelines.map((pipeline) => {
     const list = make('ul', {});
-    for (const table of pipeline.tables) { list.append(entry(pipeline.name, table, false)); tables += 1; }
-    for (const view of pipeline.views) list.append(entry(pipeline.name, view, true));
+    for (const table of pipeline.tables) { list.append(entry(pipeline.name, table, false, open)); tables += 1; }
+    for (const view of pipeline.views) list.append(entry(pipeline.name, view, true, open));
     for (const table of [...pipeline.tables, ...pipeline.views]) {
       if (table.unavailable) continue;
       words.add(`${quoted(pipeline.name)}.${quoted(table.name)}`);
@@ -160,7 +162,8 @@ async function catalog() {
       make('summary', {}, pipeline.name));
     if (answer.reports) details.append(make('p', { class: 'about' }, reportLink(pipeline.name)));
     details.append(list);
-    details.open = loaded && open.size ? open.has(pipeline.name) : answer.pipelines.length <= 3;
+    // What was open stays so; of a few pipelines all are.
+    details.open = there.has(pipeline.name) ? open.has(pipeline.name) : answer.pipelines.length <= 3;
     return details;
   });
   known = [...words].sort();
