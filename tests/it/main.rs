@@ -1,6 +1,7 @@
 //! The one integration binary: pipe as a user runs it, in a project of its own.
 
 mod bench;
+mod browser_page;
 mod cache;
 mod calibrate;
 mod cases;
@@ -21,6 +22,7 @@ mod queueing;
 mod readme;
 mod real_traces;
 mod report;
+mod serve_http;
 mod serving;
 mod sql;
 mod tidy;
