@@ -193,7 +193,7 @@ pub fn of(spec: &StageSpec) -> &dyn Kind {
         StageSpec::Search(s) => &**s,
         StageSpec::Optimize(s) => &**s,
         StageSpec::Calibrate(s) => s,
-        StageSpec::Plot(s) => s,
+        StageSpec::Plot(s) => &**s,
         StageSpec::Compare(s) => s,
         StageSpec::Fidelity(s) => s,
         StageSpec::Export(s) => s,

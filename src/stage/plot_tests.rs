@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Field;
+use arrow::datatypes::{DataType, Field, Schema};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::super::{Cancel, Progress, ProgressSink};
@@ -17,21 +17,30 @@ fn plot(kind: PlotKind, query: &str, x: &str, y: Option<&str>, series: Option<&s
     Plot {
         query: text(query),
         kind,
-        x: text(x),
+        x: Some(text(x)),
+        x_end: None,
         y: y.map(text),
         z: None,
+        columns: Vec::new(),
         series: series.map(text),
+        facet: None,
+        facet_columns: None,
+        labels: None,
         title: None,
         x_label: None,
         y_label: None,
         x_log: false,
         y_log: false,
+        x_min: None,
+        x_max: None,
+        y_min: None,
+        y_max: None,
         rules: Vec::new(),
         bins: 40,
         theme: Default::default(),
         caption: Some(String::new()),
         width: 320,
-        height: 200,
+        height: Some(200),
     }
 }
 
@@ -66,7 +75,10 @@ fn the_check_names_what_is_wrong() {
         (plot(PlotKind::Cdf, METRICS, "router", None, None), &["a distribution is one of numbers"]),
         (plot(PlotKind::Cdf, METRICS, "rate_rps", None, Some("rooter")), &["did you mean `router`?"]),
         (Plot { x_log: true, ..line("router", "ttft_ms_p99") }, &["a logarithmic axis shows numbers"]),
-        (Plot { width: 99, height: 8001, ..line("rate_rps", "ttft_ms_p99") }, &["`width` is 99", "`height` is 8001"]),
+        (
+            Plot { width: 99, height: Some(8001), ..line("rate_rps", "ttft_ms_p99") },
+            &["`width` is 99", "`height` is 8001"],
+        ),
         (Plot { query: text("SELECT * FROM metrics"), ..line("rate_rps", "ttft_ms_p99") }, &["ORDER BY"]),
         (Plot { query: text("SELEC"), width: 1, ..line("rate_rps", "y") }, &["`width` is 1", "SELEC"]),
         (
@@ -168,7 +180,7 @@ async fn no_rows_make_an_empty_picture_and_wrong_columns_fail() {
     let (svg, _, rows) = run(&cdf, dir.path()).await.unwrap();
     assert!(rows == 0 && svg.contains("\nno rows\n") && svg.contains("\nFraction of rows\n"), "{svg}");
     let other = tempfile::tempdir().unwrap();
-    let wrong = Plot { x: text("ttft"), ..cdf };
+    let wrong = Plot { x: Some(text("ttft")), ..cdf };
     let failure = run(&wrong, other.path()).await.unwrap_err();
     assert_eq!(failure.exit, Exit::Stage);
     assert!(failure.to_string().contains("no column `ttft`"), "{failure}");
