@@ -26,10 +26,12 @@ pub struct ReportArgs {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Rows of a table at most
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = ROWS)]
     rows: usize,
 }
 
+/// Rows of a table.
+const ROWS: usize = 200;
 /// An SVG of more bytes is shown as a PNG instead.
 const SVG_MAX: usize = 300_000;
 /// Kinds of stages whose tables are results to look at; those of others are the way there.
@@ -70,6 +72,22 @@ pub(super) fn report(root: Option<PathBuf>, args: ReportArgs) -> Done {
     let (figures, size) = (page.figures.len(), super::bytes(html.len() as u64));
     say!("{}: {figures} figures, {} tables, {size}", shown.as_ref().unwrap_or(&out).display(), page.tables.len());
     Ok(Exit::Ok)
+}
+
+/// The HTML of a pipeline that has results, for `pipe serve`.
+///
+/// # Errors
+/// Its tables or figures cannot be read.
+pub(super) fn page(store: &Store, name: &str) -> Result<String> {
+    let mut page = Page { pipeline: name.to_string(), ..Page::default() };
+    let tables: Vec<Published> = store.published().into_iter().filter(|p| p.pipeline == name).collect();
+    let runs = store.runs();
+    let run = runs.iter().find(|r| r.pipeline == name && ended_well(r.status));
+    about_the_run(&mut page, run, name, Path::new(""));
+    stages(&mut page, &tables, run);
+    figures(&mut page, store, name, &tables)?;
+    runtime(cores())?.block_on(rows(&mut page, Some(store.project().to_path_buf()), name, &tables, ROWS))?;
+    Ok(page.html())
 }
 
 fn ended_well(status: RunStatus) -> bool {

@@ -6,6 +6,7 @@
 //! data/store/tmp/                          results in the making; never read
 //! data/store/memo/                         packs of finished scenarios
 //! data/store/runs/<id>.json                who ran what, when, with which outcome
+//! data/store/live/<id>.json                where a run that goes on stands
 //! data/store/inputs.json                   hashes of input files by path, size, mtime
 //! data/store/verified.json                 hashes of parts, likewise: what is unchanged is not read again
 //! data/store/pipelines/<pipeline>.json     which results a pipeline's tables and figures are, and their recipes
@@ -22,6 +23,7 @@
 //! | `memo.rs` | packs of finished scenarios |
 //! | `publish.rs` | what a pipeline's tables and figures are right now |
 //! | `runs.rs` | records of runs |
+//! | `live.rs` | where runs stand that go on |
 //! | `lock.rs` | one writer at a time |
 //!
 //! A crash at any instant leaves the old table or the new one: parts are written and synced under `tmp/`, the
@@ -31,6 +33,7 @@ mod columns;
 mod gc;
 mod hash;
 mod inputs;
+mod live;
 mod lock;
 mod manifest;
 mod memo;
@@ -54,6 +57,7 @@ use crate::diag::{Diagnostic, Exit, Failure, Result, io};
 pub use gc::Garbage;
 pub use hash::{KEY_SCHEMA, canonical, schema_hash};
 pub use inputs::input_problem;
+pub use live::{HEARTBEAT, LiveRun, LiveStage, LiveState};
 pub use lock::StoreLock;
 pub use manifest::{Entry, MANIFEST_FORMAT};
 pub use memo::{MEMO_CORRUPT, Memo};

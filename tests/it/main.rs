@@ -1,6 +1,7 @@
 //! The one integration binary: pipe as a user runs it, in a project of its own.
 
 mod bench;
+mod browser_page;
 mod cache;
 mod calibrate;
 mod cases;
@@ -22,6 +23,7 @@ mod readme;
 mod real_traces;
 mod report;
 mod serve_flight;
+mod serve_http;
 mod serving;
 mod slt;
 mod sql;
