@@ -6,7 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use base64::prelude::{BASE64_STANDARD, Engine};
+use base64::prelude::{BASE64_STANDARD_NO_PAD, Engine};
 use tonic::Status;
 
 use crate::serve::service::Service;
@@ -78,7 +78,8 @@ impl Logins {
     /// Whether the header has a user with their password.
     fn knows(&self, header: Option<&str>) -> bool {
         let Some(encoded) = of_scheme(header, "basic") else { return false };
-        let Ok(bytes) = BASE64_STANDARD.decode(encoded) else { return false };
+        // Some clients leave out the padding.
+        let Ok(bytes) = BASE64_STANDARD_NO_PAD.decode(encoded.trim_end_matches('=')) else { return false };
         let Some((user, given)) = std::str::from_utf8(&bytes).ok().and_then(|t| t.split_once(':')) else {
             return false;
         };

@@ -87,7 +87,9 @@ def main():
                     return cursor.fetch_arrow_table()
 
             def by_duckdb():
-                return database.execute(f"SELECT * FROM '{parquet}'").fetch_arrow_table()
+                result = database.execute(f"SELECT * FROM '{parquet}'")
+                # Renamed in DuckDB 2.
+                return result.to_arrow_table() if hasattr(result, "to_arrow_table") else result.fetch_arrow_table()
 
             taken = {"duckdb": [], "pipe": []}
             for number in range(rounds + 1):
