@@ -116,15 +116,21 @@ enum Command {
     ///   pipe show model path/to/config.json --gpu l40s
     #[command(verbatim_doc_comment)]
     Show(tables::ShowArgs),
-    /// Query tables with SQL
+    /// Query tables with SQL: one query, a script, or a console
     ///
     /// Tables are `<pipeline>.<table>`, or just `<table>` where only one pipeline has it. Files of `queries/views/`
     /// are views. Functions besides those of DataFusion: `pipe sql --functions`.
     ///
+    /// Without a query, `pipe sql` is a console with history and completion; `\?` shows its commands. Statements and
+    /// commands can also come from a file or by a pipe; the first error ends them, unless --keep-going.
+    ///
     /// Examples:
+    ///   pipe sql
     ///   pipe sql "SELECT * FROM sweep.metrics ORDER BY ttft_ms_p99 LIMIT 5"
     ///   pipe sql -f queries/slo/chat.sql --format csv
-    ///   pipe sql "SELECT * FROM sweep.sim_requests" --format parquet > requests.parquet
+    ///   pipe sql "SELECT * FROM sweep.sim_requests" --output requests.parquet
+    ///   pipe sql "SELECT count(*) FROM sweep.sim" --watch 5
+    ///   echo '\d sweep.metrics' | pipe sql
     #[command(verbatim_doc_comment)]
     Sql(sql::SqlArgs),
     /// Serve the tables to other programs: PostgreSQL's wire protocol, Arrow Flight SQL, and HTTP

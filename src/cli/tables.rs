@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use arrow::datatypes::Schema;
 use clap::Args;
 use serde_json::json;
 
@@ -61,20 +62,7 @@ pub(super) fn ls(root: Option<PathBuf>, args: LsArgs) -> Done {
         say!("no tables yet: pipe run pipelines/sweep.yaml");
         return Ok(Exit::Ok);
     }
-    let rows: Vec<Vec<String>> = all
-        .iter()
-        .filter_map(|p| {
-            let t = of(p)?;
-            Some(vec![
-                format!("{}.{}", p.pipeline, p.table),
-                p.manifest.recipe.kind.clone(),
-                thousands(t.rows),
-                bytes(size(t)),
-                ago(p.manifest.finished_unix_s),
-            ])
-        })
-        .collect();
-    put!("{}", table(&["table", "kind", "rows", "size", "made"], &rows));
+    put!("{}", listing(&all.iter().collect::<Vec<_>>()));
     for file in store.published_files().into_iter().filter(|f| wanted(&f.pipeline)) {
         say!("  {}", file.path.strip_prefix(&project).unwrap_or(&file.path).display());
     }
@@ -86,6 +74,22 @@ pub(super) fn ls(root: Option<PathBuf>, args: LsArgs) -> Done {
         }
     }
     Ok(Exit::Ok)
+}
+
+/// Tables with kind, rows, size and age.
+pub(super) fn listing(all: &[&Published]) -> String {
+    let row = |p: &&Published| {
+        let t = of(p)?;
+        Some(vec![
+            format!("{}.{}", p.pipeline, p.table),
+            p.manifest.recipe.kind.clone(),
+            thousands(t.rows),
+            bytes(size(t)),
+            ago(p.manifest.finished_unix_s),
+        ])
+    };
+    let rows: Vec<Vec<String>> = all.iter().filter_map(row).collect();
+    table(&["table", "kind", "rows", "size", "made"], &rows)
 }
 
 fn size(t: &TableManifest) -> u64 {
@@ -116,7 +120,7 @@ pub(super) fn show(root: Option<PathBuf>, args: ShowArgs) -> Done {
     let found = find(&all, &args.table)?;
     let handle = store.published_handle(found)?;
     put!("{}", describe(found, &handle));
-    put!("\n{}", columns(&handle));
+    put!("\n{}", columns(&handle.schema));
     let caches = match found.manifest.recipe.kind.as_str() {
         "simulate" => {
             let pools = kv_plan::table_of_pools(&found.table);
@@ -180,7 +184,7 @@ pub(super) fn find<'a>(all: &'a [Published], name: &str) -> Result<&'a Published
 }
 
 /// What a table is and where it comes from.
-fn describe(p: &Published, handle: &TableHandle) -> String {
+pub(super) fn describe(p: &Published, handle: &TableHandle) -> String {
     let recipe = &p.manifest.recipe;
     let mut out = format!("{}.{}: {} rows", p.pipeline, p.table, thousands(handle.rows));
     if let Some(t) = of(p) {
@@ -205,9 +209,9 @@ fn describe(p: &Published, handle: &TableHandle) -> String {
     out
 }
 
-fn columns(handle: &TableHandle) -> String {
-    let rows: Vec<Vec<String>> = handle
-        .schema
+/// Columns with type, unit and description.
+pub(super) fn columns(schema: &Schema) -> String {
+    let rows: Vec<Vec<String>> = schema
         .fields()
         .iter()
         .map(|f| {
