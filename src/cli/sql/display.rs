@@ -34,10 +34,6 @@ impl Shown {
         Shown { all, head: Vec::new(), head_rows: 0, tail: VecDeque::new(), tail_rows: 0, rows: 0 }
     }
 
-    pub fn rows(&self) -> u64 {
-        self.rows
-    }
-
     pub fn push(&mut self, batch: RecordBatch) {
         let rows = batch.num_rows();
         self.rows += rows as u64;
