@@ -20,6 +20,7 @@ mod tokenize;
 pub(crate) mod trace_file;
 mod transform;
 
+pub(crate) use self::plot::figure::{Drawable, drawable};
 // For tests and benches outside, that run a latency model on a table.
 #[doc(hidden)]
 pub use self::profile::load::read as read_profile;
@@ -193,7 +194,7 @@ pub fn of(spec: &StageSpec) -> &dyn Kind {
         StageSpec::Search(s) => &**s,
         StageSpec::Optimize(s) => &**s,
         StageSpec::Calibrate(s) => s,
-        StageSpec::Plot(s) => s,
+        StageSpec::Plot(s) => &**s,
         StageSpec::Compare(s) => s,
         StageSpec::Fidelity(s) => s,
         StageSpec::Export(s) => s,

@@ -3,6 +3,9 @@
 //! The query obeys the rules of `sql` stages. Its result is the stage's table; the pictures show the columns `x`, `y`
 //! and `series` of it. NULL is not drawn; text on the horizontal axis makes a slot per value, in the order of the rows.
 
+pub(super) mod figure;
+mod ready;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -32,15 +35,31 @@ use crate::store::TableWriter;
 const SIDES: std::ops::RangeInclusive<u32> = 100..=8000;
 
 impl Plot {
-    fn script(&self) -> Result<Script> {
-        Script::parse(&self.query.value, Place::Within(self.query.at.clone())).map_err(Failure::usage)
+    /// The statements; those of a ready-made figure ask for the columns of tables, where they are known.
+    fn script(&self, known: &dyn Fn(&str) -> Option<SchemaRef>) -> Result<Script> {
+        let text = self.query.as_ref().map(|q| q.value.as_str()).unwrap_or_default();
+        let place = Place::Within(self.place());
+        let (Some(figure), Some(of)) = (&self.figure, &self.of) else {
+            return Script::parse(text, place).map_err(Failure::usage);
+        };
+        let text = ready::complete(text, &of.value, known).map_err(|why| {
+            let message = format!("the figure `{}` cannot show `{}`: {why}", figure.value, of.value);
+            Diagnostic::new("figure::columns", message).at(figure.at.clone())
+        })?;
+        Script::parse(&text, place).map_err(Failure::usage)
     }
 
     fn planned(&self, cx: &CheckCx) -> Result<(Script, Vec<Made>, Vec<Diagnostic>)> {
-        let script = self.script()?;
+        let script = self.script(&|name| cx.tables.get(name)?.schema.clone())?;
         let tables: BTreeMap<_, _> = cx.tables.iter().map(|(name, t)| (name.clone(), t.schema.clone())).collect();
         let (made, problems) = plan::check(&script, &tables);
         Ok((script, made, problems))
+    }
+
+    /// Where a problem with the whole is shown.
+    fn place(&self) -> Option<crate::diag::Span> {
+        let texts = [&self.figure, &self.query, &self.x];
+        texts.into_iter().flatten().find_map(|text| text.at.clone())
     }
 
     /// The column on the vertical axis, if this kind of chart has one.
@@ -69,11 +88,11 @@ impl Plot {
                 | PlotKind::Step
                 | PlotKind::Area
                 | PlotKind::Box
-                | PlotKind::Heat,
+                | PlotKind::Heat | PlotKind::Span | PlotKind::Parallel,
                 None,
             ) => problems.push(
                 Diagnostic::new("plot::y", format!("`y` is missing for `kind: {}`", kind_name(self.kind)))
-                    .at(self.x.at.clone())
+                    .at(self.place())
                     .help("add `y: <column>`, or choose `kind: cdf` for the distribution of `x`"),
             ),
             (PlotKind::Cdf | PlotKind::Histogram, None)
@@ -84,7 +103,7 @@ impl Plot {
                 | PlotKind::Step
                 | PlotKind::Area
                 | PlotKind::Box
-                | PlotKind::Heat,
+                | PlotKind::Heat | PlotKind::Span | PlotKind::Parallel,
                 Some(_),
             ) => {}
         }
@@ -98,7 +117,7 @@ impl Plot {
                 let message = format!("`{key}` has no meaning for `kind: {}`", kind_name(self.kind));
                 problems.push(
                     Diagnostic::new("plot::log", message)
-                        .at(self.x.at.clone())
+                        .at(self.place())
                         .help(format!("{why}; leave it out, or choose another kind")),
                 );
             }
@@ -106,7 +125,7 @@ impl Plot {
         match (self.kind, &self.z) {
             (PlotKind::Heat, None) => problems.push(
                 Diagnostic::new("plot::z", "`z` is missing for `kind: heat`")
-                    .at(self.x.at.clone())
+                    .at(self.place())
                     .help("add `z: <column>`: the value that colours the cell of `x` and `y`"),
             ),
             (PlotKind::Heat, Some(_)) | (_, None) => {}
@@ -122,7 +141,7 @@ impl Plot {
             if !one || !finite {
                 problems.push(
                     Diagnostic::new("plot::rules", format!("`rules[{i}]` is no line: expected a number `x` or `y`"))
-                        .at(self.x.at.clone())
+                        .at(self.place())
                         .help("such as `rules: [{ y: 500, label: objective }]`"),
                 );
             }
@@ -130,15 +149,15 @@ impl Plot {
         if self.bins == 0 || self.bins > 10_000 {
             problems.push(
                 Diagnostic::new("plot::bins", format!("`bins` is {}", self.bins))
-                    .at(self.x.at.clone())
+                    .at(self.place())
                     .help("choose 1 to 10000"),
             );
         }
-        for (name, pixels) in [("width", self.width), ("height", self.height)] {
+        for (name, pixels) in [("width", self.width), ("height", self.height.unwrap_or(600))] {
             if !SIDES.contains(&pixels) {
                 problems.push(
                     Diagnostic::new("plot::size", format!("`{name}` is {pixels} pixels"))
-                        .at(self.query.at.clone())
+                        .at(self.place())
                         .help(format!("choose {} to {} pixels", SIDES.start(), SIDES.end())),
                 );
             }
@@ -165,12 +184,14 @@ impl Plot {
                 Ok(_) => {}
             }
         };
+        let nothing = Text::new(String::new(), None);
+        let x = self.x.as_ref().unwrap_or(&nothing);
         match (self.kind, self.x_log) {
             (PlotKind::Cdf | PlotKind::Histogram, _) => {
-                check("x", &self.x, &is_number, "a distribution is one of numbers");
+                check("x", x, &is_number, "a distribution is one of numbers");
             }
-            (_, true) => check("x", &self.x, &is_number, "a logarithmic axis shows numbers"),
-            (_, false) => check("x", &self.x, &is_plain, "an axis shows numbers or names"),
+            (_, true) => check("x", x, &is_number, "a logarithmic axis shows numbers"),
+            (_, false) => check("x", x, &is_plain, "an axis shows numbers or names"),
         }
         match (self.kind, self.height_column()) {
             (PlotKind::Heat, Some(y)) => check("y", y, &is_plain, "an axis shows numbers or names"),
@@ -197,6 +218,23 @@ impl Plot {
         if from.is_empty() { String::new() } else { format!("{}: of {}", cx.stage, from.join(", ")) }
     }
 
+    /// The chart of the rows of the query, which a stage has not drawn.
+    ///
+    /// # Errors
+    /// The rows lack a column that is to be drawn.
+    fn chart_of(&self, schema: Option<&SchemaRef>, batches: &[RecordBatch]) -> Result<Chart> {
+        let diagnostics = schema.map(|s| self.column_problems(s)).unwrap_or_default();
+        if !diagnostics.is_empty() {
+            return Err(Failure { exit: Exit::Stage, diagnostics });
+        }
+        let mut drawn = Gathered::default();
+        for batch in batches {
+            drawn.add(self, batch).map_err(|e| Failure::stage("plot::rows", e.to_string()))?;
+        }
+        let caption = drawn.note.clone().unwrap_or_default();
+        Ok(drawn.into_chart(Chart { caption, ..self.frame() }))
+    }
+
     /// The chart without its data.
     fn frame(&self) -> Chart {
         let label = |given: &Option<String>, column: Option<&Text>, otherwise: &str| match (given, column) {
@@ -215,9 +253,10 @@ impl Plot {
                 PlotKind::Histogram => ChartKind::Histogram,
                 PlotKind::Box => ChartKind::Box,
                 PlotKind::Heat => ChartKind::Heat,
+                PlotKind::Parallel | PlotKind::Span => ChartKind::Line,
             },
             title: self.title.clone().unwrap_or_default(),
-            x_label: label(&self.x_label, Some(&self.x), ""),
+            x_label: label(&self.x_label, self.x.as_ref(), ""),
             y_label: match self.kind {
                 PlotKind::Histogram => label(&self.y_label, None, "Rows"),
                 _ => label(&self.y_label, self.height_column(), "Fraction of rows"),
@@ -225,7 +264,7 @@ impl Plot {
             x_log: self.x_log,
             y_log: self.y_log,
             width: self.width,
-            height: self.height,
+            height: self.height.unwrap_or(600),
             legend: self.value_column().or(self.series.as_ref()).map(|s| pretty(&s.value)).unwrap_or_default(),
             rules: self.rules.iter().map(rule).collect(),
             bins: self.bins as usize,
@@ -255,6 +294,8 @@ fn kind_name(kind: PlotKind) -> &'static str {
         PlotKind::Histogram => "histogram",
         PlotKind::Box => "box",
         PlotKind::Heat => "heat",
+        PlotKind::Parallel => "parallel",
+        PlotKind::Span => "span",
     }
 }
 
@@ -283,7 +324,11 @@ impl Kind for Plot {
     }
 
     fn inputs(&self) -> Result<Vec<Text>> {
-        Ok(self.script()?.references())
+        let mut read = self.script(&|_| None)?.references();
+        if let Some(figure) = &self.figure {
+            read.iter_mut().for_each(|table| table.at.clone_from(&figure.at));
+        }
+        Ok(read)
     }
 
     fn tables(&self, stage: &str, cx: &CheckCx) -> Vec<TableShape> {
@@ -312,14 +357,14 @@ impl Kind for Plot {
         problems
     }
 
-    fn recipe(&self, _cx: &CheckCx) -> Value {
-        let Plot { query: _, kind, x, y, z, series, title, x_label, y_label, x_log, y_log, .. } = self;
+    fn recipe(&self, cx: &CheckCx) -> Value {
+        let Plot { query: _, with: _, figure, of, note, kind, x, y, z, series, title, x_label, y_label, x_log, y_log, .. } = self;
         let Plot { rules, bins, theme, caption, width, height, .. } = self;
         json!({
             "engine": ENGINE,
-            "statements": self.script().map(|s| s.normalised()).unwrap_or_default(),
+            "statements": self.script(&|name| cx.tables.get(name)?.schema.clone()).map(|s| s.normalised()).unwrap_or_default(),
             "kind": kind,
-            "x": x.value,
+            "x": x.as_ref().map(|x| &x.value),
             "y": y.as_ref().map(|y| &y.value),
             "z": z.as_ref().map(|z| &z.value),
             "series": series.as_ref().map(|s| &s.value),
@@ -332,20 +377,25 @@ impl Kind for Plot {
             "bins": bins,
             "theme": theme,
             "caption": caption,
+            "figure": figure.as_ref().map(|f| &f.value),
+            "of": of.as_ref().map(|f| &f.value),
+            "note": note.as_ref().map(|n| &n.value),
             "width": width,
             "height": height,
         })
     }
 
     async fn run(&self, cx: RunCx) -> Result<Outcome> {
-        let script = self.script()?;
+        let script = self.script(&|name| cx.inputs.get(name).map(|t| t.schema.clone()))?;
         let ctx = session::context(&SessionOptions::threads(cx.pool.current_num_threads()))?;
         for (name, handle) in &cx.inputs {
             session::register(&ctx, SCHEMA, name, session::provider(handle)?)?;
         }
         let mut rows = Rows { cx: &cx, plot: self, writer: None, drawn: Gathered::default() };
         execute(&ctx, &script, &mut rows, &cx.cancel).await?;
-        let chart = rows.drawn.into_chart(Chart { caption: self.caption_of(&cx), ..self.frame() });
+        let said = [rows.drawn.note.clone().unwrap_or_default(), self.caption_of(&cx)];
+        let caption = said.iter().filter(|text| !text.is_empty()).cloned().collect::<Vec<_>>().join(" · ");
+        let chart = rows.drawn.into_chart(Chart { caption, ..self.frame() });
         let themes: &[(bool, &str)] = match self.theme {
             PlotTheme::Light => &[(false, "")],
             PlotTheme::Dark => &[(true, "")],
@@ -415,6 +465,8 @@ struct Gathered {
     /// The same of y.
     rows: IndexSet<String>,
     rows_named: bool,
+    /// What the rows say under the picture.
+    note: Option<String>,
 }
 
 impl Gathered {
@@ -423,7 +475,12 @@ impl Gathered {
             let missing = || ArrowError::SchemaError(format!("the query has no column `{}`", name.value));
             batch.column_by_name(&name.value).ok_or_else(missing)
         };
-        let x = column(&plot.x)?;
+        if let (Some(note), None) = (&plot.note, &self.note) {
+            let notes = column(note)?;
+            let first = (0..notes.len()).find(|row| notes.is_valid(*row));
+            self.note = first.map(|row| texts(&notes.slice(row, 1))).transpose()?.and_then(|mut texts| texts.pop());
+        }
+        let x = column(plot.x.as_ref().unwrap_or(&Text::new(String::new(), None)))?;
         self.named = !is_number(x.data_type());
         let xs = if self.named { slots(&mut self.names, x)? } else { numbers(x)? };
         let ys = match plot.height_column() {
@@ -450,7 +507,7 @@ impl Gathered {
     }
 
     fn into_chart(self, frame: Chart) -> Chart {
-        let Gathered { series, mut values, names, named, rows, rows_named: _ } = self;
+        let Gathered { series, mut values, names, named, rows, rows_named: _, note: _ } = self;
         let of = |(name, points): (String, Vec<(f64, f64)>)| {
             let values = values.swap_remove(&name).unwrap_or_default();
             Series { name, points, values }

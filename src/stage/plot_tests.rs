@@ -15,12 +15,25 @@ fn text(value: &str) -> Text {
 
 fn plot(kind: PlotKind, query: &str, x: &str, y: Option<&str>, series: Option<&str>) -> Plot {
     Plot {
-        query: text(query),
+        query: Some(text(query)),
+        figure: None,
+        of: None,
+        with: None,
         kind,
-        x: text(x),
+        x: Some(text(x)),
         y: y.map(text),
         z: None,
         series: series.map(text),
+        x_end: None,
+        columns: Vec::new(),
+        facet: None,
+        facet_columns: None,
+        labels: None,
+        note: None,
+        x_min: None,
+        x_max: None,
+        y_min: None,
+        y_max: None,
         title: None,
         x_label: None,
         y_label: None,
@@ -31,7 +44,7 @@ fn plot(kind: PlotKind, query: &str, x: &str, y: Option<&str>, series: Option<&s
         theme: Default::default(),
         caption: Some(String::new()),
         width: 320,
-        height: 200,
+        height: Some(200),
     }
 }
 
@@ -66,11 +79,11 @@ fn the_check_names_what_is_wrong() {
         (plot(PlotKind::Cdf, METRICS, "router", None, None), &["a distribution is one of numbers"]),
         (plot(PlotKind::Cdf, METRICS, "rate_rps", None, Some("rooter")), &["did you mean `router`?"]),
         (Plot { x_log: true, ..line("router", "ttft_ms_p99") }, &["a logarithmic axis shows numbers"]),
-        (Plot { width: 99, height: 8001, ..line("rate_rps", "ttft_ms_p99") }, &["`width` is 99", "`height` is 8001"]),
-        (Plot { query: text("SELECT * FROM metrics"), ..line("rate_rps", "ttft_ms_p99") }, &["ORDER BY"]),
-        (Plot { query: text("SELEC"), width: 1, ..line("rate_rps", "y") }, &["`width` is 1", "SELEC"]),
+        (Plot { width: 99, height: Some(8001), ..line("rate_rps", "ttft_ms_p99") }, &["`width` is 99", "`height` is 8001"]),
+        (Plot { query: Some(text("SELECT * FROM metrics")), ..line("rate_rps", "ttft_ms_p99") }, &["ORDER BY"]),
+        (Plot { query: Some(text("SELEC")), width: 1, ..line("rate_rps", "y") }, &["`width` is 1", "SELEC"]),
         (
-            Plot { query: text(&format!("CREATE TABLE t AS {METRICS}; {METRICS}")), ..line("rate_rps", "ttft_ms_p99") },
+            Plot { query: Some(text(&format!("CREATE TABLE t AS {METRICS}; {METRICS}"))), ..line("rate_rps", "ttft_ms_p99") },
             &["a plot stores one table"],
         ),
     ];
@@ -93,7 +106,7 @@ fn inputs_and_tables_follow_from_the_query() {
     assert_eq!(made.len(), 1);
     assert_eq!(made[0].name, "curve");
     assert_eq!(made[0].schema.as_ref().unwrap().fields().len(), 3);
-    let spread = Plot { query: text(&METRICS.replace(" FROM", "  -- all of them\n FROM")), ..plot.clone() };
+    let spread = Plot { query: Some(text(&METRICS.replace(" FROM", "  -- all of them\n FROM"))), ..plot.clone() };
     assert_eq!(plot.recipe(&cx), spread.recipe(&cx));
     assert_ne!(plot.recipe(&cx), Plot { title: Some("T".into()), ..plot.clone() }.recipe(&cx));
 }
@@ -168,7 +181,7 @@ async fn no_rows_make_an_empty_picture_and_wrong_columns_fail() {
     let (svg, _, rows) = run(&cdf, dir.path()).await.unwrap();
     assert!(rows == 0 && svg.contains("\nno rows\n") && svg.contains("\nFraction of rows\n"), "{svg}");
     let other = tempfile::tempdir().unwrap();
-    let wrong = Plot { x: text("ttft"), ..cdf };
+    let wrong = Plot { x: Some(text("ttft")), ..cdf };
     let failure = run(&wrong, other.path()).await.unwrap_err();
     assert_eq!(failure.exit, Exit::Stage);
     assert!(failure.to_string().contains("no column `ttft`"), "{failure}");

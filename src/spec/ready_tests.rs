@@ -1,0 +1,1 @@
+//! Heads, parameters, and what a pipeline says of a figure.
