@@ -9,6 +9,8 @@ mod bearing;
 mod canvas;
 mod chart;
 mod data;
+#[cfg(test)]
+pub(crate) mod golden;
 mod graph;
 mod hover;
 mod label;
