@@ -13,7 +13,7 @@
 
 WITH ranked AS (
     SELECT metric, error_pct,
-           row_number() OVER (PARTITION BY metric ORDER BY error_pct, scenario_id, request_id) AS nth,
+           CAST(row_number() OVER (PARTITION BY metric ORDER BY error_pct, scenario_id, request_id) AS BIGINT) AS nth,
            count(*) OVER (PARTITION BY metric) AS n
     FROM {of}_requests
     WHERE error_pct IS NOT NULL

@@ -46,7 +46,7 @@ lines AS (
     SELECT place, CASE configuration WHEN '' THEN 'all' ELSE configuration END AS configuration, load, goodput_rps, attainment
     FROM shown
     UNION ALL
-    SELECT 0, 'offered', load, load, NULL
+    SELECT 0, 'offered', load, load AS goodput_rps, NULL
     FROM (SELECT DISTINCT CAST(load AS DOUBLE) AS load FROM shown)
     WHERE {offered}
 ),

@@ -13,7 +13,7 @@
 -- y_label: Share of the tokens
 
 WITH scenarios AS (
-    SELECT {configuration} AS scenario, scenario_id, row_number() OVER (ORDER BY scenario_id) - 1 AS nth,
+    SELECT {configuration} AS scenario, scenario_id, CAST(row_number() OVER (ORDER BY scenario_id) AS BIGINT) - 1 AS nth,
            count(*) OVER () AS n
     FROM {of}
     WHERE {where}

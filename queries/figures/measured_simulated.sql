@@ -18,7 +18,7 @@
 -- The points `equal` are where the simulation would be right. Of many requests some, at equal distances by their measured value.
 WITH numbered AS (
     SELECT metric, measured_ms, simulated_ms, request_id, scenario_id,
-           row_number() OVER (PARTITION BY metric ORDER BY measured_ms, scenario_id, request_id) AS nth,
+           CAST(row_number() OVER (PARTITION BY metric ORDER BY measured_ms, scenario_id, request_id) AS BIGINT) AS nth,
            count(*) OVER (PARTITION BY metric) AS n
     FROM {of}_requests
 ),

@@ -17,7 +17,7 @@ WITH lengths AS (
     UNION ALL SELECT 'replies', output_tokens, request_id FROM {of}
 ),
 ranked AS (
-    SELECT part, tokens, row_number() OVER (PARTITION BY part ORDER BY tokens, request_id) AS nth,
+    SELECT part, tokens, CAST(row_number() OVER (PARTITION BY part ORDER BY tokens, request_id) AS BIGINT) AS nth,
            count(*) OVER (PARTITION BY part) AS n
     FROM lengths
 )

@@ -10,6 +10,7 @@
 -- series: slo
 -- note: note
 -- x_label: Configuration
+-- y_label: Value that still passes
 
 WITH placed AS (
     SELECT {configuration} AS configuration, configuration_id, slo, value,

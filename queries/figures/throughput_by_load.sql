@@ -32,7 +32,7 @@ lines AS (
     SELECT place, CASE configuration WHEN '' THEN 'served' ELSE configuration END AS configuration, load, served_rps
     FROM shown
     UNION ALL
-    SELECT 0, 'offered', load, load FROM (SELECT DISTINCT CAST(load AS DOUBLE) AS load FROM shown) WHERE '{load}' = 'rate_rps'
+    SELECT 0, 'offered', load, load AS served_rps FROM (SELECT DISTINCT CAST(load AS DOUBLE) AS load FROM shown) WHERE '{load}' = 'rate_rps'
 ),
 total AS (SELECT max(place) AS n FROM placed)
 SELECT place, configuration, load, served_rps,

@@ -29,15 +29,13 @@ span AS (
     FROM requests
 ),
 events AS (
-    SELECT arrival_ns AS at_ns, 1 AS waiting, 0 AS running FROM requests
-    UNION ALL SELECT scheduled_ns, -1, 1 FROM requests WHERE scheduled_ns IS NOT NULL
-    UNION ALL SELECT finished_ns, 0, -1 FROM requests WHERE finished_ns IS NOT NULL
+    SELECT ((arrival_ns - from_ns) * 200 + ns - 1) / ns AS k, 1 AS waiting, 0 AS running FROM requests CROSS JOIN span
+    UNION ALL
+    SELECT ((scheduled_ns - from_ns) * 200 + ns - 1) / ns, -1, 1 FROM requests CROSS JOIN span WHERE scheduled_ns IS NOT NULL
+    UNION ALL
+    SELECT ((finished_ns - from_ns) * 200 + ns - 1) / ns, 0, -1 FROM requests CROSS JOIN span WHERE finished_ns IS NOT NULL
 ),
-changes AS (
-    SELECT ((at_ns - from_ns) * 200 + ns - 1) / ns AS k, sum(waiting) AS waiting, sum(running) AS running
-    FROM events CROSS JOIN span
-    GROUP BY k
-),
+changes AS (SELECT k, sum(waiting) AS waiting, sum(running) AS running FROM events GROUP BY k),
 states AS (
     SELECT t.k, sum(coalesce(c.waiting, 0)) OVER (ORDER BY t.k) AS waiting,
            sum(coalesce(c.running, 0)) OVER (ORDER BY t.k) AS running

@@ -17,7 +17,8 @@ WITH summed AS (
     FROM {of}_importance
 ),
 placed AS (SELECT *, dense_rank() OVER (ORDER BY most_of DESC, parameter) AS place FROM summed)
-SELECT place, split_part(parameter, '.', -1) AS parameter, objective, importance_share
+SELECT place, split_part(parameter, '.', -1) AS parameter,
+       CASE objective WHEN '*' THEN 'all together' ELSE objective END AS objective, importance_share
 FROM placed
 WHERE place <= {most}
 ORDER BY place, objective

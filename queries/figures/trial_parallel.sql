@@ -8,11 +8,11 @@
 -- z: colour
 -- note: note
 
--- Of the trials that are complete, the best by the objective that colours them.
+-- An axis per parameter and objective, a line per complete trial.
 WITH placed AS (
     SELECT *, row_number() OVER (ORDER BY trial) AS place, count(*) OVER () AS n FROM {of}_trials WHERE feasible
 )
-SELECT trial, {all parameter: "$"}, {all objective: "$"}, "{colour}" AS colour,
+SELECT {all parameter: "$"}, {all objective: "$"}, "{colour}" AS colour,
        CASE WHEN n > {most} THEN concat('The first {most} of ', n, ' complete trials') END AS note
 FROM placed
 WHERE place <= {most}

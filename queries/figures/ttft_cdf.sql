@@ -15,7 +15,7 @@
 
 -- Measured requests. A hundred of the points of each distribution; of many scenarios some, at equal distances.
 WITH scenarios AS (
-    SELECT {configuration} AS scenario, scenario_id, row_number() OVER (ORDER BY scenario_id) - 1 AS nth,
+    SELECT {configuration} AS scenario, scenario_id, CAST(row_number() OVER (ORDER BY scenario_id) AS BIGINT) - 1 AS nth,
            count(*) OVER () AS n
     FROM {of}
     WHERE {where}
@@ -25,7 +25,7 @@ shown AS (
 ),
 ranked AS (
     SELECT s.scenario_id, s.scenario, s.n, ms({column}) AS ms,
-           row_number() OVER (PARTITION BY s.scenario_id ORDER BY {column}, r.request_id) AS nth,
+           CAST(row_number() OVER (PARTITION BY s.scenario_id ORDER BY {column}, r.request_id) AS BIGINT) AS nth,
            count(*) OVER (PARTITION BY s.scenario_id) AS requests
     FROM shown s JOIN {of}_requests r ON r.scenario_id = s.scenario_id
     WHERE measured AND {column} IS NOT NULL

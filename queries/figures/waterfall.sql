@@ -26,16 +26,20 @@ requests AS (
 ),
 shown AS (SELECT * FROM requests WHERE nth <= {most}),
 spans AS (
-    SELECT nth, request_id, 1 AS part_nth, 'queue' AS part, arrival_ns AS start_ns, scheduled_ns AS end_ns FROM shown
+    SELECT nth, request_id, 1 AS part_nth, 'queue' AS part, s(arrival_ns) AS start_s, s(scheduled_ns) AS end_s FROM shown
     UNION ALL
-    SELECT nth, request_id, 2, 'prefill', scheduled_ns, least(first_token_ns, coalesce(prefilled_ns, first_token_ns)) FROM shown
+    SELECT nth, request_id, 2, 'prefill', s(scheduled_ns),
+           s(least(first_token_ns, coalesce(prefilled_ns, first_token_ns)))
+    FROM shown
     UNION ALL
-    SELECT nth, request_id, 3, 'KV transfer', prefilled_ns, kv_ready_ns FROM shown
+    SELECT nth, request_id, 3, 'KV transfer', s(prefilled_ns), s(kv_ready_ns) FROM shown
     UNION ALL
-    SELECT nth, request_id, 4, 'decode', greatest(first_token_ns, coalesce(kv_ready_ns, first_token_ns)), finished_ns FROM shown
+    SELECT nth, request_id, 4, 'decode', s(greatest(first_token_ns, coalesce(kv_ready_ns, first_token_ns))),
+           s(finished_ns)
+    FROM shown
 )
-SELECT nth, part_nth, CAST(request_id AS VARCHAR) AS request, part, s(start_ns) AS start_s, s(end_ns) AS end_s,
+SELECT nth, part_nth, CAST(request_id AS VARCHAR) AS request, part, start_s, end_s,
        concat('Scenario ', scenario_id, CASE scenario WHEN '' THEN '' ELSE concat(': ', scenario) END) AS note
 FROM spans CROSS JOIN chosen
-WHERE end_ns > start_ns
+WHERE end_s > start_s
 ORDER BY part_nth, nth

@@ -28,7 +28,7 @@ use crate::query::plan::{self, Made};
 use crate::query::session::{self, SCHEMA, SessionOptions};
 use crate::query::sql::{Makes, Script};
 use crate::report::{self, Chart, ChartKind, Rule, Series, pretty};
-use crate::spec::{Plot, PlotKind, PlotRule, PlotTheme, Text};
+use crate::spec::{Figures, Plot, PlotKind, PlotRule, PlotTheme, Text};
 use crate::store::TableWriter;
 
 /// Pixels that a picture may have on each side.
@@ -47,6 +47,20 @@ impl Plot {
             Diagnostic::new("figure::columns", message).at(figure.at.clone())
         })?;
         Script::parse(&text, place).map_err(Failure::usage)
+    }
+
+    /// What is wrong with the stage that a figure is to show; any table of SQL may have the right columns.
+    fn stage_problem(&self, cx: &CheckCx) -> Option<Diagnostic> {
+        let (figure, of) = (self.figure.as_ref()?, self.of.as_ref()?);
+        let ready = Figures::near(cx.project).find(&figure.value).ok()??;
+        let stage = cx.stages.iter().find(|s| s.name.value == of.value)?;
+        let kind = super::of(&stage.spec).kind();
+        let fits = kind == "sql" || ready.kinds.iter().any(|k| k == kind);
+        let message = || {
+            let wanted = ready.kinds.join(" or ");
+            format!("the figure `{}` shows a {wanted} stage, and `{}` is a {kind}", figure.value, of.value)
+        };
+        (!fits).then(|| Diagnostic::new("figure::of", message()).at(of.at.clone()))
     }
 
     fn planned(&self, cx: &CheckCx) -> Result<(Script, Vec<Made>, Vec<Diagnostic>)> {
@@ -337,6 +351,9 @@ impl Kind for Plot {
     }
 
     fn check(&self, _stage: &str, cx: &CheckCx) -> Vec<Diagnostic> {
+        if let Some(problem) = self.stage_problem(cx) {
+            return vec![problem];
+        }
         let mut problems = self.setting_problems();
         let (script, made, wrong) = match self.planned(cx) {
             Ok(planned) => planned,

@@ -1,6 +1,7 @@
 //! The one integration binary: pipe as a user runs it, in a project of its own.
 
 mod bench;
+mod browser;
 mod cache;
 mod calibrate;
 mod cases;
@@ -9,6 +10,7 @@ mod cluster;
 mod crash;
 mod duckdb;
 mod fidelity;
+mod figures;
 mod housekeeping;
 mod latency;
 mod measured;

@@ -93,3 +93,7 @@ impl Sink for Collected {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "figure_tests.rs"]
+mod tests;

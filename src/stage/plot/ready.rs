@@ -153,7 +153,7 @@ fn short(column: &str) -> String {
     while let Some(rest) = OBVIOUS.iter().find_map(|word| name.strip_prefix(word)) {
         name = rest;
     }
-    name.replace('_', " ")
+    name.strip_suffix("_rps").unwrap_or(name).replace('_', " ")
 }
 
 #[cfg(test)]
@@ -196,7 +196,7 @@ mod tests {
             ("deployment_tp", "tp"),
             ("deployment_scheduler_vllm_v1_max_num_batched_tokens", "max num batched tokens"),
             ("deployment_pools_prefill_replicas", "prefill replicas"),
-            ("rate_rps", "rate rps"),
+            ("rate_rps", "rate"),
         ] {
             assert_eq!(short(column), name);
         }
