@@ -15,7 +15,8 @@ use pipe_kernel::scenario::{Load, Measure};
 
 use super::calibrate::Calibrate;
 use super::{
-    Export, Fidelity, FilePath, Ingest, Optimize, Plot, Profile, Ref, Search, Synthesize, Text, Tokenize, Transform, Tree,
+    Export, Fidelity, FilePath, Ingest, Optimize, Plot, Profile, Ref, Search, Synthesize, Text, Tokenize, Transform,
+    Tree,
 };
 
 /// A stage: one of these keys, with its settings.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Field;
+use arrow::datatypes::{DataType, Field, Schema};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::super::{Cancel, Progress, ProgressSink};
@@ -19,26 +19,26 @@ fn plot(kind: PlotKind, query: &str, x: &str, y: Option<&str>, series: Option<&s
         figure: None,
         of: None,
         with: None,
+        note: None,
         kind,
         x: Some(text(x)),
+        x_end: None,
         y: y.map(text),
         z: None,
-        series: series.map(text),
-        x_end: None,
         columns: Vec::new(),
+        series: series.map(text),
         facet: None,
         facet_columns: None,
         labels: None,
-        note: None,
-        x_min: None,
-        x_max: None,
-        y_min: None,
-        y_max: None,
         title: None,
         x_label: None,
         y_label: None,
         x_log: false,
         y_log: false,
+        x_min: None,
+        x_max: None,
+        y_min: None,
+        y_max: None,
         rules: Vec::new(),
         bins: 40,
         theme: Default::default(),
@@ -79,7 +79,10 @@ fn the_check_names_what_is_wrong() {
         (plot(PlotKind::Cdf, METRICS, "router", None, None), &["a distribution is one of numbers"]),
         (plot(PlotKind::Cdf, METRICS, "rate_rps", None, Some("rooter")), &["did you mean `router`?"]),
         (Plot { x_log: true, ..line("router", "ttft_ms_p99") }, &["a logarithmic axis shows numbers"]),
-        (Plot { width: 99, height: Some(8001), ..line("rate_rps", "ttft_ms_p99") }, &["`width` is 99", "`height` is 8001"]),
+        (
+            Plot { width: 99, height: Some(8001), ..line("rate_rps", "ttft_ms_p99") },
+            &["`width` is 99", "`height` is 8001"],
+        ),
         (Plot { query: Some(text("SELECT * FROM metrics")), ..line("rate_rps", "ttft_ms_p99") }, &["ORDER BY"]),
         (Plot { query: Some(text("SELEC")), width: 1, ..line("rate_rps", "y") }, &["`width` is 1", "SELEC"]),
         (
