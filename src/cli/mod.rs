@@ -24,6 +24,7 @@ mod bench;
 mod check;
 mod diff;
 mod facts;
+mod figures;
 mod gc;
 mod graph;
 mod history;
@@ -106,12 +107,13 @@ enum Command {
     /// Of a table: columns with units, rows, size, where it comes from, first rows. Of a GPU: peaks, memory, links, prices,
     /// and where it stops being bound by memory. Of a model: parameters, KV cache, and how it fits the GPUs.
     ///
-    /// `gpu`, `model` and `prices` alone list what the catalog has, unless a table has that name; with its pipeline
-    /// (`sweep.gpu`) a table is always meant.
+    /// `gpu`, `model` and `prices` alone list what the catalog has, and `figures` the ready-made figures, unless a table has
+    /// that name; with its pipeline (`sweep.gpu`) a table is always meant.
     ///
     /// Examples:
     ///   pipe show sweep.metrics
     ///   pipe show gpu h100-sxm
+    ///   pipe show figure latency_by_load
     ///   pipe show model llama-3.1-70b --gpu h100-sxm --tp 4
     ///   pipe show model path/to/config.json --gpu l40s
     #[command(verbatim_doc_comment)]

@@ -23,7 +23,7 @@ pub struct LsArgs {
 
 #[derive(Args, Debug)]
 pub struct ShowArgs {
-    /// `<pipeline>.<table>`, or `<table>` where only one pipeline has it; or `gpu`, `model`, `prices`
+    /// `<pipeline>.<table>`, or `<table>` where only one pipeline has it; or `gpu`, `model`, `prices`, `figures`
     table: String,
     /// Name of the GPU or model, or the path of a model's config.json
     name: Option<String>,

@@ -1,16 +1,30 @@
 //! The settings of `plot`: which columns of a query are drawn, and how.
 
+use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::Text;
+use super::{Text, Tree};
 
-/// Draw a chart from a query.
+/// Draw a chart from a query, or a ready-made figure of a stage.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Plot {
-    /// The data: a query whose columns are named below.
-    pub query: Text,
+    /// The data: a query whose columns are named below. This or `figure`.
+    #[serde(default)]
+    pub query: Option<Text>,
+    /// A ready-made figure instead of a query: its name, as `pipe show figures` lists it, or that of a file
+    /// `queries/figures/<name>.sql` of the project. It brings all settings below; those written here go before them.
+    #[serde(default)]
+    pub figure: Option<Text>,
+    /// The stage that `figure` shows.
+    #[serde(default)]
+    pub of: Option<Text>,
+    /// Parameters of `figure`: name -> number, or piece of SQL.
+    #[serde(default)]
+    #[schemars(with = "Option<IndexMap<String, Value>>")]
+    pub with: Option<IndexMap<Text, Tree>>,
     #[serde(default)]
     pub kind: PlotKind,
     /// Column on the horizontal axis. For `cdf` and `histogram`: the column whose distribution is drawn. For `span`: where
@@ -27,7 +41,8 @@ pub struct Plot {
     /// Column that colours the cells of `heat`, or the lines of `parallel`.
     #[serde(default)]
     pub z: Option<Text>,
-    /// The axes of `parallel`, from left to right: 2 to 24 columns of numbers or text. An axis is logarithmic where all its
+    /// The axes of `parallel`, from left to right: 2 to 24 columns of numbers or text. Default: those of the query that
+    /// have no other role. An axis is logarithmic where all its
     /// values are positive and the largest is more than 100 times the smallest.
     #[serde(default)]
     pub columns: Vec<Text>,
@@ -44,6 +59,9 @@ pub struct Plot {
     /// Column of `scatter` whose text stands beside its point, where there is room for it.
     #[serde(default)]
     pub labels: Option<Text>,
+    /// Column whose first text stands under the picture too: what the query leaves out, say.
+    #[serde(default)]
+    pub note: Option<Text>,
     #[serde(default)]
     pub title: Option<String>,
     #[serde(default)]

@@ -20,6 +20,7 @@ mod tokenize;
 pub(crate) mod trace_file;
 mod transform;
 
+pub(crate) use self::plot::figure::{Drawable, drawable};
 // For tests and benches outside, that run a latency model on a table.
 #[doc(hidden)]
 pub use self::profile::load::read as read_profile;

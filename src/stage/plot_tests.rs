@@ -15,7 +15,11 @@ fn text(value: &str) -> Text {
 
 fn plot(kind: PlotKind, query: &str, x: &str, y: Option<&str>, series: Option<&str>) -> Plot {
     Plot {
-        query: text(query),
+        query: Some(text(query)),
+        figure: None,
+        of: None,
+        with: None,
+        note: None,
         kind,
         x: Some(text(x)),
         x_end: None,
@@ -79,10 +83,10 @@ fn the_check_names_what_is_wrong() {
             Plot { width: 99, height: Some(8001), ..line("rate_rps", "ttft_ms_p99") },
             &["`width` is 99", "`height` is 8001"],
         ),
-        (Plot { query: text("SELECT * FROM metrics"), ..line("rate_rps", "ttft_ms_p99") }, &["ORDER BY"]),
-        (Plot { query: text("SELEC"), width: 1, ..line("rate_rps", "y") }, &["`width` is 1", "SELEC"]),
+        (Plot { query: Some(text("SELECT * FROM metrics")), ..line("rate_rps", "ttft_ms_p99") }, &["ORDER BY"]),
+        (Plot { query: Some(text("SELEC")), width: 1, ..line("rate_rps", "y") }, &["`width` is 1", "SELEC"]),
         (
-            Plot { query: text(&format!("CREATE TABLE t AS {METRICS}; {METRICS}")), ..line("rate_rps", "ttft_ms_p99") },
+            Plot { query: Some(text(&format!("CREATE TABLE t AS {METRICS}; {METRICS}"))), ..line("rate_rps", "ttft_ms_p99") },
             &["a plot stores one table"],
         ),
     ];
@@ -105,7 +109,7 @@ fn inputs_and_tables_follow_from_the_query() {
     assert_eq!(made.len(), 1);
     assert_eq!(made[0].name, "curve");
     assert_eq!(made[0].schema.as_ref().unwrap().fields().len(), 3);
-    let spread = Plot { query: text(&METRICS.replace(" FROM", "  -- all of them\n FROM")), ..plot.clone() };
+    let spread = Plot { query: Some(text(&METRICS.replace(" FROM", "  -- all of them\n FROM"))), ..plot.clone() };
     assert_eq!(plot.recipe(&cx), spread.recipe(&cx));
     assert_ne!(plot.recipe(&cx), Plot { title: Some("T".into()), ..plot.clone() }.recipe(&cx));
 }

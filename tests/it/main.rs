@@ -1,6 +1,7 @@
 //! The one integration binary: pipe as a user runs it, in a project of its own.
 
 mod bench;
+mod browser;
 mod browser_page;
 mod cache;
 mod calibrate;
@@ -11,6 +12,7 @@ mod console;
 mod crash;
 mod duckdb;
 mod fidelity;
+mod figures;
 mod functions;
 mod housekeeping;
 mod latency;

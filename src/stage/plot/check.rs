@@ -11,7 +11,7 @@ use crate::spec::{Plot, PlotKind, Text};
 const SIDES: std::ops::RangeInclusive<u32> = 100..=8000;
 
 /// Axes of `parallel`: fewer have nothing between them, more are a grey cloud.
-const AXES: std::ops::RangeInclusive<usize> = 2..=24;
+pub(super) const AXES: std::ops::RangeInclusive<usize> = 2..=24;
 
 /// Whether a kind of plot has a column of some role.
 #[derive(Clone, Copy, PartialEq)]
@@ -81,8 +81,8 @@ fn is_plain(kind: &DataType) -> bool {
 impl Plot {
     /// Where problems are shown that have no place of their own.
     fn place(&self) -> Option<Span> {
-        let first = self.x.as_ref().or(self.columns.first()).unwrap_or(&self.query);
-        first.at.clone()
+        let first = self.figure.as_ref().or(self.x.as_ref()).or(self.columns.first()).or(self.query.as_ref());
+        first.and_then(|text| text.at.clone())
     }
 
     /// What is wrong with the settings, whatever the query yields.
@@ -115,7 +115,7 @@ impl Plot {
             if let Some(pixels) = pixels.filter(|p| !SIDES.contains(p)) {
                 problems.push(
                     Diagnostic::new("plot::size", format!("`{name}` is {pixels} pixels"))
-                        .at(self.query.at.clone())
+                        .at(self.query.as_ref().and_then(|q| q.at.clone()))
                         .help(format!("choose {} to {} pixels", SIDES.start(), SIDES.end())),
                 );
             }
@@ -187,7 +187,8 @@ impl Plot {
                 problem(message).at(self.columns[0].at.clone()).help(help)
             });
         }
-        if !AXES.contains(&self.columns.len()) {
+        // Without any, they are what the query yields.
+        if !self.columns.is_empty() && !AXES.contains(&self.columns.len()) {
             let message = format!("`columns` names {} axes for `kind: parallel`", self.columns.len());
             let help =
                 format!("name {} to {} columns: `columns: [tp, rate_rps, ttft_ms_p99]`", AXES.start(), AXES.end());
@@ -305,6 +306,7 @@ impl Plot {
             ("labels", &self.labels, needs.labels, plain("labels are plain values")),
             ("series", &self.series, Need::May, plain("series are named by plain values")),
             ("facet", &self.facet, Need::May, plain("facets are named by plain values")),
+            ("note", &self.note, Need::May, plain("a note is text")),
         ];
         let given = given.into_iter().filter(|(_, _, need, _)| *need != Need::No);
         let mut roles: Vec<_> =

@@ -28,6 +28,8 @@ pub(super) struct Gathered {
     facets: IndexSet<String>,
     /// Of parallel axes.
     axes: Vec<Names>,
+    /// What the rows say under the picture.
+    pub note: Option<String>,
 }
 
 /// The distinct texts of a column; none of a column of numbers.
@@ -84,6 +86,11 @@ impl Gathered {
             let missing = || ArrowError::SchemaError(format!("the query has no column `{}`", name.value));
             batch.column_by_name(&name.value).ok_or_else(missing)
         };
+        if let (Some(note), None) = (&plot.note, &self.note) {
+            let notes = column(note)?;
+            let first = (0..notes.len()).find(|row| notes.is_valid(*row));
+            self.note = first.map(|row| texts(&notes.slice(row, 1))).transpose()?.and_then(|mut found| found.pop());
+        }
         let names = plot.series.as_ref().map(|c| texts(column(c)?)).transpose()?;
         let facets = plot.facet.as_ref().map(|c| slots(&mut self.facets, column(c)?)).transpose()?;
         let values = plot.value_column().map(|c| numbers(column(c)?)).transpose()?;
@@ -121,7 +128,7 @@ impl Gathered {
     }
 
     pub fn into_chart(self, plot: &Plot, frame: Chart) -> Chart {
-        let Gathered { series, x, y, facets, axes } = self;
+        let Gathered { series, x, y, facets, axes, note: _ } = self;
         let axis = |(column, axis): (&Text, Names)| ChartAxis {
             label: pretty(&column.value),
             names: axis.texts.into_iter().collect(),
