@@ -23,6 +23,8 @@ macro_rules! tell {
 mod bench;
 mod check;
 mod diff;
+mod duckdb;
+mod export;
 mod facts;
 mod gc;
 mod graph;
@@ -126,6 +128,16 @@ enum Command {
     ///   pipe sql "SELECT * FROM sweep.sim_requests" --format parquet > requests.parquet
     #[command(verbatim_doc_comment)]
     Sql(sql::SqlArgs),
+    /// Write a table as a file: CSV, JSON lines, Parquet, Arrow or Excel
+    ///
+    /// Files that belong to a pipeline are made by a stage `export`, which also writes partitioned Parquet, formats of
+    /// traces, and tables of PostgreSQL. The result of a query: `pipe sql --format`.
+    ///
+    /// Examples:
+    ///   pipe export sweep.metrics --output metrics.xlsx
+    ///   pipe export sweep.sim_requests --output requests.csv.gz
+    #[command(verbatim_doc_comment)]
+    Export(export::ExportArgs),
     /// Write what a pipeline found as one HTML file: the answer, figures, tables, stages, and how to make it again
     Report(report::ReportArgs),
     /// Show what reads what in a pipeline: as text, Mermaid or SVG
@@ -202,6 +214,7 @@ pub fn main(args: Args) -> Exit {
         Command::Ls(a) => tables::ls(root, a),
         Command::Show(a) => tables::show(root, a),
         Command::Sql(a) => sql::sql(root, a),
+        Command::Export(a) => export::export(root, a),
         Command::Report(a) => report::report(root, a),
         Command::Graph(a) => graph::graph(root, a),
         Command::History(a) => history::history(root, a),

@@ -7,6 +7,7 @@
 //! determinism.rs  which plans may run in several partitions                   columns.rs types and units of results
 //! execute.rs      runs a script into a sink
 //! session.rs      sessions and tables       views.rs  queries/views/*.sql     output.rs table, CSV, JSON, Parquet, Arrow
+//! duckdb.rs       statements for DuckDB
 //! functions/      quantile, slo_attainment, goodput, ms, s; exact sum and avg
 //! ```
 //!
@@ -14,6 +15,7 @@
 
 pub mod columns;
 pub mod determinism;
+pub mod duckdb;
 pub mod errors;
 pub mod execute;
 pub mod functions;
