@@ -23,6 +23,8 @@ macro_rules! tell {
 mod bench;
 mod check;
 mod diff;
+mod duckdb;
+mod export;
 mod facts;
 mod figures;
 mod gc;
@@ -146,6 +148,16 @@ enum Command {
     ///   pipe serve --host 0.0.0.0 --users users.txt --tokens tokens.txt --tls-cert cert.pem --tls-key key.pem
     #[command(verbatim_doc_comment)]
     Serve(serve::ServeArgs),
+    /// Write a table as a file: CSV, JSON lines, Parquet, Arrow or Excel
+    ///
+    /// Files that belong to a pipeline are made by a stage `export`, which also writes partitioned Parquet, formats of
+    /// traces, and tables of PostgreSQL. The result of a query: `pipe sql --format`.
+    ///
+    /// Examples:
+    ///   pipe export sweep.metrics --output metrics.xlsx
+    ///   pipe export sweep.sim_requests --output requests.csv.gz
+    #[command(verbatim_doc_comment)]
+    Export(export::ExportArgs),
     /// Write what a pipeline found as one HTML file: the answer, figures, tables, stages, and how to make it again
     Report(report::ReportArgs),
     /// Show what reads what in a pipeline: as text, Mermaid or SVG
@@ -224,6 +236,7 @@ pub fn main(args: Args) -> Exit {
         Command::Show(a) => tables::show(root, a),
         Command::Sql(a) => sql::sql(root, a),
         Command::Serve(a) => serve::serve(root, a),
+        Command::Export(a) => export::export(root, a),
         Command::Report(a) => report::report(root, a),
         Command::Graph(a) => graph::graph(root, a),
         Command::History(a) => history::history(root, a),

@@ -76,7 +76,7 @@ pub(super) fn report(root: Option<PathBuf>, args: ReportArgs) -> Done {
 /// Its tables or figures cannot be read.
 pub(super) fn page(store: &Store, name: &str) -> Result<String> {
     let mut page = Page { pipeline: name.to_string(), ..Page::default() };
-    gather(&mut page, store, (name, Path::new("")), Choice::default(), ROWS)?;
+    gather(&mut page, store, (name, Path::new("")), Choice::Auto, ROWS)?;
     Ok(page.html())
 }
 

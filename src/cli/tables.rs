@@ -6,7 +6,9 @@ use arrow::datatypes::Schema;
 use clap::Args;
 use serde_json::json;
 
-use super::{Done, bytes, cores, duration, facts, kv_plan, project, runtime, sql, table, thousands, trace_facts};
+use super::{
+    Done, bytes, cores, duckdb, duration, facts, kv_plan, project, runtime, sql, table, thousands, trace_facts,
+};
 use crate::diag::{self, Diagnostic, Exit, Result};
 use crate::query::output;
 use crate::store::{Published, Store, TableHandle, TableManifest};
@@ -19,6 +21,11 @@ pub struct LsArgs {
     /// One JSON object per table
     #[arg(long)]
     json: bool,
+    /// Print SQL for DuckDB: a view per table, and the project's views as far as DuckDB has what they use
+    ///
+    ///   pipe ls --duckdb > views.sql && duckdb -init views.sql
+    #[arg(long, conflicts_with = "json", verbatim_doc_comment)]
+    duckdb: bool,
 }
 
 #[derive(Args, Debug)]
@@ -44,6 +51,11 @@ pub(super) fn ls(root: Option<PathBuf>, args: LsArgs) -> Done {
     let store = Store::open(&project)?;
     let wanted = |pipeline: &str| args.pipeline.as_deref().is_none_or(|p| p == pipeline);
     let all: Vec<Published> = store.published().into_iter().filter(|p| wanted(&p.pipeline)).collect();
+    if args.duckdb {
+        let script = runtime(cores())?.block_on(duckdb::script(root, &project, &all))?;
+        put!("{script}");
+        return Ok(Exit::Ok);
+    }
     if args.json {
         for p in &all {
             let Some(t) = of(p) else { continue };
@@ -51,7 +63,7 @@ pub(super) fn ls(root: Option<PathBuf>, args: LsArgs) -> Done {
                 "{}",
                 json!({
                     "pipeline": p.pipeline, "table": p.table, "stage": p.stage, "kind": p.manifest.recipe.kind,
-                    "rows": t.rows, "bytes": size(t), "hash": t.hash.0, "path": p.dir,
+                    "version": p.manifest.recipe.version, "rows": t.rows, "bytes": size(t), "hash": t.hash.0, "path": p.dir,
                     "finished_unix_s": p.manifest.finished_unix_s,
                 })
             );

@@ -10,12 +10,14 @@
 //! relations.rs    what there is to query, for consoles                        text.rs   Markdown, a line per column
 //! functions/      quantile, histogram, width_bucket, slo_attainment, goodput, tokens_per_s, ms, s; exact sum and avg;
 //!                 limits on what a call may make
+//! duckdb.rs       statements for DuckDB
 //! ```
 //!
 //! Queries read: a session has no way to write a table or to open a file that is not part of one.
 
 pub mod columns;
 pub mod determinism;
+pub mod duckdb;
 pub mod errors;
 pub mod execute;
 pub mod functions;

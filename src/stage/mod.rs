@@ -27,6 +27,9 @@ pub use self::profile::load::read as read_profile;
 #[doc(hidden)]
 pub use self::tokenize::bench as tokenizing;
 
+/// Files of whole tables, for `pipe export`.
+pub(crate) use self::export::write as export_files;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -88,6 +91,12 @@ pub trait Kind: Send + Sync {
     /// Whether rows depend on the pipeline's seed other than through [`Kind::recipe`]. Where they do not, another seed
     /// runs nothing.
     fn seeded(&self) -> bool {
+        false
+    }
+
+    /// Whether it writes somewhere besides the store. A result that is in the store is then used again only where it is
+    /// the last of the stage.
+    fn writes_outside(&self) -> bool {
         false
     }
 
