@@ -22,9 +22,11 @@ pub enum Format {
 
 impl Format {
     /// What can be asked for with `?format=`.
-    const NAMES: [(&'static str, Format); 6] = [
+    const NAMES: [(&'static str, Format); 7] = [
         ("json", Format::Json),
         ("ndjson", Format::Ndjson),
+        // As `pipe sql` calls it.
+        ("jsonl", Format::Ndjson),
         ("csv", Format::Csv),
         ("arrow", Format::Arrow),
         ("parquet", Format::Parquet),
@@ -114,6 +116,7 @@ mod tests {
             (None, Some("application/json;q=0, text/csv;q=0.1"), Some(Format::Csv)),
             (None, Some("image/png"), None),
             (Some("ndjson"), Some("text/csv"), Some(Format::Ndjson)),
+            (Some("jsonl"), None, Some(Format::Ndjson)),
             (Some("xlsx"), None, None),
         ];
         for (name, accept, expected) in cases {
