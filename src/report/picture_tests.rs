@@ -244,7 +244,7 @@ fn parallel(by_value: bool) -> Chart {
         let tokens = f64::from(512 << (i % 5));
         vec![tp, tokens, (i % 3) as f64, 20_000.0 * u * u / tp + 30.0, 9.0 * tp * (0.5 + u / 2.0)]
     };
-    let rows: Vec<Vec<f64>> = noise(9, 16).enumerate().map(row).collect();
+    let rows: Vec<Vec<f64>> = noise(9, 12).enumerate().map(row).collect();
     let of = |name: &str, rows: &[Vec<f64>]| Series {
         name: name.into(),
         values: if by_value { rows.iter().map(|r| r[4]).collect() } else { Vec::new() },
