@@ -21,7 +21,7 @@ pub(super) struct Data {
     /// All series of the first facet in the order of the chart, then those of the next.
     pub series: Vec<Vec<(f64, f64)>>,
     /// Series of a facet.
-    per_facet: usize,
+    pub per_facet: usize,
     /// Names of the slots on the horizontal axis.
     pub slots: Option<Vec<String>>,
     /// Names of the slots on the vertical axis, from below.
@@ -39,8 +39,9 @@ pub(super) struct Data {
     pub y: Scale,
     /// What was left out, for the reader.
     pub notes: Vec<String>,
-    range: Option<(f64, f64)>,
-    dark: bool,
+    /// The lowest and the highest value that is shown as a colour.
+    pub range: Option<(f64, f64)>,
+    pub dark: bool,
 }
 
 /// What is drawn in one facet.
@@ -197,11 +198,6 @@ impl Data {
             labels: part(&self.labels, from, self.per_facet),
             tuples: part(&self.tuples, from, self.per_facet),
         })
-    }
-
-    /// The lowest and the highest value that is shown as a colour.
-    pub fn value_range(&self) -> Option<(f64, f64)> {
-        self.range
     }
 
     /// The colour of a value.

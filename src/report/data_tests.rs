@@ -73,10 +73,7 @@ fn cells_have_slots_on_both_axes() {
     let data = Data::new(&chart);
     assert_eq!(data.slots.as_deref(), Some(&["4", "8"].map(String::from)[..]));
     assert_eq!(data.row_slots.as_deref(), Some(&["1", "2"].map(String::from)[..]));
-    assert_eq!(
-        (&data.series[0][..], data.value_range()),
-        (&[(1.0, 1.0), (0.0, 1.0), (0.0, 0.0)][..], Some((0.25, 1.0)))
-    );
+    assert_eq!((&data.series[0][..], data.range), (&[(1.0, 1.0), (0.0, 1.0), (0.0, 0.0)][..], Some((0.25, 1.0))));
     assert_eq!(data.notes.len(), 2, "{:?}", data.notes);
 }
 

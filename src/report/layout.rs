@@ -87,7 +87,7 @@ impl Layout {
         if !data.notes.is_empty() {
             self.line(fit(&data.notes.join("; "), SMALL * self.area.size, room), SMALL, SOFT_INK);
         }
-        if let Some(range) = data.value_range() {
+        if let Some(range) = data.range {
             self.value_legend(chart, data, range);
         } else if chart.series.len() > 1 || chart.series.iter().any(|s| !s.name.is_empty()) {
             self.legend(chart, (height * 0.3 - self.area.top).max(0.0));

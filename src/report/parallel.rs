@@ -246,7 +246,7 @@ mod tests {
         let rows = [[1.0, 0.0, 1.0], nothing, [2.0, 9.0, 1.0], [2.0, 1.0, 3.0]];
         let data = Data::new(&chart(&rows, vec![1.0, 2.0, f64::NAN, 5.0]));
         assert_eq!((data.tuples[0].len(), data.values[0].len()), (3, 3));
-        assert_eq!(data.value_range(), Some((1.0, 5.0)));
+        assert_eq!(data.range, Some((1.0, 5.0)));
         assert_eq!(
             data.notes,
             [

@@ -56,7 +56,7 @@ pictures! {
     span_limits: Chart { x_limits: limits(Some(100.0), Some(420.0)), ..spans() },
     span_facets: by_gpu(spans()),
     span_one_row: Chart { rows: vec!["r1".into()], series: vec![Series { ends: vec![5.0], ..series("prefill", [(2.0, 0.0)]) }], ..spans() },
-    facets_many: Chart { width: 720, height: 480, ..many_facets() },
+    facets_many: Chart { width: 640, height: 420, ..many_facets() },
 }
 
 fn frame(kind: ChartKind, title: &str, x: &str, y: &str) -> Chart {
@@ -124,8 +124,8 @@ fn one_row(kind: ChartKind) -> Chart {
 }
 
 fn many_series() -> Chart {
-    let one = |i: i32| series(&format!("configuration {i}"), (0..8).map(|x| (f64::from(x), f64::from(x * i))));
-    Chart { series: (1..=24).map(one).collect(), ..frame(ChartKind::Line, "Many series", "Step", "Tokens") }
+    let one = |i: i32| series(&format!("configuration {i}"), [0, 7].map(|x| (f64::from(x), f64::from(x * i))));
+    Chart { series: (1..=18).map(one).collect(), ..frame(ChartKind::Line, "Many series", "Step", "Tokens") }
 }
 
 fn scatter() -> Chart {
@@ -244,7 +244,7 @@ fn parallel(by_value: bool) -> Chart {
         let tokens = f64::from(512 << (i % 5));
         vec![tp, tokens, (i % 3) as f64, 20_000.0 * u * u / tp + 30.0, 9.0 * tp * (0.5 + u / 2.0)]
     };
-    let rows: Vec<Vec<f64>> = noise(9, 36).enumerate().map(row).collect();
+    let rows: Vec<Vec<f64>> = noise(9, 16).enumerate().map(row).collect();
     let of = |name: &str, rows: &[Vec<f64>]| Series {
         name: name.into(),
         values: if by_value { rows.iter().map(|r| r[4]).collect() } else { Vec::new() },
@@ -254,7 +254,7 @@ fn parallel(by_value: bool) -> Chart {
     Chart {
         legend: if by_value { "Goodput (requests/s)" } else { "Feasible" }.into(),
         axes: axes.map(|(label, names)| ChartAxis { label: label.into(), names: texts(names) }).into(),
-        series: if by_value { vec![of("", &rows)] } else { vec![of("yes", &rows[..9]), of("no", &rows[9..])] },
+        series: if by_value { vec![of("", &rows)] } else { vec![of("yes", &rows[..6]), of("no", &rows[6..])] },
         ..frame(ChartKind::Parallel, "Configurations", "", "")
     }
 }
@@ -293,10 +293,10 @@ fn spans() -> Chart {
 }
 
 fn many_facets() -> Chart {
-    let points: Vec<(f64, f64)> = (0..23 * 5).map(|i| (f64::from(i / 23), f64::from(i % 23 * (i / 23)))).collect();
-    let facets = (0..points.len()).map(|i| i % 23).collect();
+    let points: Vec<(f64, f64)> = (0..17 * 3).map(|i| (f64::from(i / 17), f64::from(i % 17 * (i / 17)))).collect();
+    let facets = (0..points.len()).map(|i| i % 17).collect();
     Chart {
-        facets: (0..23).map(|i| format!("configuration {i}")).collect(),
+        facets: (0..17).map(|i| format!("configuration {i}")).collect(),
         series: vec![Series { facets, ..series("", points) }],
         ..frame(ChartKind::Line, "Tokens by step", "Step", "Tokens")
     }
