@@ -1,23 +1,30 @@
 //! The one integration binary: pipe as a user runs it, in a project of its own.
 
 mod bench;
+mod browser;
 mod browser_page;
 mod cache;
 mod calibrate;
 mod cases;
 mod catalog;
 mod cluster;
+mod console;
 mod crash;
 mod duckdb;
+mod exports;
 mod fidelity;
+mod figures;
+mod functions;
 mod housekeeping;
 mod latency;
 mod measured;
 mod mono_vs_disagg;
 mod numbers;
 mod policies;
+mod postgres_server;
 mod profiles;
 mod project;
+mod published;
 mod queueing;
 mod readme;
 mod real_traces;

@@ -4,6 +4,7 @@
 const TOKEN = 'pipe-token', HISTORY = 'pipe-history', KEPT = 50;
 // The longest statement that a link can carry.
 const LINK = 8000;
+const narrow = matchMedia('(max-width: 50rem)');
 const $ = (id) => document.getElementById(id);
 
 function make(tag, attributes, ...children) {
@@ -84,7 +85,11 @@ $('login').addEventListener('submit', (event) => {
   event.preventDefault();
   const token = $('token').value.trim();
   // A header takes only these.
-  if (!/^[\x21-\x7e]+$/.test(token)) { $('denied').textContent = 'This is not a token.'; return; }
+  if (!/^[\x21-\x7e]+$/.test(token)) {
+    $('denied').textContent = 'This is not a token.';
+    $('token').select();
+    return;
+  }
   sessionStorage.setItem(TOKEN, token);
   $('token').value = '';
   start();
@@ -248,7 +253,8 @@ function query(sql) {
   field.value = sql;
   suggest();
   run();
-  $('query').scrollIntoView({ block: 'nearest' });
+  // On a phone the result is below what was chosen.
+  $('query').scrollIntoView({ block: narrow.matches ? 'start' : 'nearest' });
 }
 
 async function* lines(response) {
@@ -493,5 +499,5 @@ async function start() {
 
 recall(earlier());
 // On a phone the tables would push the query out of sight.
-if (matchMedia('(max-width: 50rem)').matches) $('tables').open = false;
+if (narrow.matches) $('tables').open = false;
 start();
