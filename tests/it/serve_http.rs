@@ -397,7 +397,7 @@ fn a_large_result_is_sent_as_it_is_made_and_breaks_off_where_the_query_does() {
     for statement in [late, &many] {
         for format in ["csv", "json", "ndjson", "arrow", "parquet"] {
             let answer = sql(&serving, statement, format);
-// Of Parquet so few bytes are made until then that nothing was sent.
+            // Of Parquet so few bytes are made until then that nothing was sent.
             let told = (answer.status, answer.complete);
             let whole_refusal = format == "parquet" && told == (500, true);
             assert!(told == (200, false) || whole_refusal, "{told:?} {format}: {statement}");
