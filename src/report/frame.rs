@@ -11,8 +11,9 @@ use super::scale::{Scale, Tick};
 pub(super) const LABEL: f64 = 14.0;
 pub(super) const SMALL: f64 = 12.5;
 
-/// Pixels that a facet should be wide at least.
-const NARROW: u32 = 150;
+/// Pixels that a facet should be wide at least, and an axis of parallel ones.
+const NARROW: usize = 150;
+const NARROW_AXIS: usize = 80;
 
 /// One plot.
 #[derive(Clone)]
@@ -58,7 +59,8 @@ impl Frame {
 /// The plots side by side and on top of each other: as asked for, or about as many across as down.
 pub(super) fn grid(chart: &Chart) -> (usize, usize) {
     let count = chart.facets.len().max(1);
-    let room = (chart.width / NARROW).max(1) as usize;
+    let needed = NARROW.max(NARROW_AXIS * chart.axes.len());
+    let room = (chart.width as usize / needed).max(1);
     let across = match chart.facet_columns {
         0 if count <= 3 => count.min(room),
         0 => (1..).find(|n| n * n >= count).unwrap_or(1).min(room),
