@@ -153,6 +153,7 @@ impl Server {
         if !options.host.is_loopback() && !options.open {
             refuse_open_doors(&options, &access, tls.is_some())?;
         }
+        refuse_half_open(&options, &access)?;
         let tables = Tables::open(store, options.pipelines.clone(), options.threads).await?;
         let service = Service::new(tables, access, options.limits.clone(), options.threads)?;
         let mut doors = Vec::new();
@@ -227,13 +228,23 @@ async fn keep_up(service: Arc<Service>, every: Duration) -> Result<()> {
     }
 }
 
+/// Tokens say nothing to PostgreSQL's clients: with tokens alone, its port would let everybody in.
+fn refuse_half_open(options: &Options, access: &Access) -> Result<()> {
+    let postgres = options.ports.iter().any(|(wire, _)| *wire == Wire::Postgres);
+    if options.open || !postgres || access.has_users() || !access.has_tokens() {
+        return Ok(());
+    }
+    let message = "there are tokens but no users: everybody could ask by PostgreSQL's wire protocol";
+    let help = format!("add users (--users FILE, or {}=name:password), or use --postgres off", access::USERS_ENV);
+    Err(Diagnostic::new("serve::open", message).help(help).into())
+}
+
 fn refuse_open_doors(options: &Options, access: &Access, tls: bool) -> Result<()> {
     let mut missing = Vec::new();
     let has = |wire| options.ports.iter().any(|(w, _)| *w == wire);
-    if has(Wire::Postgres) && !access.needs_password() {
+    if has(Wire::Postgres) && !access.has_users() {
         missing.push(format!("users (--users FILE, or {}=name:password)", access::USERS_ENV));
-    }
-    if (has(Wire::Flight) || has(Wire::Http)) && !access.needs_token() {
+    } else if access.is_open() {
         missing.push(format!("tokens (--tokens FILE, or {}=token)", access::TOKENS_ENV));
     }
     if !tls {

@@ -67,7 +67,7 @@ type Line = Editor<Assistant, FileHistory>;
 /// # Errors
 /// The terminal cannot be read.
 pub fn interact(session: &mut Session) -> Done {
-    session.interruptible = true;
+    session.catch_interrupts();
     let mut editor = editor(session)?;
     let history = history_file();
     if let Some(file) = &history

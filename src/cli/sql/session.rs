@@ -48,8 +48,7 @@ pub struct Session {
     pub target: Target,
     /// The last statement that was run.
     pub last: Option<String>,
-    /// Ctrl-C stops the query and not the process.
-    pub interruptible: bool,
+    interruptible: bool,
     seen: Seen,
     runtime: Runtime,
 }
@@ -63,6 +62,19 @@ impl Session {
         let engine = Arc::new(runtime.block_on(open(&project, pipeline.as_deref()))?);
         let target = Target::stdout();
         Ok(Session { project, engine, pipeline, settings, target, last: None, interruptible: false, seen, runtime })
+    }
+
+    /// From now on, Ctrl-C stops what runs and not the process.
+    pub fn catch_interrupts(&mut self) {
+        self.interruptible = true;
+        // The first wait installs the handler, which stays.
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = tokio::signal::ctrl_c() => {}
+                () = std::future::ready(()) => {}
+            }
+        });
     }
 
     /// Opens the tables again if some were published, or views written, since; says whether it did.
@@ -177,7 +189,7 @@ impl Session {
         mut once: impl FnMut(&mut Session) -> std::result::Result<(), E>,
         is_interrupt: impl Fn(&E) -> bool,
     ) -> std::result::Result<(), E> {
-        self.interruptible = true;
+        self.catch_interrupts();
         // A Ctrl-C between two waits counts as well.
         let (stop, mut stopped) = tokio::sync::watch::channel(false);
         let listener = self.runtime.spawn(async move {

@@ -46,13 +46,17 @@ fn admit(shared: &Arc<super::Shared>, request: &Request) -> Result<(), Problem> 
     };
     own_host(host, shared.address)?;
     own_page(host, headers)?;
-    if page::is_shell(uri.path()) || shared.service.access.allows_bearer(text(headers, header::AUTHORIZATION)) {
+    if page::is_shell(uri.path()) || shared.service.access.allows(text(headers, header::AUTHORIZATION)) {
         return Ok(());
     }
     shared.service.metrics.denied(Wire::Http);
-    let what = if headers.contains_key(header::AUTHORIZATION) { "the token is not valid" } else { "a token is needed" };
+    let what = if headers.contains_key(header::AUTHORIZATION) {
+        "the token or password is not valid"
+    } else {
+        "a token or password is needed"
+    };
     Err(Problem::new(StatusCode::UNAUTHORIZED, Reason::Access.name(), what)
-        .hint("send the header `Authorization: Bearer TOKEN`, with a token that `pipe serve` was given"))
+        .hint("send the header `Authorization: Bearer TOKEN`, or `Basic` with a user of `pipe serve`"))
 }
 
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {

@@ -32,7 +32,12 @@ pub struct Drawable {
 ///
 /// # Errors
 /// A wrong file of the project; the tables lack what the figure shows, or the query fails.
-pub async fn drawable(ready: &Ready, of: &str, tables: &BTreeMap<String, TableHandle>, threads: usize) -> Result<Drawable> {
+pub async fn drawable(
+    ready: &Ready,
+    of: &str,
+    tables: &BTreeMap<String, TableHandle>,
+    threads: usize,
+) -> Result<Drawable> {
     let plot = ready.plot(of, &[]).map_err(Failure::usage)?;
     let ctx = session::context(&SessionOptions::threads(threads))?;
     for (name, handle) in tables {

@@ -27,7 +27,7 @@ def enter(browser):
     if token:
         browser.until(visible("#login"), "the token is asked for")
         check(not browser.js("return document.body.innerText.includes('small')"), "the page tells of tables before the token")
-        for wrong, message in [("no token at all", "This is not a token."), ("not-this-one", "This token is not valid.")]:
+        for wrong, message in [("no token at all", "This is not a token."), ("not-this-one", "This is not valid.")]:
             browser.type("#token", wrong + "\ue007")
             browser.until(f"document.querySelector('#denied').textContent === '{message}'", f"{wrong} is refused")
         shot(browser, "token")

@@ -57,7 +57,7 @@ class Refused extends Error {
 async function ask(path, options = {}) {
   const headers = new Headers(options.headers || {});
   const token = sessionStorage.getItem(TOKEN);
-  if (token) headers.set('Authorization', `Bearer ${token}`);
+  if (token) headers.set('Authorization', authorization(token));
   let response;
   try {
     response = await fetch(path, { ...options, headers, cache: 'no-store', credentials: 'omit' });
@@ -71,12 +71,18 @@ async function ask(path, options = {}) {
   throw new Refused({ status: response.status, ...problem });
 }
 
+// A token has no colon; a user and a password have one between them.
+function authorization(secret) {
+  if (!secret.includes(':')) return `Bearer ${secret}`;
+  return `Basic ${btoa(String.fromCharCode(...new TextEncoder().encode(secret)))}`;
+}
+
 function askForToken(wrong) {
   $('login').hidden = false;
   $('all').hidden = true;
   $('leave').hidden = true;
   $('summary').textContent = '';
-  $('denied').textContent = wrong ? 'This token is not valid.' : '';
+  $('denied').textContent = wrong ? 'This is not valid.' : '';
   sessionStorage.removeItem(TOKEN);
   $('token').focus();
 }
@@ -84,8 +90,8 @@ function askForToken(wrong) {
 $('login').addEventListener('submit', (event) => {
   event.preventDefault();
   const token = $('token').value.trim();
-  // A header takes only these.
-  if (!/^[\x21-\x7e]+$/.test(token)) {
+  // A header takes only these of a token.
+  if (!token.includes(':') && !/^[\x21-\x7e]+$/.test(token)) {
     $('denied').textContent = 'This is not a token.';
     $('token').select();
     return;

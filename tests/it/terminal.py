@@ -1,4 +1,4 @@
-"""Drives a program through a pseudo-terminal: python3 pty.py '{"command": [...], "steps": [[what, text], ...]}'
+"""Drives a program through a pseudo-terminal: python3 terminal.py '{"command": [...], "steps": [[what, text], ...]}'
 
 Steps: `send` writes keys; `expect` waits for text after what was expected before; `interrupt` presses Ctrl-C again and
 again until the text appears. At the end, waits for the program. Prints the exit code, then everything that it wrote.
@@ -39,13 +39,16 @@ def read(seconds):
 
 
 def wait(text, each):
-    """Reads until `text` appears, and does something ten times a second meanwhile."""
+    """Reads until `text` appears, and does something twice a second meanwhile."""
     global read_to
     give_up = time.monotonic() + 120
+    next_time = time.monotonic() + 0.5
     while (at := everything.find(text, read_to)) < 0:
         if not read(0.1) or time.monotonic() > give_up:
             sys.exit(f"waited for {text!r} in:\n{everything[read_to:]}")
-        each()
+        if time.monotonic() > next_time:
+            each()
+            next_time += 0.5
     read_to = at + len(text)
 
 
