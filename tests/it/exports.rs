@@ -138,7 +138,8 @@ fn partitions_are_read_back_by_everybody() {
         std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name().to_str().unwrap().to_string()).collect();
     names.sort();
     assert_eq!(names, ["flag=__HIVE_DEFAULT_PARTITION__", "flag=false", "flag=true"]);
-    assert_eq!(project.run(&["plan", "pipelines/edges.yaml"]).ok().out.matches("cached").count(), 2);
+    let actions = project.actions(&["pipelines/edges.yaml"]);
+    assert!(actions.iter().all(|(_, action)| action == "cached"), "{actions:?}");
 }
 
 #[test]
@@ -166,8 +167,8 @@ struct Sending<'a> {
     server: &'a Server,
 }
 
-impl Sending<'_> {
-    fn new(server: &Server, stage: &str) -> Sending<'_> {
+impl<'a> Sending<'a> {
+    fn new(server: &'a Server, stage: &str) -> Sending<'a> {
         Sending { project: project(&format!("{{ from: t, format: postgres, {stage} }}")), server }
     }
 
