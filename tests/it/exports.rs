@@ -274,6 +274,13 @@ fn postgres_tables_are_replaced_appended_to_and_cached() {
     sending.edit("SELECT id + 10 AS id, small", "SELECT id, small");
     assert_eq!(action(sending.run(&["--json"])), "ran");
     assert_eq!(count(), "3|1");
+    // Readers see a whole table at any instant.
+    let mut child = sending.project.command(&["run", "pipelines/edges.yaml", "--quiet", "--force", "out"]);
+    let mut child = child.env("PIPE_TEST_DB", server.url()).spawn().unwrap();
+    while child.try_wait().unwrap().is_none() {
+        assert_eq!(count(), "3|1");
+    }
+    assert!(child.wait().unwrap().success());
     // A view on the old table is in the way, and named.
     server.ask("CREATE VIEW on_edges AS SELECT id FROM edges");
     let held = sending.run(&["--force", "out"]);
