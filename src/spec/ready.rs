@@ -130,7 +130,9 @@ fn entries(head: &str, file: &Arc<str>) -> Result<(Entries, Entries), Vec<Diagno
         TreeValue::Map(entries) => Ok(entries.into_iter().partition(|(key, _)| HEAD.contains(&key.value.as_str()))),
         _ => Err(vec![
             problem("figure::head", format!("`{file}` does not begin with comments that say what it shows"), file)
-                .help("such as `-- title: Latency over load`, `-- for: [simulate]`, `-- needs: [\"{of}\"]`, `-- x: load`"),
+                .help(
+                    "such as `-- title: Latency over load`, `-- for: [simulate]`, `-- needs: [\"{of}\"]`, `-- x: load`",
+                ),
         ]),
     }
 }
@@ -148,12 +150,7 @@ fn scalar(value: &Tree) -> Option<String> {
 
 impl Ready {
     /// Reads a file; `find` finds the one that it is like.
-    fn read(
-        name: &str,
-        text: &str,
-        own: bool,
-        find: &dyn Fn(&str) -> Option<Ready>,
-    ) -> Result<Ready, Vec<Diagnostic>> {
+    fn read(name: &str, text: &str, own: bool, find: &dyn Fn(&str) -> Option<Ready>) -> Result<Ready, Vec<Diagnostic>> {
         let file: Arc<str> = format!("queries/figures/{name}.sql").into();
         let (text, sql) = split(text);
         let (head, settings) = entries(&text, &file)?;

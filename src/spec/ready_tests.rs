@@ -21,7 +21,9 @@ fn every_figure_says_what_it_is() {
     }
     // Every file is one of them.
     let folder = crate::repository().join("queries/figures");
-    let files = std::fs::read_dir(folder).unwrap().filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|e| e == "sql"));
+    let files = std::fs::read_dir(folder)
+        .unwrap()
+        .filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|e| e == "sql"));
     assert_eq!(files.count(), BUILT_IN.len());
 }
 
@@ -29,7 +31,10 @@ fn every_figure_says_what_it_is() {
 fn parameters_go_into_settings_and_query() {
     let figure = built_in().find("tpot_by_load").unwrap().unwrap();
     let plot = figure.plot("runs", &[("max_ms".to_string(), "70".to_string())]).unwrap();
-    assert_eq!((plot.kind, plot.rules[0].y, plot.rules[0].label.as_str()), (PlotKind::Line, Some(70.0), "objective: 70 ms"));
+    assert_eq!(
+        (plot.kind, plot.rules[0].y, plot.rules[0].label.as_str()),
+        (PlotKind::Line, Some(70.0), "objective: 70 ms")
+    );
     assert_eq!((plot.title.as_deref(), plot.y_label.as_deref()), (Some("TPOT over load"), Some("TPOT (ms)")));
     let query = plot.query.unwrap().value;
     assert!(query.contains("tpot_ms_p50 AS p50") && query.contains("FROM runs\n"), "{query}");

@@ -86,7 +86,10 @@ fn the_check_names_what_is_wrong() {
         (Plot { query: Some(text("SELECT * FROM metrics")), ..line("rate_rps", "ttft_ms_p99") }, &["ORDER BY"]),
         (Plot { query: Some(text("SELEC")), width: 1, ..line("rate_rps", "y") }, &["`width` is 1", "SELEC"]),
         (
-            Plot { query: Some(text(&format!("CREATE TABLE t AS {METRICS}; {METRICS}"))), ..line("rate_rps", "ttft_ms_p99") },
+            Plot {
+                query: Some(text(&format!("CREATE TABLE t AS {METRICS}; {METRICS}"))),
+                ..line("rate_rps", "ttft_ms_p99")
+            },
             &["a plot stores one table"],
         ),
     ];

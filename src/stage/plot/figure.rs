@@ -6,8 +6,7 @@ use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use super::ready::complete;
-use crate::diag::{Diagnostic, Failure, Result};
+use crate::diag::{Failure, Result};
 use crate::query::errors::Place;
 use crate::query::execute::{Sink, execute};
 use crate::query::session::{self, SCHEMA, SessionOptions};
@@ -32,16 +31,20 @@ pub struct Drawable {
 ///
 /// # Errors
 /// A wrong file of the project; the tables lack what the figure shows, or the query fails.
-pub async fn drawable(ready: &Ready, of: &str, tables: &BTreeMap<String, TableHandle>, threads: usize) -> Result<Drawable> {
+pub async fn drawable(
+    ready: &Ready,
+    of: &str,
+    tables: &BTreeMap<String, TableHandle>,
+    threads: usize,
+) -> Result<Drawable> {
     let plot = ready.plot(of, &[]).map_err(Failure::usage)?;
     let ctx = session::context(&SessionOptions::threads(threads))?;
     for (name, handle) in tables {
         session::register(&ctx, SCHEMA, name, session::provider(handle)?)?;
     }
     let known = |name: &str| tables.get(name).map(|t| t.schema.clone());
-    let text = plot.query.as_ref().map(|q| q.value.as_str()).unwrap_or_default();
-    let sql = complete(text, of, &known)
-        .map_err(|why| Diagnostic::new("figure::columns", format!("`{}` cannot show `{of}`: {why}", ready.name)))?;
+    let plot = plot.completed(&known)?;
+    let sql = plot.query.as_ref().map(|q| q.value.clone()).unwrap_or_default();
     let script = Script::parse(&sql, Place::File(ready.file.clone())).map_err(Failure::usage)?;
     let mut result = Collected::default();
     execute(&ctx, &script, &mut result, &Cancel::default()).await?;

@@ -14,8 +14,7 @@
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 
 /// Columns that number rows: no settings.
-const NUMBERS: [&str; 7] =
-    ["scenario_id", "scenario", "configuration_id", "probe", "value", "replication", "seed"];
+const NUMBERS: [&str; 7] = ["scenario_id", "scenario", "configuration_id", "probe", "value", "replication", "seed"];
 /// The first columns behind the settings, of the tables of `simulate` and of `search`.
 const BEHIND: [&str; 2] = ["gpus", "slo"];
 
@@ -27,11 +26,7 @@ const OBVIOUS: [&str; 9] =
 ///
 /// # Errors
 /// The stage does not have what the query asks for: why, in words.
-pub(super) fn complete(
-    sql: &str,
-    of: &str,
-    known: &dyn Fn(&str) -> Option<SchemaRef>,
-) -> Result<String, String> {
+pub(super) fn complete(sql: &str, of: &str, known: &dyn Fn(&str) -> Option<SchemaRef>) -> Result<String, String> {
     let mut out = String::new();
     let mut rest = sql;
     while let Some(start) = rest.find('{') {
@@ -65,11 +60,7 @@ fn closing(text: &str) -> Option<usize> {
 }
 
 /// What stands for a placeholder; `None` for what is none.
-fn placeholder(
-    inside: &str,
-    of: &str,
-    known: &dyn Fn(&str) -> Option<SchemaRef>,
-) -> Result<Option<String>, String> {
+fn placeholder(inside: &str, of: &str, known: &dyn Fn(&str) -> Option<SchemaRef>) -> Result<Option<String>, String> {
     let each = |names: Vec<String>, body: &str, between: &str| {
         let texts: Vec<String> = names.iter().map(|name| body.trim().replace('$', name)).collect();
         texts.join(between)
@@ -204,7 +195,8 @@ mod tests {
 
     #[test]
     fn lists_are_written_out() {
-        let history = table(&[("trial", DataType::Int64), ("best_a", DataType::Float64), ("best_b", DataType::Float64)]);
+        let history =
+            table(&[("trial", DataType::Int64), ("best_a", DataType::Float64), ("best_b", DataType::Float64)]);
         let front = table(&[
             ("trial", DataType::Int64),
             ("deployment_tp", DataType::Int64),
@@ -220,13 +212,21 @@ mod tests {
             _ => None,
         };
         for (of, sql, expect) in [
-            ("o", "x {each objective: SELECT '$', best_$ FROM t} y", Ok("x SELECT 'a', best_a FROM t UNION ALL SELECT 'b', best_b FROM t y")),
+            (
+                "o",
+                "x {each objective: SELECT '$', best_$ FROM t} y",
+                Ok("x SELECT 'a', best_a FROM t UNION ALL SELECT 'b', best_b FROM t y"),
+            ),
             ("o", "{all parameter: \"$\"}, {objective_2}", Ok("\"deployment_tp\", b")),
             ("one", "{objective_1} {objective_2}", Err("it needs 2 objectives, and `one` has 1")),
             ("new", "{objective_2} {configuration}", Ok("unknown ''")),
             ("o", "SELECT '{other}' {", Ok("SELECT '{other}' {")),
         ] {
-            assert_eq!(complete(sql, of, &known).as_deref(), expect.map_err(String::from).as_deref().map_err(|e| e), "{sql}");
+            assert_eq!(
+                complete(sql, of, &known).as_deref(),
+                expect.map_err(String::from).as_deref().map_err(|e| e),
+                "{sql}"
+            );
         }
     }
 }
