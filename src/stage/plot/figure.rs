@@ -6,8 +6,7 @@ use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use super::ready::complete;
-use crate::diag::{Diagnostic, Failure, Result};
+use crate::diag::{Failure, Result};
 use crate::query::errors::Place;
 use crate::query::execute::{Sink, execute};
 use crate::query::session::{self, SCHEMA, SessionOptions};
@@ -44,9 +43,8 @@ pub async fn drawable(
         session::register(&ctx, SCHEMA, name, session::provider(handle)?)?;
     }
     let known = |name: &str| tables.get(name).map(|t| t.schema.clone());
-    let text = plot.query.as_ref().map(|q| q.value.as_str()).unwrap_or_default();
-    let sql = complete(text, of, &known)
-        .map_err(|why| Diagnostic::new("figure::columns", format!("`{}` cannot show `{of}`: {why}", ready.name)))?;
+    let plot = plot.completed(&known)?;
+    let sql = plot.query.as_ref().map(|q| q.value.clone()).unwrap_or_default();
     let script = Script::parse(&sql, Place::File(ready.file.clone())).map_err(Failure::usage)?;
     let mut result = Collected::default();
     execute(&ctx, &script, &mut result, &Cancel::default()).await?;
