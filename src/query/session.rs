@@ -8,16 +8,20 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::catalog::{MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider, TableProvider};
+use datafusion::catalog::{MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider, Session, TableProvider};
+use datafusion::datasource::TableType;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
-use datafusion::error::DataFusionError;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 
 use super::functions;
@@ -140,7 +144,45 @@ pub fn parts_provider(schema: &SchemaRef, parts: &[std::path::PathBuf]) -> Resul
     let options = ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension("");
     let config =
         ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema.clone());
-    Ok(Arc::new(ListingTable::try_new(config).map_err(internal)?))
+    let files = ListingTable::try_new(config).map_err(internal)?;
+    Ok(Arc::new(Parts { files, paths: parts.to_vec() }))
+}
+
+/// A table of files that must all be there. DataFusion takes a file that is gone for a folder without files: fewer rows, and
+/// no error.
+#[derive(Debug)]
+struct Parts {
+    files: ListingTable,
+    paths: Vec<std::path::PathBuf>,
+}
+
+#[async_trait]
+impl TableProvider for Parts {
+    fn schema(&self) -> SchemaRef {
+        self.files.schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        self.files.table_type()
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+        self.files.supports_filters_pushdown(filters)
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        if self.paths.iter().any(|p| !p.is_file()) {
+            let what = "a part of the table was removed: `pipe run` makes it again";
+            return Err(DataFusionError::Execution(what.to_string()));
+        }
+        self.files.scan(state, projection, filters, limit).await
+    }
 }
 
 /// The path as URL. Written out, because DataFusion takes `*`, `?` and `[` in a plain path for a pattern.

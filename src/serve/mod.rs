@@ -21,6 +21,8 @@ pub mod postgres;
 pub mod refusal;
 pub mod service;
 pub mod tables;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::net::{IpAddr, SocketAddr, TcpListener};

@@ -121,7 +121,14 @@ impl Refusal {
 
     /// Of an error from parsing or planning `sql`.
     pub fn planning(error: &DataFusionError, sql: &str, names: &Names) -> Refusal {
-        if matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)) {
+        // Planning looks at files already, and computes what is constant.
+        if let DataFusionError::ResourcesExhausted(_)
+        | DataFusionError::Execution(_)
+        | DataFusionError::IoError(_)
+        | DataFusionError::ObjectStore(_)
+        | DataFusionError::ParquetError(_)
+        | DataFusionError::ArrowError(..) = error.find_root()
+        {
             return Refusal::running(error);
         }
         let found = planning(error, sql, &Place::File("sql".into()), names);

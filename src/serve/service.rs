@@ -4,7 +4,7 @@
 //! batch by batch; a client that does not take its rows holds up nothing but its own query, and not for ever.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -157,9 +157,10 @@ impl Service {
             }
         };
         let (sender, receiver) = mpsc::channel(AHEAD);
-        let handle = self.handle();
-        let task = handle.spawn(query.drive(running, sender));
-        Ok(Rows { schema, receiver, task: Some(task.abort_handle()) })
+        let end: End =
+            Arc::new(Mutex::new(Some(Refusal::new(Reason::Failed, "the query ended because of a bug in pipe"))));
+        let task = self.handle().spawn(query.drive(running, sender, end.clone()));
+        Ok(Rows { schema, receiver, end, task: task.abort_handle() })
     }
 
     async fn start(
@@ -281,19 +282,18 @@ struct Query {
 
 type Item = std::result::Result<RecordBatch, Refusal>;
 
+/// Why a query ended before its last row; empty if it did not. Beside the rows, so that a client that is slow to take them
+/// hears of it all the same, and never takes a part for the whole.
+type End = Arc<Mutex<Option<Refusal>>>;
+
 impl Query {
-    /// Sends all rows, or the first error.
-    async fn drive(mut self, running: Running, sender: mpsc::Sender<Item>) {
-        let mut outcome =
-            Outcome { query: &mut self, refusal: Some(Refusal::new(Reason::Cancelled, "the client left")) };
+    /// Sends all rows, and notes how it ended.
+    async fn drive(mut self, running: Running, sender: mpsc::Sender<Item>, end: End) {
+        let gone = Some(Refusal::new(Reason::Cancelled, "the client left"));
+        let mut outcome = Outcome { query: &mut self, refusal: gone };
         let ended = outcome.query.rows(&running, &sender).await;
         outcome.refusal = ended.err();
-        if let Some(refusal) = &outcome.refusal
-            && refusal.reason != Reason::Cancelled
-        {
-            // A client that left does not hear it.
-            let _ = tokio::time::timeout(Duration::from_secs(5), sender.send(Err(refusal.clone()))).await;
-        }
+        *end.lock().unwrap_or_else(PoisonError::into_inner) = outcome.refusal.clone();
     }
 
     async fn rows(&mut self, running: &Running, sender: &mpsc::Sender<Item>) -> std::result::Result<(), Refusal> {
@@ -360,7 +360,8 @@ impl Drop for Outcome<'_> {
 pub struct Rows {
     schema: SchemaRef,
     receiver: mpsc::Receiver<Item>,
-    task: Option<tokio::task::AbortHandle>,
+    end: End,
+    task: tokio::task::AbortHandle,
 }
 
 impl Rows {
@@ -382,16 +383,16 @@ impl Stream for Rows {
     type Item = Item;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
-        self.receiver.poll_recv(cx)
+        match self.receiver.poll_recv(cx) {
+            Poll::Ready(None) => Poll::Ready(self.end.lock().unwrap_or_else(PoisonError::into_inner).take().map(Err)),
+            other => other,
+        }
     }
 }
 
 impl Drop for Rows {
     fn drop(&mut self) {
         // One that has ended is not there any more, and hears nothing.
-        if let Some(task) = self.task.take() {
-            self.receiver.close();
-            task.abort();
-        }
+        self.task.abort();
     }
 }
