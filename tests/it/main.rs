@@ -21,6 +21,7 @@ mod queueing;
 mod readme;
 mod real_traces;
 mod report;
+mod serve_postgres;
 mod serving;
 mod sql;
 mod tidy;
