@@ -9,7 +9,8 @@
 //!                     └────────┴───────┴──────► store (Parquet, content-addressed)
 //!                                                 ▲
 //!            cli: run, plan, check, schema,       │
-//!                 ls, show, sql ──────► query ────┘
+//!                 ls, show, sql, report ─► query ─┤
+//!                 serve ─► serve ────────► query ─┘
 //! ```
 //!
 //! A user writes a YAML file of named stages. Every stage reads tables and makes tables; every table is Parquet in a
@@ -47,6 +48,7 @@
 //! | module | holds | may use |
 //! |---|---|---|
 //! | [`cli`] | one file per subcommand | everything |
+//! | [`serve`] | PostgreSQL's wire protocol, Arrow Flight SQL, HTTP; read-only | `query report store table` |
 //! | [`run`] | executes a plan: order, concurrency, progress, cancel, record | `plan stage store spec` |
 //! | [`plan`] | pipeline to DAG; what is cached, what runs, and why | `spec stage store` |
 //! | [`stage`] | the kinds of stages, one file each | `kernel table trace query report store spec catalog` |
@@ -117,6 +119,12 @@
 //! - **Traces elsewhere are behind a feature**: `object_store` with its clients would be unified with DataFusion's, so that
 //!   everybody would build an HTTP client, TLS and DataFusion anew for them.
 //! - **`transform` holds its requests in memory**, as `simulate` does after it; `ingest` and `tokenize` stream.
+//! - **A server serves the last good run, not what is published.** Stages publish as they finish, so that what is done is
+//!   seen; a dashboard must not mix two runs. The store still has the results of both.
+//! - **Queries of clients run on threads of their own, and hand over batches through a short channel.** So a heavy query does
+//!   not silence the servers, a slow client holds up only itself, and time limits count work alone.
+//! - **Servers are not behind a feature.** They add a hundred small packages and some minutes to the first build; in return
+//!   every binary that reads tables can also serve them.
 //! - **The store is a local folder.** `object_store` enters with DataFusion; the store's own writes need rename, fsync
 //!   and locks, which it does not offer.
 

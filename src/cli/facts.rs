@@ -46,9 +46,9 @@ pub struct OnArgs {
 /// # Errors
 /// A name that the catalog lacks, a catalog that is not valid, settings that do not go together.
 pub(super) fn show(project: &Path, what: &str, name: Option<&str>, on: &OnArgs) -> Result<Option<String>> {
-    if name.is_some() && !matches!(what, "gpu" | "model" | "prices") {
+    if name.is_some() && !matches!(what, "gpu" | "model" | "prices" | "figure") {
         let message = format!("`{what}` has nothing of that name");
-        let help = "write `pipe show gpu NAME`, `pipe show model NAME`, `pipe show prices`, or `pipe show TABLE`";
+        let help = "write `pipe show gpu NAME`, `pipe show model NAME`, `pipe show figure NAME`, `pipe show prices`, or `pipe show TABLE`";
         return Err(Diagnostic::new("cli::show", message).help(help).into());
     }
     let load = || catalog::load(project);
@@ -58,6 +58,8 @@ pub(super) fn show(project: &Path, what: &str, name: Option<&str>, on: &OnArgs) 
         ("model", Some(name)) => Some(model(&load()?, name, on)?),
         ("model", None) => Some(models(&load()?)),
         ("prices", gpu) => Some(prices(&load()?, gpu)?),
+        ("figure", Some(name)) => Some(super::figures::one(project, name)?),
+        ("figure" | "figures", None) => Some(super::figures::list(project)?),
         _ => None,
     })
 }

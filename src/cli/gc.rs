@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Done, bytes, project, table};
 use crate::diag::{Diagnostic, Exit};
-use crate::store::{Garbage, Store};
+use crate::store::{GRACE_S, Garbage, Store};
 
 #[derive(Args, Debug)]
 pub struct GcArgs {
@@ -16,6 +16,9 @@ pub struct GcArgs {
     /// Keep results that were made in the last so many days
     #[arg(long, value_name = "DAYS", default_value_t = 0)]
     keep_days: u64,
+    /// Keep results that were published in the last so many minutes: somebody may be reading them
+    #[arg(long, value_name = "MINUTES", default_value_t = GRACE_S / 60)]
+    grace: u64,
     /// Also take back the tables and files of this pipeline, whose results then nobody uses
     #[arg(long, value_name = "PIPELINE")]
     forget: Vec<String>,
@@ -38,7 +41,9 @@ pub(super) fn gc(root: Option<PathBuf>, args: GcArgs) -> Done {
     }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let young = |g: &Garbage| args.keep_days > 0 && now.saturating_sub(g.finished_unix_s) < args.keep_days * 86_400;
-    let found = store.unreachable_without(if args.delete { &[] } else { &args.forget });
+    let forgotten: &[String] = if args.delete { &[] } else { &args.forget };
+    let found = store.unreachable_without(forgotten, args.grace.saturating_mul(60));
+    let waiting = store.unreachable_without(forgotten, 0).len() - found.len();
     let found: Vec<Garbage> = found.into_iter().filter(|g| !young(g)).collect();
     let sum: u64 = found.iter().map(|g| g.bytes).sum();
     let row = |g: &Garbage| {
@@ -58,6 +63,9 @@ pub(super) fn gc(root: Option<PathBuf>, args: GcArgs) -> Done {
         say!("removed {} results, {}", found.len(), bytes(sum));
     } else {
         say!("{} results that no pipeline uses, {}; `pipe gc --delete` removes them", found.len(), bytes(sum));
+    }
+    if waiting > 0 {
+        say!("kept: {waiting} results that were published in the last {} minutes (see --grace)", args.grace);
     }
     let memory = store.memory_bytes();
     if memory > 0 {

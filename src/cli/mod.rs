@@ -23,7 +23,10 @@ macro_rules! tell {
 mod bench;
 mod check;
 mod diff;
+mod duckdb;
+mod export;
 mod facts;
+mod figures;
 mod gc;
 mod graph;
 mod history;
@@ -106,25 +109,32 @@ enum Command {
     /// Of a table: columns with units, rows, size, where it comes from, first rows. Of a GPU: peaks, memory, links, prices,
     /// and where it stops being bound by memory. Of a model: parameters, KV cache, and how it fits the GPUs.
     ///
-    /// `gpu`, `model` and `prices` alone list what the catalog has, unless a table has that name; with its pipeline
-    /// (`sweep.gpu`) a table is always meant.
+    /// `gpu`, `model` and `prices` alone list what the catalog has, and `figures` the ready-made figures, unless a table has
+    /// that name; with its pipeline (`sweep.gpu`) a table is always meant.
     ///
     /// Examples:
     ///   pipe show sweep.metrics
     ///   pipe show gpu h100-sxm
+    ///   pipe show figure latency_by_load
     ///   pipe show model llama-3.1-70b --gpu h100-sxm --tp 4
     ///   pipe show model path/to/config.json --gpu l40s
     #[command(verbatim_doc_comment)]
     Show(tables::ShowArgs),
-    /// Query tables with SQL
+    /// Query tables with SQL: one query, a script, or a console
     ///
     /// Tables are `<pipeline>.<table>`, or just `<table>` where only one pipeline has it. Files of `queries/views/`
     /// are views. Functions besides those of DataFusion: `pipe sql --functions`.
     ///
+    /// Without a query, `pipe sql` is a console with history and completion; `\?` shows its commands. Statements and
+    /// commands can also come from a file or by a pipe; the first error ends them, unless --keep-going.
+    ///
     /// Examples:
+    ///   pipe sql
     ///   pipe sql "SELECT * FROM sweep.metrics ORDER BY ttft_ms_p99 LIMIT 5"
     ///   pipe sql -f queries/slo/chat.sql --format csv
-    ///   pipe sql "SELECT * FROM sweep.sim_requests" --format parquet > requests.parquet
+    ///   pipe sql "SELECT * FROM sweep.sim_requests" --output requests.parquet
+    ///   pipe sql "SELECT count(*) FROM sweep.sim" --watch 5
+    ///   echo '\d sweep.metrics' | pipe sql
     #[command(verbatim_doc_comment)]
     Sql(sql::SqlArgs),
     /// Serve the tables to other programs: PostgreSQL's wire protocol, Arrow Flight SQL, and HTTP
@@ -138,6 +148,16 @@ enum Command {
     ///   pipe serve --host 0.0.0.0 --users users.txt --tokens tokens.txt --tls-cert cert.pem --tls-key key.pem
     #[command(verbatim_doc_comment)]
     Serve(serve::ServeArgs),
+    /// Write a table as a file: CSV, JSON lines, Parquet, Arrow or Excel
+    ///
+    /// Files that belong to a pipeline are made by a stage `export`, which also writes partitioned Parquet, formats of
+    /// traces, and tables of PostgreSQL. The result of a query: `pipe sql --format`.
+    ///
+    /// Examples:
+    ///   pipe export sweep.metrics --output metrics.xlsx
+    ///   pipe export sweep.sim_requests --output requests.csv.gz
+    #[command(verbatim_doc_comment)]
+    Export(export::ExportArgs),
     /// Write what a pipeline found as one HTML file: the answer, figures, tables, stages, and how to make it again
     Report(report::ReportArgs),
     /// Show what reads what in a pipeline: as text, Mermaid or SVG
@@ -216,6 +236,7 @@ pub fn main(args: Args) -> Exit {
         Command::Show(a) => tables::show(root, a),
         Command::Sql(a) => sql::sql(root, a),
         Command::Serve(a) => serve::serve(root, a),
+        Command::Export(a) => export::export(root, a),
         Command::Report(a) => report::report(root, a),
         Command::Graph(a) => graph::graph(root, a),
         Command::History(a) => history::history(root, a),

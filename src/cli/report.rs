@@ -7,10 +7,10 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use base64::prelude::{BASE64_STANDARD, Engine as _};
 use clap::Args;
 use serde_json::Value;
 
+use super::figures::{Choice, Chosen, SVG_MAX, image};
 use super::{Done, cores, duration, folder, project, runtime, sql, thousands};
 use crate::diag::{self, Diagnostic, Exit, Failure, Result, Sources, nearest};
 use crate::report::{Page, PageFigure, PageStage, PageTable};
@@ -25,13 +25,17 @@ pub struct ReportArgs {
     /// The file to write. Default: data/reports/<pipeline>.html
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Ready-made figures beside those of plot stages: `auto` (the usual questions), `stages` (none), `all`, or NAME,...
+    /// (`pipe show figures`)
+    #[arg(long, default_value = "auto", value_name = "WHICH")]
+    figures: Choice,
     /// Rows of a table at most
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = ROWS)]
     rows: usize,
 }
 
-/// An SVG of more bytes is shown as a PNG instead.
-const SVG_MAX: usize = 300_000;
+/// Rows of a table.
+const ROWS: usize = 200;
 /// Kinds of stages whose tables are results to look at; those of others are the way there.
 const RESULTS: [&str; 9] =
     ["sql", "slo", "search", "optimize", "calibrate", "compare", "fidelity", "simulate", "export"];
@@ -53,13 +57,7 @@ pub(super) fn report(root: Option<PathBuf>, args: ReportArgs) -> Done {
         return Err(Failure::from(problem).into());
     }
     page.pipeline.clone_from(&name);
-    let tables: Vec<Published> = store.published().into_iter().filter(|p| p.pipeline == name).collect();
-    let runs = store.runs();
-    let run = runs.iter().find(|r| r.pipeline == name && ended_well(r.status));
-    about_the_run(&mut page, run, &args.pipeline, file);
-    stages(&mut page, &tables, run);
-    figures(&mut page, &store, &name, &tables)?;
-    runtime(cores())?.block_on(rows(&mut page, root, &name, &tables, args.rows))?;
+    gather(&mut page, &store, (&args.pipeline, file), args.figures, args.rows)?;
     let out = args.output.unwrap_or_else(|| project.join("data/reports").join(format!("{name}.html")));
     if let Some(dir) = out.parent() {
         std::fs::create_dir_all(dir).map_err(|e| diag::io(dir, "make", &e))?;
@@ -70,6 +68,42 @@ pub(super) fn report(root: Option<PathBuf>, args: ReportArgs) -> Done {
     let (figures, size) = (page.figures.len(), super::bytes(html.len() as u64));
     say!("{}: {figures} figures, {} tables, {size}", shown.as_ref().unwrap_or(&out).display(), page.tables.len());
     Ok(Exit::Ok)
+}
+
+/// The HTML of a pipeline that has results, for `pipe serve`.
+///
+/// # Errors
+/// Its tables or figures cannot be read.
+pub(super) fn page(store: &Store, name: &str) -> Result<String> {
+    let mut page = Page { pipeline: name.to_string(), ..Page::default() };
+    gather(&mut page, store, (name, Path::new("")), Choice::Auto, ROWS)?;
+    Ok(page.html())
+}
+
+/// Everything that a page tells but the pipeline's name and file. `asked` is how it was asked for, and the file that this
+/// is, if it is one.
+fn gather(page: &mut Page, store: &Store, asked: (&str, &Path), choice: Choice, most: usize) -> Result<()> {
+    let name = page.pipeline.clone();
+    let tables: Vec<Published> = store.published().into_iter().filter(|p| p.pipeline == name).collect();
+    let runs = store.runs();
+    let run = runs.iter().find(|r| r.pipeline == name && ended_well(r.status));
+    about_the_run(page, run, asked.0, asked.1);
+    stages(page, &tables, run);
+    figures(page, store, &name, &tables)?;
+    let runtime = runtime(cores())?;
+    let project = store.project();
+    let chosen = Chosen {
+        store,
+        project,
+        tables: &tables,
+        stages: page.stages.iter().map(|s| (s.name.clone(), s.kind.clone())).collect(),
+        choice,
+        bytes: page.figures.iter().map(|f| f.picture.len()).sum(),
+    };
+    let (ready, notes) = runtime.block_on(chosen.draw())?;
+    page.figures.extend(ready);
+    page.notes = notes;
+    runtime.block_on(rows(page, Some(project.to_path_buf()), &name, &tables, most))
 }
 
 fn ended_well(status: RunStatus) -> bool {
@@ -164,9 +198,7 @@ fn figures(page: &mut Page, store: &Store, name: &str, tables: &[Published]) -> 
                 let svg = String::from_utf8_lossy(&svg).into_owned();
                 svg[svg.find("<svg").unwrap_or(0)..].to_string()
             }
-            (None, Some(png)) => {
-                format!("<img alt=\"\" src=\"data:image/png;base64,{}\">", BASE64_STANDARD.encode(read(&png)?))
-            }
+            (None, Some(png)) => image(&read(&png)?),
             (None, None) => continue,
         };
         let config = &published.manifest.recipe.config;
@@ -174,7 +206,8 @@ fn figures(page: &mut Page, store: &Store, name: &str, tables: &[Published]) -> 
         let statements = config.get("statements").and_then(Value::as_array);
         let sql: Vec<&str> = statements.into_iter().flatten().filter_map(Value::as_str).collect();
         let title = Some(text("title")).filter(|t| !t.is_empty()).unwrap_or_else(|| published.stage.clone());
-        page.figures.push(PageFigure { stage: published.stage.clone(), title, picture, sql: sql.join(";\n") });
+        let (id, stage) = (published.stage.clone(), published.stage.clone());
+        page.figures.push(PageFigure { id, stage, title, about: String::new(), picture, sql: sql.join(";\n") });
     }
     let place = |stage: &str| page.stages.iter().position(|s| s.name == stage);
     let mut figures = std::mem::take(&mut page.figures);

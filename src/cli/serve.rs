@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Done, cores, project, runtime};
 use crate::diag::{self, Exit};
 use crate::query::session::SessionOptions;
-use crate::serve::{Limits, Options, Server, Wire};
+use crate::serve::{Limits, Options, Report, Server, Wire};
 use crate::store::Store;
 
 #[derive(Args, Debug)]
@@ -153,6 +153,7 @@ impl ServeArgs {
             limits,
             threads,
             refresh: Duration::from_secs_f64(self.refresh),
+            report: Some(Report::new(super::report::page)),
         }
     }
 }

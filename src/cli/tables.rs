@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use arrow::datatypes::Schema;
 use clap::Args;
 use serde_json::json;
 
-use super::{Done, bytes, cores, duration, facts, kv_plan, project, runtime, sql, table, thousands, trace_facts};
+use super::{
+    Done, bytes, cores, duckdb, duration, facts, kv_plan, project, runtime, sql, table, thousands, trace_facts,
+};
 use crate::diag::{self, Diagnostic, Exit, Result};
 use crate::query::output;
 use crate::store::{Published, Store, TableHandle, TableManifest};
@@ -18,11 +21,16 @@ pub struct LsArgs {
     /// One JSON object per table
     #[arg(long)]
     json: bool,
+    /// Print SQL for DuckDB: a view per table, and the project's views as far as DuckDB has what they use
+    ///
+    ///   pipe ls --duckdb > views.sql && duckdb -init views.sql
+    #[arg(long, conflicts_with = "json", verbatim_doc_comment)]
+    duckdb: bool,
 }
 
 #[derive(Args, Debug)]
 pub struct ShowArgs {
-    /// `<pipeline>.<table>`, or `<table>` where only one pipeline has it; or `gpu`, `model`, `prices`
+    /// `<pipeline>.<table>`, or `<table>` where only one pipeline has it; or `gpu`, `model`, `prices`, `figures`
     table: String,
     /// Name of the GPU or model, or the path of a model's config.json
     name: Option<String>,
@@ -43,6 +51,11 @@ pub(super) fn ls(root: Option<PathBuf>, args: LsArgs) -> Done {
     let store = Store::open(&project)?;
     let wanted = |pipeline: &str| args.pipeline.as_deref().is_none_or(|p| p == pipeline);
     let all: Vec<Published> = store.published().into_iter().filter(|p| wanted(&p.pipeline)).collect();
+    if args.duckdb {
+        let script = runtime(cores())?.block_on(duckdb::script(root, &project, &all))?;
+        put!("{script}");
+        return Ok(Exit::Ok);
+    }
     if args.json {
         for p in &all {
             let Some(t) = of(p) else { continue };
@@ -50,7 +63,7 @@ pub(super) fn ls(root: Option<PathBuf>, args: LsArgs) -> Done {
                 "{}",
                 json!({
                     "pipeline": p.pipeline, "table": p.table, "stage": p.stage, "kind": p.manifest.recipe.kind,
-                    "rows": t.rows, "bytes": size(t), "hash": t.hash.0, "path": p.dir,
+                    "version": p.manifest.recipe.version, "rows": t.rows, "bytes": size(t), "hash": t.hash.0, "path": p.dir,
                     "finished_unix_s": p.manifest.finished_unix_s,
                 })
             );
@@ -61,20 +74,7 @@ pub(super) fn ls(root: Option<PathBuf>, args: LsArgs) -> Done {
         say!("no tables yet: pipe run pipelines/sweep.yaml");
         return Ok(Exit::Ok);
     }
-    let rows: Vec<Vec<String>> = all
-        .iter()
-        .filter_map(|p| {
-            let t = of(p)?;
-            Some(vec![
-                format!("{}.{}", p.pipeline, p.table),
-                p.manifest.recipe.kind.clone(),
-                thousands(t.rows),
-                bytes(size(t)),
-                ago(p.manifest.finished_unix_s),
-            ])
-        })
-        .collect();
-    put!("{}", table(&["table", "kind", "rows", "size", "made"], &rows));
+    put!("{}", listing(&all.iter().collect::<Vec<_>>()));
     for file in store.published_files().into_iter().filter(|f| wanted(&f.pipeline)) {
         say!("  {}", file.path.strip_prefix(&project).unwrap_or(&file.path).display());
     }
@@ -86,6 +86,22 @@ pub(super) fn ls(root: Option<PathBuf>, args: LsArgs) -> Done {
         }
     }
     Ok(Exit::Ok)
+}
+
+/// Tables with kind, rows, size and age.
+pub(super) fn listing(all: &[&Published]) -> String {
+    let row = |p: &&Published| {
+        let t = of(p)?;
+        Some(vec![
+            format!("{}.{}", p.pipeline, p.table),
+            p.manifest.recipe.kind.clone(),
+            thousands(t.rows),
+            bytes(size(t)),
+            ago(p.manifest.finished_unix_s),
+        ])
+    };
+    let rows: Vec<Vec<String>> = all.iter().filter_map(row).collect();
+    table(&["table", "kind", "rows", "size", "made"], &rows)
 }
 
 fn size(t: &TableManifest) -> u64 {
@@ -116,7 +132,7 @@ pub(super) fn show(root: Option<PathBuf>, args: ShowArgs) -> Done {
     let found = find(&all, &args.table)?;
     let handle = store.published_handle(found)?;
     put!("{}", describe(found, &handle));
-    put!("\n{}", columns(&handle));
+    put!("\n{}", columns(&handle.schema));
     let caches = match found.manifest.recipe.kind.as_str() {
         "simulate" => {
             let pools = kv_plan::table_of_pools(&found.table);
@@ -180,7 +196,7 @@ pub(super) fn find<'a>(all: &'a [Published], name: &str) -> Result<&'a Published
 }
 
 /// What a table is and where it comes from.
-fn describe(p: &Published, handle: &TableHandle) -> String {
+pub(super) fn describe(p: &Published, handle: &TableHandle) -> String {
     let recipe = &p.manifest.recipe;
     let mut out = format!("{}.{}: {} rows", p.pipeline, p.table, thousands(handle.rows));
     if let Some(t) = of(p) {
@@ -205,9 +221,9 @@ fn describe(p: &Published, handle: &TableHandle) -> String {
     out
 }
 
-fn columns(handle: &TableHandle) -> String {
-    let rows: Vec<Vec<String>> = handle
-        .schema
+/// Columns with type, unit and description.
+pub(super) fn columns(schema: &Schema) -> String {
+    let rows: Vec<Vec<String>> = schema
         .fields()
         .iter()
         .map(|f| {

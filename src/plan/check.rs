@@ -176,11 +176,26 @@ impl<'a> Graph<'a> {
     fn unknown_table(&self, i: usize, text: &Text, producers: &BTreeMap<String, usize>) -> Diagnostic {
         let message = format!("stage `{}` reads `{}`, which no stage makes", self.name(i), text.value);
         let d = Diagnostic::new("plan::unknown_table", message).at(text.at.clone().or_else(|| self.at(i).cloned()));
+        if let Some(setting) = self.setting_that_makes(&text.value) {
+            return d.help(setting);
+        }
         let others: Vec<&str> = producers.iter().filter(|(_, p)| **p != i).map(|(t, _)| t.as_str()).collect();
         match nearest(&text.value, others.iter().copied()) {
             Some(near) => d.help(format!("did you mean `{near}`? tables: {}", others.join(", "))),
             None if others.is_empty() => d.help("no other stage makes a table"),
             None => d.help(format!("tables: {}", others.join(", "))),
+        }
+    }
+
+    /// What to set so that a simulation makes this table, if one could.
+    fn setting_that_makes(&self, table: &str) -> Option<String> {
+        let (stage, part) = table.rsplit_once('_')?;
+        let simulates = |s: &crate::spec::Stage| s.name.value == stage && matches!(s.spec, StageSpec::Simulate(_));
+        self.pipeline.stages.iter().find(|s| simulates(s))?;
+        match part {
+            "steps" | "routes" => Some(format!("`{stage}` makes it with `{part}: true`")),
+            "tiers" => Some(format!("`{stage}` makes it where its deployment has `kv: {{ tiers: [..] }}`")),
+            _ => None,
         }
     }
 

@@ -187,7 +187,7 @@ pub fn plan(pipeline: &Pipeline, dag: &Dag, store: &Store, options: &Options) ->
             match input_hashes(dag, i, &manifests) {
                 Some(inputs) => {
                     let recipe = recipe(dag, i, pipeline.seed, inputs, store)?;
-                    decide(&recipe, last, forced, store).action
+                    decide(&recipe, last, forced, dag.kind(i).writes_outside(), store).action
                 }
                 None => unknown(dag, i, pipeline.seed, last, forced, &manifests, store)?,
             }
@@ -249,10 +249,14 @@ pub(crate) struct Decision {
     pub damage: Option<String>,
 }
 
-/// Decides about a stage whose recipe is complete. `last` is its recipe when it was last published.
-pub(crate) fn decide(recipe: &Recipe, last: Option<&Recipe>, forced: bool, store: &Store) -> Decision {
+/// Decides about a stage whose recipe is complete. `last` is its recipe when it was last published. A stage that writes
+/// `outside` the store must be the last that did so: what it wrote may have been replaced since.
+pub(crate) fn decide(recipe: &Recipe, last: Option<&Recipe>, forced: bool, outside: bool, store: &Store) -> Decision {
     let run = |reasons: Vec<String>| Action::Run { reasons };
     match store.entry(&recipe.fingerprint()) {
+        Entry::Found(_) if outside && last != Some(recipe) => {
+            Decision { action: run(reason::reasons(recipe, last)), damage: None }
+        }
         Entry::Damaged(why) => Decision { action: run(vec!["result is damaged".to_string()]), damage: Some(why) },
         Entry::Found(_) if forced => Decision { action: run(vec!["forced".to_string()]), damage: None },
         Entry::Found(manifest) => Decision { action: Action::Cached(manifest), damage: None },

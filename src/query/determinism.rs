@@ -21,6 +21,7 @@ const ORDER_FREE: &[&str] = &[
     "count",
     "goodput",
     "grouping",
+    "histogram",
     "max",
     "median",
     "min",

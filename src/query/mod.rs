@@ -7,21 +7,27 @@
 //! determinism.rs  which plans may run in several partitions                   columns.rs types and units of results
 //! execute.rs      runs a script into a sink
 //! session.rs      sessions and tables       views.rs  queries/views/*.sql     output.rs table, CSV, JSON, Parquet, Arrow
-//! functions/      quantile, slo_attainment, goodput, ms, s; exact sum and avg
+//! relations.rs    what there is to query, for consoles                        text.rs   Markdown, a line per column
+//! functions/      quantile, histogram, width_bucket, slo_attainment, goodput, tokens_per_s, ms, s; exact sum and avg;
+//!                 limits on what a call may make
+//! duckdb.rs       statements for DuckDB
 //! ```
 //!
 //! Queries read: a session has no way to write a table or to open a file that is not part of one.
 
 pub mod columns;
 pub mod determinism;
+pub mod duckdb;
 pub mod errors;
 pub mod execute;
 pub mod functions;
 mod lint;
 pub mod output;
 pub mod plan;
+pub mod relations;
 pub mod session;
 pub mod sql;
+pub mod text;
 pub mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +41,7 @@ use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use futures::TryStreamExt;
 
 pub use functions::{FunctionDoc, function_docs, quantile_of};
+pub use relations::Relation;
 pub use views::ViewStatus;
 
 use crate::diag::{Failure, Result};

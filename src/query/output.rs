@@ -1,4 +1,4 @@
-//! Results as text and files: table, CSV, JSON, Parquet, Arrow.
+//! Results as text and files: table, CSV, TSV, JSON, JSON lines, Markdown, one line per column, Parquet, Arrow.
 
 use std::io::Write;
 
@@ -7,7 +7,7 @@ use datafusion::arrow::csv::WriterBuilder as CsvBuilder;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::ipc::writer::StreamWriter;
 use datafusion::arrow::json::WriterBuilder as JsonBuilder;
-use datafusion::arrow::json::writer::JsonFormat;
+use datafusion::arrow::json::writer::{JsonFormat, LineDelimited};
 use datafusion::arrow::util::pretty::pretty_format_batches_with_schema;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
@@ -16,6 +16,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
 use super::errors::running;
+use super::text::{Layout, TextWriter};
 use crate::diag::{Diagnostic, Failure, Result};
 
 /// How a result is written.
@@ -25,8 +26,16 @@ pub enum Format {
     Table,
     /// With a line of names.
     Csv,
+    /// CSV with tabs.
+    Tsv,
     /// An array of objects, one per line.
     Json,
+    /// An object per line.
+    Jsonl,
+    /// A table of GitHub's Markdown.
+    Markdown,
+    /// A line per column.
+    Vertical,
     Parquet,
     /// Arrow IPC stream.
     Arrow,
@@ -34,10 +43,14 @@ pub enum Format {
 
 impl Format {
     /// Every format with its name.
-    pub const ALL: [(&'static str, Format); 5] = [
+    pub const ALL: [(&'static str, Format); 9] = [
         ("table", Format::Table),
         ("csv", Format::Csv),
+        ("tsv", Format::Tsv),
         ("json", Format::Json),
+        ("jsonl", Format::Jsonl),
+        ("markdown", Format::Markdown),
+        ("vertical", Format::Vertical),
         ("parquet", Format::Parquet),
         ("arrow", Format::Arrow),
     ];
@@ -46,7 +59,8 @@ impl Format {
     pub fn is_binary(self) -> bool {
         match self {
             Format::Parquet | Format::Arrow => true,
-            Format::Table | Format::Csv | Format::Json => false,
+            Format::Table | Format::Csv | Format::Tsv | Format::Json | Format::Jsonl => false,
+            Format::Markdown | Format::Vertical => false,
         }
     }
 
@@ -134,6 +148,8 @@ enum Sink<W: Write + Send> {
     Table { schema: SchemaRef, batches: Vec<RecordBatch>, out: W },
     Csv(Box<arrow::csv::Writer<W>>),
     Json(arrow::json::Writer<W, ObjectPerLine>),
+    Jsonl(arrow::json::Writer<W, LineDelimited>),
+    Text(TextWriter<W>),
     Parquet(Box<ArrowWriter<W>>),
     Arrow(Box<StreamWriter<W>>),
 }
@@ -142,13 +158,17 @@ impl<W: Write + Send> Sink<W> {
     fn new(format: Format, schema: &SchemaRef, out: W) -> std::result::Result<Self, Error> {
         Ok(match format {
             Format::Table => Sink::Table { schema: schema.clone(), batches: Vec::new(), out },
-            Format::Csv => {
-                let mut writer = CsvBuilder::new().with_header(true).build(out);
+            Format::Csv | Format::Tsv => {
+                let delimiter = if format == Format::Tsv { b'\t' } else { b',' };
+                let mut writer = CsvBuilder::new().with_header(true).with_delimiter(delimiter).build(out);
                 // The names also stand over no rows.
                 writer.write(&RecordBatch::new_empty(schema.clone()))?;
                 Sink::Csv(Box::new(writer))
             }
             Format::Json => Sink::Json(JsonBuilder::new().with_explicit_nulls(true).build(out)),
+            Format::Jsonl => Sink::Jsonl(JsonBuilder::new().with_explicit_nulls(true).build(out)),
+            Format::Markdown => Sink::Text(TextWriter::new(Layout::Markdown, schema, out)?),
+            Format::Vertical => Sink::Text(TextWriter::new(Layout::Vertical, schema, out)?),
             Format::Parquet => {
                 let properties =
                     WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
@@ -163,6 +183,8 @@ impl<W: Write + Send> Sink<W> {
             Sink::Table { batches, .. } => batches.push(batch),
             Sink::Csv(writer) => writer.write(&batch)?,
             Sink::Json(writer) => writer.write(&batch)?,
+            Sink::Jsonl(writer) => writer.write(&batch)?,
+            Sink::Text(writer) => writer.write(&batch)?,
             Sink::Parquet(writer) => writer.write(&batch)?,
             Sink::Arrow(writer) => writer.write(&batch)?,
         }
@@ -180,6 +202,11 @@ impl<W: Write + Send> Sink<W> {
                 writer.finish()?;
                 writer.into_inner().flush()?;
             }
+            Sink::Jsonl(mut writer) => {
+                writer.finish()?;
+                writer.into_inner().flush()?;
+            }
+            Sink::Text(writer) => writer.finish()?,
             Sink::Parquet(writer) => {
                 writer.close()?;
             }

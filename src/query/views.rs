@@ -109,6 +109,11 @@ async fn view(ctx: &SessionContext, pipeline: &str, file: &ViewFile) -> std::res
     Ok(ViewTable::new(plan, Some(file.sql.clone())))
 }
 
+/// The query of a view, if it is one.
+pub fn query(file: &ViewFile) -> Option<Query> {
+    single_query(&file.sql).ok().flatten().map(|query| *query)
+}
+
 fn single_query(sql: &str) -> std::result::Result<Option<Box<Query>>, datafusion::error::DataFusionError> {
     let mut parsed = statements(sql)?;
     Ok(match (parsed.pop(), parsed.is_empty()) {

@@ -10,6 +10,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, RGBColor, register_font};
 
 use super::bearing;
+use super::clip::{self, Window};
 use super::palette::{Marker, Rgb, on_dark};
 use crate::diag::{Failure, Result};
 
@@ -115,11 +116,18 @@ pub(super) struct Canvas<'a, DB: DrawingBackend> {
     steps: f64,
     medium: Medium,
     dark: bool,
+    /// What lies outside is not drawn; texts are.
+    window: Option<Window>,
 }
 
 impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
     pub fn new(backend: &'a mut DB, steps: u32, medium: Medium, dark: bool) -> Self {
-        Canvas { backend, steps: f64::from(steps), medium, dark }
+        Canvas { backend, steps: f64::from(steps), medium, dark, window: None }
+    }
+
+    /// From now on draws only what lies between two corners, texts aside; `None`: everything.
+    pub fn clip(&mut self, window: Option<Window>) {
+        self.window = window;
     }
 
     fn colour(&self, rgb: Rgb, alpha: f64) -> RGBAColor {
@@ -134,8 +142,9 @@ impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
     /// A filled shape with these corners.
     pub fn polygon(&mut self, corners: &[Point], rgb: Rgb, alpha: f64) -> Result<()> {
         let style = self.fill(rgb, alpha);
-        let corners: Vec<(i32, i32)> = corners.iter().map(|p| self.at(*p)).collect();
-        drawn(self.backend.fill_polygon(corners, &style))
+        let inside = self.window.map(|w| clip::polygon(corners, w));
+        let corners: Vec<(i32, i32)> = inside.as_deref().unwrap_or(corners).iter().map(|p| self.at(*p)).collect();
+        if corners.len() < 3 { Ok(()) } else { drawn(self.backend.fill_polygon(corners, &style)) }
     }
 
     fn at(&self, (x, y): Point) -> (i32, i32) {
@@ -148,6 +157,8 @@ impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
 
     /// A filled rectangle between two corners.
     pub fn rect(&mut self, from: Point, to: Point, rgb: Rgb) -> Result<()> {
+        let inside = self.window.map_or(Some((from, to)), |w| clip::rect((from, to), w));
+        let Some((from, to)) = inside else { return Ok(()) };
         let (a, b) = (self.at(from), self.at(to));
         let (upper_left, lower_right) = ((a.0.min(b.0), a.1.min(b.1)), (a.0.max(b.0), a.1.max(b.1)));
         let style = self.fill(rgb, 1.0);
@@ -168,6 +179,11 @@ impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
 
     /// Lines from point to point.
     pub fn path(&mut self, points: &[Point], pen: Pen) -> Result<()> {
+        let Some(window) = self.window else { return self.line(points, pen) };
+        clip::path(points, window).iter().try_for_each(|piece| self.line(piece, pen))
+    }
+
+    fn line(&mut self, points: &[Point], pen: Pen) -> Result<()> {
         match pen.dash {
             None => self.solid(points, pen),
             Some(dash) => dashes(points, dash).iter().try_for_each(|piece| self.solid(piece, pen)),
@@ -222,6 +238,9 @@ impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
 
     /// A point of the data; `radius` is half of its width.
     pub fn marker(&mut self, marker: Marker, (x, y): Point, radius: f64, (rgb, alpha): (Rgb, f64)) -> Result<()> {
+        if self.window.is_some_and(|w| !clip::holds((x, y), w)) {
+            return Ok(());
+        }
         let style = self.fill(rgb, alpha);
         let r = radius;
         let corners = match marker {

@@ -10,7 +10,7 @@ use plotters::prelude::{BitMapBackend, DrawingBackend, SVGBackend};
 use super::canvas::{Canvas, Medium, drawn, register_fonts};
 use super::data::Data;
 use super::layout::Layout;
-use super::{axis, hover, marks};
+use super::{axis, frame, hover, marks};
 use crate::diag::Result;
 
 /// How the points are shown.
@@ -34,6 +34,22 @@ pub enum ChartKind {
     Box,
     /// A cell per x and y, with the colour of its value.
     Heat,
+    /// A line per row across upright axes.
+    Parallel,
+    /// Bars from x to an end, in the row y.
+    Span,
+}
+
+impl ChartKind {
+    /// Only x of the points matters.
+    pub(super) fn is_distribution(self) -> bool {
+        matches!(self, ChartKind::Cdf | ChartKind::Histogram)
+    }
+
+    /// Numbers on the horizontal axis stand side by side, as names do.
+    pub(super) fn has_slots(self) -> bool {
+        matches!(self, ChartKind::Bar | ChartKind::Box | ChartKind::Heat)
+    }
 }
 
 /// A line across the plot that the data are held against.
@@ -44,6 +60,29 @@ pub struct Rule {
     pub label: String,
     /// It stands at a place of the horizontal axis.
     pub upright: bool,
+}
+
+/// Where an axis begins and ends, if not where its data do.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Limits {
+    pub low: Option<f64>,
+    pub high: Option<f64>,
+}
+
+impl Limits {
+    /// A range that has one of them, to begin an axis with where there are no data.
+    pub(super) fn around(self) -> Option<(f64, f64)> {
+        self.low.or(self.high).map(|v| (v, v))
+    }
+}
+
+/// An upright axis of a [`ChartKind::Parallel`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ChartAxis {
+    pub label: String,
+    /// Of an axis of names: values are indices into them. Empty: numbers, on a logarithmic axis where all are positive
+    /// and the largest is more than 100 times the smallest.
+    pub names: Vec<String>,
 }
 
 /// What to draw. Texts may be empty: they take no space then.
@@ -65,8 +104,20 @@ pub struct Chart {
     /// Names on the horizontal axis. Where given, x of a point is an index into them. Bars without categories have one
     /// per distinct x. A distribution has none.
     pub categories: Option<Vec<String>>,
-    /// Names of the rows of a [`ChartKind::Heat`], from below; y of a point is an index into them.
+    /// Names of the rows of a [`ChartKind::Heat`], from below, or of a [`ChartKind::Span`], from above; y of a point is an
+    /// index into them. Without names there is a row per distinct y: in the order of numbers, or of a span's points.
     pub rows: Vec<String>,
+    /// Of a [`ChartKind::Parallel`].
+    pub axes: Vec<ChartAxis>,
+    /// Of axes of numbers, positive on logarithmic ones. What lies outside is not drawn, and counted in a note.
+    pub x_limits: Limits,
+    pub y_limits: Limits,
+    /// Names of the plots that the chart is cut into, with the same axes and one legend; empty: one plot.
+    pub facets: Vec<String>,
+    /// What tells the facets apart: stands before their names.
+    pub facet_label: String,
+    /// Facets side by side; 0: about as many as there are rows of them.
+    pub facet_columns: usize,
     pub rules: Vec<Rule>,
     /// Of a [`ChartKind::Histogram`]; 0 is 40.
     pub bins: usize,
@@ -83,8 +134,35 @@ pub struct Series {
     pub name: String,
     /// `(x, y)`; NaN stands for NULL.
     pub points: Vec<(f64, f64)>,
-    /// What the points of a [`ChartKind::Heat`] are coloured by; else empty.
+    /// What the points of a [`ChartKind::Heat`], or the rows of a [`ChartKind::Parallel`], are coloured by; else empty.
     pub values: Vec<f64>,
+    /// Where the points of a [`ChartKind::Span`] end on the horizontal axis; else empty.
+    pub ends: Vec<f64>,
+    /// Written beside the points of a [`ChartKind::Scatter`] where there is room; or empty.
+    pub labels: Vec<String>,
+    /// Rows of a [`ChartKind::Parallel`], a value for each of its axes, instead of points; NaN stands for NULL.
+    pub tuples: Vec<Vec<f64>>,
+    /// The facet of each point or row, an index into [`Chart::facets`]; empty: all are in the first.
+    pub facets: Vec<usize>,
+}
+
+impl Series {
+    fn is_empty(&self) -> bool {
+        self.points.is_empty() && self.tuples.is_empty()
+    }
+}
+
+impl Chart {
+    /// Pixels that the chart should be high when nobody says: 600, or what its facets and the rows of a
+    /// [`ChartKind::Span`] need, up to 2400.
+    pub fn natural_height(&self) -> u32 {
+        let (_, down) = frame::grid(self);
+        let down = u32::try_from(down).unwrap_or(u32::MAX);
+        let rows = if self.kind == ChartKind::Span { u32::try_from(self.rows.len()).unwrap_or(u32::MAX) } else { 0 };
+        let plot = rows.saturating_mul(18).saturating_add(40).max(230);
+        let least = if down == 1 && self.facets.len() > 1 { 440 } else { 600 };
+        down.saturating_mul(plot).saturating_add(140).clamp(least, 2400)
+    }
 }
 
 /// Steps of the fine grid per pixel in an SVG.
@@ -106,7 +184,7 @@ pub fn svg(chart: &Chart) -> Result<String> {
     drawn(backend.present())?;
     drop(backend);
     let data = Data::new(chart);
-    let shapes = hover::shapes(chart, &data, &Layout::new(chart, &data), f64::from(SVG_STEPS));
+    let shapes = hover::shapes(chart, &data, &Layout::new(chart, &data).frames, f64::from(SVG_STEPS));
     let text = match text.rfind("</svg>") {
         Some(end) => format!("{}{shapes}{}", &text[..end], &text[end..]),
         None => text,
@@ -165,11 +243,18 @@ fn draw<DB: DrawingBackend>(chart: &Chart, canvas: &mut Canvas<DB>) -> Result<()
     let layout = Layout::new(chart, &data);
     axis::paper((f64::from(chart.width.max(1)), f64::from(chart.height.max(1))), canvas)?;
     layout.draw_texts(canvas)?;
-    axis::draw(&layout, canvas)?;
-    marks::draw(chart.kind, &data, &layout, canvas)?;
-    marks::rules(&chart.rules, &layout, canvas)?;
-    if data.is_empty() {
-        layout.draw_empty(canvas)?;
+    let limited = chart.x_limits != Limits::default() || chart.y_limits != Limits::default();
+    for (frame, panel) in layout.frames.iter().zip(data.panels()) {
+        axis::draw(frame, canvas)?;
+        canvas.clip(limited.then_some(((frame.left, frame.top), (frame.right, frame.bottom))));
+        marks::draw(&panel, frame, canvas)?;
+        canvas.clip(None);
+        marks::rules(&chart.rules, frame, canvas)?;
+        if panel.is_empty() {
+            // Rows that cannot be drawn are counted above.
+            let text = if chart.series.iter().all(Series::is_empty) { "no rows" } else { "nothing to draw" };
+            axis::empty(text, frame, canvas)?;
+        }
     }
     Ok(())
 }

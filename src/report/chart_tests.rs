@@ -3,7 +3,7 @@
 use super::*;
 
 fn series(name: &str, points: impl IntoIterator<Item = (f64, f64)>) -> Series {
-    Series { name: name.into(), points: points.into_iter().collect(), values: Vec::new() }
+    Series { name: name.into(), points: points.into_iter().collect(), ..Series::default() }
 }
 
 fn base(kind: ChartKind, title: &str, x: &str, y: &str) -> Chart {
@@ -158,7 +158,7 @@ fn heat() -> Chart {
     Chart {
         legend: "Attainment".into(),
         rows: (1..=5).map(|n| format!("{n} replicas")).collect(),
-        series: vec![Series { name: String::new(), points: cells, values }],
+        series: vec![Series { points: cells, values, ..Series::default() }],
         ..base(ChartKind::Heat, "Share of requests within the objective", "Rate (requests/s)", "")
     }
 }

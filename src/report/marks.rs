@@ -9,42 +9,42 @@ use plotters::prelude::DrawingBackend;
 
 use super::canvas::{Align, Canvas, Pen, Point, Type, fit, text_width};
 use super::chart::{ChartKind, Rule};
-use super::data::Data;
-use super::layout::Layout;
+use super::data::Panel;
+use super::frame::Frame;
 use super::number::number;
-use super::palette::{AXIS, INK, Look, PAPER, is_dark, look, value_colour};
+use super::palette::{AXIS, INK, Look, PAPER, is_dark, look};
+use super::{labels, parallel, span};
 use crate::diag::Result;
 
 /// Above this, points that fall on the same quarter of a pixel are drawn once.
-const MANY: usize = 5_000;
+pub(super) const MANY: usize = 5_000;
 
-pub(super) fn draw<DB: DrawingBackend>(
-    kind: ChartKind,
-    data: &Data,
-    layout: &Layout,
-    canvas: &mut Canvas<DB>,
-) -> Result<()> {
-    let all: usize = data.series.iter().map(Vec::len).sum();
-    let on_paper = |points: &Vec<Point>| points.iter().map(|&(x, y)| (layout.px(x), layout.py(y))).collect();
-    let series: Vec<Vec<Point>> = data.series.iter().map(on_paper).collect();
-    match kind {
-        ChartKind::Line => lines(series, layout, canvas),
-        ChartKind::Bar => bars(data, layout, canvas),
+pub(super) fn draw<DB: DrawingBackend>(panel: &Panel, frame: &Frame, canvas: &mut Canvas<DB>) -> Result<()> {
+    let all: usize = panel.data.series.iter().map(Vec::len).sum();
+    let on_paper = |points: &Vec<Point>| points.iter().map(|&(x, y)| (frame.px(x), frame.py(y))).collect();
+    let series: Vec<Vec<Point>> = panel.series.iter().map(on_paper).collect();
+    match panel.data.kind {
+        ChartKind::Line => lines(series, frame, canvas),
+        ChartKind::Bar => bars(panel, frame, canvas),
         ChartKind::Scatter => {
-            series.into_iter().enumerate().try_for_each(|(i, s)| scatter(s, all, look(i), layout, canvas))
+            let mut looks = series.iter().enumerate();
+            looks.try_for_each(|(i, s)| scatter(s.clone(), all, look(i), frame, canvas))?;
+            labels::draw(panel, &series, frame, canvas)
         }
         ChartKind::Cdf => {
             let mut series = series.into_iter().enumerate();
-            series.try_for_each(|(i, s)| canvas.path(&without_middles(s), pen(look(i), layout)))
+            series.try_for_each(|(i, s)| canvas.path(&without_middles(s), pen(look(i), frame)))
         }
         ChartKind::Step => {
             let mut series = series.into_iter().enumerate();
-            series.try_for_each(|(i, s)| canvas.path(&without_middles(held(&s)), pen(look(i), layout)))
+            series.try_for_each(|(i, s)| canvas.path(&without_middles(held(&s)), pen(look(i), frame)))
         }
-        ChartKind::Area => areas(series, layout, canvas),
-        ChartKind::Histogram => outlines(data, series, layout, canvas),
-        ChartKind::Box => boxes(data, layout, canvas),
-        ChartKind::Heat => cells(data, layout, canvas),
+        ChartKind::Area => areas(series, frame, canvas),
+        ChartKind::Histogram => outlines(panel, series, frame, canvas),
+        ChartKind::Box => boxes(panel, frame, canvas),
+        ChartKind::Heat => cells(panel, frame, canvas),
+        ChartKind::Parallel => parallel::draw(panel, frame, canvas),
+        ChartKind::Span => span::draw(panel, frame, canvas),
     }
 }
 
@@ -55,52 +55,52 @@ fn held(points: &[Point]) -> Vec<Point> {
 }
 
 /// The topmost first: each covers the upper part of the one before it.
-fn areas<DB: DrawingBackend>(all: Vec<Vec<Point>>, layout: &Layout, canvas: &mut Canvas<DB>) -> Result<()> {
-    let foot = layout.py(layout.y.foot());
+fn areas<DB: DrawingBackend>(all: Vec<Vec<Point>>, frame: &Frame, canvas: &mut Canvas<DB>) -> Result<()> {
+    let foot = frame.py(frame.y.foot());
     for (i, points) in all.iter().enumerate().rev() {
         let points = extremes_by_column(points);
         let (Some(first), Some(last)) = (points.first().copied(), points.last().copied()) else { continue };
         let corners: Vec<Point> = [(first.0, foot)].into_iter().chain(points).chain([(last.0, foot)]).collect();
         canvas.polygon(&corners, look(i).rgb, 1.0)?;
     }
-    canvas.rule_across(foot, layout.left, layout.right, AXIS)
+    canvas.rule_across(foot, frame.left, frame.right, AXIS)
 }
 
 /// Bins, filled so lightly that another series can be seen through them.
 fn outlines<DB: DrawingBackend>(
-    data: &Data,
+    panel: &Panel,
     all: Vec<Vec<Point>>,
-    layout: &Layout,
+    frame: &Frame,
     canvas: &mut Canvas<DB>,
 ) -> Result<()> {
-    let foot = layout.bottom;
+    let foot = frame.bottom;
     for (i, mut points) in all.into_iter().enumerate() {
         // A count of 0 has no place on a logarithmic axis.
-        points.iter_mut().zip(&data.series[i]).filter(|(_, (_, n))| *n <= 0.0).for_each(|(p, _)| p.1 = foot);
+        points.iter_mut().zip(&panel.series[i]).filter(|(_, (_, n))| *n <= 0.0).for_each(|(p, _)| p.1 = foot);
         let (Some(first), Some(last)) = (points.first().copied(), points.last().copied()) else { continue };
         for bin in points.chunks_exact(2).filter(|bin| bin[0].1 < foot) {
             let corners = [(bin[0].0, foot), bin[0], bin[1], (bin[1].0, foot)];
             canvas.polygon(&corners, look(i).rgb, 0.3)?;
         }
         let outline: Vec<Point> = [(first.0, foot)].into_iter().chain(points).chain([(last.0, foot)]).collect();
-        canvas.path(&without_middles(outline), Pen { width: 1.6 * layout.size, ..pen(look(i), layout) })?;
+        canvas.path(&without_middles(outline), Pen { width: 1.6 * frame.size, ..pen(look(i), frame) })?;
     }
-    canvas.rule_across(foot, layout.left, layout.right, AXIS)
+    canvas.rule_across(foot, frame.left, frame.right, AXIS)
 }
 
 /// Side by side in each slot, one per series.
-fn boxes<DB: DrawingBackend>(data: &Data, layout: &Layout, canvas: &mut Canvas<DB>) -> Result<()> {
-    let slots = data.slots.as_ref().map_or(1, |s| s.len().max(1)) as f64;
-    let slot = (layout.right - layout.left) / slots;
-    let count = data.series.len().max(1) as f64;
-    let group = (slot * 0.7).min(count * 90.0 * layout.size);
+fn boxes<DB: DrawingBackend>(panel: &Panel, frame: &Frame, canvas: &mut Canvas<DB>) -> Result<()> {
+    let slots = panel.data.slots.as_ref().map_or(1, |s| s.len().max(1)) as f64;
+    let slot = (frame.right - frame.left) / slots;
+    let count = panel.series.len().max(1) as f64;
+    let group = (slot * 0.7).min(count * 90.0 * frame.size);
     let wide = group / count;
-    for (i, five) in data.series.iter().enumerate() {
-        let (rgb, pen) = (look(i).rgb, Pen { width: 1.6 * layout.size, dash: None, ..pen(look(i), layout) });
+    for (i, five) in panel.series.iter().enumerate() {
+        let (rgb, pen) = (look(i).rgb, Pen { width: 1.6 * frame.size, dash: None, ..pen(look(i), frame) });
         for five in five.chunks_exact(5) {
-            let middle = layout.px(five[0].0) - group / 2.0 + wide * (i as f64 + 0.5);
+            let middle = frame.px(five[0].0) - group / 2.0 + wide * (i as f64 + 0.5);
             let half = (wide * 0.38).max(1.0);
-            let [low, from, median, to, high] = [0, 1, 2, 3, 4].map(|k: usize| layout.py(five[k].1));
+            let [low, from, median, to, high] = [0, 1, 2, 3, 4].map(|k: usize| frame.py(five[k].1));
             canvas.path(&[(middle, low), (middle, high)], pen)?;
             for end in [low, high] {
                 canvas.path(&[(middle - half * 0.5, end), (middle + half * 0.5, end)], pen)?;
@@ -109,22 +109,22 @@ fn boxes<DB: DrawingBackend>(data: &Data, layout: &Layout, canvas: &mut Canvas<D
             canvas.polygon(&corners, PAPER, 1.0)?;
             canvas.polygon(&corners, rgb, 0.35)?;
             canvas.path(&[corners[0], corners[1], corners[2], corners[3], corners[0]], pen)?;
-            let thick = Pen { width: 3.0 * layout.size, ..pen };
+            let thick = Pen { width: 3.0 * frame.size, ..pen };
             canvas.path(&[(middle - half, median), (middle + half, median)], thick)?;
         }
     }
     Ok(())
 }
 
-fn cells<DB: DrawingBackend>(data: &Data, layout: &Layout, canvas: &mut Canvas<DB>) -> Result<()> {
+fn cells<DB: DrawingBackend>(panel: &Panel, frame: &Frame, canvas: &mut Canvas<DB>) -> Result<()> {
     let count = |slots: &Option<Vec<String>>| slots.as_ref().map_or(1, |s| s.len().max(1)) as f64;
-    let wide = (layout.right - layout.left) / count(&data.slots);
-    let high = (layout.bottom - layout.top) / count(&data.row_slots);
-    let em = layout.tick_type(Align::Middle).em;
-    for (points, values) in data.series.iter().zip(&data.values) {
+    let wide = (frame.right - frame.left) / count(&panel.data.slots);
+    let high = (frame.bottom - frame.top) / count(&panel.data.row_slots);
+    let em = frame.tick_type(Align::Middle).em;
+    for (points, values) in panel.series.iter().zip(panel.values) {
         for ((x, y), value) in points.iter().zip(values) {
-            let rgb = value_colour(layout.value_unit(*value));
-            let (cx, cy) = (layout.px(*x), layout.py(*y));
+            let rgb = panel.data.colour(*value);
+            let (cx, cy) = (frame.px(*x), frame.py(*y));
             canvas.rect(
                 (cx - wide / 2.0 + 0.5, cy - high / 2.0 + 0.5),
                 (cx + wide / 2.0 - 0.5, cy + high / 2.0 - 0.5),
@@ -134,7 +134,7 @@ fn cells<DB: DrawingBackend>(data: &Data, layout: &Layout, canvas: &mut Canvas<D
             if text_width(&text, em) < wide - em * 0.6 && high > em * 1.4 {
                 // Letters on a colour do not change with the paper.
                 let ink = if is_dark(rgb) { (0xff, 0xff, 0xfe) } else { (0x1f, 0x24, 0x2a) };
-                canvas.text(&text, (cx, cy + em * 0.34), Type { rgb: ink, ..layout.tick_type(Align::Middle) })?;
+                canvas.text(&text, (cx, cy + em * 0.34), Type { rgb: ink, ..frame.tick_type(Align::Middle) })?;
             }
         }
     }
@@ -156,49 +156,68 @@ fn three_digits(value: f64) -> f64 {
 }
 
 /// Lines that the data are held against, over the data.
-pub(super) fn rules<DB: DrawingBackend>(rules: &[Rule], layout: &Layout, canvas: &mut Canvas<DB>) -> Result<()> {
-    let pen = Pen { rgb: INK, width: 1.3 * layout.size, dash: Some((6.0 * layout.size, 4.0 * layout.size)) };
-    let em = layout.tick_type(Align::End).em;
+pub(super) fn rules<DB: DrawingBackend>(rules: &[Rule], frame: &Frame, canvas: &mut Canvas<DB>) -> Result<()> {
+    let pen = Pen { rgb: INK, width: 1.3 * frame.size, dash: Some((6.0 * frame.size, 4.0 * frame.size)) };
+    let em = frame.tick_type(Align::End).em;
     for rule in rules {
         let (at, within) = match rule.upright {
-            true => (layout.px(rule.value), layout.left..=layout.right),
-            false => (layout.py(rule.value), layout.top..=layout.bottom),
+            true => (frame.px(rule.value), frame.left..=frame.right),
+            false => (frame.py(rule.value), frame.top..=frame.bottom),
         };
         if !within.contains(&at) {
             continue;
         }
-        let label = fit(&rule.label, em, (layout.right - layout.left) * 0.5);
+        let label = fit(&rule.label, em, (frame.right - frame.left) * 0.5);
         if rule.upright {
-            canvas.path(&[(at, layout.top), (at, layout.bottom)], pen)?;
-            let room = layout.right - at > text_width(&label, em) + em;
+            canvas.path(&[(at, frame.top), (at, frame.bottom)], pen)?;
+            let room = frame.right - at > text_width(&label, em) + em;
             let (align, x) = if room { (Align::Start, at + em * 0.4) } else { (Align::End, at - em * 0.4) };
-            canvas.text(&label, (x, layout.top + em), Type { rgb: INK, ..layout.tick_type(align) })?;
+            rule_label(&label, (x, frame.top + em), align, frame, canvas)?;
         } else {
-            canvas.path(&[(layout.left, at), (layout.right, at)], pen)?;
+            canvas.path(&[(frame.left, at), (frame.right, at)], pen)?;
             // Under the line where there is no room above it.
-            let y = if at - layout.top > em * 1.5 { at - em * 0.45 } else { at + em * 1.2 };
-            canvas.text(&label, (layout.right - em * 0.3, y), Type { rgb: INK, ..layout.tick_type(Align::End) })?;
+            let y = if at - frame.top > em * 1.5 { at - em * 0.45 } else { at + em * 1.2 };
+            rule_label(&label, (frame.right - em * 0.3, y), Align::End, frame, canvas)?;
         }
     }
     Ok(())
 }
 
-fn pen(look: Look, layout: &Layout) -> Pen {
-    Pen { rgb: look.rgb, width: 2.2 * layout.size, dash: look.dash.map(|(a, b)| (a * layout.size, b * layout.size)) }
+/// On a little paper, so that it can be read over data.
+fn rule_label<DB: DrawingBackend>(
+    label: &str,
+    (x, y): Point,
+    align: Align,
+    frame: &Frame,
+    canvas: &mut Canvas<DB>,
+) -> Result<()> {
+    let kind = Type { rgb: INK, ..frame.tick_type(align) };
+    let (em, wide) = (kind.em, text_width(label, kind.em));
+    if wide > 0.0 {
+        let left = if align == Align::End { x - wide } else { x } - em * 0.15;
+        let (right, top, bottom) = (left + wide + em * 0.3, y - em * 0.8, y + em * 0.22);
+        canvas.polygon(&[(left, top), (right, top), (right, bottom), (left, bottom)], PAPER, 0.8)?;
+    }
+    canvas.text(label, (x, y), kind)
+}
+
+/// How the line of a series is drawn.
+pub(super) fn pen(look: Look, frame: &Frame) -> Pen {
+    Pen { rgb: look.rgb, width: 2.2 * frame.size, dash: look.dash.map(|(a, b)| (a * frame.size, b * frame.size)) }
 }
 
 /// Lines first, so that none hides a point: markers come where there is room for them.
-fn lines<DB: DrawingBackend>(all: Vec<Vec<Point>>, layout: &Layout, canvas: &mut Canvas<DB>) -> Result<()> {
+fn lines<DB: DrawingBackend>(all: Vec<Vec<Point>>, frame: &Frame, canvas: &mut Canvas<DB>) -> Result<()> {
     for (i, points) in all.iter().enumerate() {
-        canvas.path(&extremes_by_column(points), pen(look(i), layout))?;
+        canvas.path(&extremes_by_column(points), pen(look(i), frame))?;
     }
     for (i, points) in all.iter().enumerate() {
-        let needed = points.len() as f64 * 11.0 * layout.size;
-        if points.len() > 1 && needed > layout.right - layout.left {
+        let needed = points.len() as f64 * 11.0 * frame.size;
+        if points.len() > 1 && needed > frame.right - frame.left {
             continue;
         }
         for point in points {
-            canvas.marker(look(i).marker, *point, 3.8 * layout.size, (look(i).rgb, 1.0))?;
+            canvas.marker(look(i).marker, *point, 3.8 * frame.size, (look(i).rgb, 1.0))?;
         }
     }
     Ok(())
@@ -208,7 +227,7 @@ fn scatter<DB: DrawingBackend>(
     mut points: Vec<Point>,
     all: usize,
     look: Look,
-    layout: &Layout,
+    frame: &Frame,
     canvas: &mut Canvas<DB>,
 ) -> Result<()> {
     let (radius, alpha) = match all {
@@ -220,27 +239,27 @@ fn scatter<DB: DrawingBackend>(
         let mut seen = BTreeSet::new();
         points.retain(|p| seen.insert(((p.0 * 4.0) as i32, (p.1 * 4.0) as i32)));
     }
-    points.into_iter().try_for_each(|p| canvas.marker(look.marker, p, radius * layout.size, (look.rgb, alpha)))
+    points.into_iter().try_for_each(|p| canvas.marker(look.marker, p, radius * frame.size, (look.rgb, alpha)))
 }
 
 /// Groups of bars: one group per slot, one bar per series.
-fn bars<DB: DrawingBackend>(data: &Data, layout: &Layout, canvas: &mut Canvas<DB>) -> Result<()> {
-    let slots = data.slots.as_ref().map_or(1, |s| s.len().max(1)) as f64;
-    let slot = (layout.right - layout.left) / slots;
-    let count = data.series.len().max(1) as f64;
-    let group = (slot * if count > 1.0 { 0.82 } else { 0.64 }).min(count * 120.0 * layout.size);
+fn bars<DB: DrawingBackend>(panel: &Panel, frame: &Frame, canvas: &mut Canvas<DB>) -> Result<()> {
+    let slots = panel.data.slots.as_ref().map_or(1, |s| s.len().max(1)) as f64;
+    let slot = (frame.right - frame.left) / slots;
+    let count = panel.series.len().max(1) as f64;
+    let group = (slot * if count > 1.0 { 0.82 } else { 0.64 }).min(count * 120.0 * frame.size);
     let wide = group / count;
     // A little paper between the bars of a group, while they are wide enough to tell apart without it.
-    let gap = if wide > 6.0 { layout.size } else { 0.0 };
-    let foot = layout.py(layout.y.foot());
-    for (i, points) in data.series.iter().enumerate() {
+    let gap = if wide > 6.0 { frame.size } else { 0.0 };
+    let foot = frame.py(frame.y.foot());
+    for (i, points) in panel.series.iter().enumerate() {
         for &(x, y) in points {
-            let left = layout.px(x) - group / 2.0 + wide * i as f64;
-            canvas.rect((left + gap / 2.0, layout.py(y)), (left + wide - gap / 2.0, foot), look(i).rgb)?;
+            let left = frame.px(x) - group / 2.0 + wide * i as f64;
+            canvas.rect((left + gap / 2.0, frame.py(y)), (left + wide - gap / 2.0, foot), look(i).rgb)?;
         }
     }
     // Bars below zero hang from a line of their own.
-    canvas.rule_across(foot, layout.left, layout.right, AXIS)
+    canvas.rule_across(foot, frame.left, frame.right, AXIS)
 }
 
 /// A step line without the corners that lie on the way from their left to their right neighbour.

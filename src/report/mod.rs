@@ -8,18 +8,27 @@ mod axis;
 mod bearing;
 mod canvas;
 mod chart;
+mod clip;
 mod data;
+mod frame;
+#[cfg(test)]
+pub(crate) mod golden;
 mod graph;
 mod hover;
 mod label;
+mod labels;
 mod layout;
 mod marks;
 mod number;
 mod page;
 mod palette;
+mod parallel;
+#[cfg(test)]
+mod picture_tests;
 mod scale;
+mod span;
 
-pub use chart::{Chart, ChartKind, Rule, Series, png, svg};
+pub use chart::{Chart, ChartAxis, ChartKind, Limits, Rule, Series, png, svg};
 pub use graph::{GraphNode, graph_mermaid, graph_svg};
 pub use label::pretty;
 pub use page::{Page, PageFigure, PageStage, PageTable};

@@ -19,6 +19,8 @@ pub struct Page {
     pub violated: Vec<String>,
     pub stages: Vec<PageStage>,
     pub figures: Vec<PageFigure>,
+    /// What the figures leave out.
+    pub notes: Vec<String>,
     pub tables: Vec<PageTable>,
     /// Files that were read, with their content hashes.
     pub inputs: Vec<(String, String)>,
@@ -45,8 +47,12 @@ pub struct PageStage {
 /// A picture.
 #[derive(Clone, Debug, Default)]
 pub struct PageFigure {
+    /// Of its place in the page, after `figure-`.
+    pub id: String,
     pub stage: String,
     pub title: String,
+    /// The question that it answers, if it was not the pipeline that asked for it.
+    pub about: String,
     /// An `<svg>` or `<img>` element.
     pub picture: String,
     /// The query of what it shows.
@@ -176,17 +182,27 @@ impl Page {
         }
         out.push_str("<section id=\"figures\"><h2>Figures</h2>\n<div class=\"figures\">\n");
         for figure in &self.figures {
+            let about = match figure.about.is_empty() {
+                true => String::new(),
+                false => format!("<br>{}", escaped(&figure.about)),
+            };
             let _ = writeln!(
                 out,
                 "<figure id=\"figure-{0}\"><div class=\"picture\" role=\"img\" aria-label=\"{1}\">{2}</div>\
-                 <figcaption class=\"soft\">{1} (<a href=\"#stage-{0}\">{0}</a>)<details><summary>SQL</summary><pre>{3}</pre></details></figcaption></figure>",
-                escaped(&figure.stage),
+                 <figcaption class=\"soft\">{1} (<a href=\"#stage-{4}\">{4}</a>){5}<details><summary>SQL</summary><pre>{3}</pre></details></figcaption></figure>",
+                escaped(&figure.id),
                 escaped(&figure.title),
                 figure.picture,
                 escaped(&figure.sql),
+                escaped(&figure.stage),
+                about,
             );
         }
-        out.push_str("</div></section>\n");
+        out.push_str("</div>\n");
+        for note in &self.notes {
+            let _ = writeln!(out, "<p class=\"soft\">{}</p>", escaped(note));
+        }
+        out.push_str("</section>\n");
     }
 
     fn all_tables(&self, out: &mut String) {

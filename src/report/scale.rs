@@ -1,5 +1,6 @@
 //! Axes as functions: from values to the unit interval, and where their ticks are.
 
+use super::chart::Limits;
 use super::number::{number, tick_labels};
 
 /// From values to 0..1 along an axis.
@@ -16,6 +17,12 @@ pub(super) enum Scale {
     },
     /// Equal slots for the categories 0, 1, 2...
     Slots(usize),
+}
+
+impl Default for Scale {
+    fn default() -> Scale {
+        Scale::Linear { low: 0.0, high: 1.0 }
+    }
 }
 
 /// A place on an axis.
@@ -67,6 +74,22 @@ impl Scale {
         Scale::Log { low: low - room, high: high + room }
     }
 
+    /// The same with the ends that are asked for, positive ones for a logarithmic axis.
+    pub fn limited(self, limits: Limits) -> Scale {
+        let log = |v: Option<f64>| v.map(libm::log10);
+        match self {
+            Scale::Linear { low, high } => {
+                let (low, high) = ends((low, high), (limits.low, limits.high));
+                Scale::Linear { low, high }
+            }
+            Scale::Log { low, high } => {
+                let (low, high) = ends((low, high), (log(limits.low), log(limits.high)));
+                Scale::Log { low, high }
+            }
+            Scale::Slots(n) => Scale::Slots(n),
+        }
+    }
+
     /// Where `v` is on the axis, 0 to 1.
     pub fn unit(&self, v: f64) -> f64 {
         match *self {
@@ -92,6 +115,17 @@ impl Scale {
             Scale::Log { low, high } => log_ticks(low, high, want),
             Scale::Slots(_) => Vec::new(),
         }
+    }
+}
+
+/// The given ends instead of those of the data; where all data lie beyond them, an axis of some length.
+fn ends((low, high): (f64, f64), given: (Option<f64>, Option<f64>)) -> (f64, f64) {
+    let (from, to) = (given.0.unwrap_or(low), given.1.unwrap_or(high));
+    let room = from.abs().max(to.abs()).max(1.0);
+    match given {
+        _ if from < to => (from, to),
+        (None, Some(_)) => (to - room, to),
+        _ => (from, from + room),
     }
 }
 
@@ -167,6 +201,28 @@ mod tests {
         assert_eq!(labels(Scale::log((54.0, 440.0)), 8), ["50", "60", "80", "100", "200", "300", "400"]);
         assert_eq!(labels(Scale::log((20.0, 30.0)), 5), ["20", "25", "30"]);
         assert!(labels(Scale::log((1e-9, 1e9)), 6).len() <= 7);
+    }
+
+    #[test]
+    fn limits_are_the_ends_of_an_axis() {
+        let limits = |low, high| Limits { low, high };
+        let linear = Scale::linear((10.0, 20.0), Reach::NearZero(0.1));
+        let log = Scale::log((10.0, 1000.0));
+        // (scale, limits, the values at its ends, where given)
+        let cases = [
+            (linear, limits(Some(12.0), None), (Some(12.0), None)),
+            (linear, limits(Some(0.0), Some(5.0)), (Some(0.0), Some(5.0))),
+            (linear, limits(Some(50.0), None), (Some(50.0), Some(100.0))),
+            (linear, limits(None, Some(-3.0)), (None, Some(-3.0))),
+            (log, limits(Some(1.0), Some(100.0)), (Some(1.0), Some(100.0))),
+        ];
+        for (scale, limits, (low, high)) in cases {
+            let limited = scale.limited(limits);
+            assert!(low.is_none_or(|v| limited.unit(v).abs() < 1e-12), "{limited:?}");
+            assert!(high.is_none_or(|v| (limited.unit(v) - 1.0).abs() < 1e-12), "{limited:?}");
+            assert!(limited.unit(1e9) > limited.unit(1.0), "{limited:?}");
+        }
+        assert_eq!(Scale::Slots(3).limited(limits(Some(9.0), None)), Scale::Slots(3));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! fails or is stopped loses only the stages under way, and running again goes on from there.
 
 mod events;
+mod live;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use crate::store::{Manifest, RunRecord, RunStatus, StageAction, StageRecord, Sto
 
 use events::Guarded;
 pub use events::{Events, Silent};
+use live::Live;
 use stage::{Done, Shared};
 
 /// How long stages may take to notice that they are to stop.
@@ -99,6 +101,7 @@ pub async fn run(pipeline: &Pipeline, dag: &Dag, store: &Store, options: RunOpti
     store.record_run(&record)?;
 
     let jobs = jobs(options.jobs);
+    let live = Arc::new(Live::begin(store, &record, dag, &selected, Arc::clone(&options.events)));
     let shared = Arc::new(Shared {
         pipeline: pipeline.name.clone(),
         seed: pipeline.seed,
@@ -106,13 +109,14 @@ pub async fn run(pipeline: &Pipeline, dag: &Dag, store: &Store, options: RunOpti
         store: store.clone(),
         last: store.last_recipes(&pipeline.name),
         forced,
-        events: Arc::new(Guarded(Arc::clone(&options.events))),
+        events: Arc::new(Guarded(live.clone())),
         stop: Cancel::default(),
         pool: stage::LazyPool::new(jobs),
         _lock: lock,
     });
     let mut state = State::new(selected);
     drive(&shared, &mut state, &options.cancel, jobs).await;
+    live.end();
     store.save_hashes();
 
     let report = state.report(dag, &record, begun.elapsed());

@@ -99,7 +99,8 @@ fn through(shared: &Shared, stage: usize, manifests: &BTreeMap<usize, Manifest>,
     let begun = Instant::now();
     let inputs = plan::input_hashes(dag, stage, manifests).ok_or_else(|| missing_input(dag, stage, manifests))?;
     let recipe = plan::recipe(dag, stage, shared.seed, inputs, store)?;
-    let decision = plan::decide(&recipe, shared.last.get(&node.name), shared.forced.contains(&stage), store);
+    let (last, forced) = (shared.last.get(&node.name), shared.forced.contains(&stage));
+    let decision = plan::decide(&recipe, last, forced, dag.kind(stage).writes_outside(), store);
     if let Some(why) = &decision.damage {
         shared.events.warning(&format!("the result of stage `{}` is damaged and made again: {why}", node.name));
         store.discard(&recipe.fingerprint())?;

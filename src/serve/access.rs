@@ -1,4 +1,4 @@
-//! Who may ask: passwords of PostgreSQL's users, and bearer tokens of Flight SQL and HTTP.
+//! Who may ask: users with passwords, for every protocol, and bearer tokens, for Flight SQL and HTTP.
 //!
 //! They come from files that nobody else can read, or from the environment; never from a command line, which every user
 //! of a machine sees. Neither appears in a message, a log or a `Debug` text.
@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+
+use base64::prelude::{BASE64_STANDARD_NO_PAD, Engine as _};
 
 use crate::diag::{Diagnostic, Result, io};
 
@@ -87,14 +89,19 @@ impl Access {
         Ok(())
     }
 
-    /// Whether PostgreSQL's clients need a password.
-    pub fn needs_password(&self) -> bool {
+    /// Whether there are users with passwords.
+    pub fn has_users(&self) -> bool {
         !self.passwords.is_empty()
     }
 
-    /// Whether Flight and HTTP need a token.
-    pub fn needs_token(&self) -> bool {
+    /// Whether there are tokens.
+    pub fn has_tokens(&self) -> bool {
         !self.tokens.is_empty()
+    }
+
+    /// Whether nobody has to say who they are.
+    pub fn is_open(&self) -> bool {
+        !self.has_users() && !self.has_tokens()
     }
 
     /// The password of a user.
@@ -102,17 +109,40 @@ impl Access {
         self.passwords.get(user).map(String::as_str)
     }
 
-    /// Whether the value of an `Authorization` header is `Bearer` with a token that is known.
-    pub fn allows_bearer(&self, header: Option<&str>) -> bool {
-        if self.tokens.is_empty() {
-            return true;
-        }
-        let Some((scheme, token)) = header.and_then(|h| h.trim().split_once(' ')) else { return false };
-        let hash = blake3::hash(token.trim().as_bytes());
-        // `blake3::Hash` compares in constant time.
-        let known = self.tokens.iter().fold(false, |known, t| known | (*t == hash));
-        scheme.eq_ignore_ascii_case("bearer") && known
+    /// Whether the value of an `Authorization` header lets in: `Bearer` with a token, or `Basic` with a user's password.
+    pub fn allows(&self, header: Option<&str>) -> bool {
+        self.is_open() || bearer(header).is_some_and(|token| self.is_token(token)) || self.is_user(header)
     }
+
+    fn is_token(&self, token: &str) -> bool {
+        let hash = blake3::hash(token.as_bytes());
+        // `blake3::Hash` compares in constant time.
+        self.tokens.iter().fold(false, |known, t| known | (*t == hash))
+    }
+
+    /// Whether the header is `Basic` with a user and their password.
+    pub fn is_user(&self, header: Option<&str>) -> bool {
+        let Some(encoded) = of_scheme(header, "basic") else { return false };
+        // Some clients leave out the padding.
+        let Ok(bytes) = BASE64_STANDARD_NO_PAD.decode(encoded.trim_end_matches('=')) else { return false };
+        let Some((user, given)) = std::str::from_utf8(&bytes).ok().and_then(|t| t.split_once(':')) else {
+            return false;
+        };
+        let password = self.password(user);
+        // An unknown user takes as long as a known one.
+        let equal = blake3::hash(given.as_bytes()) == blake3::hash(password.unwrap_or_default().as_bytes());
+        password.is_some() && equal
+    }
+}
+
+/// The token of a header `Bearer TOKEN`.
+pub fn bearer(header: Option<&str>) -> Option<&str> {
+    of_scheme(header, "bearer")
+}
+
+fn of_scheme<'a>(header: Option<&'a str>, scheme: &str) -> Option<&'a str> {
+    let (found, rest) = header?.trim().split_once(' ')?;
+    found.eq_ignore_ascii_case(scheme).then(|| rest.trim())
 }
 
 /// The lines of a file with secrets, with their numbers; without comments and empty ones.
@@ -174,15 +204,36 @@ mod tests {
             (None, false),
         ];
         for (header, allowed) in cases {
-            assert_eq!(access.allows_bearer(header), allowed, "{header:?}");
+            assert_eq!(access.allows(header), allowed, "{header:?}");
         }
+        let basic = [("bi:sec:ret", true), ("bi:secret", false), ("bo:sec:ret", false), ("bo:", false), ("bi", false)];
+        for (text, allowed) in basic {
+            let header = format!("Basic {}", BASE64_STANDARD_NO_PAD.encode(text));
+            assert_eq!(access.allows(Some(&header)), allowed, "{text}");
+            assert_eq!(access.allows(Some(&format!("{header}=="))), allowed, "{text}");
+        }
+        assert!(!access.allows(Some("Basic !!!")));
         assert_eq!(format!("{access:?}"), "Access(2 users, 2 tokens)");
     }
 
     #[test]
-    fn without_tokens_everybody_may() {
+    fn headers_and_their_schemes() {
+        let cases = [
+            (Some("Bearer abc"), Some("abc")),
+            (Some("bearer  abc "), Some("abc")),
+            (Some("Basic abc"), None),
+            (Some("Bearer"), None),
+            (None, None),
+        ];
+        for (header, expected) in cases {
+            assert_eq!(bearer(header), expected, "{header:?}");
+        }
+    }
+
+    #[test]
+    fn without_secrets_everybody_may() {
         let access = Access::default();
-        assert!(access.allows_bearer(None) && !access.needs_token() && !access.needs_password());
+        assert!(access.allows(None) && access.is_open());
     }
 
     #[test]

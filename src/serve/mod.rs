@@ -93,6 +93,33 @@ pub struct Options {
     pub threads: usize,
     /// How often to look for what a run has published.
     pub refresh: Duration,
+    /// Reports over HTTP, if any.
+    pub report: Option<Report>,
+}
+
+/// Makes the report of a pipeline, as HTML: given by whoever starts the server, for the code that gathers it is theirs.
+#[derive(Clone)]
+pub struct Report(Arc<ReportMaker>);
+
+type ReportMaker = dyn Fn(&Store, &str) -> Result<String> + Send + Sync;
+
+impl Report {
+    /// Of a function of a store and the name of a pipeline in it. It may block.
+    pub fn new(make: impl Fn(&Store, &str) -> Result<String> + Send + Sync + 'static) -> Report {
+        Report(Arc::new(make))
+    }
+
+    /// # Errors
+    /// It cannot be made.
+    pub fn of(&self, store: &Store, pipeline: &str) -> Result<String> {
+        (self.0)(store, pipeline)
+    }
+}
+
+impl std::fmt::Debug for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Report")
+    }
 }
 
 /// What a protocol is served on.
@@ -108,6 +135,7 @@ pub struct Server {
     service: Arc<Service>,
     doors: Vec<Door>,
     refresh: Duration,
+    report: Option<Report>,
 }
 
 /// How long clients may take to hear that the server ends.
@@ -125,13 +153,14 @@ impl Server {
         if !options.host.is_loopback() && !options.open {
             refuse_open_doors(&options, &access, tls.is_some())?;
         }
+        refuse_half_open(&options, &access)?;
         let tables = Tables::open(store, options.pipelines.clone(), options.threads).await?;
         let service = Service::new(tables, access, options.limits.clone(), options.threads)?;
         let mut doors = Vec::new();
         for (wire, port) in &options.ports {
             doors.push(door(*wire, SocketAddr::new(options.host, *port), tls.clone())?);
         }
-        Ok(Server { service, doors, refresh: options.refresh })
+        Ok(Server { service, doors, refresh: options.refresh, report: options.report })
     }
 
     /// Where it listens, by protocol.
@@ -155,12 +184,12 @@ impl Server {
     pub async fn run(self, stop: CancellationToken) -> Result<()> {
         let mut tasks = tokio::task::JoinSet::new();
         for door in self.doors {
-            let service = self.service.clone();
+            let (service, report) = (self.service.clone(), self.report.clone());
             tasks.spawn(async move {
                 match door.wire {
                     Wire::Postgres => postgres::serve(service, door).await,
                     Wire::Flight => flight::serve(service, door).await,
-                    Wire::Http => http::serve(service, door).await,
+                    Wire::Http => http::serve(service, door, report).await,
                 }
             });
         }
@@ -199,13 +228,23 @@ async fn keep_up(service: Arc<Service>, every: Duration) -> Result<()> {
     }
 }
 
+/// Tokens say nothing to PostgreSQL's clients: with tokens alone, its port would let everybody in.
+fn refuse_half_open(options: &Options, access: &Access) -> Result<()> {
+    let postgres = options.ports.iter().any(|(wire, _)| *wire == Wire::Postgres);
+    if options.open || !postgres || access.has_users() || !access.has_tokens() {
+        return Ok(());
+    }
+    let message = "there are tokens but no users: everybody could ask by PostgreSQL's wire protocol";
+    let help = format!("add users (--users FILE, or {}=name:password), or use --postgres off", access::USERS_ENV);
+    Err(Diagnostic::new("serve::open", message).help(help).into())
+}
+
 fn refuse_open_doors(options: &Options, access: &Access, tls: bool) -> Result<()> {
     let mut missing = Vec::new();
     let has = |wire| options.ports.iter().any(|(w, _)| *w == wire);
-    if has(Wire::Postgres) && !access.needs_password() {
+    if has(Wire::Postgres) && !access.has_users() {
         missing.push(format!("users (--users FILE, or {}=name:password)", access::USERS_ENV));
-    }
-    if (has(Wire::Flight) || has(Wire::Http)) && !access.needs_token() {
+    } else if access.is_open() {
         missing.push(format!("tokens (--tokens FILE, or {}=token)", access::TOKENS_ENV));
     }
     if !tls {

@@ -70,9 +70,10 @@ impl Reason {
             | Reason::Unsupported => 400,
             Reason::Access => 401,
             Reason::ReadOnly => 403,
-            Reason::Timeout | Reason::Idle | Reason::Cancelled => 408,
+            // Not 408: browsers take that for a connection that fell asleep, and send the statement once more.
+            Reason::Timeout | Reason::Idle => 504,
             Reason::TooLarge => 413,
-            Reason::Busy | Reason::Memory => 503,
+            Reason::Busy | Reason::Memory | Reason::Cancelled => 503,
             Reason::Failed => 500,
         }
     }

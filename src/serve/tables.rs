@@ -14,7 +14,7 @@ use datafusion::error::Result as DataFusionResult;
 use crate::diag::{Diagnostic, Failure, Result, nearest};
 use crate::query::session::CATALOG;
 use crate::query::{Engine, ViewStatus, errors::Names};
-use crate::store::{Entry, Published, RunRecord, RunStatus, Store, TableHandle};
+use crate::store::{Entry, Hash, Published, RunRecord, RunStatus, Store, TableHandle};
 
 /// What is served right now.
 pub struct Snapshot {
@@ -34,6 +34,8 @@ pub struct ServedTable {
     pub pipeline: String,
     pub stage: String,
     pub kind: String,
+    /// Of the result that it is a table of.
+    pub fingerprint: Hash,
     pub handle: TableHandle,
     /// Bytes of its parts.
     pub bytes: u64,
@@ -196,6 +198,7 @@ fn served(pipeline: &str, stage: &str, manifest: &crate::store::Manifest, handle
         pipeline: pipeline.to_string(),
         stage: stage.to_string(),
         kind: manifest.recipe.kind.clone(),
+        fingerprint: manifest.fingerprint.clone(),
         bytes: parts.map(|p| p.bytes).sum(),
         made_unix_s: manifest.finished_unix_s,
         handle,

@@ -15,7 +15,8 @@ use pipe_kernel::scenario::{Load, Measure};
 
 use super::calibrate::Calibrate;
 use super::{
-    Export, Fidelity, FilePath, Ingest, Optimize, Profile, Ref, Search, Synthesize, Text, Tokenize, Transform, Tree,
+    Export, Fidelity, FilePath, Ingest, Optimize, Plot, Profile, Ref, Search, Synthesize, Text, Tokenize, Transform,
+    Tree,
 };
 
 /// A stage: one of these keys, with its settings.
@@ -33,7 +34,7 @@ pub enum StageSpec {
     Search(Box<Search>),
     Optimize(Box<Optimize>),
     Calibrate(Calibrate),
-    Plot(Plot),
+    Plot(Box<Plot>),
     Compare(Compare),
     Fidelity(Fidelity),
     Export(Export),
@@ -351,111 +352,6 @@ pub struct Agreement {
     pub mape_pct: f64,
     /// The correlation is above this, where there is one.
     pub pearson: f64,
-}
-
-/// Draw a chart from a query.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Plot {
-    /// The data: a query whose columns are named below.
-    pub query: Text,
-    #[serde(default)]
-    pub kind: PlotKind,
-    /// Column on the horizontal axis. For `cdf` and `histogram`: the column whose distribution is drawn.
-    pub x: Text,
-    /// Column on the vertical axis. Not for `cdf` and `histogram`.
-    #[serde(default)]
-    pub y: Option<Text>,
-    /// Column that colours the cells of `heat`.
-    #[serde(default)]
-    pub z: Option<Text>,
-    /// Column that splits the rows into lines, each with its colour and a legend entry.
-    #[serde(default)]
-    pub series: Option<Text>,
-    #[serde(default)]
-    pub title: Option<String>,
-    #[serde(default)]
-    pub x_label: Option<String>,
-    #[serde(default)]
-    pub y_label: Option<String>,
-    #[serde(default)]
-    pub x_log: bool,
-    #[serde(default)]
-    pub y_log: bool,
-    /// Lines that the data are held against, such as an objective.
-    #[serde(default)]
-    pub rules: Vec<PlotRule>,
-    /// Bins of `histogram`.
-    #[serde(default = "plot_bins")]
-    pub bins: u32,
-    /// `dark` and `both` also write pictures for dark pages: `<stage>.dark.svg` and `.png`.
-    #[serde(default)]
-    pub theme: PlotTheme,
-    /// Under the picture. Default: the stage, the tables that it shows, and the beginning of their content hash. Empty: none.
-    #[serde(default)]
-    pub caption: Option<String>,
-    /// Width in pixels.
-    #[serde(default = "plot_width")]
-    pub width: u32,
-    /// Height in pixels.
-    #[serde(default = "plot_height")]
-    pub height: u32,
-}
-
-fn plot_bins() -> u32 {
-    40
-}
-fn plot_width() -> u32 {
-    960
-}
-fn plot_height() -> u32 {
-    600
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PlotKind {
-    #[default]
-    Line,
-    Scatter,
-    Bar,
-    /// Cumulative distribution of `x`.
-    Cdf,
-    /// A value holds until the next one: requests that run, replicas, blocks in use.
-    Step,
-    /// Series stand on each other: the parts of a whole.
-    Area,
-    /// How many `x` fall into each of equal bins; equal factors with `x_log`.
-    Histogram,
-    /// Of the `y` of each `x`: the median, the middle half in a box, 5 to 95 % on a line.
-    Box,
-    /// A cell per `x` and `y`, coloured by `z`.
-    Heat,
-}
-
-/// A line across a plot.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PlotRule {
-    /// At this value of the horizontal axis. This or `y`.
-    #[serde(default)]
-    pub x: Option<f64>,
-    /// At this value of the vertical axis.
-    #[serde(default)]
-    pub y: Option<f64>,
-    /// Written on it.
-    #[serde(default)]
-    pub label: String,
-}
-
-/// For which pages pictures are drawn.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PlotTheme {
-    #[default]
-    Light,
-    Dark,
-    Both,
 }
 
 /// Everything that a pipeline file may contain.

@@ -8,7 +8,7 @@ use super::explorer;
 use super::params::Params;
 use super::problems::{from_tree, list, mended};
 use super::set::{Set, apply};
-use super::{Document, Pipeline, Stage, Text, Tree, TreeValue, parse};
+use super::{Document, Figures, Pipeline, Stage, Text, Tree, TreeValue, parse};
 use crate::diag::{Diagnostic, Failure, Result, Sources, Span, nearest};
 
 /// Words of SQL that cannot name a table without quotes.
@@ -299,9 +299,11 @@ fn document(layer: Layer, file: &Path, sources: &Sources, problems: &mut Vec<Dia
             }
         }
     }
+    let figures = Figures::near(file.parent().unwrap_or(Path::new(".")));
     for (_, stage) in &mut stages {
         params.replace(stage);
         expand_sql(stage);
+        figures.expand(stage, problems);
     }
     problems.extend(params.problems);
     check_names(&rest, &stages, problems);

@@ -20,11 +20,15 @@ mod tokenize;
 pub(crate) mod trace_file;
 mod transform;
 
+pub(crate) use self::plot::figure::{Drawable, drawable};
 // For tests and benches outside, that run a latency model on a table.
 #[doc(hidden)]
 pub use self::profile::load::read as read_profile;
 #[doc(hidden)]
 pub use self::tokenize::bench as tokenizing;
+
+/// Files of whole tables, for `pipe export`.
+pub(crate) use self::export::write as export_files;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -87,6 +91,12 @@ pub trait Kind: Send + Sync {
     /// Whether rows depend on the pipeline's seed other than through [`Kind::recipe`]. Where they do not, another seed
     /// runs nothing.
     fn seeded(&self) -> bool {
+        false
+    }
+
+    /// Whether it writes somewhere besides the store. A result that is in the store is then used again only where it is
+    /// the last of the stage.
+    fn writes_outside(&self) -> bool {
         false
     }
 
@@ -193,7 +203,7 @@ pub fn of(spec: &StageSpec) -> &dyn Kind {
         StageSpec::Search(s) => &**s,
         StageSpec::Optimize(s) => &**s,
         StageSpec::Calibrate(s) => s,
-        StageSpec::Plot(s) => s,
+        StageSpec::Plot(s) => &**s,
         StageSpec::Compare(s) => s,
         StageSpec::Fidelity(s) => s,
         StageSpec::Export(s) => s,

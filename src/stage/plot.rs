@@ -1,189 +1,95 @@
 //! `plot`: a chart of the rows of a query, as SVG and PNG, with the rows as a table beside it.
 //!
-//! The query obeys the rules of `sql` stages. Its result is the stage's table; the pictures show the columns `x`, `y`
-//! and `series` of it. NULL is not drawn; text on the horizontal axis makes a slot per value, in the order of the rows.
+//! The query obeys the rules of `sql` stages. Its result is the stage's table; the pictures show the columns of it that
+//! the settings name. NULL is not drawn; text on an axis makes a slot per value, in the order of the rows.
 
+mod check;
+pub(super) mod figure;
+mod gather;
+mod ready;
+
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type, Schema, SchemaRef};
-use arrow::error::ArrowError;
-use arrow::util::display::{ArrayFormatter, FormatOptions};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
-use indexmap::{IndexMap, IndexSet};
 use serde_json::{Value, json};
 
+use self::check::is_distribution;
+use self::gather::Gathered;
 use super::sql::ENGINE;
 use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
 use crate::diag::{Diagnostic, Exit, Failure, Result, io};
-use crate::query::columns::type_name;
-use crate::query::errors::{Place, did_you_mean};
+use crate::query::errors::Place;
 use crate::query::execute::{Sink, execute};
 use crate::query::plan::{self, Made};
 use crate::query::session::{self, SCHEMA, SessionOptions};
 use crate::query::sql::{Makes, Script};
-use crate::report::{self, Chart, ChartKind, Rule, Series, pretty};
-use crate::spec::{Plot, PlotKind, PlotRule, PlotTheme, Text};
+use crate::report::{self, Chart, ChartKind, Limits, Rule, pretty};
+use crate::spec::{Figures, Plot, PlotKind, PlotRule, PlotTheme, Text};
 use crate::store::TableWriter;
 
-/// Pixels that a picture may have on each side.
-const SIDES: std::ops::RangeInclusive<u32> = 100..=8000;
-
 impl Plot {
-    fn script(&self) -> Result<Script> {
-        Script::parse(&self.query.value, Place::Within(self.query.at.clone())).map_err(Failure::usage)
+    /// The statements; those of a ready-made figure ask for the columns of tables, where they are known.
+    fn script(&self, known: &dyn Fn(&str) -> Option<SchemaRef>) -> Result<Script> {
+        let text = self.query.as_ref().map(|q| q.value.as_str()).unwrap_or_default();
+        let (Some(figure), Some(of)) = (&self.figure, &self.of) else {
+            let place = Place::Within(self.query.as_ref().and_then(|q| q.at.clone()));
+            return Script::parse(text, place).map_err(Failure::usage);
+        };
+        let text = ready::complete(text, &of.value, known).map_err(|why| {
+            let message = format!("the figure `{}` cannot show `{}`: {why}", figure.value, of.value);
+            Diagnostic::new("figure::columns", message).at(figure.at.clone())
+        })?;
+        Script::parse(&text, Place::Within(figure.at.clone())).map_err(Failure::usage)
+    }
+
+    /// What is wrong with the stage that a figure is to show; any table of SQL may have the right columns.
+    fn stage_problem(&self, cx: &CheckCx) -> Option<Diagnostic> {
+        let (figure, of) = (self.figure.as_ref()?, self.of.as_ref()?);
+        let ready = Figures::near(cx.project).find(&figure.value).ok()??;
+        let stage = cx.stages.iter().find(|s| s.name.value == of.value)?;
+        let kind = super::of(&stage.spec).kind();
+        if kind == "sql" || ready.kinds.iter().any(|k| k == kind) {
+            return None;
+        }
+        let (name, wanted) = (&figure.value, ready.kinds.join(" or "));
+        let message = format!("the figure `{name}` shows a {wanted} stage, and `{}` is a {kind}", of.value);
+        Some(Diagnostic::new("figure::of", message).at(of.at.clone()))
     }
 
     fn planned(&self, cx: &CheckCx) -> Result<(Script, Vec<Made>, Vec<Diagnostic>)> {
-        let script = self.script()?;
+        let script = self.script(&|name| cx.tables.get(name)?.schema.clone())?;
         let tables: BTreeMap<_, _> = cx.tables.iter().map(|(name, t)| (name.clone(), t.schema.clone())).collect();
         let (made, problems) = plan::check(&script, &tables);
         Ok((script, made, problems))
     }
 
+    /// The column on the horizontal axis, if this kind of chart has one.
+    fn x_column(&self) -> Option<&Text> {
+        self.x.as_ref().filter(|_| self.kind != PlotKind::Parallel)
+    }
+
     /// The column on the vertical axis, if this kind of chart has one.
     fn height_column(&self) -> Option<&Text> {
-        self.y.as_ref().filter(|_| !is_distribution(self.kind))
+        self.y.as_ref().filter(|_| !is_distribution(self.kind) && self.kind != PlotKind::Parallel)
     }
 
     /// The column of the colours, if this kind of chart has one.
     fn value_column(&self) -> Option<&Text> {
-        self.z.as_ref().filter(|_| self.kind == PlotKind::Heat)
+        self.z.as_ref().filter(|_| matches!(self.kind, PlotKind::Heat | PlotKind::Parallel))
     }
 
-    /// What is wrong with the settings, whatever the query yields.
-    fn setting_problems(&self) -> Vec<Diagnostic> {
-        let mut problems = Vec::new();
-        match (self.kind, &self.y) {
-            (PlotKind::Cdf | PlotKind::Histogram, Some(y)) => problems.push(
-                Diagnostic::new("plot::y", format!("`y` has no meaning for `kind: {}`", kind_name(self.kind)))
-                    .at(y.at.clone())
-                    .help("leave it out: a distribution shows how many rows have which `x`"),
-            ),
-            (
-                PlotKind::Line
-                | PlotKind::Scatter
-                | PlotKind::Bar
-                | PlotKind::Step
-                | PlotKind::Area
-                | PlotKind::Box
-                | PlotKind::Heat,
-                None,
-            ) => problems.push(
-                Diagnostic::new("plot::y", format!("`y` is missing for `kind: {}`", kind_name(self.kind)))
-                    .at(self.x.at.clone())
-                    .help("add `y: <column>`, or choose `kind: cdf` for the distribution of `x`"),
-            ),
-            (PlotKind::Cdf | PlotKind::Histogram, None)
-            | (
-                PlotKind::Line
-                | PlotKind::Scatter
-                | PlotKind::Bar
-                | PlotKind::Step
-                | PlotKind::Area
-                | PlotKind::Box
-                | PlotKind::Heat,
-                Some(_),
-            ) => {}
-        }
-        let slotted = matches!(self.kind, PlotKind::Bar | PlotKind::Box | PlotKind::Heat);
-        let no_y_log = matches!(self.kind, PlotKind::Heat | PlotKind::Area);
-        for (key, wrong, why) in [
-            ("x_log", slotted && self.x_log, "its places stand side by side"),
-            ("y_log", no_y_log && self.y_log, "its heights are sums, or places side by side"),
-        ] {
-            if wrong {
-                let message = format!("`{key}` has no meaning for `kind: {}`", kind_name(self.kind));
-                problems.push(
-                    Diagnostic::new("plot::log", message)
-                        .at(self.x.at.clone())
-                        .help(format!("{why}; leave it out, or choose another kind")),
-                );
-            }
-        }
-        match (self.kind, &self.z) {
-            (PlotKind::Heat, None) => problems.push(
-                Diagnostic::new("plot::z", "`z` is missing for `kind: heat`")
-                    .at(self.x.at.clone())
-                    .help("add `z: <column>`: the value that colours the cell of `x` and `y`"),
-            ),
-            (PlotKind::Heat, Some(_)) | (_, None) => {}
-            (_, Some(z)) => problems.push(
-                Diagnostic::new("plot::z", format!("`z` has no meaning for `kind: {}`", kind_name(self.kind)))
-                    .at(z.at.clone())
-                    .help("leave it out: it colours the cells of `kind: heat`"),
-            ),
-        }
-        for (i, rule) in self.rules.iter().enumerate() {
-            let one = rule.x.is_some() != rule.y.is_some();
-            let finite = rule.x.into_iter().chain(rule.y).all(f64::is_finite);
-            if !one || !finite {
-                problems.push(
-                    Diagnostic::new("plot::rules", format!("`rules[{i}]` is no line: expected a number `x` or `y`"))
-                        .at(self.x.at.clone())
-                        .help("such as `rules: [{ y: 500, label: objective }]`"),
-                );
-            }
-        }
-        if self.bins == 0 || self.bins > 10_000 {
-            problems.push(
-                Diagnostic::new("plot::bins", format!("`bins` is {}", self.bins))
-                    .at(self.x.at.clone())
-                    .help("choose 1 to 10000"),
-            );
-        }
-        for (name, pixels) in [("width", self.width), ("height", self.height)] {
-            if !SIDES.contains(&pixels) {
-                problems.push(
-                    Diagnostic::new("plot::size", format!("`{name}` is {pixels} pixels"))
-                        .at(self.query.at.clone())
-                        .help(format!("choose {} to {} pixels", SIDES.start(), SIDES.end())),
-                );
-            }
-        }
-        problems
+    /// The column where bars end, if this kind of chart has one.
+    fn end_column(&self) -> Option<&Text> {
+        self.x_end.as_ref().filter(|_| self.kind == PlotKind::Span)
     }
 
-    /// What is wrong with the columns that are to be drawn.
-    fn column_problems(&self, schema: &Schema) -> Vec<Diagnostic> {
-        let names: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
-        let mut problems = Vec::new();
-        let mut check = |axis: &str, column: &Text, fits: &dyn Fn(&DataType) -> bool, wants: &str| {
-            let problem = |message: String| Diagnostic::new("plot::column", message).at(column.at.clone());
-            let name = &column.value;
-            match schema.field_with_name(name) {
-                Err(_) => problems.push(
-                    problem(format!("the query has no column `{name}`, which is to be `{axis}`"))
-                        .help(did_you_mean(name, &names, "columns")),
-                ),
-                Ok(field) if !fits(field.data_type()) => problems.push(
-                    problem(format!("`{axis}` is the column `{name}` of type {}", type_name(field.data_type())))
-                        .help(format!("{wants}; CAST it in the query, or choose another column")),
-                ),
-                Ok(_) => {}
-            }
-        };
-        match (self.kind, self.x_log) {
-            (PlotKind::Cdf | PlotKind::Histogram, _) => {
-                check("x", &self.x, &is_number, "a distribution is one of numbers");
-            }
-            (_, true) => check("x", &self.x, &is_number, "a logarithmic axis shows numbers"),
-            (_, false) => check("x", &self.x, &is_plain, "an axis shows numbers or names"),
-        }
-        match (self.kind, self.height_column()) {
-            (PlotKind::Heat, Some(y)) => check("y", y, &is_plain, "an axis shows numbers or names"),
-            (_, Some(y)) => check("y", y, &is_number, "a vertical axis shows numbers"),
-            (_, None) => {}
-        }
-        if let Some(z) = self.value_column() {
-            check("z", z, &is_number, "colours are of numbers");
-        }
-        if let Some(series) = &self.series {
-            check("series", series, &is_plain, "series are named by plain values");
-        }
-        problems
+    /// The column beside the points, if this kind of chart has one.
+    fn label_column(&self) -> Option<&Text> {
+        self.labels.as_ref().filter(|_| self.kind == PlotKind::Scatter)
     }
 
     /// What is under the picture: what it shows of which content, so that a picture that went astray finds home. Not the
@@ -195,6 +101,40 @@ impl Plot {
         let from: Vec<String> =
             cx.inputs.iter().map(|(name, handle)| format!("{name} {}", handle.hash.short())).collect();
         if from.is_empty() { String::new() } else { format!("{}: of {}", cx.stage, from.join(", ")) }
+    }
+
+    /// With all axes of `parallel`: what the query yields, less what has another role.
+    fn with_axes(&self, schema: &Schema) -> Cow<'_, Plot> {
+        if self.kind != PlotKind::Parallel || !self.columns.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        let roles = [&self.z, &self.series, &self.facet, &self.note];
+        let taken = |name: &str| roles.into_iter().flatten().any(|column| column.value == name);
+        let names = schema.fields().iter().map(|f| f.name()).filter(|name| !taken(name));
+        let columns = names.take(*check::AXES.end()).map(|name| Text::new(name.clone(), None)).collect();
+        Cow::Owned(Plot { columns, ..self.clone() })
+    }
+
+    /// The chart of rows that are not a stage's.
+    ///
+    /// # Errors
+    /// They lack a column that is to be drawn.
+    fn chart_of(&self, schema: Option<&SchemaRef>, batches: &[RecordBatch]) -> Result<Chart> {
+        let plot = schema.map_or(Cow::Borrowed(self), |schema| self.with_axes(schema));
+        let diagnostics = schema.map(|schema| plot.column_problems(schema)).unwrap_or_default();
+        if !diagnostics.is_empty() {
+            return Err(Failure { exit: Exit::Stage, diagnostics });
+        }
+        let mut drawn = Gathered::default();
+        batches.iter().try_for_each(|batch| drawn.add(&plot, batch))?;
+        let caption = drawn.note.clone().unwrap_or_default();
+        Ok(plot.chart(drawn, caption))
+    }
+
+    /// The chart of what was gathered.
+    fn chart(&self, drawn: Gathered, caption: String) -> Chart {
+        let chart = drawn.into_chart(self, Chart { caption, ..self.frame() });
+        Chart { height: self.height.unwrap_or_else(|| chart.natural_height()), ..chart }
     }
 
     /// The chart without its data.
@@ -215,17 +155,23 @@ impl Plot {
                 PlotKind::Histogram => ChartKind::Histogram,
                 PlotKind::Box => ChartKind::Box,
                 PlotKind::Heat => ChartKind::Heat,
+                PlotKind::Parallel => ChartKind::Parallel,
+                PlotKind::Span => ChartKind::Span,
             },
             title: self.title.clone().unwrap_or_default(),
-            x_label: label(&self.x_label, Some(&self.x), ""),
+            x_label: label(&self.x_label, self.x_column(), ""),
             y_label: match self.kind {
                 PlotKind::Histogram => label(&self.y_label, None, "Rows"),
-                _ => label(&self.y_label, self.height_column(), "Fraction of rows"),
+                PlotKind::Cdf => label(&self.y_label, None, "Fraction of rows"),
+                _ => label(&self.y_label, self.height_column(), ""),
             },
             x_log: self.x_log,
             y_log: self.y_log,
+            x_limits: Limits { low: self.x_min, high: self.x_max },
+            y_limits: Limits { low: self.y_min, high: self.y_max },
+            facet_label: self.facet.as_ref().map(|f| pretty(&f.value)).unwrap_or_default(),
+            facet_columns: self.facet_columns.unwrap_or(0) as usize,
             width: self.width,
-            height: self.height,
             legend: self.value_column().or(self.series.as_ref()).map(|s| pretty(&s.value)).unwrap_or_default(),
             rules: self.rules.iter().map(rule).collect(),
             bins: self.bins as usize,
@@ -234,42 +180,9 @@ impl Plot {
     }
 }
 
-/// Whether only `x` matters.
-fn is_distribution(kind: PlotKind) -> bool {
-    matches!(kind, PlotKind::Cdf | PlotKind::Histogram)
-}
-
 fn rule(rule: &PlotRule) -> Rule {
     let value = rule.x.or(rule.y).unwrap_or(f64::NAN);
     Rule { value, label: rule.label.clone(), upright: rule.x.is_some() }
-}
-
-fn kind_name(kind: PlotKind) -> &'static str {
-    match kind {
-        PlotKind::Line => "line",
-        PlotKind::Scatter => "scatter",
-        PlotKind::Bar => "bar",
-        PlotKind::Cdf => "cdf",
-        PlotKind::Step => "step",
-        PlotKind::Area => "area",
-        PlotKind::Histogram => "histogram",
-        PlotKind::Box => "box",
-        PlotKind::Heat => "heat",
-    }
-}
-
-fn is_number(kind: &DataType) -> bool {
-    kind.is_numeric()
-}
-
-/// Numbers, and what has a short text.
-fn is_plain(kind: &DataType) -> bool {
-    match kind {
-        DataType::Dictionary(_, value) => is_plain(value),
-        other => {
-            !other.is_nested() && !matches!(other, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
-        }
-    }
 }
 
 #[async_trait]
@@ -279,11 +192,15 @@ impl Kind for Plot {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn inputs(&self) -> Result<Vec<Text>> {
-        Ok(self.script()?.references())
+        let mut read = self.script(&|_| None)?.references();
+        if let Some(figure) = &self.figure {
+            read.iter_mut().for_each(|table| table.at.clone_from(&figure.at));
+        }
+        Ok(read)
     }
 
     fn tables(&self, stage: &str, cx: &CheckCx) -> Vec<TableShape> {
@@ -292,6 +209,9 @@ impl Kind for Plot {
     }
 
     fn check(&self, _stage: &str, cx: &CheckCx) -> Vec<Diagnostic> {
+        if let Some(problem) = self.stage_problem(cx) {
+            return vec![problem];
+        }
         let mut problems = self.setting_problems();
         let (script, made, wrong) = match self.planned(cx) {
             Ok(planned) => planned,
@@ -307,45 +227,59 @@ impl Kind for Plot {
             problems.push(problem.help("use CREATE VIEW or WITH, or make the table in a `sql` stage"));
         }
         if let Some(schema) = made.last().and_then(|m| m.schema.as_ref()) {
-            problems.extend(self.column_problems(schema));
+            problems.extend(self.with_axes(schema).column_problems(schema));
         }
         problems
     }
 
-    fn recipe(&self, _cx: &CheckCx) -> Value {
-        let Plot { query: _, kind, x, y, z, series, title, x_label, y_label, x_log, y_log, .. } = self;
+    fn recipe(&self, cx: &CheckCx) -> Value {
+        let Plot { query: _, with: _, figure, of, note, kind, x, x_end, y, z, columns, series, .. } = self;
+        let Plot { facet, facet_columns, labels, .. } = self;
+        let Plot { title, x_label, y_label, x_log, y_log, x_min, x_max, y_min, y_max, .. } = self;
         let Plot { rules, bins, theme, caption, width, height, .. } = self;
+        let name = |column: &Option<Text>| column.as_ref().map(|c| c.value.clone());
         json!({
             "engine": ENGINE,
-            "statements": self.script().map(|s| s.normalised()).unwrap_or_default(),
+            "statements": self.script(&|name| cx.tables.get(name)?.schema.clone()).map(|s| s.normalised()).unwrap_or_default(),
             "kind": kind,
-            "x": x.value,
-            "y": y.as_ref().map(|y| &y.value),
-            "z": z.as_ref().map(|z| &z.value),
-            "series": series.as_ref().map(|s| &s.value),
+            "x": name(x),
+            "x_end": name(x_end),
+            "y": name(y),
+            "z": name(z),
+            "columns": columns.iter().map(|c| &c.value).collect::<Vec<_>>(),
+            "series": name(series),
+            "facet": name(facet),
+            "facet_columns": facet_columns,
+            "labels": name(labels),
             "title": title,
             "x_label": x_label,
             "y_label": y_label,
             "x_log": x_log,
             "y_log": y_log,
+            "limits": [x_min, x_max, y_min, y_max],
             "rules": rules,
             "bins": bins,
             "theme": theme,
             "caption": caption,
+            "figure": name(figure),
+            "of": name(of),
+            "note": name(note),
             "width": width,
             "height": height,
         })
     }
 
     async fn run(&self, cx: RunCx) -> Result<Outcome> {
-        let script = self.script()?;
+        let script = self.script(&|name| cx.inputs.get(name).map(|t| t.schema.clone()))?;
         let ctx = session::context(&SessionOptions::threads(cx.pool.current_num_threads()))?;
         for (name, handle) in &cx.inputs {
             session::register(&ctx, SCHEMA, name, session::provider(handle)?)?;
         }
-        let mut rows = Rows { cx: &cx, plot: self, writer: None, drawn: Gathered::default() };
+        let mut rows = Rows { cx: &cx, plot: self.clone(), writer: None, drawn: Gathered::default() };
         execute(&ctx, &script, &mut rows, &cx.cancel).await?;
-        let chart = rows.drawn.into_chart(Chart { caption: self.caption_of(&cx), ..self.frame() });
+        let said = [rows.drawn.note.clone().unwrap_or_default(), self.caption_of(&cx)];
+        let caption = said.iter().filter(|text| !text.is_empty()).cloned().collect::<Vec<_>>().join(" · ");
+        let chart = rows.plot.chart(rows.drawn, caption);
         let themes: &[(bool, &str)] = match self.theme {
             PlotTheme::Light => &[(false, "")],
             PlotTheme::Dark => &[(true, "")],
@@ -371,7 +305,7 @@ fn draw(chart: &Chart, svg: &Path, png: &Path) -> Result<()> {
 /// Stores the result, and keeps what is drawn of it.
 struct Rows<'a> {
     cx: &'a RunCx,
-    plot: &'a Plot,
+    plot: Plot,
     writer: Option<TableWriter>,
     drawn: Gathered,
 }
@@ -380,6 +314,7 @@ impl Sink for Rows<'_> {
     fn begin(&mut self, makes: &Makes, schema: &SchemaRef) -> Result<()> {
         if *makes == Makes::Result {
             // Known before the run only where the schemas of all inputs were.
+            self.plot = self.plot.with_axes(schema).into_owned();
             let diagnostics = self.plot.column_problems(schema);
             if !diagnostics.is_empty() {
                 return Err(Failure { exit: Exit::Stage, diagnostics });
@@ -393,93 +328,12 @@ impl Sink for Rows<'_> {
         let Some(writer) = &mut self.writer else { return Ok(()) };
         self.cx.progress.0.advance(batch.num_rows() as u64);
         writer.write(batch)?;
-        self.drawn.add(self.plot, batch).map_err(|e| Failure::stage("plot::rows", e.to_string()))
+        self.drawn.add(&self.plot, batch)
     }
 
     fn end(&mut self) -> Result<()> {
         self.writer.take().map_or(Ok(()), TableWriter::finish)
     }
-}
-
-/// The points of the rows so far.
-#[derive(Default)]
-struct Gathered {
-    /// By the text of the series column, in the order in which they come.
-    series: IndexMap<String, Vec<(f64, f64)>>,
-    /// Values of z, along with the points.
-    values: IndexMap<String, Vec<f64>>,
-    /// Values of x that are not numbers.
-    names: IndexSet<String>,
-    /// x is a column of names.
-    named: bool,
-    /// The same of y.
-    rows: IndexSet<String>,
-    rows_named: bool,
-}
-
-impl Gathered {
-    fn add(&mut self, plot: &Plot, batch: &RecordBatch) -> std::result::Result<(), ArrowError> {
-        let column = |name: &Text| {
-            let missing = || ArrowError::SchemaError(format!("the query has no column `{}`", name.value));
-            batch.column_by_name(&name.value).ok_or_else(missing)
-        };
-        let x = column(&plot.x)?;
-        self.named = !is_number(x.data_type());
-        let xs = if self.named { slots(&mut self.names, x)? } else { numbers(x)? };
-        let ys = match plot.height_column() {
-            Some(y) => {
-                let y = column(y)?;
-                self.rows_named = !is_number(y.data_type());
-                if self.rows_named { slots(&mut self.rows, y)? } else { numbers(y)? }
-            }
-            None => vec![0.0; batch.num_rows()],
-        };
-        let names = match &plot.series {
-            Some(series) => texts(column(series)?)?,
-            None => vec![String::new(); batch.num_rows()],
-        };
-        if let Some(z) = plot.value_column() {
-            for (name, z) in names.iter().zip(numbers(column(z)?)?) {
-                self.values.entry(name.clone()).or_default().push(z);
-            }
-        }
-        for ((name, x), y) in names.into_iter().zip(xs).zip(ys) {
-            self.series.entry(name).or_default().push((x, y));
-        }
-        Ok(())
-    }
-
-    fn into_chart(self, frame: Chart) -> Chart {
-        let Gathered { series, mut values, names, named, rows, rows_named: _ } = self;
-        let of = |(name, points): (String, Vec<(f64, f64)>)| {
-            let values = values.swap_remove(&name).unwrap_or_default();
-            Series { name, points, values }
-        };
-        Chart {
-            series: series.into_iter().map(of).collect(),
-            categories: named.then(|| names.into_iter().collect()),
-            rows: rows.into_iter().collect(),
-            ..frame
-        }
-    }
-}
-
-/// The index of each value among the distinct ones.
-fn slots(names: &mut IndexSet<String>, column: &ArrayRef) -> std::result::Result<Vec<f64>, ArrowError> {
-    Ok(texts(column)?.into_iter().map(|name| names.insert_full(name).0 as f64).collect())
-}
-
-/// A column as numbers; NULL is NaN.
-fn numbers(column: &ArrayRef) -> std::result::Result<Vec<f64>, ArrowError> {
-    let cast = cast(column, &DataType::Float64)?;
-    Ok(cast.as_primitive::<Float64Type>().iter().map(|v| v.unwrap_or(f64::NAN)).collect())
-}
-
-/// A column as people read it.
-fn texts(column: &ArrayRef) -> std::result::Result<Vec<String>, ArrowError> {
-    let options = FormatOptions::default().with_null("NULL");
-    let format = ArrayFormatter::try_new(column.as_ref(), &options)?;
-    (0..column.len()).map(|i| format.value(i).try_to_string()).collect()
 }
 
 #[cfg(test)]

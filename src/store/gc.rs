@@ -19,15 +19,15 @@ pub struct Garbage {
 }
 
 impl Store {
-    /// Every result that is not what a stage of a pipeline is now, the oldest first. Running the pipeline with its old
-    /// settings would make it again.
-    pub fn unreachable(&self) -> Vec<Garbage> {
-        self.unreachable_without(&[])
+    /// Every result that is not what a stage of a pipeline is now, nor was within the last `grace_s` seconds (somebody may
+    /// be reading it), the oldest first. Running the pipeline with its old settings would make it again.
+    pub fn unreachable(&self, grace_s: u64) -> Vec<Garbage> {
+        self.unreachable_without(&[], grace_s)
     }
 
     /// [`Store::unreachable`], if these pipelines were forgotten.
-    pub fn unreachable_without(&self, forgotten: &[String]) -> Vec<Garbage> {
-        let used: BTreeSet<Hash> = self.used_fingerprints(forgotten);
+    pub fn unreachable_without(&self, forgotten: &[String], grace_s: u64) -> Vec<Garbage> {
+        let used: BTreeSet<Hash> = self.used_fingerprints(forgotten, grace_s);
         let mut found = Vec::new();
         for prefix in folders(&self.root().join("objects")) {
             for dir in folders(&prefix) {

@@ -66,6 +66,7 @@ impl Store {
                 tracing::warn!("cannot remove {}: {e}", path.display());
             }
         }
+        self.sweep_live();
         self.memo().sweep();
         sync_dir(&tmp);
     }

@@ -46,7 +46,7 @@ impl Manifest {
 /// `sim_requests` of the stage `sim` is `other_requests` of the stage `other`.
 fn renamed(name: &str, from: &str, to: &str) -> String {
     match name.strip_prefix(from) {
-        Some(rest) if rest.is_empty() || rest.starts_with(['_', '.', '-']) => format!("{to}{rest}"),
+        Some(rest) if rest.is_empty() || rest.starts_with(['_', '.', '-', '/']) => format!("{to}{rest}"),
         _ => name.to_string(),
     }
 }

@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! data/store/lock                          one writer at a time; the operating system drops it with the process
-//! data/store/objects/<ff>/<fingerprint>/   manifest.json, <table>/part-00000.parquet, files/<name>
+//! data/store/objects/<ff>/<fingerprint>/   manifest.json, <table>/part-00000-<hash>.parquet, files/<name>
 //! data/store/tmp/                          results in the making; never read
 //! data/store/memo/                         packs of finished scenarios
 //! data/store/runs/<id>.json                who ran what, when, with which outcome
+//! data/store/live/<id>.json                where a run that goes on stands
 //! data/store/inputs.json                   hashes of input files by path, size, mtime
 //! data/store/verified.json                 hashes of parts, likewise: what is unchanged is not read again
 //! data/store/pipelines/<pipeline>.json     which results a pipeline's tables and figures are, and their recipes
 //! data/tables/<pipeline>/<table>           link to the table in objects/
-//! data/figures/<pipeline>/<file>           link to the file in objects/
+//! data/figures/<pipeline>/<file>           link to the file in objects/, or to the folder of files
+//! data/exports/<pipeline>/<file>           likewise, what `export` wrote
 //! ```
 //!
 //! | file | holds |
@@ -22,15 +24,22 @@
 //! | `memo.rs` | packs of finished scenarios |
 //! | `publish.rs` | what a pipeline's tables and figures are right now |
 //! | `runs.rs` | records of runs |
+//! | `live.rs` | where runs stand that go on |
 //! | `lock.rs` | one writer at a time |
 //!
 //! A crash at any instant leaves the old table or the new one: parts are written and synced under `tmp/`, the
 //! manifest is written last, one rename publishes the whole.
+//!
+//! Readers of `data/tables/` take no lock. A result never changes, so whoever resolved the link has one table for as long
+//! as it is there: [`Store::unreachable`] leaves out what was published until a moment ago. Whoever lists the folder and
+//! opens its parts through the link may find that another result took its place in between; parts are named by their
+//! content, so that it then finds the same part or none, and never rows of two results.
 
 mod columns;
 mod gc;
 mod hash;
 mod inputs;
+mod live;
 mod lock;
 mod manifest;
 mod memo;
@@ -54,10 +63,11 @@ use crate::diag::{Diagnostic, Exit, Failure, Result, io};
 pub use gc::Garbage;
 pub use hash::{KEY_SCHEMA, canonical, schema_hash};
 pub use inputs::input_problem;
+pub use live::{HEARTBEAT, LiveRun, LiveStage, LiveState};
 pub use lock::StoreLock;
 pub use manifest::{Entry, MANIFEST_FORMAT};
 pub use memo::{MEMO_CORRUPT, Memo};
-pub use publish::{Published, PublishedFile};
+pub use publish::{GRACE_S, Published, PublishedFile};
 pub use remote::fetch;
 pub use runs::{InputRecord, RunRecord, RunStatus, StageAction, StageRecord, TableRecord};
 pub use staging::{Finished, Staging, TableWriter};
@@ -90,7 +100,7 @@ pub struct Manifest {
     pub stage: String,
     pub recipe: Recipe,
     pub tables: Vec<TableManifest>,
-    /// Files besides tables (figures), by name.
+    /// Files besides tables (figures), by name; with `/` in it, the file of a folder.
     pub files: BTreeMap<String, Hash>,
     /// Lines of the answer, repeated when the result comes from the cache.
     pub answer: Vec<String>,

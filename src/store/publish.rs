@@ -9,8 +9,14 @@ use std::sync::PoisonError;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Hash, Manifest, Recipe, Store, TableHandle, disk, random_hex, write_json};
+use super::{Entry, Hash, Manifest, Recipe, Store, TableHandle, disk, random_hex, unix_seconds, write_json};
 use crate::diag::{Diagnostic, Exit, Failure, Result};
+
+/// How long readers of a result that is no longer published may need it: seconds.
+pub const GRACE_S: u64 = 15 * 60;
+
+/// How long results that were taken back are remembered, in seconds: no longer grace makes sense.
+const REMEMBERED_S: u64 = 7 * 86_400;
 
 /// A table that a pipeline has published.
 #[derive(Clone, Debug)]
@@ -24,7 +30,7 @@ pub struct Published {
     pub manifest: Manifest,
 }
 
-/// A figure or an exported file that a pipeline has published.
+/// A figure, or an exported file or folder of files, that a pipeline has published.
 #[derive(Clone, Debug)]
 pub struct PublishedFile {
     pub pipeline: String,
@@ -37,6 +43,18 @@ pub struct PublishedFile {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct PipelineRecord {
     pub stages: BTreeMap<String, StageState>,
+    /// Results that were published before, with the time when they were last, in seconds since 1970.
+    #[serde(default)]
+    pub retired: BTreeMap<Hash, u64>,
+}
+
+impl PipelineRecord {
+    /// Notes that `old` is not what a stage is any more.
+    fn retire<'a>(&mut self, old: impl Iterator<Item = &'a StageState>) {
+        let now = unix_seconds();
+        self.retired.extend(old.map(|state| (state.fingerprint.clone(), now)));
+        self.retired.retain(|_, since| now.saturating_sub(*since) < REMEMBERED_S);
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,9 +113,12 @@ impl Store {
             link(&object.join(&table.name), &self.tables_dir(pipeline).join(&name))?;
             state.tables.insert(name);
         }
-        for file in manifest.files.keys() {
-            let name = manifest.file_as(stage, file);
-            link(&object.join("files").join(file), &self.files_dir(pipeline, &manifest.recipe.kind).join(&name))?;
+        // Of a folder, the folder: its files change all at once.
+        let entries: BTreeSet<&str> =
+            manifest.files.keys().map(|file| file.split('/').next().unwrap_or(file)).collect();
+        for entry in entries {
+            let name = manifest.file_as(stage, entry);
+            link(&object.join("files").join(entry), &self.files_dir(pipeline, &manifest.recipe.kind).join(&name))?;
             state.files.insert(name);
         }
         let mut record = self.record(pipeline);
@@ -105,6 +126,7 @@ impl Store {
             return Ok(());
         }
         let old = record.stages.insert(stage.to_string(), state);
+        record.retire(old.iter());
         self.unlink_stale(pipeline, old.into_iter(), &record);
         write_json(&self.record_path(pipeline), &record, true)
     }
@@ -121,7 +143,8 @@ impl Store {
         if gone.is_empty() {
             return Ok(());
         }
-        let record = PipelineRecord { stages: kept };
+        let mut record = PipelineRecord { stages: kept, retired: record.retired };
+        record.retire(gone.values());
         self.unlink_stale(pipeline, gone.into_values(), &record);
         write_json(&self.record_path(pipeline), &record, true)
     }
@@ -189,10 +212,19 @@ impl Store {
         self.records().into_iter().filter(|(_, record)| !record.stages.is_empty()).map(|(name, _)| name).collect()
     }
 
-    /// The results that stages of pipelines are now, but for those of `without`.
-    pub(super) fn used_fingerprints(&self, without: &[String]) -> BTreeSet<Hash> {
-        let records = self.records().into_iter().filter(|(name, _)| !without.contains(name));
-        records.flat_map(|(_, record)| record.stages.into_values().map(|stage| stage.fingerprint)).collect()
+    /// The results that stages of pipelines are now, but for those of `without`, and those that one was at most
+    /// `grace_s` seconds ago.
+    pub(super) fn used_fingerprints(&self, without: &[String], grace_s: u64) -> BTreeSet<Hash> {
+        let now = unix_seconds();
+        let mut used = BTreeSet::new();
+        for (name, record) in self.records() {
+            let young = |since: u64| now.saturating_sub(since) < grace_s;
+            used.extend(record.retired.into_iter().filter(|(_, since)| young(*since)).map(|(hash, _)| hash));
+            if !without.contains(&name) {
+                used.extend(record.stages.into_values().map(|stage| stage.fingerprint));
+            }
+        }
+        used
     }
 
     /// A handle on a published table.
@@ -259,7 +291,7 @@ fn make_link(_relative: &Path, target: &Path, tmp: &Path) -> std::io::Result<()>
     std::fs::create_dir(tmp)?;
     for entry in std::fs::read_dir(target)? {
         let entry = entry?;
-        std::fs::copy(entry.path(), tmp.join(entry.file_name()))?;
+        make_link(_relative, &entry.path(), &tmp.join(entry.file_name()))?;
     }
     Ok(())
 }

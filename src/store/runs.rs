@@ -124,11 +124,14 @@ fn timestamp(at: chrono::DateTime<chrono::Utc>) -> String {
 
 fn who() -> String {
     let user = ["USER", "LOGNAME", "USERNAME"].iter().find_map(|name| std::env::var(name).ok());
-    let host = ["HOSTNAME", "COMPUTERNAME"]
-        .iter()
-        .find_map(|name| std::env::var(name).ok())
-        .or_else(|| Some(std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?.trim().to_string()));
-    format!("{}@{}", user.as_deref().unwrap_or("unknown"), host.as_deref().unwrap_or("unknown"))
+    format!("{}@{}", user.as_deref().unwrap_or("unknown"), host())
+}
+
+/// The name of this machine.
+pub(super) fn host() -> String {
+    let named = ["HOSTNAME", "COMPUTERNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let own = || Some(std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?.trim().to_string());
+    named.or_else(own).unwrap_or_else(|| "unknown".to_string())
 }
 
 impl Store {

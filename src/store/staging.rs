@@ -111,14 +111,16 @@ impl Staging {
         })
     }
 
-    /// Where to write the file `name` (a figure).
+    /// Where to write the file `name` (a figure). `folder/.../name` is a file of the folder `folder`, which is published as
+    /// a whole.
     ///
     /// # Errors
     /// The folder cannot be made.
     pub fn file(&self, name: &str) -> Result<PathBuf> {
-        let dir = self.dir.join("files");
-        std::fs::create_dir_all(&dir).map_err(|e| disk(&dir, "make", &e))?;
-        Ok(dir.join(name))
+        let path = self.dir.join("files").join(name);
+        let dir = path.parent().unwrap_or(&self.dir);
+        std::fs::create_dir_all(dir).map_err(|e| disk(dir, "make", &e))?;
+        Ok(path)
     }
 
     /// The tables that are finished so far.
@@ -139,16 +141,27 @@ impl Staging {
 
     /// Hashes and makes durable what was written to [`Staging::file`].
     fn seal_files(&self) -> Result<std::collections::BTreeMap<String, Hash>> {
-        let dir = self.dir.join("files");
         let mut files = std::collections::BTreeMap::new();
-        for entry in std::fs::read_dir(&dir).into_iter().flatten() {
-            let path = entry.map_err(|e| disk(&dir, "read", &e))?.path();
-            let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
-            std::fs::File::open(&path).and_then(|f| f.sync_all()).map_err(|e| disk(&path, "write", &e))?;
-            files.insert(name.to_string(), hash_file(&path)?);
-        }
+        seal_folder(&self.dir.join("files"), "", &mut files)?;
         Ok(files)
     }
+}
+
+/// Files below `dir` by their path in it, with `/` between folders; `within` is that of `dir` itself.
+fn seal_folder(dir: &Path, within: &str, files: &mut std::collections::BTreeMap<String, Hash>) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
+    for entry in entries {
+        let path = entry.map_err(|e| disk(dir, "read", &e))?.path();
+        let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+        if path.is_dir() {
+            seal_folder(&path, &format!("{within}{name}/"), files)?;
+            continue;
+        }
+        std::fs::File::open(&path).and_then(|f| f.sync_all()).map_err(|e| disk(&path, "write", &e))?;
+        files.insert(format!("{within}{name}"), hash_file(&path)?);
+    }
+    sync_dir(dir);
+    Ok(())
 }
 
 /// Writes one table. [`TableWriter::finish`] must be called, also for a table without rows.
@@ -166,6 +179,7 @@ pub struct TableWriter {
 
 struct Part {
     writer: ColumnsWriter<HashingFile>,
+    /// Its name, but for hash and ending.
     file: String,
     path: PathBuf,
     rows: usize,
@@ -243,8 +257,8 @@ impl TableWriter {
     }
 
     fn open_part(&self) -> Result<Part> {
-        let file = format!("part-{:05}.parquet", self.parts.len());
-        let path = self.dir.join(&file);
+        let file = format!("part-{:05}", self.parts.len());
+        let path = self.dir.join(format!("{file}.parquet"));
         let writer = ColumnsWriter::try_new(HashingFile::create(&path)?, self.schema.clone())
             .map_err(|e| parquet_failure(&path, e))?;
         Ok(Part { writer, file, path, rows: 0 })
@@ -253,6 +267,11 @@ impl TableWriter {
     fn close_part(&mut self) -> Result<()> {
         let Some(Part { writer, file, path, rows }) = self.part.take() else { return Ok(()) };
         let (bytes, hash) = writer.into_inner().map_err(|e| parquet_failure(&path, e))?.seal(&path)?;
+        // A name is one content: whoever listed a folder and opens its parts after another result was published in its
+        // place finds the part that was listed, or none, and never another one.
+        let file = format!("{file}-{}.parquet", hash.short());
+        let named = self.dir.join(&file);
+        std::fs::rename(&path, &named).map_err(|e| disk(&named, "write", &e))?;
         self.parts.push(PartManifest { file, rows: rows as u64, bytes, hash });
         Ok(())
     }

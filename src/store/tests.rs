@@ -47,7 +47,7 @@ fn read(handle: &TableHandle) -> RecordBatch {
 }
 
 fn part(store: &Store, manifest: &Manifest) -> PathBuf {
-    store.object_dir(&manifest.fingerprint).join("t/part-00000.parquet")
+    store.object_dir(&manifest.fingerprint).join("t").join(&manifest.tables[0].parts[0].file)
 }
 
 fn entries(dir: &Path) -> usize {
@@ -223,7 +223,8 @@ fn tables_are_published_under_the_names_of_the_stage_and_taken_back() {
     store.publish("p", "other", &manifest).unwrap();
     let names = |store: &Store| store.published().into_iter().map(|p| p.table).collect::<Vec<_>>();
     assert_eq!(names(&store), ["other", "other_requests", "sim", "sim_requests"]);
-    assert!(dir.path().join("data/tables/p/other_requests/part-00000.parquet").is_file());
+    let part = format!("part-00000-{}.parquet", manifest.tables[1].parts[0].hash.short());
+    assert!(dir.path().join("data/tables/p/other_requests").join(part).is_file());
     assert!(dir.path().join("data/figures/p/other.svg").is_file());
     assert!(std::fs::read_link(dir.path().join("data/tables/p/sim")).unwrap().starts_with("../../store/objects"));
     let handle = store.published_handle(&store.published()[1]).unwrap();

@@ -21,9 +21,12 @@ impl Serving {
     /// Serves a project. Protocols that `args` does not name have a free port each.
     pub fn start(project: &Project, args: &[&str], env: &[(&str, &str)]) -> Serving {
         let mut all = vec!["serve", "--refresh", "0.1"];
+        let given = |flag: &str, variable: &str| args.contains(&flag) || env.iter().any(|(name, _)| *name == variable);
+        let tokens_only = given("--tokens", "PIPE_SERVE_TOKENS") && !given("--users", "PIPE_SERVE_USERS");
         for protocol in ["--postgres", "--flight", "--http"] {
             if !args.contains(&protocol) {
-                all.extend([protocol, "0"]);
+                // PostgreSQL's clients have no tokens: that port would be open.
+                all.extend([protocol, if tokens_only && protocol == "--postgres" { "off" } else { "0" }]);
             }
         }
         all.extend_from_slice(args);

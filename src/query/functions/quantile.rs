@@ -1,33 +1,36 @@
-//! `quantile(x, q)`: exact, with linear interpolation.
+//! `quantile(x, q[, method])`: exact, by default with linear interpolation.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, Float64Array, RecordBatch, RecordBatchOptions};
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use datafusion::arrow::array::{Array, ArrayRef, Float64Array};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::utils::SingleRowListArrayBuilder;
 use datafusion::common::{ScalarValue, exec_err, plan_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::function::{AccumulatorArgs, AggregateFunctionSimplification, StateFieldsArgs};
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
-use datafusion::logical_expr::{Accumulator, AggregateUDFImpl, ColumnarValue, Expr, Signature, Volatility};
-use datafusion::physical_plan::PhysicalExpr;
+use datafusion::logical_expr::{Accumulator, AggregateUDFImpl, Expr, Signature, Volatility};
 
-use super::{each_list, floats, is_number};
+use super::method::Method;
+use super::{constant, each_list, floats, is_number};
 
 /// The quantile `q` (0 to 1) of `values`, by linear interpolation between the two nearest (numpy's default). Reorders
 /// `values`. `None` without values; not a number if a value is not. Infinities are fine: between a finite value and
 /// an infinity lies that infinity.
 pub fn quantile_of(values: &mut [f64], q: f64) -> Option<f64> {
+    quantile_by(values, q, Method::Linear)
+}
+
+/// [`quantile_of`] by another of numpy's methods.
+pub fn quantile_by(values: &mut [f64], q: f64, method: Method) -> Option<f64> {
     if values.is_empty() {
         return None;
     }
     if values.iter().any(|v| v.is_nan()) {
         return Some(f64::NAN);
     }
-    let position = (values.len() - 1) as f64 * q;
-    let index = (position.floor() as usize).min(values.len() - 1);
-    let t = position - index as f64;
+    let (index, t) = method.place(values.len(), q);
     let (_, &mut low, above) = values.select_nth_unstable_by(index, f64::total_cmp);
     let high = above.iter().copied().min_by(f64::total_cmp).unwrap_or(low);
     Some(interpolate(low, high, t))
@@ -74,8 +77,17 @@ impl AggregateUDFImpl for Quantile {
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
         match types {
-            [x, q] if is_number(x) && is_number(q) => Ok(vec![DataType::Float64; 2]),
-            [_, _] => plan_err!("quantile(x, q) takes two numbers"),
+            [x, q, rest @ ..] if rest.len() <= 1 => {
+                if !is_number(x) || !is_number(q) {
+                    return plan_err!("quantile(x, q) takes two numbers");
+                }
+                if !rest.iter().all(|m| m.is_string() || m.is_null()) {
+                    return plan_err!("the method of quantile(x, q, method) is a name, e.g. 'lower'");
+                }
+                let mut kinds = vec![DataType::Float64; 2];
+                kinds.extend(rest.iter().map(|_| DataType::Utf8));
+                Ok(kinds)
+            }
             _ => plan_err!("quantile takes two arguments: quantile(x, q), e.g. quantile(ttft_ns, 0.99)"),
         }
     }
@@ -90,12 +102,15 @@ impl AggregateUDFImpl for Quantile {
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        let q = match args.exprs.get(1).map(constant) {
-            Some(Ok(Some(q))) => q,
-            _ => return not_constant(),
-        };
+        let Some(Ok(Some(q))) = args.exprs.get(1).map(constant) else { return not_constant() };
+        let ScalarValue::Float64(Some(q)) = q.cast_to(&DataType::Float64)? else { return not_constant() };
         check_range(q)?;
-        Ok(Box::new(Values { values: Vec::new(), q, distinct: args.is_distinct }))
+        let method = match args.exprs.get(2).map(constant) {
+            None => Method::Linear,
+            Some(Ok(Some(name))) => method_of(&name)?,
+            Some(_) => return no_constant_method(),
+        };
+        Ok(Box::new(Values { values: Vec::new(), q, method, distinct: args.is_distinct }))
     }
 
     /// Simplifies nothing: it finds a wrong `q` while planning, before any row is read.
@@ -104,6 +119,11 @@ impl AggregateUDFImpl for Quantile {
             match call.params.args.get(1) {
                 Some(q) if q.any_column_refs() => return not_constant(),
                 Some(Expr::Literal(ScalarValue::Float64(Some(q)), _)) => check_range(*q)?,
+                _ => {}
+            }
+            match call.params.args.get(2) {
+                Some(Expr::Literal(name, _)) => drop(method_of(name)?),
+                Some(method) if method.any_column_refs() => return no_constant_method(),
                 _ => {}
             }
             Ok(Expr::AggregateFunction(call))
@@ -126,17 +146,14 @@ fn not_constant<T>() -> Result<T> {
     plan_err!("the second argument of quantile(x, q) must be a constant")
 }
 
-/// The value of an expression without columns; `None` where it is NULL or no number.
-fn constant(expr: &Arc<dyn PhysicalExpr>) -> Result<Option<f64>> {
-    let options = RecordBatchOptions::new().with_row_count(Some(1));
-    let row = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &options)?;
-    let value = match expr.evaluate(&row)? {
-        ColumnarValue::Scalar(v) => v,
-        ColumnarValue::Array(a) => ScalarValue::try_from_array(&a, 0)?,
-    };
-    match value.cast_to(&DataType::Float64)? {
-        ScalarValue::Float64(v) => Ok(v),
-        _ => Ok(None),
+fn no_constant_method<T>() -> Result<T> {
+    plan_err!("the method of quantile(x, q, method) must be a constant")
+}
+
+fn method_of(name: &ScalarValue) -> Result<Method> {
+    match name.try_as_str().flatten() {
+        Some(name) => Method::named(name),
+        None => no_constant_method(),
     }
 }
 
@@ -145,6 +162,7 @@ fn constant(expr: &Arc<dyn PhysicalExpr>) -> Result<Option<f64>> {
 struct Values {
     values: Vec<f64>,
     q: f64,
+    method: Method,
     distinct: bool,
 }
 
@@ -188,7 +206,7 @@ impl Accumulator for Values {
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
         self.dedup();
-        Ok(ScalarValue::Float64(quantile_of(&mut self.values, self.q)))
+        Ok(ScalarValue::Float64(quantile_by(&mut self.values, self.q, self.method)))
     }
 
     fn size(&self) -> usize {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, Float64Array, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef};
 use datafusion::datasource::MemTable;
 
 use super::exact::ExactSum;
@@ -154,6 +154,9 @@ async fn functions_in_sql() {
         ("quantile(CAST(n AS INT), 1)", Some(5.0)),
         ("quantile(DISTINCT g, 0.5)", Some(1.5)),
         ("quantile(NULL, 0.5)", None),
+        ("quantile(n, 0.4, 'lower')", Some(1.0)),
+        ("quantile(n, 0.4, 'higher')", Some(2.0)),
+        ("quantile(n, 0.4, 'lin' || 'ear')", Some(1.8)),
         ("sum(x)", Some(0.6)),
         ("sum(x) FILTER (WHERE g = 9)", None),
         ("avg(n)", Some(8.0 / 3.0)),
@@ -168,6 +171,14 @@ async fn functions_in_sql() {
         ("goodput(true, 1, 1)", None),
         ("max(ms(n * 1000000))", Some(5.0)),
         ("max(s(n))", Some(5e-9)),
+        ("tokens_per_s(sum(n), sum(g) * 1000000000)", Some(8.0 / 6.0)),
+        ("tokens_per_s(sum(n), sum(g - g))", None),
+        ("tokens_per_s(avg(n), 500000000)", Some(16.0 / 3.0)),
+        ("max(tokens_per_s(n, 0))", None),
+        ("CAST(max(width_bucket(n, 0, 6, 3)) AS DOUBLE)", Some(3.0)),
+        ("CAST(max(width_bucket(x, 0.3, 0.1, 2)) AS DOUBLE)", Some(3.0)),
+        // 1 and 2 are in the only bucket from 1 to 3; 5 comes after the second of two.
+        ("CAST(sum(width_bucket(n, 1, 3, g)) AS DOUBLE)", Some(1.0 + 1.0 + 3.0)),
     ];
     for (expression, expect) in cases {
         assert_eq!(one(rows, expression).await, *expect, "{expression}");
@@ -184,7 +195,8 @@ async fn results_do_not_depend_on_partitions() {
             (i % 37, (r & 15 != 0).then_some((r >> 8) as i64), (r & 31 != 0).then_some(x))
         })
         .collect();
-    let sql = "SELECT g, sum(x) a, avg(x) b, avg(n) c, quantile(x, 0.99) d, quantile(n, 0.5) e, slo_attainment(x < 0) f \
+    let sql = "SELECT g, sum(x) a, avg(x) b, avg(n) c, quantile(x, 0.99) d, quantile(n, 0.5) e, slo_attainment(x < 0) f, \
+               histogram(x, -1e-3, 1e9, 5) h, histogram(n, 0, 1000, 3) i, quantile(x, 0.3, 'hazen') j \
                FROM t GROUP BY g ORDER BY g";
     let expect = query(vec![vec![batch(&rows)]], 1, sql).await;
     let all = "SELECT sum(x) a, avg(x) b, quantile(x, 0.123) c FROM t";
@@ -213,6 +225,41 @@ async fn sums_over_sliding_windows_are_exact() {
     assert_eq!(values, [-1e16, -9999999999999999.0, 3.0, 1e16 + 2.0]);
 }
 
+/// One list of counts as text per row of a result.
+async fn counts(rows: &[Row], sql: &str) -> Vec<String> {
+    let batches = query(vec![vec![batch(rows)], vec![]], 2, sql).await;
+    let last = batches[0].num_columns() - 1;
+    let list = |b: &RecordBatch| {
+        let lists = b.column(last).as_list::<i32>().clone();
+        lists
+            .iter()
+            .map(|l| format!("{:?}", l.unwrap().as_primitive::<Int64Type>().values().to_vec()))
+            .collect::<Vec<_>>()
+    };
+    batches.iter().flat_map(list).collect()
+}
+
+#[tokio::test]
+async fn histograms() {
+    let rows: Vec<Row> = (0..10).map(|i| (i % 2, (i != 4).then_some(i), Some(i as f64 / 10.0))).collect();
+    let cases: &[(&str, &[&str])] = &[
+        ("SELECT histogram(n, 0, 10, 2) FROM t", &["[0, 4, 5, 0]"]),
+        ("SELECT histogram(n, 2, 8, 3) FROM t", &["[2, 2, 1, 2, 2]"]),
+        ("SELECT histogram(n, 8, 2, 3) FROM t", &["[1, 2, 2, 1, 3]"]),
+        ("SELECT histogram(x, 0, 1, 2) FROM t", &["[0, 5, 5, 0]"]),
+        ("SELECT histogram(n, 0, 10, 1) FILTER (WHERE n > 100) FROM t", &["[0, 0, 0]"]),
+        ("SELECT histogram(NULL, 0, 10, 1) FROM t", &["[0, 0, 0]"]),
+        ("SELECT g, histogram(n, 0, 10, 2) FROM t GROUP BY g ORDER BY g", &["[0, 2, 2, 0]", "[0, 2, 3, 0]"]),
+        (
+            "SELECT x, histogram(n, 0, 10, 1) OVER (ORDER BY x ROWS 1 PRECEDING) FROM t ORDER BY x LIMIT 6",
+            &["[0, 1, 0]", "[0, 2, 0]", "[0, 2, 0]", "[0, 2, 0]", "[0, 1, 0]", "[0, 1, 0]"],
+        ),
+    ];
+    for (sql, expect) in cases {
+        assert_eq!(counts(&rows, sql).await, *expect, "{sql}");
+    }
+}
+
 #[tokio::test]
 async fn wrong_arguments_are_refused() {
     let ctx = session::context(&SessionOptions { target_partitions: 1, memory_bytes: 1 << 28 }).unwrap();
@@ -225,6 +272,18 @@ async fn wrong_arguments_are_refused() {
         ("SELECT quantile('a', 0.5) FROM t", "two numbers"),
         ("SELECT slo_attainment(x) FROM t", "one condition"),
         ("SELECT ms('a') FROM t", "number of nanoseconds"),
+        ("SELECT quantile(x, 0.5, 'linaer') FROM t", "did you mean"),
+        ("SELECT quantile(x, 0.5, 7) FROM t", "a name"),
+        ("SELECT quantile(x, 0.5, NULL) FROM t", "must be a constant"),
+        ("SELECT tokens_per_s('a', 1) FROM t", "number of tokens"),
+        ("SELECT width_bucket(x, 0, 1) FROM t", "width_bucket(x, lo, hi, n)"),
+        ("SELECT width_bucket(x, 0, 1, 0) FROM t", "greater than zero"),
+        ("SELECT width_bucket(x, 1, 1, 2) FROM t", "must differ"),
+        ("SELECT width_bucket(x / 0 - x / 0, 0, 1, 2) FROM t", "not a number"),
+        ("SELECT histogram(x, 0, n, 2) FROM t", "must be constants"),
+        ("SELECT histogram(x, 0, NULL, 2) FROM t", "must be constants"),
+        ("SELECT histogram(x, 0, 1, 1000000000) FROM t", "at most 100000 buckets"),
+        ("SELECT histogram(x, 1, 1, 2) FROM t", "must differ"),
     ];
     for (sql, expect) in cases {
         let error = match ctx.sql(sql).await {

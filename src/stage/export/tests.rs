@@ -219,7 +219,7 @@ fn what_a_format_cannot_do_is_refused() {
     let found = check(stage(json!({ "from": "x", "format": "vidur", "file": "../x" })), texts.clone());
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found[0].contains("lacks `input_tokens`") && found[1].contains("without a folder"));
-    let found = check(stage(json!({ "from": "x", "compression": "gzip" })), texts.clone());
+    let found = check(stage(json!({ "from": "x", "format": "arrow", "compression": "gzip" })), texts.clone());
     assert!(found.len() == 1 && found[0].contains("for text formats"), "{found:?}");
     assert!(check(stage(json!({ "from": "x", "format": "jsonl" })), texts).is_empty());
 }

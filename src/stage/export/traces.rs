@@ -8,8 +8,8 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, UInt64Type};
 use serde_json::json;
 
-use super::Written;
 use super::write::Out;
+use super::{Loss, Written};
 use crate::diag::{self, Diagnostic, Failure, Result};
 use crate::spec::{ExportCompression, ExportFormat};
 use crate::stage::RunCx;
@@ -99,7 +99,8 @@ impl Traces<'_> {
         let File { rounded, warm_up, late_warm_up, .. } = file;
         let lost = |name: &String| !holds(self.format, name) || (name == "observed_status" && late_warm_up);
         let left_out = optional.iter().filter(|name| lost(name)).cloned().collect();
-        let mut files = vec![Written { name: name.clone(), rows, left_out, rounded }];
+        let loss = Loss { left_out, rounded, as_text: 0 };
+        let mut files = vec![Written { name: name.clone(), rows, sent: None, loss }];
         if self.format == ExportFormat::TraceV2 {
             files.push(self.side_header(&name, &optional, warm_up)?);
         }
@@ -134,7 +135,7 @@ impl Traces<'_> {
         let mode = if observed { "real" } else { "generated" };
         let text = format!("trace_version: 2\ntime_unit: microseconds\nmode: {mode}\nwarm_up_requests: {warm_up}\n");
         std::fs::write(&path, text).map_err(|e| diag::io(&path, "write", &e))?;
-        Ok(Written { name, rows: 0, left_out: Vec::new(), rounded: 0 })
+        Ok(Written { name, rows: 0, sent: None, loss: Loss::default() })
     }
 }
 
@@ -160,7 +161,12 @@ fn holds(format: ExportFormat, column: &str) -> bool {
             "encoder_tokens",
             "reasoning_tokens",
         ],
-        ExportFormat::Parquet | ExportFormat::Arrow | ExportFormat::Csv | ExportFormat::Jsonl => return true,
+        ExportFormat::Parquet
+        | ExportFormat::Arrow
+        | ExportFormat::Csv
+        | ExportFormat::Jsonl
+        | ExportFormat::Xlsx
+        | ExportFormat::Postgres => return true,
     };
     held.contains(&column)
 }
@@ -271,7 +277,9 @@ impl File<'_> {
             | ExportFormat::Parquet
             | ExportFormat::Arrow
             | ExportFormat::Csv
-            | ExportFormat::Jsonl => return,
+            | ExportFormat::Jsonl
+            | ExportFormat::Xlsx
+            | ExportFormat::Postgres => return,
         };
         line.extend(names.join(",").into_bytes());
         line.push(b'\n');
@@ -324,7 +332,12 @@ impl File<'_> {
                 }
             }
             ExportFormat::TraceV2 => self.trace_v2(columns, i, [id, arrival, input, output], line),
-            ExportFormat::Parquet | ExportFormat::Arrow | ExportFormat::Csv | ExportFormat::Jsonl => {}
+            ExportFormat::Parquet
+            | ExportFormat::Arrow
+            | ExportFormat::Csv
+            | ExportFormat::Jsonl
+            | ExportFormat::Xlsx
+            | ExportFormat::Postgres => {}
         }
         line.push(b'\n');
         Ok(())

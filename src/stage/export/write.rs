@@ -1,5 +1,6 @@
 //! Files of whole tables, and packed text files.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -8,13 +9,15 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow::ipc::writer::FileWriter;
 use arrow::json::LineDelimitedWriter;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
+use super::xlsx::Xlsx;
 use crate::diag::{self, Failure, Result};
 use crate::spec::{ExportCompression, ExportFormat};
 
@@ -32,7 +35,8 @@ impl Out {
         let failed = |e: io::Error| diag::io(path, "write", &e);
         let file = BufWriter::new(File::create(path).map_err(failed)?);
         Ok(match compression {
-            ExportCompression::None => Out::Plain(file),
+            // Snappy is within Parquet only.
+            ExportCompression::None | ExportCompression::Snappy => Out::Plain(file),
             // No name and no time in the header: the same rows are the same bytes.
             ExportCompression::Gzip => Out::Gzip(flate2::GzBuilder::new().write(file, flate2::Compression::default())),
             ExportCompression::Zstd => Out::Zstd(zstd::Encoder::new(file, 3).map_err(failed)?),
@@ -70,6 +74,57 @@ impl Write for Out {
     }
 }
 
+/// What a format could not hold as it is.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Places of columns of which some values are not there, or not whole.
+    pub cut: BTreeSet<usize>,
+    /// Values that are text instead of numbers or days.
+    pub as_text: i64,
+    /// Times that were rounded.
+    pub rounded: i64,
+}
+
+/// How a table becomes a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// One of those that hold whole tables in a file.
+    pub format: ExportFormat,
+    pub compression: Option<ExportCompression>,
+    /// Of Parquet.
+    pub row_group_rows: Option<u32>,
+}
+
+impl Settings {
+    /// How the file is packed around its content.
+    fn packed(&self) -> ExportCompression {
+        match self.format {
+            ExportFormat::Csv | ExportFormat::Jsonl => self.compression.unwrap_or_default(),
+            ExportFormat::Parquet
+            | ExportFormat::Arrow
+            | ExportFormat::Xlsx
+            | ExportFormat::Postgres
+            | ExportFormat::Mooncake
+            | ExportFormat::Vidur
+            | ExportFormat::TraceV2 => ExportCompression::None,
+        }
+    }
+
+    fn parquet(&self) -> parquet::errors::Result<WriterProperties> {
+        let compression = match self.compression.unwrap_or(ExportCompression::Zstd) {
+            ExportCompression::None => Compression::UNCOMPRESSED,
+            ExportCompression::Gzip => Compression::GZIP(GzipLevel::default()),
+            ExportCompression::Zstd => Compression::ZSTD(ZstdLevel::try_new(3)?),
+            ExportCompression::Snappy => Compression::SNAPPY,
+        };
+        let mut builder = WriterProperties::builder().set_created_by("pipe".to_string()).set_compression(compression);
+        if let Some(rows) = self.row_group_rows {
+            builder = builder.set_max_row_group_row_count(Some(rows.max(1) as usize));
+        }
+        Ok(builder.build())
+    }
+}
+
 /// Takes the batches of a table.
 pub struct Sink {
     to: To,
@@ -81,6 +136,7 @@ enum To {
     Arrow(Box<FileWriter<Out>>),
     Csv(Box<arrow::csv::Writer<Out>>, SchemaRef),
     Jsonl(Box<LineDelimitedWriter<Out>>),
+    Xlsx(Box<Xlsx>, Out),
 }
 
 fn failed(path: &Path, e: &dyn std::fmt::Display) -> Failure {
@@ -88,16 +144,16 @@ fn failed(path: &Path, e: &dyn std::fmt::Display) -> Failure {
 }
 
 impl Sink {
-    /// A file at `path` for the rows of `schema`.
+    /// A file at `path` for the rows of `schema`; `table` is what they are called, where the format says it.
     ///
     /// # Errors
-    /// Columns that the format cannot hold.
-    pub fn new(format: ExportFormat, schema: &SchemaRef, out: Out, path: &Path) -> Result<Sink> {
+    /// Columns that the format cannot hold; the file cannot be made.
+    pub fn create(settings: &Settings, table: &str, schema: &SchemaRef, path: &Path) -> Result<Sink> {
         let wrong = |e: &dyn std::fmt::Display| failed(path, e);
-        let to = match format {
+        let mut out = Out::create(path, settings.packed())?;
+        let to = match settings.format {
             ExportFormat::Parquet => {
-                let zstd = Compression::ZSTD(ZstdLevel::try_new(3).map_err(|e| wrong(&e))?);
-                let properties = WriterProperties::builder().set_compression(zstd).build();
+                let properties = settings.parquet().map_err(|e| wrong(&e))?;
                 let writer = ArrowWriter::try_new(out, schema.clone(), Some(properties));
                 To::Parquet(Box::new(writer.map_err(|e| wrong(&e))?))
             }
@@ -107,13 +163,24 @@ impl Sink {
                     true => Field::new(f.name(), DataType::Utf8, true),
                     false => f.as_ref().clone(),
                 };
-                let plain = Schema::new(schema.fields().iter().map(plain).collect::<Vec<_>>());
-                To::Csv(Box::new(arrow::csv::Writer::new(out)), Arc::new(plain))
+                let plain = Arc::new(Schema::new(schema.fields().iter().map(plain).collect::<Vec<_>>()));
+                // The names also stand over no rows.
+                let mut header = csv::Writer::from_writer(Vec::new());
+                header.write_record(plain.fields().iter().map(|f| f.name())).map_err(|e| wrong(&e))?;
+                out.write_all(&header.into_inner().map_err(|e| wrong(&e))?).map_err(|e| wrong(&e))?;
+                let rows = arrow::csv::WriterBuilder::new().with_header(false).build(out);
+                To::Csv(Box::new(rows), plain)
             }
-            // Trace formats have files of their own.
-            ExportFormat::Jsonl | ExportFormat::Mooncake | ExportFormat::Vidur | ExportFormat::TraceV2 => {
-                To::Jsonl(Box::new(LineDelimitedWriter::new(out)))
+            ExportFormat::Xlsx => {
+                let scratch = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                To::Xlsx(Box::new(Xlsx::new(table, schema, scratch)?), out)
             }
+            // The others have writers of their own.
+            ExportFormat::Jsonl
+            | ExportFormat::Postgres
+            | ExportFormat::Mooncake
+            | ExportFormat::Vidur
+            | ExportFormat::TraceV2 => To::Jsonl(Box::new(LineDelimitedWriter::new(out))),
         };
         Ok(Sink { to, path: path.to_path_buf() })
     }
@@ -131,14 +198,16 @@ impl Sink {
                 batch.and_then(|batch| writer.write(&batch)).map_err(|e| wrong(&e))
             }
             To::Jsonl(writer) => writer.write(batch).map_err(|e| wrong(&e)),
+            To::Xlsx(workbook, _) => workbook.write(batch),
         }
     }
 
     /// # Errors
     /// The file cannot be written.
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(self) -> Result<Losses> {
         let path = self.path;
         let wrong = |e: &dyn std::fmt::Display| failed(&path, e);
+        let mut losses = Losses::default();
         let out = match self.to {
             To::Parquet(writer) => writer.into_inner().map_err(|e| wrong(&e))?,
             To::Arrow(mut writer) => {
@@ -150,16 +219,23 @@ impl Sink {
                 writer.finish().map_err(|e| wrong(&e))?;
                 writer.into_inner()
             }
+            To::Xlsx(workbook, mut out) => {
+                losses = workbook.finish(&mut out)?;
+                out
+            }
         };
-        out.finish().map_err(|e| wrong(&e))
+        out.finish().map_err(|e| wrong(&e))?;
+        Ok(losses)
     }
 }
 
 /// A column that CSV can hold: lists as text.
-fn plain(column: &ArrayRef) -> std::result::Result<ArrayRef, arrow::error::ArrowError> {
-    if !column.data_type().is_nested() {
-        return cast(column, column.data_type());
-    }
+fn plain(column: &ArrayRef) -> std::result::Result<ArrayRef, ArrowError> {
+    if column.data_type().is_nested() { text(column) } else { cast(column, column.data_type()) }
+}
+
+/// The values of a column as people read them.
+pub(super) fn text(column: &ArrayRef) -> std::result::Result<ArrayRef, ArrowError> {
     let options = FormatOptions::default();
     let format = ArrayFormatter::try_new(column.as_ref(), &options)?;
     let text = |i: usize| column.is_valid(i).then(|| format.value(i).try_to_string()).transpose();

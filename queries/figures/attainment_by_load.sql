@@ -1,0 +1,8 @@
+-- title: SLO attainment over load
+-- about: Which share of the requests meets the objectives at which load?
+-- like: goodput_by_load
+-- with: { offered: "false", attainment: 0.99 }
+-- report: 4
+-- y: attainment
+-- y_label: "Share with TTFT ≤ {ttft_ms} ms and TPOT ≤ {tpot_ms} ms"
+-- rules: [{ y: {attainment}, label: "objective: {attainment}" }]

@@ -1,0 +1,10 @@
+-- title: SLO attainment by load and configuration
+-- about: Which configuration meets the objectives up to which load?
+-- like: goodput_by_load
+-- with: { offered: "false", most: 24 }
+-- kind: heat
+-- x: load
+-- y: configuration
+-- z: attainment
+-- series: null
+-- y_label: Configuration

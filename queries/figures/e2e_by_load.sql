@@ -1,0 +1,4 @@
+-- title: End-to-end latency over load
+-- about: How long do whole requests take at which load?
+-- like: latency_by_load
+-- with: { metric: e2e, name: E2E, max_ms: 30000 }

@@ -1,0 +1,49 @@
+-- title: KV cache in use over time
+-- about: Is the KV cache what limits a replica?
+-- for: [simulate]
+-- needs: ["{of}", "{of}_steps", "{of}_pools"]
+-- with:
+--   scenario: (SELECT scenario_id FROM {of} ORDER BY saturation = 'stable' DESC, running_mean + waiting_mean DESC, scenario_id LIMIT 1)
+--   most: 8
+-- report: 9
+-- kind: step
+-- x: time_s
+-- y: kv_usage
+-- series: replica
+-- note: note
+-- x_label: Time (s)
+-- y_label: Share of the replica's KV blocks
+
+-- The most in each of 200 windows; where a replica begins no step, it keeps what it had.
+WITH chosen AS (
+    SELECT scenario, scenario_id FROM (SELECT {configuration} AS scenario, scenario_id FROM {of}) WHERE scenario_id = {scenario}
+),
+used AS (
+    SELECT t.replica, step_start_ns, step_start_ns + duration_ns AS end_ns,
+           CAST(kv_blocks_used AS DOUBLE) / kv_blocks_total AS kv_usage
+    FROM {of}_steps t
+    JOIN chosen c ON c.scenario_id = t.scenario_id
+    JOIN {of}_pools p ON p.scenario_id = t.scenario_id
+         AND t.replica >= p.replica_first AND t.replica < p.replica_first + p.replicas
+    WHERE t.replica < {most}
+),
+span AS (SELECT greatest(max(end_ns), 1) AS ns FROM used),
+windows AS (
+    SELECT replica, step_start_ns * 200 / ns AS k, max(kv_usage) AS kv_usage
+    FROM used CROSS JOIN span
+    GROUP BY replica, k
+),
+grid AS (
+    SELECT replica, k FROM (SELECT DISTINCT replica FROM used) CROSS JOIN (SELECT unnest(range(0, 200)) AS k)
+),
+kept AS (
+    SELECT g.replica, g.k,
+           last_value(w.kv_usage) IGNORE NULLS OVER (PARTITION BY g.replica ORDER BY g.k) AS kv_usage
+    FROM grid g LEFT JOIN windows w ON w.replica = g.replica AND w.k = g.k
+),
+total AS (SELECT count(DISTINCT replica) AS n FROM {of}_steps WHERE scenario_id = {scenario})
+SELECT replica, k, s(k * ns) / 200 AS time_s, coalesce(kv_usage, 0) AS kv_usage,
+       concat('Scenario ', scenario_id, CASE scenario WHEN '' THEN '' ELSE concat(': ', scenario) END,
+              CASE WHEN n > {most} THEN concat('; the first {most} of ', n, ' replicas') ELSE '' END) AS note
+FROM kept CROSS JOIN span CROSS JOIN chosen CROSS JOIN total
+ORDER BY replica, k

@@ -1,0 +1,5 @@
+-- title: TPOT over load
+-- about: How fast do replies come at which load?
+-- like: latency_by_load
+-- with: { metric: tpot, name: TPOT, max_ms: 50 }
+-- report: 2
