@@ -2,7 +2,7 @@
 
 use plotters::prelude::DrawingBackend;
 
-use super::canvas::{Align, Canvas, Type};
+use super::canvas::{Align, Canvas, Type, text_width};
 use super::frame::Frame;
 use super::layout::TITLE;
 use super::palette::{AXIS, FAINT_GRID, GRID, INK, PAPER, Rgb};
@@ -61,6 +61,9 @@ pub(super) fn empty<DB: DrawingBackend>(text: &str, frame: &Frame, canvas: &mut 
     let small = frame.tick_type(Align::Middle);
     // In a small plot the text is smaller too.
     let em = (TITLE * frame.size).min((frame.right - frame.left) / 9.0).max(small.em * 0.8);
+    // Upright axes stand in its way.
+    let half = text_width(text, em) / 2.0 + em * 0.3;
+    canvas.rect((middle.0 - half, middle.1 - em), (middle.0 + half, middle.1 + em * 0.5), PAPER)?;
     canvas.text(text, middle, Type { em, ..small })
 }
 

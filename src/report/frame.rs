@@ -11,8 +11,9 @@ use super::scale::{Scale, Tick};
 pub(super) const LABEL: f64 = 14.0;
 pub(super) const SMALL: f64 = 12.5;
 
-/// Pixels that a facet should be wide at least.
-const NARROW: u32 = 150;
+/// Pixels that a facet should be wide at least, and an axis of parallel ones.
+const NARROW: usize = 150;
+const NARROW_AXIS: usize = 80;
 
 /// One plot.
 #[derive(Clone)]
@@ -58,7 +59,8 @@ impl Frame {
 /// The plots side by side and on top of each other: as asked for, or about as many across as down.
 pub(super) fn grid(chart: &Chart) -> (usize, usize) {
     let count = chart.facets.len().max(1);
-    let room = (chart.width / NARROW).max(1) as usize;
+    let needed = NARROW.max(NARROW_AXIS * chart.axes.len());
+    let room = (chart.width as usize / needed).max(1);
     let across = match chart.facet_columns {
         0 if count <= 3 => count.min(room),
         0 => (1..).find(|n| n * n >= count).unwrap_or(1).min(room),
@@ -86,7 +88,8 @@ struct Cut {
     down: usize,
     /// Between plots side by side.
     gap: f64,
-    /// Above each plot.
+    /// Above each plot: the name of its facet, and below that the titles of upright axes.
+    title: f64,
     head: f64,
 }
 
@@ -106,7 +109,8 @@ impl Cut {
 pub(super) fn frames(chart: &Chart, data: &Data, mut area: Area) -> (Vec<Frame>, Area) {
     let em = SMALL * area.size;
     let (across, down) = grid(chart);
-    let mut cut = Cut { across, down, gap: em * 1.6, head: if chart.facets.is_empty() { 0.0 } else { em * 1.9 } };
+    let title = if chart.facets.is_empty() { 0.0 } else { em * 2.3 };
+    let mut cut = Cut { across, down, gap: em * 1.6, title, head: title };
     let x_label = if chart.x_label.is_empty() { 0.0 } else { LABEL * area.size * 1.6 };
     let mut upright = None;
     let below = x_label + if chart.kind == ChartKind::Parallel { em * 0.6 } else { em * 1.5 };
@@ -115,11 +119,11 @@ pub(super) fn frames(chart: &Chart, data: &Data, mut area: Area) -> (Vec<Frame>,
     let widest = y_ticks.iter().map(|t| text_width(&t.label, em)).fold(0.0, f64::max);
     let label = if chart.y_label.is_empty() { 0.0 } else { LABEL * area.size * 1.7 };
     if chart.kind == ChartKind::Parallel {
-        let (beside, lines) = parallel::room(data, cut.wide(&area) * 0.9, em);
+        let (before, after, lines) = parallel::room(data, cut.wide(&area) * 0.9, em);
         cut.head += em * (0.5 + 1.5 * lines as f64);
-        cut.gap += beside;
-        area.left = (area.left + beside).min(area.width * 0.5);
-        area.right -= em * 0.6;
+        cut.gap += before + after;
+        area.left = (area.left + before).min(area.width * 0.4);
+        area.right = (area.right - after).max(area.width * 0.6);
         upright = Some(lines);
     } else {
         area.left = (area.left + label + widest + em * 0.7).min(area.width * 0.5);
@@ -166,7 +170,7 @@ fn placed(chart: &Chart, ticks: &Frame, cut: &Cut, area: &Area) -> Vec<Frame> {
             top: top + cut.head,
             bottom: top + cut.head + high,
             title: titles.get(i).cloned().unwrap_or_default(),
-            title_at: top + em * 1.35,
+            title_at: top + cut.title - em * 0.55,
             ..ticks.clone()
         };
         if column > 0 {
@@ -241,6 +245,12 @@ fn number_x(scale: &Scale, wide: f64, em: f64) -> Vec<Tick> {
     while want > 1 && crowded(&ticks) {
         want -= 1;
         ticks = scale.ticks(want);
+    }
+    // One label says nothing of an axis: rather two that are close.
+    let labelled = |ticks: &[Tick]| ticks.iter().filter(|t| !t.label.is_empty() && t.rank == 0).count();
+    if labelled(&ticks) < 2 {
+        let more = (want + 1..want + 5).map(|want| scale.ticks(want));
+        ticks = more.into_iter().find(|t| labelled(t) > 1 && !crowded(t)).unwrap_or(ticks);
     }
     let place = |t: &Tick| {
         let half = text_width(&t.label, em) / 2.0 + em * 0.4;

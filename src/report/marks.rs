@@ -172,15 +172,33 @@ pub(super) fn rules<DB: DrawingBackend>(rules: &[Rule], frame: &Frame, canvas: &
             canvas.path(&[(at, frame.top), (at, frame.bottom)], pen)?;
             let room = frame.right - at > text_width(&label, em) + em;
             let (align, x) = if room { (Align::Start, at + em * 0.4) } else { (Align::End, at - em * 0.4) };
-            canvas.text(&label, (x, frame.top + em), Type { rgb: INK, ..frame.tick_type(align) })?;
+            rule_label(&label, (x, frame.top + em), align, frame, canvas)?;
         } else {
             canvas.path(&[(frame.left, at), (frame.right, at)], pen)?;
             // Under the line where there is no room above it.
             let y = if at - frame.top > em * 1.5 { at - em * 0.45 } else { at + em * 1.2 };
-            canvas.text(&label, (frame.right - em * 0.3, y), Type { rgb: INK, ..frame.tick_type(Align::End) })?;
+            rule_label(&label, (frame.right - em * 0.3, y), Align::End, frame, canvas)?;
         }
     }
     Ok(())
+}
+
+/// On a little paper, so that it can be read over data.
+fn rule_label<DB: DrawingBackend>(
+    label: &str,
+    (x, y): Point,
+    align: Align,
+    frame: &Frame,
+    canvas: &mut Canvas<DB>,
+) -> Result<()> {
+    let kind = Type { rgb: INK, ..frame.tick_type(align) };
+    let (em, wide) = (kind.em, text_width(label, kind.em));
+    if wide > 0.0 {
+        let left = if align == Align::End { x - wide } else { x } - em * 0.15;
+        let (right, top, bottom) = (left + wide + em * 0.3, y - em * 0.8, y + em * 0.22);
+        canvas.polygon(&[(left, top), (right, top), (right, bottom), (left, bottom)], PAPER, 0.8)?;
+    }
+    canvas.text(label, (x, y), kind)
 }
 
 /// How the line of a series is drawn.

@@ -98,13 +98,17 @@ pub(super) fn data(chart: &Chart, parts: &[Series], skipped: &mut Skipped) -> Da
     Data { series: vec![Vec::new(); parts.len()], tuples, values, axes, x, ..Data::default() }
 }
 
-/// What the axes need: pixels left of the first, and lines of titles above them. `wide` is about what a plot has.
-pub(super) fn room(data: &Data, wide: f64, em: f64) -> (f64, usize) {
-    let labels = data.axes.first().map(|axis| axis.ticks(em * 24.0, em)).unwrap_or_default();
-    let widest = labels.iter().map(|t| text_width(&t.label, em)).fold(0.0, f64::max);
+/// What the axes need: pixels left of the first and right of the last, and lines of titles above them. `wide` is about
+/// what a plot has.
+pub(super) fn room(data: &Data, wide: f64, em: f64) -> (f64, f64, usize) {
+    let widest = |axis: Option<&Upright>| {
+        let labels = axis.map(|axis| axis.ticks(em * 24.0, em)).unwrap_or_default();
+        labels.iter().map(|t| text_width(&t.label, em)).fold(0.0, f64::max) + em * 0.9
+    };
     let apart = wide / data.axes.len().saturating_sub(1).max(1) as f64;
     let titles = data.axes.iter().map(|a| text_width(&a.label, em)).fold(0.0, f64::max);
-    (widest + em * 0.9, if titles + em > apart { 2 } else { 1 })
+    let lines = if titles + em > apart { 2 } else { 1 };
+    (widest(data.axes.first()), widest(data.axes.last()), lines)
 }
 
 /// The corners of a row's line, in pieces where it has gaps.
@@ -162,39 +166,29 @@ fn line<DB: DrawingBackend>(pieces: &[Vec<Point>], look: Look, width: f64, canva
     Ok(())
 }
 
-/// Over the lines, so that labels can be read.
+/// Over the lines, so that labels can be read: left of their axis, but right of the last.
 fn axes<DB: DrawingBackend>(data: &Data, frame: &Frame, canvas: &mut Canvas<DB>) -> Result<()> {
-    let kind = frame.tick_type(Align::End);
-    let em = kind.em;
+    let em = frame.tick_type(Align::End).em;
     let apart = (frame.right - frame.left) / data.axes.len().saturating_sub(1).max(1) as f64;
     let lines = frame.upright.unwrap_or(1);
+    let (before, after, _) = room(data, 0.0, em);
     for (i, axis) in data.axes.iter().enumerate() {
         let x = frame.px(i as f64);
+        let (first, last) = (i == 0, i > 0 && i + 1 == data.axes.len());
         canvas.rule_down(x, frame.top, frame.bottom, SOFT_INK)?;
         for tick in axis.ticks(frame.bottom - frame.top, em) {
+            let room = if first || last { em * NAME_EMS } else { (apart - em * 0.8).max(em) };
+            // A number that is cut would be another number.
+            let fits = !axis.names.is_empty() || text_width(&tick.label, em) <= room;
+            let label = if fits { fit(&tick.label, em, room) } else { String::new() };
             let y = height(frame, &axis.scale, tick.value);
-            let label = if i == 0 { tick.label } else { fit(&tick.label, em, (apart - em * 0.8).max(em)) };
-            if label.is_empty() {
-                continue;
-            }
-            let wide = text_width(&label, em);
-            let right = x - em * 0.5;
-            let corners = [
-                (right - wide - em * 0.15, y - em * 0.6),
-                (right + em * 0.1, y - em * 0.6),
-                (right + em * 0.1, y + em * 0.6),
-                (right - wide - em * 0.15, y + em * 0.6),
-            ];
-            canvas.polygon(&corners, PAPER, 0.82)?;
-            canvas.rule_across(y, x - em * 0.35, x, SOFT_INK)?;
-            canvas.text(&label, (right, y + em * 0.34), kind)?;
+            tick_label(&label, (x, y), last, frame, canvas)?;
         }
         // With two lines of titles every other one is in the upper.
         let up = if lines > 1 && i % 2 == 1 { em * 1.5 } else { 0.0 };
         let title = fit(&axis.label, em, apart * lines as f64 - em);
         let half = text_width(&title, em) / 2.0;
-        let outer = (frame.left - room(data, 0.0, em).0, frame.right + em * 0.4);
-        let middle = x.min(outer.1 - half).max(outer.0 + half);
+        let middle = x.min(frame.right + after - half).max(frame.left - before + half);
         canvas.text(
             &title,
             (middle, frame.top - em * 0.7 - up),
@@ -202,6 +196,26 @@ fn axes<DB: DrawingBackend>(data: &Data, frame: &Frame, canvas: &mut Canvas<DB>)
         )?;
     }
     Ok(())
+}
+
+/// On a little paper, through which the lines below can be guessed.
+fn tick_label<DB: DrawingBackend>(
+    label: &str,
+    (x, y): Point,
+    behind: bool,
+    frame: &Frame,
+    canvas: &mut Canvas<DB>,
+) -> Result<()> {
+    if label.is_empty() {
+        return Ok(());
+    }
+    let kind = frame.tick_type(if behind { Align::Start } else { Align::End });
+    let (em, side) = (kind.em, if behind { 1.0 } else { -1.0 });
+    let (near, far) = (x + side * em * 0.4, x + side * (em * 0.65 + text_width(label, em)));
+    let corners = [(near, y - em * 0.6), (far, y - em * 0.6), (far, y + em * 0.6), (near, y + em * 0.6)];
+    canvas.polygon(&corners, PAPER, 0.82)?;
+    canvas.rule_across(y, x, x + side * em * 0.35, SOFT_INK)?;
+    canvas.text(label, (x + side * em * 0.5, y + em * 0.34), kind)
 }
 
 #[cfg(test)]

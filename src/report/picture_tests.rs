@@ -47,7 +47,7 @@ pictures! {
     parallel: parallel(true),
     parallel_dark: Chart { dark: true, ..parallel(true) },
     parallel_series: parallel(false),
-    parallel_facets: Chart { height: 420, ..by_gpu(parallel(true)) },
+    parallel_facets: Chart { height: 400, ..by_gpu(parallel(true)) },
     parallel_constant: parallel_of(&[[4.0, 7.0, 0.0], [8.0, 7.0, 1.0]]),
     parallel_gaps: parallel_of(&[[4.0, f64::NAN, 0.0], [8.0, 7.0, f64::NAN], [f64::NAN, 3.0, f64::NAN], [6.0, 2.0, 1.0]]),
     parallel_no_rows: parallel_of(&[]),
@@ -244,7 +244,7 @@ fn parallel(by_value: bool) -> Chart {
         let tokens = f64::from(512 << (i % 5));
         vec![tp, tokens, (i % 3) as f64, 20_000.0 * u * u / tp + 30.0, 9.0 * tp * (0.5 + u / 2.0)]
     };
-    let rows: Vec<Vec<f64>> = noise(9, 16).enumerate().map(row).collect();
+    let rows: Vec<Vec<f64>> = noise(9, 9).enumerate().map(row).collect();
     let of = |name: &str, rows: &[Vec<f64>]| Series {
         name: name.into(),
         values: if by_value { rows.iter().map(|r| r[4]).collect() } else { Vec::new() },
@@ -254,7 +254,7 @@ fn parallel(by_value: bool) -> Chart {
     Chart {
         legend: if by_value { "Goodput (requests/s)" } else { "Feasible" }.into(),
         axes: axes.map(|(label, names)| ChartAxis { label: label.into(), names: texts(names) }).into(),
-        series: if by_value { vec![of("", &rows)] } else { vec![of("yes", &rows[..6]), of("no", &rows[6..])] },
+        series: if by_value { vec![of("", &rows)] } else { vec![of("yes", &rows[..4]), of("no", &rows[4..])] },
         ..frame(ChartKind::Parallel, "Configurations", "", "")
     }
 }

@@ -103,6 +103,55 @@ fn the_check_names_what_is_wrong() {
 }
 
 #[test]
+fn the_check_knows_what_each_kind_draws() {
+    let line = || plot(PlotKind::Line, METRICS, "rate_rps", Some("ttft_ms_p99"), None);
+    let parallel = |columns: &[&str]| Plot {
+        columns: columns.iter().map(|c| text(c)).collect(),
+        x: None,
+        ..plot(PlotKind::Parallel, METRICS, "", None, None)
+    };
+    let span =
+        || Plot { x_end: Some(text("ttft_ms_p99")), ..plot(PlotKind::Span, METRICS, "rate_rps", Some("router"), None) };
+    let some = |name: &str| Some(text(name));
+    let both = || parallel(&["rate_rps", "router"]);
+    let cases: Vec<(Plot, &[&str])> = vec![
+        (both(), &[]),
+        (Plot { z: some("ttft_ms_p99"), facet: some("router"), facet_columns: Some(2), ..both() }, &[]),
+        (span(), &[]),
+        (Plot { x_min: Some(1.0), x_max: Some(9.0), y_max: Some(1e3), facet: some("router"), ..line() }, &[]),
+        (Plot { labels: some("router"), kind: PlotKind::Scatter, ..line() }, &[]),
+        (Plot { x: None, ..line() }, &["`x` is missing for `kind: line`"]),
+        (Plot { labels: some("router"), ..line() }, &["`labels` has no meaning for `kind: line`"]),
+        (Plot { x_end: some("rate_rps"), ..line() }, &["`x_end` has no meaning for `kind: line`"]),
+        (Plot { columns: vec![text("rate_rps")], ..line() }, &["`columns` has no meaning for `kind: line`"]),
+        (Plot { facet: some("rooter"), ..line() }, &["is to be `facet`: did you mean `router`?"]),
+        (Plot { facet_columns: Some(2), ..line() }, &["`facet_columns` has nothing to lay out"]),
+        (Plot { y_min: Some(5.0), y_max: Some(5.0), ..line() }, &["`y_min` is 5, and `y_max` is 5"]),
+        (Plot { y_min: Some(f64::NAN), ..line() }, &["`y_min` is NaN: choose a finite number"]),
+        (Plot { y_min: Some(0.0), y_log: true, ..line() }, &["`y_min` is 0: a logarithmic axis has positive numbers"]),
+        (Plot { x_max: Some(1.0), x: some("router"), ..line() }, &["an axis with limits shows numbers"]),
+        (Plot { x_max: Some(1.0), kind: PlotKind::Bar, ..line() }, &["`x_max` has no meaning for `kind: bar`"]),
+        (parallel(&["rate_rps"]), &["`columns` names 1 axes for `kind: parallel`: name 2 to 24"]),
+        (parallel(&["router", "rate_rp"]), &["is to be `columns`: did you mean `rate_rps`?"]),
+        (parallel(&["router", "rate_rps", "router"]), &["`columns` names `router` twice"]),
+        (Plot { x: some("rate_rps"), y: some("router"), ..both() }, &["`x` has no meaning", "`y` has no meaning"]),
+        (Plot { x_log: true, y_min: Some(1.0), ..both() }, &["`x_log` has no meaning", "`y_min` has no meaning"]),
+        (Plot { z: some("rate_rps"), series: some("router"), ..both() }, &["lines have one colour"]),
+        (Plot { z: some("router"), ..both() }, &["`z` is the column `router` of type text: colours are of numbers"]),
+        (Plot { x_end: None, ..span() }, &["`x_end` is missing for `kind: span`"]),
+        (Plot { x_end: some("router"), ..span() }, &["`x_end` is the column `router` of type text"]),
+        (Plot { x_log: true, y_log: true, ..span() }, &["`x_log` has no meaning", "`y_log` has no meaning"]),
+    ];
+    for (plot, expect) in cases {
+        let found = check(&plot);
+        assert_eq!(found.len(), expect.len(), "{plot:?}: {found:?}");
+        for part in expect {
+            assert!(found.iter().any(|f| f.contains(part)), "{part}: {found:?}");
+        }
+    }
+}
+
+#[test]
 fn inputs_and_tables_follow_from_the_query() {
     let plot = plot(PlotKind::Line, METRICS, "rate_rps", Some("ttft_ms_p99"), None);
     assert_eq!(plot.inputs().unwrap(), [text("metrics")]);
@@ -191,4 +240,65 @@ async fn no_rows_make_an_empty_picture_and_wrong_columns_fail() {
     let failure = run(&wrong, other.path()).await.unwrap_err();
     assert_eq!(failure.exit, Exit::Stage);
     assert!(failure.to_string().contains("no column `ttft`"), "{failure}");
+}
+
+#[tokio::test]
+async fn facets_have_titles_and_one_legend() {
+    let dir = tempfile::tempdir().unwrap();
+    let query = "SELECT column1 AS gpu, column2 AS x, column3 AS y, column4 AS router FROM \
+        (VALUES ('h200', 1, 5, 'a'), ('h100', 1, 6, 'a'), ('h200', 2, 7, 'b'), (NULL, 2, 8, 'b')) ORDER BY y";
+    let facets = Plot {
+        facet: Some(text("gpu")),
+        height: None,
+        width: 960,
+        ..plot(PlotKind::Bar, query, "x", Some("y"), Some("router"))
+    };
+    let (svg, ..) = run(&facets, dir.path()).await.unwrap();
+    let at = |name: &str| svg.find(&format!("\n{name}\n")).unwrap_or_else(|| panic!("{name}: {svg}"));
+    assert!(at("GPU: h200") < at("GPU: h100") && at("GPU: h100") < at("GPU: NULL"));
+    assert_eq!(svg.matches("\nRouter\n").count(), 1);
+    // Three plots side by side need no more height than this.
+    assert!(svg.starts_with("<svg width=\"960\" height=\"440\""), "{}", &svg[..80]);
+}
+
+#[tokio::test]
+async fn parallel_axes_and_spans_are_drawn_of_columns() {
+    let dir = tempfile::tempdir().unwrap();
+    let query = "SELECT column1 AS tp, column2 AS router, column3 AS goodput_rps FROM \
+        (VALUES (1, 'a', 5.5), (8, 'b', NULL), (2, NULL, 40.0)) ORDER BY tp";
+    let columns = ["tp", "router", "goodput_rps"].map(text).into();
+    let parallel = Plot { columns, x: None, z: Some(text("tp")), ..plot(PlotKind::Parallel, query, "", None, None) };
+    let (svg, ..) = run(&parallel, dir.path()).await.unwrap();
+    for part in ["TP", "Router", "Goodput (requests/s)", "a", "NULL", "1 row with gaps: no number on some axis"] {
+        assert!(svg.contains(&format!("\n{part}\n")), "{part}: {svg}");
+    }
+    assert!(svg.contains("<title>TP: 1\nRouter: a\nGoodput (requests/s): 5.5\nTP: 1</title></polyline>"), "{svg}");
+
+    let other = tempfile::tempdir().unwrap();
+    let query = "SELECT column1 AS id, column2 AS from_ms, column3 AS to_ms, column4 AS part FROM \
+        (VALUES (7, 0.0, 2.0, 'queue'), (7, 2.0, 5.0, 'decode'), (3, 1.0, 4.0, 'queue')) ORDER BY id DESC, from_ms";
+    let span = Plot {
+        x_end: Some(text("to_ms")),
+        x_label: Some("Time (ms)".into()),
+        ..plot(PlotKind::Span, query, "from_ms", Some("id"), Some("part"))
+    };
+    let (svg, ..) = run(&span, other.path()).await.unwrap();
+    assert!(svg.contains("<title>decode\nID: 7\nTime (ms): 2 to 5\nlength: 3</title>"), "{svg}");
+    assert!(svg.find("\n7\n").unwrap() > svg.find("\n3\n").unwrap(), "slots are written from below: {svg}");
+}
+
+#[tokio::test]
+async fn too_many_facets_and_series_are_refused() {
+    let numbers = "SELECT value AS n, value % 50 AS f FROM generate_series(1, 1001) ORDER BY value";
+    let scatter = || plot(PlotKind::Scatter, numbers, "n", Some("n"), None);
+    let cases = [
+        (Plot { facet: Some(text("f")), ..scatter() }, "the column `f`, which is `facet`, has more than 36 values"),
+        (Plot { series: Some(text("n")), ..scatter() }, "the column `n`, which is `series`, has more than 1000 values"),
+    ];
+    for (plot, expect) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let failure = run(&plot, dir.path()).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::Stage);
+        assert!(failure.diagnostics[0].message == expect && failure.diagnostics[0].help.is_some(), "{failure}");
+    }
 }
