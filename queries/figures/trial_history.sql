@@ -23,7 +23,7 @@ ends AS (
     FROM bests
 ),
 shares AS (
-    SELECT 1 AS nth, objective, trial, (best - first) / (last - first) AS share FROM ends WHERE last <> first
+    SELECT 1 AS nth, objective, trial, abs(best - first) / abs(last - first) AS share FROM ends WHERE last <> first
     UNION ALL
     SELECT 2, 'hypervolume', trial, hypervolume / nullif(max(hypervolume) OVER (), 0) FROM {of}_history
 )

@@ -20,6 +20,8 @@ use serde_json::{Value, json};
 
 use self::check::is_distribution;
 use self::gather::Gathered;
+use self::ready::Known;
+use super::simulate::settings::column_name;
 use super::sql::ENGINE;
 use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
 use crate::diag::{Diagnostic, Exit, Failure, Result, io};
@@ -29,12 +31,12 @@ use crate::query::plan::{self, Made};
 use crate::query::session::{self, SCHEMA, SessionOptions};
 use crate::query::sql::{Makes, Script};
 use crate::report::{self, Chart, ChartKind, Limits, Rule, pretty};
-use crate::spec::{Figures, Plot, PlotKind, PlotRule, PlotTheme, Text};
+use crate::spec::{Figures, Plot, PlotKind, PlotRule, PlotTheme, Stage, StageSpec, Text};
 use crate::store::TableWriter;
 
 impl Plot {
     /// The plot itself; of a ready-made figure with what it asks about the columns of tables, where they are known.
-    fn completed(&self, known: &dyn Fn(&str) -> Option<SchemaRef>) -> Result<Plot> {
+    fn completed(&self, known: &Known) -> Result<Plot> {
         let mut plot = self.clone();
         let (Some(figure), Some(of)) = (&self.figure, &self.of) else { return Ok(plot) };
         let fill = |text: &mut String| -> Result<()> {
@@ -48,6 +50,25 @@ impl Plot {
         columns.into_iter().flatten().try_for_each(|text| fill(&mut text.value))?;
         [&mut plot.title, &mut plot.x_label, &mut plot.y_label].into_iter().flatten().try_for_each(fill)?;
         Ok(plot)
+    }
+
+    /// Columns of the settings that differ between the rows of the stage that a figure shows, where its sweep says so.
+    fn varied(&self, stages: &[Stage]) -> Option<Vec<String>> {
+        let of = self.of.as_ref()?;
+        let sweep = match &stages.iter().find(|s| s.name.value == of.value)?.spec {
+            StageSpec::Simulate(simulate) => simulate.sweep.as_ref(),
+            StageSpec::Search(search) if search.over.is_none() => search.sweep.as_ref(),
+            _ => return None,
+        };
+        let Some(sweep) = sweep else { return Some(Vec::new()) };
+        let paths = sweep.grid.keys().chain(sweep.zip.keys()).chain(sweep.list.iter().flat_map(|item| item.keys()));
+        Some(paths.map(|path| column_name(&path.value)).collect())
+    }
+
+    /// [`Plot::completed`] as far as a check knows the tables.
+    fn completed_for(&self, cx: &CheckCx) -> Result<Plot> {
+        let table = |name: &str| cx.tables.get(name)?.schema.clone();
+        self.completed(&Known { table: &table, varied: self.varied(cx.stages).as_deref() })
     }
 
     /// The statements of the query.
@@ -191,11 +212,6 @@ impl Plot {
     }
 }
 
-/// The columns of tables as far as a check knows them.
-fn of_check<'a>(cx: &'a CheckCx) -> impl Fn(&str) -> Option<SchemaRef> + 'a {
-    |name| cx.tables.get(name)?.schema.clone()
-}
-
 fn rule(rule: &PlotRule) -> Rule {
     let value = rule.x.or(rule.y).unwrap_or(f64::NAN);
     Rule { value, label: rule.label.clone(), upright: rule.x.is_some() }
@@ -217,7 +233,7 @@ impl Kind for Plot {
             asked.borrow_mut().insert(name.to_string());
             None
         };
-        let mut read = self.completed(&ask)?.script()?.references();
+        let mut read = self.completed(&Known { table: &ask, varied: None })?.script()?.references();
         if let Some(figure) = &self.figure {
             // Tables of which a figure wants to know the columns, too.
             let seen: BTreeSet<String> = read.iter().map(|table| table.value.clone()).collect();
@@ -229,7 +245,7 @@ impl Kind for Plot {
     }
 
     fn tables(&self, stage: &str, cx: &CheckCx) -> Vec<TableShape> {
-        let planned = self.completed(&of_check(cx)).and_then(|plot| plot.planned(cx));
+        let planned = self.completed_for(cx).and_then(|plot| plot.planned(cx));
         let schema = planned.ok().and_then(|(_, made, _)| made.last().and_then(|m| m.schema.clone()));
         vec![TableShape { name: stage.to_string(), schema }]
     }
@@ -239,7 +255,7 @@ impl Kind for Plot {
             return vec![problem];
         }
         let mut problems = self.setting_problems();
-        let planned = self.completed(&of_check(cx)).and_then(|plot| Ok((plot.planned(cx)?, plot)));
+        let planned = self.completed_for(cx).and_then(|plot| Ok((plot.planned(cx)?, plot)));
         let ((script, made, wrong), plot) = match planned {
             Ok(planned) => planned,
             Err(failure) => {
@@ -260,7 +276,7 @@ impl Kind for Plot {
     }
 
     fn recipe(&self, cx: &CheckCx) -> Value {
-        let completed = self.completed(&of_check(cx));
+        let completed = self.completed_for(cx);
         let this = completed.as_ref().unwrap_or(self);
         let Plot { query: _, with: _, figure, of, note, kind, x, x_end, y, z, columns, series, .. } = this;
         let Plot { facet, facet_columns, labels, .. } = this;
@@ -299,7 +315,8 @@ impl Kind for Plot {
     }
 
     async fn run(&self, cx: RunCx) -> Result<Outcome> {
-        let plot = self.completed(&|name| cx.inputs.get(name).map(|t| t.schema.clone()))?;
+        let table = |name: &str| cx.inputs.get(name).map(|t| t.schema.clone());
+        let plot = self.completed(&Known { table: &table, varied: self.varied(&cx.stages).as_deref() })?;
         let script = plot.script()?;
         let ctx = session::context(&SessionOptions::threads(cx.pool.current_num_threads()))?;
         for (name, handle) in &cx.inputs {

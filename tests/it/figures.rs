@@ -93,7 +93,7 @@ fn mistakes_are_explained() {
         ("{ figure: latency_by_load, of: smi }", "did you mean `sim`?"),
         ("{ figure: latency_by_load, of: trace }", "shows a simulate stage, and `trace` is a synthesize"),
         ("{ figure: latency_by_load, of: sim, with: { maxms: 3 } }", "did you mean `max_ms`?"),
-        ("{ figure: latency_by_load, of: sim, with: { load: rate } }", "rate_rps"),
+        ("{ figure: latency_by_load, of: sim, with: { load: rate } }", "there is no column `rate`"),
         ("{ figure: kv_timeline, of: sim }", "`sim` makes it with `steps: true`"),
         ("{ figure: latency_by_load, of: sim, query: SELECT 1, x: a }", "either `query` or `figure`, not both"),
         ("{ kind: line, x: a, y: b }", "a plot needs either `query` or `figure`"),

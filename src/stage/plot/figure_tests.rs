@@ -7,7 +7,6 @@ use std::sync::Arc;
 use datafusion::arrow::csv::WriterBuilder;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
-use datafusion::execution::context::SessionContext;
 
 use super::*;
 use crate::report::golden::check_picture;
@@ -447,7 +446,7 @@ async fn result(case: &Case, ctx: &SessionContext, schemas: &BTreeMap<String, Sc
     let ready = Figures::near(Path::new("/")).find(case.figure).unwrap().unwrap();
     let with: Vec<(String, String)> = case.with.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
     let plot = ready.plot(case.of, &with).unwrap();
-    let plot = plot.completed(&|name| schemas.get(name).cloned()).unwrap();
+    let plot = plot.completed(&Known { table: &|name| schemas.get(name).cloned(), varied: None }).unwrap();
     let script = Script::parse(&plot.query.as_ref().unwrap().value, Place::File(ready.file.clone())).unwrap();
     assert!(script.lint(false).is_empty(), "{:?}", script.lint(false));
     let read: BTreeSet<String> = script.references().into_iter().map(|t| t.value).collect();
