@@ -58,11 +58,7 @@ async fn handshake(socket: &mut Socket, shared: &Arc<Shared>) -> Result<bool, Fa
                 if startup.parameters.get(METADATA_USER).is_none_or(String::is_empty) {
                     return Err(Fault::fatal("28000", "no user name was given"));
                 }
-<<<<<<< ours
-                if !shared.service.access.has_users() {
-=======
                 if shared.service.access.is_open() {
->>>>>>> theirs
                     trust(socket, shared, &startup).await.map_err(broken)?;
                     return Ok(true);
                 }
