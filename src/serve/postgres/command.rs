@@ -3,10 +3,11 @@
 
 use datafusion::sql::parser::Statement as AnyStatement;
 use datafusion::sql::sqlparser::ast::{
-    CloseCursor, ContextModifier, CopyOption, CopySource, CopyTarget, DeclareType, Expr, FetchDirection, Query, Reset,
-    Select, SelectItem, Set, SetExpr, Statement, TableFactor, TableWithJoins, Value, ValueWithSpan,
+    CloseCursor, CopyOption, CopySource, CopyTarget, DeclareType, Expr, FetchDirection, Ident, Query, Reset, Select,
+    SelectItem, Set, SetExpr, Statement, TableFactor, TableWithJoins, Value, ValueWithSpan,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
@@ -17,8 +18,12 @@ use crate::serve::service::Service;
 
 /// Nesting of expressions and subqueries in a statement.
 const DEPTH: usize = 64;
-/// Words and signs of a request. What is planned and dropped needs stack for long chains of operators.
+/// Words and signs of a request.
 const TOKENS: usize = 50_000;
+/// Operators one on another: each is a level of the tree, and what walks the tree needs stack for it.
+const CHAIN: usize = 250;
+/// Tables that are joined, or queries that a UNION joins.
+const JOINED: usize = 100;
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -33,7 +38,6 @@ pub enum Command {
     Set {
         name: String,
         value: Option<String>,
-        local: bool,
     },
     /// `RESET ALL`.
     ResetAll,
@@ -92,6 +96,14 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>, Fault> {
         let message = format!("the statement has {words} words and signs: at most {TOKENS} are read");
         return Err(Fault::new("54001", message).hint("send lists as an array parameter: x = ANY($1)"));
     }
+    let (chain, joined) = depth(tokens.iter().map(|t| &t.token));
+    if chain > CHAIN || joined > JOINED {
+        let message = format!(
+            "the statement is too deep: {chain} operators on one another, {joined} joins and unions; {CHAIN} and {JOINED} \
+             are planned"
+        );
+        return Err(Fault::new("54001", message).hint("write x = ANY($1) or x IN (...) in place of many ORs"));
+    }
     let first = tokens.iter().find_map(|t| match &t.token {
         Token::Word(w) => Some(w.value.to_uppercase()),
         _ => None,
@@ -102,6 +114,64 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>, Fault> {
         Some(first) if writes(&first) => read_only(&first),
         _ => wrong(e.to_string()),
     })
+}
+
+/// How deep the tree of these words will be: operators on one another, and joins and unions; at most, and not much less.
+fn depth<'a>(tokens: impl Iterator<Item = &'a Token>) -> (usize, usize) {
+    /// What is open: the term that is read, what AND and OR joined of it, and the deepest before.
+    #[derive(Default)]
+    struct Level {
+        term: usize,
+        logic: usize,
+        most: usize,
+    }
+    /// What was in parentheses is one value of what is around them.
+    fn close(open: &mut Vec<Level>) {
+        if open.len() > 1
+            && let Some(inner) = open.pop()
+            && let Some(top) = open.last_mut()
+        {
+            top.term = top.term.max(inner.all()) + 1;
+        }
+    }
+    impl Level {
+        fn all(&self) -> usize {
+            self.term.max(self.logic).max(self.most)
+        }
+    }
+    let mut open = vec![Level::default()];
+    let (mut deepest, mut joined) = (0, 0);
+    for token in tokens {
+        let Some(top) = open.last_mut() else { break };
+        match token {
+            Token::Whitespace(_) | Token::Number(..) | Token::SingleQuotedString(_) | Token::Period => {}
+            Token::LParen | Token::LBracket => open.push(Level::default()),
+            Token::RParen | Token::RBracket => close(&mut open),
+            Token::Comma => *top = Level { most: top.all(), ..Level::default() },
+            Token::Word(word) if word.quote_style.is_none() => match word.keyword {
+                Keyword::CASE => open.push(Level::default()),
+                Keyword::END => close(&mut open),
+                Keyword::AND | Keyword::OR => {
+                    top.logic = top.logic.max(top.term) + 1;
+                    top.term = 0;
+                }
+                Keyword::NOT | Keyword::IS | Keyword::LIKE | Keyword::ILIKE | Keyword::COLLATE | Keyword::AT => {
+                    top.term += 1;
+                }
+                Keyword::JOIN | Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT => {
+                    joined += 1;
+                    *top = Level { most: top.all(), ..Level::default() };
+                }
+                Keyword::NoKeyword => {}
+                _ => *top = Level { most: top.all(), ..Level::default() },
+            },
+            Token::Word(_) => {}
+            // Every other sign is an operator.
+            _ => top.term += 1,
+        }
+        deepest = deepest.max(open.last().map_or(0, |l| l.all()) + open.len());
+    }
+    (deepest, joined)
 }
 
 /// Words that begin statements which change something, in a dialect that the parser may not know.
@@ -138,15 +208,15 @@ pub fn of(statement: Statement) -> Result<Command, Fault> {
         Statement::Set(set) => assignment(set)?,
         Statement::Reset(reset) => match reset.reset {
             Reset::ALL => Command::ResetAll,
-            Reset::ConfigurationParameter(name) => Command::Set { name: name.to_string(), value: None, local: false },
+            Reset::ConfigurationParameter(name) => Command::Set { name: name.to_string(), value: None },
         },
         Statement::Declare { stmts } => declare(stmts)?,
         Statement::Fetch { name, direction, into: None, .. } => {
-            Command::Fetch { name: name.value, rows: rows(&direction)? }
+            Command::Fetch { name: folded(name), rows: rows(&direction)? }
         }
         Statement::Close { cursor } => Command::Close(match cursor {
             CloseCursor::All => None,
-            CloseCursor::Specific { name } => Some(name.value),
+            CloseCursor::Specific { name } => Some(folded(name)),
         }),
         Statement::Deallocate { name, .. } => {
             let all = name.quote_style.is_none() && name.value.eq_ignore_ascii_case("all");
@@ -172,6 +242,11 @@ pub fn of(statement: Statement) -> Result<Command, Fault> {
             Command::Query(Box::new(statement))
         }
     })
+}
+
+/// A name as it is known: in small letters, unless it is quoted.
+fn folded(name: Ident) -> String {
+    if name.quote_style.is_some() { name.value } else { name.value.to_lowercase() }
 }
 
 /// Whether a statement only reads, as far as its syntax tells; its plan is looked at too.
@@ -232,23 +307,22 @@ fn setting(words: &[String]) -> String {
 }
 
 fn assignment(set: Set) -> Result<Command, Fault> {
-    let is_local = |scope: &Option<ContextModifier>| matches!(scope, Some(ContextModifier::Local));
     Ok(match set {
-        Set::SingleAssignment { scope, variable, values, .. } => {
+        Set::SingleAssignment { variable, values, .. } => {
             let texts: Vec<String> = values.iter().map(value_text).collect();
             let value = match texts.as_slice() {
                 [one] if one.eq_ignore_ascii_case("default") => None,
                 all => Some(all.join(", ")),
             };
-            Command::Set { name: variable.to_string(), value, local: is_local(&scope) }
+            Command::Set { name: variable.to_string(), value }
         }
-        Set::SetTimeZone { local, value } => {
+        Set::SetTimeZone { value, .. } => {
             let value = value_text(&value);
             let value = (!["default", "local"].contains(&value.to_lowercase().as_str())).then_some(value);
-            Command::Set { name: "timezone".into(), value, local }
+            Command::Set { name: "timezone".into(), value }
         }
         Set::SetNames { charset_name, .. } => {
-            Command::Set { name: "client_encoding".into(), value: Some(charset_name.value), local: false }
+            Command::Set { name: "client_encoding".into(), value: Some(charset_name.value) }
         }
         // One thing is as isolated here as any: reading what never changes.
         Set::SetTransaction { .. } => Command::Nothing("SET"),
@@ -273,7 +347,7 @@ fn value_text(value: &Expr) -> String {
 fn declare(statements: Vec<datafusion::sql::sqlparser::ast::Declare>) -> Result<Command, Fault> {
     let one: [_; 1] = statements.try_into().map_err(|_| Fault::unsupported("one cursor at a time is declared"))?;
     let [declared] = one;
-    let name = declared.names.into_iter().next().map(|n| n.value);
+    let name = declared.names.into_iter().next().map(folded);
     match (declared.declare_type, name, declared.for_query) {
         (Some(DeclareType::Cursor), Some(name), Some(query)) => {
             let query = Statement::Query(query);
@@ -420,8 +494,25 @@ mod tests {
 
     #[test]
     fn statements_too_deep_or_too_long() {
-        let deep = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
-        let long = format!("SELECT 1{}", " + 1".repeat(100_000));
-        assert_eq!((kind(&deep).as_str(), kind(&long).as_str()), ("42601", "54001"));
+        let times = |n: usize, first: &str, more: &str| format!("SELECT {first}{}", more.repeat(n));
+        let cases = [
+            (times(10_000, "(", "("), "54001"),
+            (times(100_000, "1", " + 1"), "54001"),
+            (times(300, "1", " + 1"), "54001"),
+            (times(240, "1", " + 1"), "Query"),
+            (times(200, "a FROM t WHERE a = 1", " OR a = 1 + 2"), "Query"),
+            (times(300, "a FROM t WHERE a = 1", " OR a = 1"), "54001"),
+            // Long, and not deep.
+            (times(5000, "a + 1", ", a + 1"), "Query"),
+            (format!("SELECT a FROM t WHERE a IN (1{})", ", 2".repeat(20_000)), "Query"),
+            (format!("SELECT CASE {} END", "WHEN a = 1 THEN b + 1 ".repeat(2000)), "Query"),
+            // Chains within chains.
+            (format!("SELECT {}1{}", "(".repeat(30), " + 1 + 1 + 1 + 1 + 1 + 1 + 1 + 1 + 1)".repeat(30)), "54001"),
+            (times(200, "1", " UNION ALL SELECT 1"), "54001"),
+            (times(60, "1", " UNION ALL SELECT 1"), "Query"),
+        ];
+        for (sql, expected) in cases {
+            assert_eq!(kind(&sql), expected, "{}", &sql[..sql.len().min(80)]);
+        }
     }
 }

@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart, Query, Select, SelectItem,
-    SetExpr, Statement, TableFactor, UnaryOperator, Value, Visit, VisitMut, Visitor, VisitorMut, visit_relations,
+    ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart, Query,
+    Select, SelectItem, SetExpr, Statement, TableFactor, UnaryOperator, Value, Visit, VisitMut, Visitor, VisitorMut,
+    visit_relations,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -130,9 +131,10 @@ impl VisitorMut for Always {
 
     fn pre_visit_expr(&mut self, e: &mut Expr) -> ControlFlow<()> {
         match e {
-            Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => {
-                escape(pattern, escape_char);
-            }
+            Expr::Like { .. } | Expr::ILike { .. } => match escaped(e) {
+                Some(regex) => *e = regex,
+                None => with_backslash(e),
+            },
             Expr::Cast { kind, expr, data_type, .. } if matches!(kind, CastKind::Cast | CastKind::DoubleColon) => {
                 if let Some(cast) = of_object(expr, data_type) {
                     *e = cast;
@@ -158,14 +160,61 @@ impl VisitorMut for Always {
     }
 }
 
-/// `LIKE ... ESCAPE '/'`: DataFusion's escape is the backslash.
-fn escape(pattern: &mut Expr, escape_char: &mut Option<datafusion::sql::sqlparser::ast::ValueWithSpan>) {
-    let Some(given) = escape_char.take() else { return };
-    let Value::SingleQuotedString(sign) = &given.value else { return };
-    if let (Some(text), false) = (text_of(pattern), sign.is_empty() || sign == "\\") {
-        let text = text.replace('\\', "\\\\").replace(&format!("{sign}{sign}"), "\u{0}");
-        let text = text.replace(sign, "\\").replace('\u{0}', sign);
-        *pattern = Expr::Value(Value::SingleQuotedString(text).with_empty_span());
+/// `LIKE` with a pattern that escapes signs, as a regular expression: DataFusion loses the escapes where it makes a test of
+/// the beginning of it.
+fn escaped(e: &Expr) -> Option<Expr> {
+    let (Expr::Like { negated, any: false, expr, pattern, escape_char }
+    | Expr::ILike { negated, any: false, expr, pattern, escape_char }) = e
+    else {
+        return None;
+    };
+    let sign = match escape_char.as_ref().map(|v| &v.value) {
+        None => Some('\\'),
+        Some(Value::SingleQuotedString(sign)) => sign.chars().next(),
+        Some(_) => None,
+    };
+    let pattern = constant(pattern)?;
+    if escape_char.is_none() && !pattern.contains('\\') {
+        return None;
+    }
+    let mut regex = String::from("^(?s:");
+    let mut chars = pattern.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            c if Some(c) == sign => regex += &regex::escape(&chars.next().unwrap_or(c).to_string()),
+            '%' => regex += ".*",
+            '_' => regex.push('.'),
+            c => regex += &regex::escape(&c.to_string()),
+        }
+    }
+    regex += ")$";
+    let op = match (e, negated) {
+        (Expr::Like { .. }, false) => BinaryOperator::PGRegexMatch,
+        (Expr::Like { .. }, true) => BinaryOperator::PGRegexNotMatch,
+        (_, false) => BinaryOperator::PGRegexIMatch,
+        (_, true) => BinaryOperator::PGRegexNotIMatch,
+    };
+    let (left, right) = (Box::new(Expr::Nested(expr.clone())), Box::new(literal(&regex)));
+    Some(Expr::Nested(Box::new(Expr::BinaryOp { left, op, right })))
+}
+
+/// The text that an expression of literals is.
+fn constant(e: &Expr) -> Option<String> {
+    match e {
+        Expr::Nested(inner) => constant(inner),
+        Expr::BinaryOp { left, op: BinaryOperator::StringConcat, right } => Some(constant(left)? + &constant(right)?),
+        e => text_of(e).map(str::to_string),
+    }
+}
+
+/// Escapes of a pattern that only the rows tell, as DataFusion's: with a backslash.
+fn with_backslash(e: &mut Expr) {
+    if let Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } = e
+        && let Some(Value::SingleQuotedString(sign)) = escape_char.take().map(|v| v.value)
+        && !sign.is_empty()
+        && sign != "\\"
+    {
+        **pattern = call("replace", vec![pattern.as_ref().clone(), literal(&sign), literal("\\")]);
     }
 }
 
@@ -177,8 +226,11 @@ fn of_object(expr: &Expr, data_type: &DataType) -> Option<Expr> {
         if name.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() {
             return Some(Expr::Value(Value::Number(name.to_string(), false).with_empty_span()));
         }
-        let function = if kind == "regprocedure" { "to_regproc".to_string() } else { format!("to_{kind}") };
-        return Some(call(&function, vec![expr.clone()]));
+        if kind.starts_with("regproc") {
+            // Functions are known by their names in the tables of the catalog.
+            return Some(literal(name.rsplit('.').next().unwrap_or(name)));
+        }
+        return Some(call(&format!("to_{kind}"), vec![expr.clone()]));
     }
     if ["text", "varchar", "name", "character varying"].contains(&kind.as_str())
         && let Expr::Cast { expr: inner, data_type: of, .. } = unnested(expr)
@@ -212,7 +264,10 @@ impl VisitorMut for OfCatalog<'_> {
 
     fn pre_visit_expr(&mut self, e: &mut Expr) -> ControlFlow<()> {
         let changed = match e {
-            Expr::Subquery(query) => comment(query).or_else(|| is_empty(query).then(null)),
+            Expr::Subquery(query) => comment(query).or_else(|| is_empty(query).then(null)).or_else(|| {
+                one_row(query);
+                None
+            }),
             Expr::Exists { subquery, negated } if is_empty(subquery) => Some(truth(*negated)),
             Expr::InSubquery { expr, subquery, negated } => match subquery {
                 q if is_empty(q) => Some(truth(*negated)),
@@ -227,11 +282,15 @@ impl VisitorMut for OfCatalog<'_> {
             Expr::BinaryOp { left, op: BinaryOperator::Eq | BinaryOperator::NotEq, right } => {
                 by_name(left, right);
                 by_name(right, left);
+                by_function(left, right);
+                by_function(right, left);
                 None
             }
             // `d.classoid = 'pg_class'::regclass`, where the name is all that matters.
             Expr::Function(f) => match words(&f.name).last().map(String::as_str) {
                 Some("json_build_object" | "generate_subscripts" | "pg_identify_object") => Some(null()),
+                // Lists of what there is none of: roles of a policy, options of a table, members of a role.
+                Some("array") if matches!(f.args, FunctionArguments::Subquery(_)) => Some(no_texts()),
                 _ => None,
             },
             _ => None,
@@ -265,6 +324,41 @@ fn by_name(column: &Expr, value: &mut Expr) {
         true => Expr::Value(Value::Number(name.to_string(), false).with_empty_span()),
         false => call(function, vec![value.clone()]),
     };
+}
+
+/// `proc.oid = t.typreceive`: functions of types are known by their names.
+fn by_function(function: &Expr, other: &mut Expr) {
+    const OF_TYPES: [&str; 4] = ["typinput", "typoutput", "typreceive", "typsend"];
+    if last_word(function).is_some_and(|w| OF_TYPES.contains(&w.as_str()))
+        && let Expr::CompoundIdentifier(names) = other
+        && let Some(last) = names.last_mut().filter(|n| n.value.eq_ignore_ascii_case("oid"))
+    {
+        *last = Ident::new("proname");
+    }
+}
+
+/// A list of texts that is NULL.
+fn no_texts() -> Expr {
+    let data_type = DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(DataType::Text), None));
+    Expr::Cast { kind: CastKind::Cast, expr: Box::new(null()), data_type, array: false, format: None }
+}
+
+/// Lets a scalar subquery have one row in the eyes of the planner, where a key that it does not know sees to it.
+fn one_row(query: &mut Query) {
+    if query.limit_clause.is_some() || query.fetch.is_some() {
+        return;
+    }
+    let SetExpr::Select(select) = query.body.as_mut() else { return };
+    let grouped = !matches!(&select.group_by, GroupByExpr::Expressions(list, _) if list.is_empty());
+    if grouped || select.from.is_empty() || select.projection.iter().any(aggregates) {
+        return;
+    }
+    if let [SelectItem::UnnamedExpr(item) | SelectItem::ExprWithAlias { expr: item, .. }] =
+        select.projection.as_mut_slice()
+    {
+        *item = call("max", vec![item.clone()]);
+        query.order_by = None;
+    }
 }
 
 /// `(SELECT d.description FROM pg_description d WHERE d.objoid = X AND d.objsubid = Y)` as a call.
@@ -372,22 +466,36 @@ fn factor_is_empty(factor: &TableFactor, known: &BTreeSet<String>) -> bool {
 
 /// Whether an item makes one row of many, or of none.
 fn aggregates(item: &SelectItem) -> bool {
-    struct Finder(bool);
+    #[derive(Default)]
+    struct Finder {
+        found: bool,
+        /// Subqueries are their own affair.
+        within: usize,
+    }
     impl Visitor for Finder {
         type Break = ();
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.within += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.within -= 1;
+            ControlFlow::Continue(())
+        }
         fn pre_visit_expr(&mut self, e: &Expr) -> ControlFlow<()> {
             if let Expr::Function(f) = e
+                && self.within == 0
                 && f.over.is_none()
             {
                 let name = words(&f.name).pop().unwrap_or_default();
-                self.0 |= crate::query::session::aggregate_names().contains(&name);
+                self.found |= crate::query::session::aggregate_names().contains(&name);
             }
             ControlFlow::Continue(())
         }
     }
-    let mut finder = Finder(false);
+    let mut finder = Finder::default();
     let _ = Visit::visit(item, &mut finder);
-    finder.0
+    finder.found
 }
 
 /// Puts a plain empty result in place of queries that have no row, at the top and in FROM.
@@ -457,7 +565,10 @@ mod tests {
             ),
             ("SELECT pg_catalog.lower(a) FROM t", "SELECT lower(a) FROM t"),
             ("SELECT current_user", "SELECT current_user()"),
-            ("SELECT a FROM t WHERE b LIKE 'x/_%' ESCAPE '/'", "SELECT a FROM t WHERE b LIKE 'x\\_%'"),
+            ("SELECT a FROM t WHERE b NOT LIKE 'x/_.%' ESCAPE '/'", "SELECT a FROM t WHERE ((b) !~ '^(?s:x_\\..*)$')"),
+            ("SELECT a FROM t WHERE b LIKE 'x/_' || '%' ESCAPE '/'", "SELECT a FROM t WHERE ((b) ~ '^(?s:x_.*)$')"),
+            ("SELECT a FROM t WHERE b LIKE c ESCAPE '/'", "SELECT a FROM t WHERE b LIKE replace(c, '/', '\\')"),
+            ("SELECT a FROM t WHERE b LIKE 'x_%'", "SELECT a FROM t WHERE b LIKE 'x_%'"),
             ("SELECT a FROM t WHERE b = ANY(ARRAY[1, 2])", "SELECT a FROM t WHERE array_contains(ARRAY[1, 2], b)"),
             ("SELECT 'sweep.sim'::regclass", "SELECT to_regclass('sweep.sim')"),
             (

@@ -383,7 +383,7 @@ impl Connection {
                 }
                 tag
             }
-            Command::Set { name, value, .. } => {
+            Command::Set { name, value } => {
                 self.set(&name, value.as_deref()).await?;
                 "SET"
             }
@@ -607,7 +607,12 @@ impl Connection {
             out.push(Out::ParameterDescription(ParameterDescription::new(types)));
             prepared.columns.as_ref()
         } else {
-            self.portals.get(&name).ok_or_else(|| no_portal(&name))?.columns.as_ref()
+            match (self.portals.get(&name), self.cursors.get(&name)) {
+                (Some(portal), _) => portal.columns.as_ref(),
+                // A cursor is a portal that was opened by a statement.
+                (None, Some(cursor)) => Some(&cursor.columns),
+                (None, None) => return Err(no_portal(&name).into()),
+            }
         };
         out.push(match columns {
             Some(columns) => Out::RowDescription(columns.description()),
@@ -688,6 +693,7 @@ impl Connection {
             self.statements.remove(&name);
         } else {
             self.portals.remove(&name);
+            self.cursors.remove(&name);
         }
         Ok(self.line.feed(vec![Out::CloseComplete(CloseComplete::new())]).await?)
     }

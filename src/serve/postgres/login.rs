@@ -58,7 +58,7 @@ async fn handshake(socket: &mut Socket, shared: &Arc<Shared>) -> Result<bool, Fa
                 if startup.parameters.get(METADATA_USER).is_none_or(String::is_empty) {
                     return Err(Fault::fatal("28000", "no user name was given"));
                 }
-                if !shared.service.access.needs_password() {
+                if shared.service.access.is_open() {
                     trust(socket, shared, &startup).await.map_err(broken)?;
                     return Ok(true);
                 }

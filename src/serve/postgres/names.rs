@@ -113,13 +113,21 @@ fn unlike(items: &mut [SelectItem]) {
     let mut seen = BTreeSet::new();
     for (i, item) in items.iter_mut().enumerate() {
         let (key, expr) = match item {
-            SelectItem::UnnamedExpr(e) => (e.to_string(), e.clone()),
+            SelectItem::UnnamedExpr(e) => (uncast(e).to_string(), e.clone()),
             SelectItem::ExprWithAlias { expr, alias } => (folded(alias), expr.clone()),
             _ => continue,
         };
         if !seen.insert(key) {
             *item = SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', format!("column {}", i + 1)) };
         }
+    }
+}
+
+/// What DataFusion names a cast: what is cast.
+fn uncast(e: &Expr) -> &Expr {
+    match e {
+        Expr::Cast { expr, .. } | Expr::Nested(expr) => uncast(expr),
+        e => e,
     }
 }
 
@@ -193,6 +201,7 @@ mod tests {
     fn what_is_planned() {
         let cases = [
             ("SELECT 1, 1", "SELECT 1, 1 AS \"column 2\""),
+            ("SELECT NULL::date, NULL::text", "SELECT NULL::DATE, NULL::TEXT AS \"column 2\""),
             ("SELECT a AS x, b AS x FROM t", "SELECT a AS x, b AS \"column 2\" FROM t"),
             ("SELECT count(*) FROM t", "SELECT count(*) FROM t"),
             (

@@ -114,6 +114,8 @@ pub fn session(service: &Arc<Service>) -> Result<(SessionContext, Arc<Catalog>)>
         .build();
     // Ours has PostgreSQL's columns and names of types.
     state.config_mut().options_mut().catalog.information_schema = false;
+    // Times with a time zone are told in this one.
+    state.config_mut().options_mut().execution.time_zone = Some("+00:00".into());
     let ctx = SessionContext::new_with_state(state);
     let live = Arc::new(LiveCatalog::new(service.tables.clone()));
     ctx.register_catalog(CATALOG, live.clone());

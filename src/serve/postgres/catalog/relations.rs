@@ -13,6 +13,7 @@ use super::sheet::{Cell, Row, sheet};
 use super::{INFORMATION_SCHEMA, PG_CATALOG};
 use crate::query::session::{CATALOG, SCHEMA};
 use crate::serve::postgres::encode::{pg_type, type_length};
+use crate::serve::postgres::settings::Settings;
 use crate::serve::tables::Snapshot;
 use crate::table::{DESCRIPTION, UNIT};
 
@@ -24,6 +25,7 @@ pub const NAMES: &[&str] = &[
     "pg_description",
     "pg_namespace",
     "pg_roles",
+    "pg_settings",
     "pg_stat_activity",
     "pg_stat_user_tables",
     "pg_tables",
@@ -180,6 +182,7 @@ impl Relations {
             ("pg_database", pg_database()?),
             ("pg_roles", pg_roles()?),
             ("pg_user", pg_user()?),
+            ("pg_settings", pg_settings()?),
             ("pg_stat_user_tables", self.pg_stat_user_tables()?),
             (
                 "pg_stat_activity",
@@ -197,7 +200,7 @@ impl Relations {
                 vec![("oid", (*oid).into()), ("nspname", name.as_str().into()), ("nspowner", OWNER_OID.into())]
             })
             .collect();
-        sheet("oid:oid nspname:text nspowner:oid nspacl:text? options:text?", &rows)
+        sheet("oid:oid nspname:text nspowner:oid nspacl:texts? options:texts?", &rows)
     }
 
     fn pg_class(&self) -> Result<RecordBatch> {
@@ -227,8 +230,8 @@ impl Relations {
              reltablespace:oid relpages:int4 reltuples:float4 relallvisible:int4 reltoastrelid:oid relhasindex:bool \
              relisshared:bool relpersistence:text relkind:text relnatts:int2 relchecks:int2 relhasrules:bool \
              relhastriggers:bool relhassubclass:bool relrowsecurity:bool relforcerowsecurity:bool relispopulated:bool \
-             relreplident:text relispartition:bool relrewrite:oid relfrozenxid:int4 relminmxid:int4 relacl:text? \
-             reloptions:text? relpartbound:text?",
+             relreplident:text relispartition:bool relrewrite:oid relfrozenxid:int4 relminmxid:int4 relacl:texts? \
+             reloptions:texts? relpartbound:text?",
             &rows,
         )
     }
@@ -266,7 +269,7 @@ impl Relations {
             "attrelid:oid attname:text atttypid:oid attstattarget:int4 attlen:int2 attnum:int2 attndims:int4 \
              attcacheoff:int4 atttypmod:int4 attbyval:bool attalign:text attstorage:text attcompression:text \
              attnotnull:bool atthasdef:bool atthasmissing:bool attidentity:text attgenerated:text attisdropped:bool \
-             attislocal:bool attinhcount:int4 attcollation:oid attacl:text? attoptions:text? attfdwoptions:text? \
+             attislocal:bool attinhcount:int4 attcollation:oid attacl:texts? attoptions:texts? attfdwoptions:texts? \
              attmissingval:text?",
             &rows,
         )
@@ -343,7 +346,7 @@ fn pg_database() -> Result<RecordBatch> {
     sheet(
         "oid:oid datname:text datdba:oid encoding:int4 datlocprovider:text datistemplate:bool datallowconn:bool \
          datconnlimit:int4 datfrozenxid:int4 datminmxid:int4 dattablespace:oid datcollate:text datctype:text \
-         daticulocale:text? daticurules:text? datcollversion:text? datacl:text?",
+         daticulocale:text? daticurules:text? datcollversion:text? datacl:texts?",
         &[row],
     )
 }
@@ -358,8 +361,23 @@ fn pg_roles() -> Result<RecordBatch> {
     ];
     sheet(
         "oid:oid rolname:text rolsuper:bool rolinherit:bool rolcreaterole:bool rolcreatedb:bool rolcanlogin:bool \
-         rolreplication:bool rolconnlimit:int4 rolpassword:text? rolvaliduntil:text? rolbypassrls:bool rolconfig:text?",
+         rolreplication:bool rolconnlimit:int4 rolpassword:text? rolvaliduntil:text? rolbypassrls:bool rolconfig:texts?",
         &[row],
+    )
+}
+
+/// Settings as they are at first: what a connection changed is in SHOW.
+fn pg_settings() -> Result<RecordBatch> {
+    let rows = Settings::default().all().into_iter().map(|(name, value)| {
+        let mut row: Row = vec![("name", name.into()), ("setting", value.as_str().into())];
+        row.extend([("boot_val", value.as_str().into()), ("reset_val", value.into())]);
+        row.extend([("context", "user".into()), ("vartype", "string".into()), ("source", "default".into())]);
+        row
+    });
+    sheet(
+        "name setting unit:text? category short_desc extra_desc:text? context vartype source min_val:text? max_val:text? \
+         enumvals:texts? boot_val reset_val sourcefile:text? sourceline:int4? pending_restart:bool",
+        &rows.collect::<Vec<_>>(),
     )
 }
 
@@ -367,7 +385,7 @@ fn pg_user() -> Result<RecordBatch> {
     let row: Row = vec![("usename", OWNER.into()), ("usesysid", OWNER_OID.into())];
     sheet(
         "usename:text usesysid:oid usecreatedb:bool usesuper:bool userepl:bool usebypassrls:bool passwd:text? \
-         valuntil:text? useconfig:text?",
+         valuntil:text? useconfig:texts?",
         &[row],
     )
 }

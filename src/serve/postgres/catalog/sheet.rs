@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    ArrayRef, BooleanArray, Float32Array, Int16Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    ArrayRef, BooleanArray, Float32Array, Int16Array, Int32Array, Int64Array, RecordBatch, StringArray, new_null_array,
 };
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::error::Result;
@@ -82,6 +82,11 @@ fn column_of(name: &str, kind: &str, nullable: bool, cells: &[Option<&Cell>]) ->
             let mark = HashMap::from([("pg.oid_alias".to_string(), "oid".to_string())]);
             let array: Int32Array = ints().map(|n| n.map(|n| n as i32)).collect();
             (field(DataType::Int32).with_metadata(mark), Arc::new(array))
+        }
+        // Lists of text, of which none has a value here.
+        "texts" => {
+            let kind = DataType::new_list(DataType::Utf8, true);
+            (Field::new(name, kind.clone(), true), new_null_array(&kind, cells.len()))
         }
         "int2" => (field(DataType::Int16), Arc::new(ints().map(|n| n.map(|n| n as i16)).collect::<Int16Array>())),
         "int4" => (field(DataType::Int32), Arc::new(ints().map(|n| n.map(|n| n as i32)).collect::<Int32Array>())),
