@@ -3,8 +3,8 @@
 
 use datafusion::sql::parser::Statement as AnyStatement;
 use datafusion::sql::sqlparser::ast::{
-    CloseCursor, CopyOption, CopySource, CopyTarget, DeclareType, Expr, FetchDirection, Ident, Query, Reset,
-    Select, SelectItem, Set, SetExpr, Statement, TableFactor, TableWithJoins, Value, ValueWithSpan,
+    CloseCursor, CopyOption, CopySource, CopyTarget, DeclareType, Expr, FetchDirection, Ident, Query, Reset, Select,
+    SelectItem, Set, SetExpr, Statement, TableFactor, TableWithJoins, Value, ValueWithSpan,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;

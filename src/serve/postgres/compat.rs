@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart, Query, Select, SelectItem,
-    SetExpr, Statement, TableFactor, UnaryOperator, Value, Visit, VisitMut, Visitor, VisitorMut, visit_relations,
+    ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart, Query,
+    Select, SelectItem, SetExpr, Statement, TableFactor, UnaryOperator, Value, Visit, VisitMut, Visitor, VisitorMut,
+    visit_relations,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -130,11 +131,10 @@ impl VisitorMut for Always {
 
     fn pre_visit_expr(&mut self, e: &mut Expr) -> ControlFlow<()> {
         match e {
-            Expr::Like { .. } | Expr::ILike { .. } => {
-                if let Some(regex) = escaped(e) {
-                    *e = regex;
-                }
-            }
+            Expr::Like { .. } | Expr::ILike { .. } => match escaped(e) {
+                Some(regex) => *e = regex,
+                None => with_backslash(e),
+            },
             Expr::Cast { kind, expr, data_type, .. } if matches!(kind, CastKind::Cast | CastKind::DoubleColon) => {
                 if let Some(cast) = of_object(expr, data_type) {
                     *e = cast;
@@ -173,7 +173,7 @@ fn escaped(e: &Expr) -> Option<Expr> {
         Some(Value::SingleQuotedString(sign)) => sign.chars().next(),
         Some(_) => None,
     };
-    let pattern = text_of(pattern)?;
+    let pattern = constant(pattern)?;
     if escape_char.is_none() && !pattern.contains('\\') {
         return None;
     }
@@ -196,6 +196,26 @@ fn escaped(e: &Expr) -> Option<Expr> {
     };
     let (left, right) = (Box::new(Expr::Nested(expr.clone())), Box::new(literal(&regex)));
     Some(Expr::Nested(Box::new(Expr::BinaryOp { left, op, right })))
+}
+
+/// The text that an expression of literals is.
+fn constant(e: &Expr) -> Option<String> {
+    match e {
+        Expr::Nested(inner) => constant(inner),
+        Expr::BinaryOp { left, op: BinaryOperator::StringConcat, right } => Some(constant(left)? + &constant(right)?),
+        e => text_of(e).map(str::to_string),
+    }
+}
+
+/// Escapes of a pattern that only the rows tell, as DataFusion's: with a backslash.
+fn with_backslash(e: &mut Expr) {
+    if let Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } = e
+        && let Some(Value::SingleQuotedString(sign)) = escape_char.take().map(|v| v.value)
+        && !sign.is_empty()
+        && sign != "\\"
+    {
+        **pattern = call("replace", vec![pattern.as_ref().clone(), literal(&sign), literal("\\")]);
+    }
 }
 
 /// Casts between names and oids of objects.
@@ -546,6 +566,8 @@ mod tests {
             ("SELECT pg_catalog.lower(a) FROM t", "SELECT lower(a) FROM t"),
             ("SELECT current_user", "SELECT current_user()"),
             ("SELECT a FROM t WHERE b NOT LIKE 'x/_.%' ESCAPE '/'", "SELECT a FROM t WHERE ((b) !~ '^(?s:x_\\..*)$')"),
+            ("SELECT a FROM t WHERE b LIKE 'x/_' || '%' ESCAPE '/'", "SELECT a FROM t WHERE ((b) ~ '^(?s:x_.*)$')"),
+            ("SELECT a FROM t WHERE b LIKE c ESCAPE '/'", "SELECT a FROM t WHERE b LIKE replace(c, '/', '\\')"),
             ("SELECT a FROM t WHERE b LIKE 'x_%'", "SELECT a FROM t WHERE b LIKE 'x_%'"),
             ("SELECT a FROM t WHERE b = ANY(ARRAY[1, 2])", "SELECT a FROM t WHERE array_contains(ARRAY[1, 2], b)"),
             ("SELECT 'sweep.sim'::regclass", "SELECT to_regclass('sweep.sim')"),

@@ -20,6 +20,8 @@ const KNOWN: &[(&str, &str, bool)] = &[
     ("client_min_messages", "notice", true),
     ("cursor_tuple_fraction", "0.1", true),
     ("datestyle", "ISO, MDY", false),
+    ("default_table_access_method", "heap", false),
+    ("default_tablespace", "", true),
     ("default_transaction_deferrable", "off", true),
     ("default_transaction_isolation", "repeatable read", true),
     ("default_transaction_read_only", "on", true),
