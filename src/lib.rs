@@ -108,6 +108,10 @@
 //!   of a trial is in no table.
 //! - **`auto` follows the fidelity report**, not the other way round: a profile that fits, then the roofline; published
 //!   coefficients only for those who ask.
+//! - **A part's name has its content's hash**, because readers of a published folder take no lock: they list it, then open
+//!   what they listed, and a new run may publish in between. They find the same bytes or no file, never another table's.
+//! - **What is sent to a database is cached like rows.** `export` to PostgreSQL has no table in the store that could be
+//!   published again, so a result counts only while it is the stage's last one ([`stage::Kind::writes_outside`]).
 //! - **Each decode step's duration is evaluated**, though sums over a run of steps have closed forms: it is an entry of
 //!   the exact histogram of gaps.
 //! - **What was observed of a request is in its row.** A trace that is cut, sampled or merged can so still be compared; the

@@ -1,8 +1,10 @@
--- title: SLO attainment over load
+-- title: "SLO attainment over load: TTFT ≤ {ttft_ms} ms, TPOT ≤ {tpot_ms} ms"
 -- about: Which share of the requests meets the objectives at which load?
 -- like: goodput_by_load
 -- with: { offered: "false", attainment: 0.99 }
 -- report: 4
 -- y: attainment
--- y_label: "Share with TTFT ≤ {ttft_ms} ms and TPOT ≤ {tpot_ms} ms"
+-- y_label: Share of the requests
+-- y_min: 0
+-- y_max: 1
 -- rules: [{ y: {attainment}, label: "objective: {attainment}" }]

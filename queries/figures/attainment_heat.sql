@@ -1,4 +1,4 @@
--- title: SLO attainment by load and configuration
+-- title: "SLO attainment: TTFT ≤ {ttft_ms} ms, TPOT ≤ {tpot_ms} ms"
 -- about: Which configuration meets the objectives up to which load?
 -- like: goodput_by_load
 -- with: { offered: "false", most: 24 }

@@ -1,4 +1,4 @@
--- title: SLO attainment over time
+-- title: "SLO attainment over time: TTFT ≤ {ttft_ms} ms, TPOT ≤ {tpot_ms} ms"
 -- about: When are objectives missed?
 -- for: [simulate]
 -- needs: ["{of}", "{of}_requests"]
@@ -13,7 +13,9 @@
 -- y: attainment
 -- note: note
 -- x_label: Arrival since the first one (s)
--- y_label: "Share with TTFT ≤ {ttft_ms} ms and TPOT ≤ {tpot_ms} ms"
+-- y_label: Share of the requests
+-- y_min: 0
+-- y_max: 1
 -- rules: [{ y: {attainment}, label: "objective: {attainment}" }]
 
 -- Of the measured requests that arrive in each of 50 windows of equal length; none where nothing arrives.

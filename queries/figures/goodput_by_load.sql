@@ -1,4 +1,4 @@
--- title: Goodput over load
+-- title: "Goodput over load: TTFT ≤ {ttft_ms} ms, TPOT ≤ {tpot_ms} ms"
 -- about: How many requests per second are answered within the objectives, and where does that fall off?
 -- for: [simulate]
 -- needs: ["{of}", "{of}_requests"]
@@ -17,7 +17,7 @@
 -- series: configuration
 -- note: note
 -- x_label: Load (requests/s)
--- y_label: "Goodput: TTFT ≤ {ttft_ms} ms, TPOT ≤ {tpot_ms} ms (requests/s)"
+-- y_label: Goodput (requests/s)
 
 -- A reply of one token has no time per output token and meets any; a request without an answer meets nothing.
 WITH scenarios AS (

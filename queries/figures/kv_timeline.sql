@@ -19,7 +19,7 @@ WITH chosen AS (
     SELECT scenario, scenario_id FROM (SELECT {configuration} AS scenario, scenario_id FROM {of}) WHERE scenario_id = {scenario}
 ),
 used AS (
-    SELECT t.replica, step_start_ns, step_start_ns + duration_ns AS end_ns,
+    SELECT t.replica, pool, step_start_ns, step_start_ns + duration_ns AS end_ns,
            CAST(kv_blocks_used AS DOUBLE) / kv_blocks_total AS kv_usage
     FROM {of}_steps t
     JOIN chosen c ON c.scenario_id = t.scenario_id
@@ -34,16 +34,17 @@ windows AS (
     GROUP BY replica, k
 ),
 grid AS (
-    SELECT replica, k FROM (SELECT DISTINCT replica FROM used) CROSS JOIN (SELECT unnest(range(0, 200)) AS k)
+    SELECT replica, pool, k FROM (SELECT DISTINCT replica, pool FROM used) CROSS JOIN (SELECT unnest(range(0, 200)) AS k)
 ),
 kept AS (
-    SELECT g.replica, g.k,
+    SELECT g.replica, g.pool, g.k,
            last_value(w.kv_usage) IGNORE NULLS OVER (PARTITION BY g.replica ORDER BY g.k) AS kv_usage
     FROM grid g LEFT JOIN windows w ON w.replica = g.replica AND w.k = g.k
 ),
 total AS (SELECT count(DISTINCT replica) AS n FROM {of}_steps WHERE scenario_id = {scenario})
-SELECT replica, k, s(k * ns) / 200 AS time_s, coalesce(kv_usage, 0) AS kv_usage,
+SELECT replica AS number, CASE pool WHEN 'default' THEN concat('', replica) ELSE concat(pool, ' ', replica) END AS replica,
+       k, s(k * ns) / 200 AS time_s, coalesce(kv_usage, 0) AS kv_usage,
        concat('Scenario ', scenario_id, CASE scenario WHEN '' THEN '' ELSE concat(': ', scenario) END,
               CASE WHEN n > {most} THEN concat('; the first {most} of ', n, ' replicas') ELSE '' END) AS note
 FROM kept CROSS JOIN span CROSS JOIN chosen CROSS JOIN total
-ORDER BY replica, k
+ORDER BY number, k

@@ -11,6 +11,7 @@
 -- x: "{metric}_ms_p99"
 -- y: requests_per_usd
 -- series: front
+-- labels: label
 -- x_log: true
 -- y_label: Requests per USD
 
@@ -28,9 +29,13 @@ held AS (
            min({metric}_ms_p99) OVER (PARTITION BY requests_per_usd) AS least_for_as_much
     FROM points
     WHERE {metric}_ms_p99 IS NOT NULL AND requests_per_usd IS NOT NULL
+),
+judged AS (
+    SELECT scenario_id, configuration, {metric}_ms_p99, requests_per_usd,
+           CASE WHEN requests_per_usd = most_at_as_little AND {metric}_ms_p99 = least_for_as_much
+                THEN 'on the front' ELSE 'beaten' END AS front
+    FROM held
 )
-SELECT scenario_id, configuration, {metric}_ms_p99, requests_per_usd,
-       CASE WHEN requests_per_usd = most_at_as_little AND {metric}_ms_p99 = least_for_as_much
-            THEN 'on the front' ELSE 'beaten' END AS front
-FROM held
+SELECT *, CASE front WHEN 'on the front' THEN configuration ELSE '' END AS label
+FROM judged
 ORDER BY front DESC, {metric}_ms_p99, scenario_id

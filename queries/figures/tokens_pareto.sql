@@ -9,6 +9,7 @@
 -- x: output_tps_per_user
 -- y: output_tps_per_gpu
 -- series: front
+-- labels: label
 -- x_label: Median user (output tokens/s)
 -- y_label: GPU (output tokens/s)
 
@@ -25,9 +26,13 @@ held AS (
            max(output_tps_per_user) OVER (PARTITION BY output_tps_per_gpu) AS most_for_as_much
     FROM points
     WHERE output_tps_per_user IS NOT NULL AND output_tps_per_gpu IS NOT NULL
+),
+judged AS (
+    SELECT scenario_id, configuration, output_tps_per_user, output_tps_per_gpu,
+           CASE WHEN output_tps_per_gpu = most_at_as_much AND output_tps_per_user = most_for_as_much
+                THEN 'on the front' ELSE 'beaten' END AS front
+    FROM held
 )
-SELECT scenario_id, configuration, output_tps_per_user, output_tps_per_gpu,
-       CASE WHEN output_tps_per_gpu = most_at_as_much AND output_tps_per_user = most_for_as_much
-            THEN 'on the front' ELSE 'beaten' END AS front
-FROM held
+SELECT *, CASE front WHEN 'on the front' THEN configuration ELSE '' END AS label
+FROM judged
 ORDER BY front DESC, output_tps_per_user, scenario_id

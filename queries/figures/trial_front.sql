@@ -5,11 +5,11 @@
 -- with: { x: "{objective_1}", y: "{objective_2}" }
 -- report: 1
 -- kind: scatter
--- x: first
--- y: second
+-- x: "{x}"
+-- y: "{y}"
 -- series: kind
 
-SELECT trial, "{x}" AS first, "{y}" AS second,
+SELECT trial, "{x}", "{y}",
        CASE WHEN on_front THEN 'on the front' WHEN feasible THEN 'beaten' ELSE state END AS kind
 FROM {of}_trials
 WHERE "{x}" IS NOT NULL AND "{y}" IS NOT NULL

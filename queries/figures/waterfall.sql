@@ -41,5 +41,5 @@ spans AS (
 SELECT nth, part_nth, CAST(request_id AS VARCHAR) AS request, part, start_s, end_s,
        concat('Scenario ', scenario_id, CASE scenario WHEN '' THEN '' ELSE concat(': ', scenario) END) AS note
 FROM spans CROSS JOIN chosen
-WHERE end_s > start_s
-ORDER BY part_nth, nth
+WHERE end_s > start_s OR end_s = start_s AND nth = 1
+ORDER BY nth, part_nth

@@ -46,7 +46,7 @@ pub struct Export {
     pub mode: Option<ExportMode>,
     /// Of PostgreSQL: the environment variable that holds the connection, `postgresql://user@host:5432/database` or
     /// `host=... dbname=...`. What neither it nor `url` says is taken from PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSWORD,
-    /// PGPASSFILE, PGSSLMODE and PGSSLROOTCERT, as by `psql`.
+    /// PGPASSFILE, PGSSLMODE and PGSSLROOTCERT, as by `psql`; a host in a URL without a port is asked at 5432.
     #[serde(default)]
     pub url_env: Option<Text>,
     /// Of PostgreSQL: the connection, without a password.

@@ -41,8 +41,8 @@ pub struct Plot {
     /// Column that colours the cells of `heat`, or the lines of `parallel`.
     #[serde(default)]
     pub z: Option<Text>,
-    /// The axes of `parallel`, from left to right: 2 to 24 columns of numbers or text. Default: those of the query that
-    /// have no other role. An axis is logarithmic where all its
+    /// The axes of `parallel`, from left to right: 2 to 24 columns of numbers or text. Default: those of the query
+    /// less `series`, `facet` and `note`. An axis is logarithmic where all its
     /// values are positive and the largest is more than 100 times the smallest.
     #[serde(default)]
     pub columns: Vec<Text>,

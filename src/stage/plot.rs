@@ -9,7 +9,8 @@ mod gather;
 mod ready;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use arrow::array::RecordBatch;
@@ -19,6 +20,8 @@ use serde_json::{Value, json};
 
 use self::check::is_distribution;
 use self::gather::Gathered;
+use self::ready::Known;
+use super::simulate::settings::column_name;
 use super::sql::ENGINE;
 use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
 use crate::diag::{Diagnostic, Exit, Failure, Result, io};
@@ -28,22 +31,51 @@ use crate::query::plan::{self, Made};
 use crate::query::session::{self, SCHEMA, SessionOptions};
 use crate::query::sql::{Makes, Script};
 use crate::report::{self, Chart, ChartKind, Limits, Rule, pretty};
-use crate::spec::{Figures, Plot, PlotKind, PlotRule, PlotTheme, Text};
+use crate::spec::{Figures, Plot, PlotKind, PlotRule, PlotTheme, Stage, StageSpec, Text};
 use crate::store::TableWriter;
 
 impl Plot {
-    /// The statements; those of a ready-made figure ask for the columns of tables, where they are known.
-    fn script(&self, known: &dyn Fn(&str) -> Option<SchemaRef>) -> Result<Script> {
-        let text = self.query.as_ref().map(|q| q.value.as_str()).unwrap_or_default();
-        let (Some(figure), Some(of)) = (&self.figure, &self.of) else {
-            let place = Place::Within(self.query.as_ref().and_then(|q| q.at.clone()));
-            return Script::parse(text, place).map_err(Failure::usage);
+    /// The plot itself; of a ready-made figure with what it asks about the columns of tables, where they are known.
+    fn completed(&self, known: &Known) -> Result<Plot> {
+        let mut plot = self.clone();
+        let (Some(figure), Some(of)) = (&self.figure, &self.of) else { return Ok(plot) };
+        let fill = |text: &mut String| -> Result<()> {
+            *text = ready::complete(text, &of.value, known).map_err(|why| {
+                let message = format!("the figure `{}` cannot show `{}`: {why}", figure.value, of.value);
+                Diagnostic::new("figure::columns", message).at(figure.at.clone())
+            })?;
+            Ok(())
         };
-        let text = ready::complete(text, &of.value, known).map_err(|why| {
-            let message = format!("the figure `{}` cannot show `{}`: {why}", figure.value, of.value);
-            Diagnostic::new("figure::columns", message).at(figure.at.clone())
-        })?;
-        Script::parse(&text, Place::Within(figure.at.clone())).map_err(Failure::usage)
+        let columns = [&mut plot.query, &mut plot.x, &mut plot.y, &mut plot.z, &mut plot.series];
+        columns.into_iter().flatten().try_for_each(|text| fill(&mut text.value))?;
+        [&mut plot.title, &mut plot.x_label, &mut plot.y_label].into_iter().flatten().try_for_each(fill)?;
+        Ok(plot)
+    }
+
+    /// Columns of the settings that differ between the rows of the stage that a figure shows, where its sweep says so.
+    fn varied(&self, stages: &[Stage]) -> Option<Vec<String>> {
+        let of = self.of.as_ref()?;
+        let sweep = match &stages.iter().find(|s| s.name.value == of.value)?.spec {
+            StageSpec::Simulate(simulate) => simulate.sweep.as_ref(),
+            StageSpec::Search(search) if search.over.is_none() => search.sweep.as_ref(),
+            _ => return None,
+        };
+        let Some(sweep) = sweep else { return Some(Vec::new()) };
+        let paths = sweep.grid.keys().chain(sweep.zip.keys()).chain(sweep.list.iter().flat_map(|item| item.keys()));
+        Some(paths.map(|path| column_name(&path.value)).collect())
+    }
+
+    /// [`Plot::completed`] as far as a check knows the tables.
+    fn completed_for(&self, cx: &CheckCx) -> Result<Plot> {
+        let table = |name: &str| cx.tables.get(name)?.schema.clone();
+        self.completed(&Known { table: &table, varied: self.varied(cx.stages).as_deref() })
+    }
+
+    /// The statements of the query.
+    fn script(&self) -> Result<Script> {
+        let text = self.query.as_ref().map(|q| q.value.as_str()).unwrap_or_default();
+        let from = self.figure.as_ref().or(self.query.as_ref());
+        Script::parse(text, Place::Within(from.and_then(|text| text.at.clone()))).map_err(Failure::usage)
     }
 
     /// What is wrong with the stage that a figure is to show; any table of SQL may have the right columns.
@@ -61,7 +93,7 @@ impl Plot {
     }
 
     fn planned(&self, cx: &CheckCx) -> Result<(Script, Vec<Made>, Vec<Diagnostic>)> {
-        let script = self.script(&|name| cx.tables.get(name)?.schema.clone())?;
+        let script = self.script()?;
         let tables: BTreeMap<_, _> = cx.tables.iter().map(|(name, t)| (name.clone(), t.schema.clone())).collect();
         let (made, problems) = plan::check(&script, &tables);
         Ok((script, made, problems))
@@ -103,12 +135,12 @@ impl Plot {
         if from.is_empty() { String::new() } else { format!("{}: of {}", cx.stage, from.join(", ")) }
     }
 
-    /// With all axes of `parallel`: what the query yields, less what has another role.
+    /// With all axes of `parallel`: what the query yields, less series, facets and notes.
     fn with_axes(&self, schema: &Schema) -> Cow<'_, Plot> {
         if self.kind != PlotKind::Parallel || !self.columns.is_empty() {
             return Cow::Borrowed(self);
         }
-        let roles = [&self.z, &self.series, &self.facet, &self.note];
+        let roles = [&self.series, &self.facet, &self.note];
         let taken = |name: &str| roles.into_iter().flatten().any(|column| column.value == name);
         let names = schema.fields().iter().map(|f| f.name()).filter(|name| !taken(name));
         let columns = names.take(*check::AXES.end()).map(|name| Text::new(name.clone(), None)).collect();
@@ -196,15 +228,25 @@ impl Kind for Plot {
     }
 
     fn inputs(&self) -> Result<Vec<Text>> {
-        let mut read = self.script(&|_| None)?.references();
+        let asked = RefCell::new(BTreeSet::new());
+        let ask = |name: &str| {
+            asked.borrow_mut().insert(name.to_string());
+            None
+        };
+        let mut read = self.completed(&Known { table: &ask, varied: None })?.script()?.references();
         if let Some(figure) = &self.figure {
+            // Tables of which a figure wants to know the columns, too.
+            let seen: BTreeSet<String> = read.iter().map(|table| table.value.clone()).collect();
+            let more = asked.into_inner().into_iter().filter(|name| !seen.contains(name));
+            read.extend(more.map(|name| Text::new(name, None)));
             read.iter_mut().for_each(|table| table.at.clone_from(&figure.at));
         }
         Ok(read)
     }
 
     fn tables(&self, stage: &str, cx: &CheckCx) -> Vec<TableShape> {
-        let schema = self.planned(cx).ok().and_then(|(_, made, _)| made.last().and_then(|m| m.schema.clone()));
+        let planned = self.completed_for(cx).and_then(|plot| plot.planned(cx));
+        let schema = planned.ok().and_then(|(_, made, _)| made.last().and_then(|m| m.schema.clone()));
         vec![TableShape { name: stage.to_string(), schema }]
     }
 
@@ -213,7 +255,8 @@ impl Kind for Plot {
             return vec![problem];
         }
         let mut problems = self.setting_problems();
-        let (script, made, wrong) = match self.planned(cx) {
+        let planned = self.completed_for(cx).and_then(|plot| Ok((plot.planned(cx)?, plot)));
+        let ((script, made, wrong), plot) = match planned {
             Ok(planned) => planned,
             Err(failure) => {
                 problems.extend(failure.diagnostics);
@@ -227,20 +270,22 @@ impl Kind for Plot {
             problems.push(problem.help("use CREATE VIEW or WITH, or make the table in a `sql` stage"));
         }
         if let Some(schema) = made.last().and_then(|m| m.schema.as_ref()) {
-            problems.extend(self.with_axes(schema).column_problems(schema));
+            problems.extend(plot.with_axes(schema).column_problems(schema));
         }
         problems
     }
 
     fn recipe(&self, cx: &CheckCx) -> Value {
-        let Plot { query: _, with: _, figure, of, note, kind, x, x_end, y, z, columns, series, .. } = self;
-        let Plot { facet, facet_columns, labels, .. } = self;
-        let Plot { title, x_label, y_label, x_log, y_log, x_min, x_max, y_min, y_max, .. } = self;
-        let Plot { rules, bins, theme, caption, width, height, .. } = self;
+        let completed = self.completed_for(cx);
+        let this = completed.as_ref().unwrap_or(self);
+        let Plot { query: _, with: _, figure, of, note, kind, x, x_end, y, z, columns, series, .. } = this;
+        let Plot { facet, facet_columns, labels, .. } = this;
+        let Plot { title, x_label, y_label, x_log, y_log, x_min, x_max, y_min, y_max, .. } = this;
+        let Plot { rules, bins, theme, caption, width, height, .. } = this;
         let name = |column: &Option<Text>| column.as_ref().map(|c| c.value.clone());
         json!({
             "engine": ENGINE,
-            "statements": self.script(&|name| cx.tables.get(name)?.schema.clone()).map(|s| s.normalised()).unwrap_or_default(),
+            "statements": this.script().map(|s| s.normalised()).unwrap_or_default(),
             "kind": kind,
             "x": name(x),
             "x_end": name(x_end),
@@ -270,12 +315,14 @@ impl Kind for Plot {
     }
 
     async fn run(&self, cx: RunCx) -> Result<Outcome> {
-        let script = self.script(&|name| cx.inputs.get(name).map(|t| t.schema.clone()))?;
+        let table = |name: &str| cx.inputs.get(name).map(|t| t.schema.clone());
+        let plot = self.completed(&Known { table: &table, varied: self.varied(&cx.stages).as_deref() })?;
+        let script = plot.script()?;
         let ctx = session::context(&SessionOptions::threads(cx.pool.current_num_threads()))?;
         for (name, handle) in &cx.inputs {
             session::register(&ctx, SCHEMA, name, session::provider(handle)?)?;
         }
-        let mut rows = Rows { cx: &cx, plot: self.clone(), writer: None, drawn: Gathered::default() };
+        let mut rows = Rows { cx: &cx, plot, writer: None, drawn: Gathered::default() };
         execute(&ctx, &script, &mut rows, &cx.cancel).await?;
         let said = [rows.drawn.note.clone().unwrap_or_default(), self.caption_of(&cx)];
         let caption = said.iter().filter(|text| !text.is_empty()).cloned().collect::<Vec<_>>().join(" · ");

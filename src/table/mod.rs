@@ -1,6 +1,12 @@
 //! The schemas between stages: columns, units, sort order. One file per table.
 //!
 //! Every column carries `unit` and `description` in its Parquet field metadata; `pipe show TABLE` prints them.
+//!
+//! Columns keep their names and meaning: new ones are added. Where one goes, or gets another type, unit or meaning, or rows
+//! change at all, the version of the stage's kind is raised (`Kind::version`), and the table is another
+//! result in another folder: a published folder holds parts of one schema. The version is in the result's manifest, in
+//! `pipe show`, `pipe ls --json` and `pipe ls --duckdb`; it is not in the Parquet files, whose bytes are their columns and
+//! rows alone.
 
 pub mod measured;
 pub mod profile;

@@ -31,6 +31,7 @@ mod real_traces;
 mod report;
 mod serve_flight;
 mod serve_http;
+mod serve_postgres;
 mod serving;
 mod slt;
 mod sql;

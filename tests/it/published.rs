@@ -75,7 +75,36 @@ fn result(store: &Store, value: i64) -> Manifest {
     store.commit(staging, finished).unwrap()
 }
 
-/// Readers of the folder find one result or the other, or a part that went away; who resolved the link finds no change.
+/// Ends the thread that publishes, also where a reader failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a reader does again and again: through the link it finds rows of one result only, or that parts went away. pyarrow,
+/// and pandas with it, leaves out in silence what goes away while it looks at the folder, down to a table without columns;
+/// the others read all or fail. In the folder that the link leads to, everybody finds all of it, whatever is published.
+const LOOP: &str = "
+import os
+LINK = 'data/tables/p/t'
+def read(FOLDER, whole):
+    READER
+    assert int(s) in (n, 2 * n), (n, s)
+    assert n == ROWS or not whole, n
+for i in range(40):
+    try:
+        read(LINK, WHOLE)
+    except AssertionError:
+        raise
+    except Exception as e:
+        gone = 'No such file', 'No files found', 'e2e_ns'
+        assert any(text in str(e) for text in gone), repr(e)
+    read(os.path.realpath(LINK), True)
+";
+
 #[cfg(unix)]
 #[test]
 fn no_reader_sees_rows_of_two_results() {
@@ -86,31 +115,23 @@ fn no_reader_sees_rows_of_two_results() {
     assert_eq!(one.tables[0].parts.len(), 2);
     assert!(one.tables[0].parts.iter().all(|p| p.file.contains(p.hash.short())));
     store.publish("p", "t", &one).unwrap();
-    let rows = one.tables[0].rows;
+    let rows = one.tables[0].rows.to_string();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 for result in [&two, &one] {
                     store.publish("p", "t", result).unwrap();
-                    std::thread::sleep(std::time::Duration::from_millis(1));
+                    std::thread::sleep(std::time::Duration::from_millis(3));
                 }
             }
         });
         for (modules, reader) in READERS {
-            let reader = reader.replace('\n', "\n        ");
-            let script = format!(
-                "import os\nLINK = 'data/tables/p/t'\nseen = set()\nfor i in range(60):\n    FOLDER = LINK\n    try:\n        \
-                 {reader}\n        assert (n, int(s)) in (({rows}, {rows}), ({rows}, 2 * {rows})), (n, s)\n        \
-                 seen.add(int(s))\n    except Exception as e:\n        gone = 'No such file' in str(e) or isinstance(e, FileNotFoundError)\n        \
-                 assert gone, repr(e)\n    FOLDER = os.path.realpath(LINK)\n    if True:\n        {reader}\n        \
-                 assert (n, int(s)) in (({rows}, {rows}), ({rows}, 2 * {rows})), (n, s)\n"
-            );
-            if python(dir.path(), modules, &script).is_none() {
-                continue;
-            }
+            let script = LOOP.replace("READER", &reader.replace('\n', "\n    ")).replace("ROWS", &rows);
+            let script = script.replace("WHOLE", if modules.contains("pyarrow") { "False" } else { "True" });
+            let _ = python(dir.path(), modules, &script);
         }
-        stop.store(true, Ordering::Relaxed);
     });
     // What was published a moment ago is not garbage yet; long after, it is.
     store.publish("p", "t", &one).unwrap();

@@ -247,7 +247,7 @@ mod tests {
             ("-- c;\nselect 1 -- d;\n, 2; -- e", &["2:1 select 1      \n, 2"]),
             ("select /* ; /* ; */ ; */ 1;", &["1:1 select                   1"]),
             ("/* a */ select 1;", &["1:9 select 1"]),
-            ("select ';', 'it''s;', \"a;b\", `c;d`; x", &["1:1 select ';', 'it''s;', \"a;b\", `c;d`", "1:36 x"]),
+            ("select ';', 'it''s;', \"a;b\", `c;d`; x", &["1:1 select ';', 'it''s;', \"a;b\", `c;d`", "1:37 x"]),
             ("select 'a\n;b';", &["1:1 select 'a\n;b'"]),
             ("select 'a\\'; x", &["1:1 select 'a\\'", "1:14 x"]),
             ("select E'a\\';b'; x", &["1:1 select E'a\\';b'", "1:18 x"]),

@@ -28,7 +28,7 @@ async fn calls_that_would_take_too_much_are_refused() {
         ("SELECT replace(repeat('a', 1000000), 'a', repeat('b', 1001))", "replace()", Some(1_001_000_000)),
         ("SELECT lpad('x', 300000000)", "lpad()", Some(300_000_001)),
         ("SELECT rpad('x', 1000000000, 'ab')", "rpad()", None),
-        ("SELECT rpad('x', 100000000, 'äö€')", "rpad()", None),
+        ("SELECT rpad('x', 200000000, 'äö€')", "rpad()", None),
         ("SELECT array_repeat(1, 1000000000)", "array_repeat()", Some(8 * gb)),
         ("SELECT list_repeat('0123456789', 100000000)", "array_repeat()", None),
         ("SELECT array_repeat([1, 2, 3, 4], 10000000)", "array_repeat()", None),

@@ -17,6 +17,8 @@
 mod partition;
 mod postgres;
 #[cfg(test)]
+mod table_tests;
+#[cfg(test)]
 mod tests;
 mod traces;
 pub(crate) mod write;
@@ -303,7 +305,8 @@ impl Export {
                 Traces { cx, input, format, compression: compression.unwrap_or_default() }.write(name)?
             }
             ExportFormat::Parquet if !self.partition_by.is_empty() => {
-                Partitions { cx, input, settings, by: &self.partition_by, folder: name }.write()?
+                let (by, buffer_bytes) = (&self.partition_by, partition::BUFFER_BYTES);
+                Partitions { cx, input, settings, by, folder: name, buffer_bytes }.write()?
             }
             ExportFormat::Parquet
             | ExportFormat::Arrow

@@ -21,7 +21,7 @@ use crate::store::TableHandle;
 use crate::trace;
 
 /// Rows that wait to be written, in bytes.
-const BUFFER_BYTES: usize = 256 << 20;
+pub const BUFFER_BYTES: usize = 256 << 20;
 /// More folders than this help no reader.
 const PARTITIONS: usize = 10_000;
 /// Bytes of a file's name that file systems take.
@@ -84,6 +84,8 @@ pub struct Partitions<'a> {
     pub by: &'a [Text],
     /// The folder of them all.
     pub folder: String,
+    /// [`BUFFER_BYTES`].
+    pub buffer_bytes: usize,
 }
 
 /// The partitions so far, and the rows that are not written yet.
@@ -123,7 +125,7 @@ impl Partitions<'_> {
             self.cx.cancel.check()?;
             let batch = batch?;
             self.sort_in(&batch, &kept, &mut state)?;
-            if state.bytes >= BUFFER_BYTES {
+            if state.bytes >= self.buffer_bytes {
                 self.flush(&inner, &mut state)?;
             }
             self.cx.progress.0.advance(batch.num_rows() as u64);

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use arrow::array::{Array, RecordBatch};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::execution::context::SessionContext;
 
-use super::ready::complete;
-use crate::diag::{Diagnostic, Failure, Result};
-use crate::query::errors::Place;
+use super::ready::{Known, settings};
+use crate::diag::{Failure, Result};
+use crate::query::errors::{Place, running};
 use crate::query::execute::{Sink, execute};
 use crate::query::session::{self, SCHEMA, SessionOptions};
 use crate::query::sql::{Makes, Script};
@@ -44,9 +45,12 @@ pub async fn drawable(
         session::register(&ctx, SCHEMA, name, session::provider(handle)?)?;
     }
     let known = |name: &str| tables.get(name).map(|t| t.schema.clone());
-    let text = plot.query.as_ref().map(|q| q.value.as_str()).unwrap_or_default();
-    let sql = complete(text, of, &known)
-        .map_err(|why| Diagnostic::new("figure::columns", format!("`{}` cannot show `{of}`: {why}", ready.name)))?;
+    let varied = match known(of) {
+        Some(schema) => Some(varied(&ctx, of, &schema).await?),
+        None => None,
+    };
+    let plot = plot.completed(&Known { table: &known, varied: varied.as_deref() })?;
+    let sql = plot.query.as_ref().map(|q| q.value.clone()).unwrap_or_default();
     let script = Script::parse(&sql, Place::File(ready.file.clone())).map_err(Failure::usage)?;
     let mut result = Collected::default();
     execute(&ctx, &script, &mut result, &Cancel::default()).await?;
@@ -54,6 +58,26 @@ pub async fn drawable(
     let places = places(&plot, &result.batches)?.unwrap_or(rows);
     let chart = plot.chart_of(result.schema.as_ref(), &result.batches)?;
     Ok(Drawable { chart, sql, rows, places })
+}
+
+/// The settings that differ between the rows of a table.
+async fn varied(ctx: &SessionContext, table: &str, schema: &Schema) -> Result<Vec<String>> {
+    let names: Vec<&str> = settings(schema, "").into_iter().map(|(name, _)| name).collect();
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = |name: &&str| format!("coalesce(CAST(\"{name}\" AS VARCHAR), '')");
+    let differs = |name: &&str| format!("coalesce(min({0}) <> max({0}), false) AS \"{name}\"", text(name));
+    let sql = format!("SELECT {} FROM \"{table}\"", names.iter().map(differs).collect::<Vec<_>>().join(", "));
+    let frame = ctx.sql(&sql).await.map_err(|e| running(&e))?;
+    let rows = frame.collect().await.map_err(|e| running(&e))?;
+    let differs = |name: &&str| {
+        rows.iter().any(|batch| {
+            let column = batch.column_by_name(name).and_then(|c| c.as_boolean_opt());
+            column.is_some_and(|column| column.iter().any(|value| value == Some(true)))
+        })
+    };
+    Ok(names.iter().filter(|name| differs(name)).map(|name| (*name).to_string()).collect())
 }
 
 /// How many values the horizontal axis has.

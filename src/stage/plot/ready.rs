@@ -22,11 +22,26 @@ const BEHIND: [&str; 2] = ["gpus", "slo"];
 const OBVIOUS: [&str; 9] =
     ["deployment_", "pools_", "scheduler_", "vllm_v1_", "vllm_v0_", "sglang_", "router_", "kv_", "workload_"];
 
-/// The query without placeholders, for the stage `of`; `known` has the columns of tables.
+/// What is known of the tables that a figure reads.
+pub(super) struct Known<'a> {
+    /// Columns of a table, where they are known.
+    pub table: &'a dyn Fn(&str) -> Option<SchemaRef>,
+    /// Columns of the settings that differ between the rows of the stage's table, or how their names begin; `None` where
+    /// only the rows tell.
+    pub varied: Option<&'a [String]>,
+}
+
+impl Known<'_> {
+    fn table(&self, name: &str) -> Option<SchemaRef> {
+        (self.table)(name)
+    }
+}
+
+/// The query without placeholders, for the stage `of`; `known` knows the columns of tables.
 ///
 /// # Errors
 /// The stage does not have what the query asks for: why, in words.
-pub(super) fn complete(sql: &str, of: &str, known: &dyn Fn(&str) -> Option<SchemaRef>) -> Result<String, String> {
+pub(super) fn complete(sql: &str, of: &str, known: &Known) -> Result<String, String> {
     let mut out = String::new();
     let mut rest = sql;
     while let Some(start) = rest.find('{') {
@@ -60,7 +75,7 @@ fn closing(text: &str) -> Option<usize> {
 }
 
 /// What stands for a placeholder; `None` for what is none.
-fn placeholder(inside: &str, of: &str, known: &dyn Fn(&str) -> Option<SchemaRef>) -> Result<Option<String>, String> {
+fn placeholder(inside: &str, of: &str, known: &Known) -> Result<Option<String>, String> {
     let each = |names: Vec<String>, body: &str, between: &str| {
         let texts: Vec<String> = names.iter().map(|name| body.trim().replace('$', name)).collect();
         texts.join(between)
@@ -75,11 +90,11 @@ fn placeholder(inside: &str, of: &str, known: &dyn Fn(&str) -> Option<SchemaRef>
         Some(("all parameter", body)) => each(some("parameters", parameters(of, known))?, body, ", "),
         Some(_) => return Ok(None),
         None => match inside {
-            "configuration" => configuration(known(of).as_deref(), ""),
+            "configuration" => configuration(known.table(of).as_deref(), known.varied, ""),
             "objective_1" => nth_objective(0, of, known)?,
             "objective_2" => nth_objective(1, of, known)?,
             other => match other.strip_prefix("configuration but ") {
-                Some(column) => configuration(known(of).as_deref(), column.trim()),
+                Some(column) => configuration(known.table(of).as_deref(), known.varied, column.trim()),
                 None => return Ok(None),
             },
         },
@@ -87,13 +102,13 @@ fn placeholder(inside: &str, of: &str, known: &dyn Fn(&str) -> Option<SchemaRef>
 }
 
 /// The objectives of a search: each has a best one so far.
-fn objectives(of: &str, known: &dyn Fn(&str) -> Option<SchemaRef>) -> Vec<String> {
-    let Some(schema) = known(&format!("{of}_history")) else { return vec!["unknown".to_string()] };
+fn objectives(of: &str, known: &Known) -> Vec<String> {
+    let Some(schema) = known.table(&format!("{of}_history")) else { return vec!["unknown".to_string()] };
     schema.fields().iter().filter_map(|f| Some(f.name().strip_prefix("best_")?.to_string())).collect()
 }
 
-fn nth_objective(nth: usize, of: &str, known: &dyn Fn(&str) -> Option<SchemaRef>) -> Result<String, String> {
-    if known(&format!("{of}_history")).is_none() {
+fn nth_objective(nth: usize, of: &str, known: &Known) -> Result<String, String> {
+    if known.table(&format!("{of}_history")).is_none() {
         return Ok("unknown".to_string());
     }
     let all = objectives(of, known);
@@ -102,21 +117,28 @@ fn nth_objective(nth: usize, of: &str, known: &dyn Fn(&str) -> Option<SchemaRef>
 }
 
 /// What the table of the front has beside the objectives.
-fn parameters(of: &str, known: &dyn Fn(&str) -> Option<SchemaRef>) -> Vec<String> {
-    let Some(schema) = known(of) else { return vec!["unknown".to_string()] };
+fn parameters(of: &str, known: &Known) -> Vec<String> {
+    let Some(schema) = known.table(of) else { return vec!["unknown".to_string()] };
     let objectives = objectives(of, known);
     let names = schema.fields().iter().map(|f| f.name().clone());
     names.filter(|n| n != "trial" && n != "hypervolume_contribution" && !objectives.contains(n)).collect()
 }
 
 /// SQL for what tells a row's configuration from that of the others: empty where all are the same.
-fn configuration(schema: Option<&Schema>, but: &str) -> String {
-    let parts: Vec<String> = schema.map(|s| settings(s, but)).unwrap_or_default().into_iter().map(part).collect();
+fn configuration(schema: Option<&Schema>, varied: Option<&[String]>, but: &str) -> String {
+    let is_varied = |name: &str| {
+        let below =
+            |path: &String| name.strip_prefix(path.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('_'));
+        varied.is_none_or(|varied| varied.iter().any(below))
+    };
+    let mut settings = schema.map(|schema| settings(schema, but)).unwrap_or_default();
+    settings.retain(|(name, _)| is_varied(name));
+    let parts: Vec<String> = settings.into_iter().map(part).collect();
     if parts.is_empty() { "''".to_string() } else { format!("concat_ws(', ', {})", parts.join(", ")) }
 }
 
 /// The settings among the columns of a table: name, and whether the values are words that say what they are.
-fn settings<'a>(schema: &'a Schema, but: &str) -> Vec<(&'a str, bool)> {
+pub(super) fn settings<'a>(schema: &'a Schema, but: &str) -> Vec<(&'a str, bool)> {
     let fields = schema.fields();
     let end = fields.iter().position(|f| BEHIND.contains(&f.name().as_str()));
     let of_settings = |name: &str| end.is_some() || name.starts_with("deployment_");
@@ -176,6 +198,11 @@ mod tests {
         ]);
         assert_eq!(settings(&sim, "rate_rps"), [("deployment_gpu", true), ("deployment_tp", false)]);
         assert_eq!(settings(&sim, "").len(), 3);
+        let some = ["deployment_tp".to_string(), "rate".to_string()];
+        let text = configuration(Some(&sim), Some(&some), "");
+        assert!(text.contains("\"deployment_tp\"") && !text.contains("gpu") && !text.contains("rate_rps"), "{text}");
+        assert_eq!(configuration(Some(&sim), Some(&[]), ""), "''");
+        assert!(configuration(Some(&sim), Some(&["deployment".to_string()]), "").contains("deployment_gpu"));
         // A table of somebody's own: what is a result cannot be known.
         let own = table(&[("deployment_tp", DataType::Int64), ("ttft_ms", DataType::Float64)]);
         assert_eq!(settings(&own, ""), [("deployment_tp", false)]);
@@ -223,7 +250,7 @@ mod tests {
             ("o", "SELECT '{other}' {", Ok("SELECT '{other}' {")),
         ] {
             assert_eq!(
-                complete(sql, of, &known).as_deref(),
+                complete(sql, of, &Known { table: &known, varied: None }).as_deref(),
                 expect.map_err(String::from).as_deref().map_err(|e| e),
                 "{sql}"
             );

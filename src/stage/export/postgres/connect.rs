@@ -346,7 +346,8 @@ mod tests {
         let vars = [("PGHOST", "db.example"), ("PGPORT", "6432"), ("PGDATABASE", "d"), ("PGUSER", "u")];
         check(None, &vars, "db.example:6432/d", "u");
         check(Some("postgresql://me@other:5433/x"), &vars, "other:5433/x", "me");
-        check(Some("postgresql://other"), &vars, "other:6432/d", "u");
+        check(Some("postgresql://other"), &vars, "other:5432/d", "u");
+        check(Some("host=other"), &vars, "other:6432/d", "u");
         check(Some("host=a,b port=1,2 user=me"), &[], "a:1,b:2/me", "me");
         check(Some("postgresql:///x?host=/run/pg&sslmode=verify-ca&sslrootcert=a"), &vars, "/run/pg:6432/x", "u");
         assert!(way(None, &[("PGPORT", "x"), ("PGHOST", "h")]).is_err());

@@ -115,9 +115,6 @@ impl Name {
 /// The server cannot be reached or does not let us in; the table is there already, or is not as it must be; values that it
 /// cannot hold; whatever the server says. Nothing is changed then.
 pub async fn send(job: &Export, cx: &RunCx, input: &TableHandle) -> Result<Written> {
-    if let Some(problem) = encode::unfit(&input.schema).into_iter().next() {
-        return Err(at_run(problem.at(job.from.0.at.clone())));
-    }
     let name = job.table.as_ref().unwrap_or(&job.from.0);
     let name = Name::parse(&name.value).map_err(|problem| at_run(problem.at(name.at.clone())))?;
     let way = way(job).map_err(at_run)?;

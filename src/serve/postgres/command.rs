@@ -1,0 +1,518 @@
+//! Statements of clients, sorted into what is done with each. What only reads is run; the statements around it (transactions,
+//! cursors, settings) do what clients count on; everything else is refused.
+
+use datafusion::sql::parser::Statement as AnyStatement;
+use datafusion::sql::sqlparser::ast::{
+    CloseCursor, CopyOption, CopySource, CopyTarget, DeclareType, Expr, FetchDirection, Ident, Query, Reset,
+    Select, SelectItem, Set, SetExpr, Statement, TableFactor, TableWithJoins, Value, ValueWithSpan,
+};
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+use super::fault::Fault;
+use crate::query::is_query;
+use crate::serve::refusal::{Reason, Refusal};
+use crate::serve::service::Service;
+
+/// Nesting of expressions and subqueries in a statement.
+const DEPTH: usize = 64;
+/// Words and signs of a request.
+const TOKENS: usize = 50_000;
+/// Operators one on another: each is a level of the tree, and what walks the tree needs stack for it.
+const CHAIN: usize = 250;
+/// Tables that are joined, or queries that a UNION joins.
+const JOINED: usize = 100;
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Runs, and has rows.
+    Query(Box<Statement>),
+    Begin,
+    Commit,
+    Rollback,
+    /// `SAVEPOINT`, `RELEASE`, and `ROLLBACK TO`, with their tags.
+    Savepoint(&'static str),
+    Set {
+        name: String,
+        value: Option<String>,
+    },
+    /// `RESET ALL`.
+    ResetAll,
+    Show(String),
+    Declare {
+        name: String,
+        query: Box<Statement>,
+        binary: bool,
+        hold: bool,
+    },
+    /// The rows to go on by; `None` is all. `MOVE` is not among what the parser knows.
+    Fetch {
+        name: String,
+        rows: Option<usize>,
+    },
+    /// `None` is all of them.
+    Close(Option<String>),
+    Deallocate(Option<String>),
+    Discard,
+    Copy {
+        query: Box<Statement>,
+        format: CopyFormat,
+    },
+    /// What needs no doing here, with its tag.
+    Nothing(&'static str),
+}
+
+/// How `COPY` writes rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopyFormat {
+    Binary,
+    Text { delimiter: char, null: String, header: bool },
+    Csv { delimiter: char, null: String, header: bool, quote: char },
+}
+
+impl Command {
+    /// Whether it can be run in a transaction that failed.
+    pub fn ends_transaction(&self) -> bool {
+        matches!(self, Command::Commit | Command::Rollback | Command::Savepoint("ROLLBACK"))
+    }
+}
+
+/// Reads all statements of a request.
+///
+/// # Errors
+/// Syntax, of any of them.
+pub fn parse(sql: &str) -> Result<Vec<Statement>, Fault> {
+    let dialect = PostgreSqlDialect {};
+    let wrong = |message: String| {
+        let message = message.trim_start_matches("sql parser error: ").to_string();
+        Fault::from(Refusal::new(Reason::Syntax, format!("this is not valid SQL: {message}")))
+    };
+    let tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|e| wrong(e.to_string()))?;
+    let words = tokens.iter().filter(|t| !matches!(t.token, Token::Whitespace(_))).count();
+    if words > TOKENS {
+        let message = format!("the statement has {words} words and signs: at most {TOKENS} are read");
+        return Err(Fault::new("54001", message).hint("send lists as an array parameter: x = ANY($1)"));
+    }
+    let (chain, joined) = depth(tokens.iter().map(|t| &t.token));
+    if chain > CHAIN || joined > JOINED {
+        let message = format!(
+            "the statement is too deep: {chain} operators on one another, {joined} joins and unions; {CHAIN} and {JOINED} \
+             are planned"
+        );
+        return Err(Fault::new("54001", message).hint("write x = ANY($1) or x IN (...) in place of many ORs"));
+    }
+    let first = tokens.iter().find_map(|t| match &t.token {
+        Token::Word(w) => Some(w.value.to_uppercase()),
+        _ => None,
+    });
+    let parser = Parser::new(&dialect).with_recursion_limit(DEPTH).with_tokens_with_locations(tokens);
+    let mut parser = parser;
+    parser.parse_statements().map_err(|e| match first {
+        Some(first) if writes(&first) => read_only(&first),
+        _ => wrong(e.to_string()),
+    })
+}
+
+/// How deep the tree of these words will be: operators on one another, and joins and unions; at most, and not much less.
+fn depth<'a>(tokens: impl Iterator<Item = &'a Token>) -> (usize, usize) {
+    /// What is open: the term that is read, what AND and OR joined of it, and the deepest before.
+    #[derive(Default)]
+    struct Level {
+        term: usize,
+        logic: usize,
+        most: usize,
+    }
+    /// What was in parentheses is one value of what is around them.
+    fn close(open: &mut Vec<Level>) {
+        if open.len() > 1
+            && let Some(inner) = open.pop()
+            && let Some(top) = open.last_mut()
+        {
+            top.term = top.term.max(inner.all()) + 1;
+        }
+    }
+    impl Level {
+        fn all(&self) -> usize {
+            self.term.max(self.logic).max(self.most)
+        }
+    }
+    let mut open = vec![Level::default()];
+    let (mut deepest, mut joined) = (0, 0);
+    for token in tokens {
+        let Some(top) = open.last_mut() else { break };
+        match token {
+            Token::Whitespace(_) | Token::Number(..) | Token::SingleQuotedString(_) | Token::Period => {}
+            Token::LParen | Token::LBracket => open.push(Level::default()),
+            Token::RParen | Token::RBracket => close(&mut open),
+            Token::Comma => *top = Level { most: top.all(), ..Level::default() },
+            Token::Word(word) if word.quote_style.is_none() => match word.keyword {
+                Keyword::CASE => open.push(Level::default()),
+                Keyword::END => close(&mut open),
+                Keyword::AND | Keyword::OR => {
+                    top.logic = top.logic.max(top.term) + 1;
+                    top.term = 0;
+                }
+                Keyword::NOT | Keyword::IS | Keyword::LIKE | Keyword::ILIKE | Keyword::COLLATE | Keyword::AT => {
+                    top.term += 1;
+                }
+                Keyword::JOIN | Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT => {
+                    joined += 1;
+                    *top = Level { most: top.all(), ..Level::default() };
+                }
+                Keyword::NoKeyword => {}
+                _ => *top = Level { most: top.all(), ..Level::default() },
+            },
+            Token::Word(_) => {}
+            // Every other sign is an operator.
+            _ => top.term += 1,
+        }
+        deepest = deepest.max(open.last().map_or(0, |l| l.all()) + open.len());
+    }
+    (deepest, joined)
+}
+
+/// Words that begin statements which change something, in a dialect that the parser may not know.
+fn writes(first: &str) -> bool {
+    const WORDS: &[&str] = &[
+        "INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "ALTER", "DROP", "TRUNCATE", "COPY", "GRANT", "REVOKE",
+        "VACUUM", "ANALYZE", "CLUSTER", "REINDEX", "REFRESH", "LOCK", "CALL", "DO", "IMPORT", "SECURITY", "COMMENT",
+        "LOAD",
+    ];
+    WORDS.contains(&first)
+}
+
+fn read_only(what: &str) -> Fault {
+    let message = format!("{what} is not possible here: pipe serve is read-only");
+    let refusal = Refusal::new(Reason::ReadOnly, message);
+    refusal.hint("use SELECT, EXPLAIN or SHOW; tables are made by `pipe run`").into()
+}
+
+/// What to do with a statement.
+///
+/// # Errors
+/// It would change something, or is not supported.
+pub fn of(statement: Statement) -> Result<Command, Fault> {
+    Ok(match statement {
+        Statement::ShowVariable { variable } => {
+            Command::Show(setting(&variable.iter().map(|i| i.value.clone()).collect::<Vec<_>>()))
+        }
+        Statement::StartTransaction { .. } => Command::Begin,
+        Statement::Commit { .. } => Command::Commit,
+        Statement::Rollback { savepoint: None, .. } => Command::Rollback,
+        Statement::Rollback { savepoint: Some(_), .. } => Command::Savepoint("ROLLBACK"),
+        Statement::Savepoint { .. } => Command::Savepoint("SAVEPOINT"),
+        Statement::ReleaseSavepoint { .. } => Command::Savepoint("RELEASE"),
+        Statement::Set(set) => assignment(set)?,
+        Statement::Reset(reset) => match reset.reset {
+            Reset::ALL => Command::ResetAll,
+            Reset::ConfigurationParameter(name) => Command::Set { name: name.to_string(), value: None },
+        },
+        Statement::Declare { stmts } => declare(stmts)?,
+        Statement::Fetch { name, direction, into: None, .. } => {
+            Command::Fetch { name: folded(name), rows: rows(&direction)? }
+        }
+        Statement::Close { cursor } => Command::Close(match cursor {
+            CloseCursor::All => None,
+            CloseCursor::Specific { name } => Some(folded(name)),
+        }),
+        Statement::Deallocate { name, .. } => {
+            let all = name.quote_style.is_none() && name.value.eq_ignore_ascii_case("all");
+            Command::Deallocate((!all).then_some(name.value))
+        }
+        Statement::Discard { .. } => Command::Discard,
+        Statement::LISTEN { .. } => Command::Nothing("LISTEN"),
+        Statement::UNLISTEN { .. } => Command::Nothing("UNLISTEN"),
+        Statement::Copy { source, to: true, target: CopyTarget::Stdout, options, legacy_options, .. } => {
+            if !legacy_options.is_empty() {
+                return Err(Fault::unsupported("options of COPY are written in parentheses here")
+                    .hint("COPY (SELECT ...) TO STDOUT WITH (FORMAT csv, HEADER)"));
+            }
+            Command::Copy { query: copied(source)?, format: copy_format(&options)? }
+        }
+        Statement::Copy { .. } => return Err(read_only("COPY from or to a file or program")),
+        Statement::Prepare { .. } | Statement::Execute { .. } => {
+            return Err(Fault::unsupported("PREPARE and EXECUTE are not statements here")
+                .hint("drivers prepare statements with messages of the protocol, which work"));
+        }
+        statement => {
+            readable(&statement)?;
+            Command::Query(Box::new(statement))
+        }
+    })
+}
+
+/// A name as it is known: in small letters, unless it is quoted.
+fn folded(name: Ident) -> String {
+    if name.quote_style.is_some() { name.value } else { name.value.to_lowercase() }
+}
+
+/// Whether a statement only reads, as far as its syntax tells; its plan is looked at too.
+fn readable(statement: &Statement) -> Result<(), Fault> {
+    if let Statement::Query(query) = statement
+        && let Some(what) = changes(query)
+    {
+        return Err(read_only(what));
+    }
+    if is_query(statement) {
+        return Ok(());
+    }
+    Service::allow(&AnyStatement::Statement(Box::new(statement.clone()))).map_err(Fault::from)
+}
+
+/// What a query changes, in its body or in a `WITH`.
+fn changes(query: &Query) -> Option<&'static str> {
+    let within = query.with.iter().flat_map(|w| &w.cte_tables).find_map(|cte| changes(&cte.query));
+    within.or_else(|| changes_in(&query.body))
+}
+
+fn changes_in(body: &SetExpr) -> Option<&'static str> {
+    match body {
+        SetExpr::Insert(_) => Some("INSERT"),
+        SetExpr::Update(_) => Some("UPDATE"),
+        SetExpr::Delete(_) => Some("DELETE"),
+        SetExpr::Merge(_) => Some("MERGE"),
+        SetExpr::Select(select) => into(select),
+        SetExpr::Query(query) => changes(query),
+        SetExpr::SetOperation { left, right, .. } => changes_in(left).or_else(|| changes_in(right)),
+        SetExpr::Values(_) | SetExpr::Table(_) => None,
+    }
+}
+
+fn into(select: &Select) -> Option<&'static str> {
+    if select.into.is_some() {
+        return Some("SELECT INTO");
+    }
+    let factors = select
+        .from
+        .iter()
+        .flat_map(|t: &TableWithJoins| std::iter::once(&t.relation).chain(t.joins.iter().map(|j| &j.relation)));
+    factors.into_iter().find_map(|f| match f {
+        TableFactor::Derived { subquery, .. } => changes(subquery),
+        _ => None,
+    })
+}
+
+/// The name of a setting that is written in one word or several.
+fn setting(words: &[String]) -> String {
+    let lower: Vec<String> = words.iter().map(|w| w.to_lowercase()).collect();
+    match lower.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["time", "zone"] => "timezone".to_string(),
+        ["transaction", "isolation", "level"] => "transaction_isolation".to_string(),
+        ["session", "authorization"] => "session_authorization".to_string(),
+        [..] => lower.join("."),
+    }
+}
+
+fn assignment(set: Set) -> Result<Command, Fault> {
+    Ok(match set {
+        Set::SingleAssignment { variable, values, .. } => {
+            let texts: Vec<String> = values.iter().map(value_text).collect();
+            let value = match texts.as_slice() {
+                [one] if one.eq_ignore_ascii_case("default") => None,
+                all => Some(all.join(", ")),
+            };
+            Command::Set { name: variable.to_string(), value }
+        }
+        Set::SetTimeZone { value, .. } => {
+            let value = value_text(&value);
+            let value = (!["default", "local"].contains(&value.to_lowercase().as_str())).then_some(value);
+            Command::Set { name: "timezone".into(), value }
+        }
+        Set::SetNames { charset_name, .. } => {
+            Command::Set { name: "client_encoding".into(), value: Some(charset_name.value) }
+        }
+        // One thing is as isolated here as any: reading what never changes.
+        Set::SetTransaction { .. } => Command::Nothing("SET"),
+        other => {
+            let text: String = format!("SET {other}").chars().take(80).collect();
+            return Err(Fault::unsupported(format!("`{text}` is not possible here")));
+        }
+    })
+}
+
+fn value_text(value: &Expr) -> String {
+    match value {
+        Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(text), .. }) => text.clone(),
+        Expr::Identifier(name) => match name.quote_style {
+            Some(_) => format!("\"{}\"", name.value),
+            None => name.value.clone(),
+        },
+        other => other.to_string(),
+    }
+}
+
+fn declare(statements: Vec<datafusion::sql::sqlparser::ast::Declare>) -> Result<Command, Fault> {
+    let one: [_; 1] = statements.try_into().map_err(|_| Fault::unsupported("one cursor at a time is declared"))?;
+    let [declared] = one;
+    let name = declared.names.into_iter().next().map(folded);
+    match (declared.declare_type, name, declared.for_query) {
+        (Some(DeclareType::Cursor), Some(name), Some(query)) => {
+            let query = Statement::Query(query);
+            readable(&query)?;
+            let (binary, hold) = (declared.binary.unwrap_or(false), declared.hold.unwrap_or(false));
+            Ok(Command::Declare { name, query: Box::new(query), binary, hold })
+        }
+        _ => Err(Fault::unsupported("DECLARE is for cursors here").hint("DECLARE name CURSOR FOR SELECT ...")),
+    }
+}
+
+fn rows(direction: &FetchDirection) -> Result<Option<usize>, Fault> {
+    let counted = |v: &ValueWithSpan| match &v.value {
+        Value::Number(n, _) => n.parse::<usize>().map(Some).map_err(|_| Fault::new("22003", "too many rows")),
+        _ => Err(Fault::new("42601", "expected a number of rows")),
+    };
+    match direction {
+        FetchDirection::Next | FetchDirection::Forward { limit: None } => Ok(Some(1)),
+        FetchDirection::Count { limit } | FetchDirection::Forward { limit: Some(limit) } => counted(limit),
+        FetchDirection::All | FetchDirection::ForwardAll => Ok(None),
+        _ => Err(Fault::new("55000", "cursor can only scan forward").hint("use FETCH FORWARD n, or FETCH ALL")),
+    }
+}
+
+/// What `COPY` sends: a query, or a table with all or some of its columns.
+fn copied(source: CopySource) -> Result<Box<Statement>, Fault> {
+    let query = match source {
+        CopySource::Query(query) => query,
+        CopySource::Table { table_name, columns } => {
+            let text = format!("SELECT * FROM {table_name}");
+            let Some(Statement::Query(mut query)) = parse(&text)?.pop() else {
+                return Err(Fault::new("42601", "expected the name of a table"));
+            };
+            if let (SetExpr::Select(select), false) = (query.body.as_mut(), columns.is_empty()) {
+                let items = columns.into_iter().map(|c| SelectItem::UnnamedExpr(Expr::Identifier(c)));
+                select.projection = items.collect();
+            }
+            query
+        }
+    };
+    let statement = Statement::Query(query);
+    readable(&statement)?;
+    Ok(Box::new(statement))
+}
+
+fn copy_format(options: &[CopyOption]) -> Result<CopyFormat, Fault> {
+    let mut name = "text".to_string();
+    let (mut delimiter, mut null, mut header, mut quote) = (None, None, false, '"');
+    for option in options {
+        match option {
+            CopyOption::Format(format) => name = format.value.to_lowercase(),
+            CopyOption::Delimiter(c) if c.is_ascii() => delimiter = Some(*c),
+            CopyOption::Null(text) => null = Some(text.clone()),
+            CopyOption::Header(on) => header = *on,
+            CopyOption::Quote(c) if c.is_ascii() => quote = *c,
+            CopyOption::Encoding(e) if e.to_lowercase().replace('-', "") == "utf8" => {}
+            other => return Err(Fault::unsupported(format!("COPY has no option {other} here"))),
+        }
+    }
+    match name.as_str() {
+        "binary" => Ok(CopyFormat::Binary),
+        "text" => Ok(CopyFormat::Text {
+            delimiter: delimiter.unwrap_or('\t'),
+            null: null.unwrap_or_else(|| "\\N".into()),
+            header,
+        }),
+        "csv" => {
+            Ok(CopyFormat::Csv { delimiter: delimiter.unwrap_or(','), null: null.unwrap_or_default(), header, quote })
+        }
+        other => Err(Fault::unsupported(format!("COPY has no format `{other}`")).hint("use csv, text or binary")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kind of command, or the code of the refusal.
+    fn kind(sql: &str) -> String {
+        let command = parse(sql).and_then(|mut s| s.pop().map_or(Err(Fault::protocol("none")), of));
+        match command {
+            Ok(command) => format!("{command:?}").split([' ', '(', '{']).next().unwrap().to_string(),
+            Err(fault) => fault.code.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_is_done_with_each() {
+        let cases = [
+            ("SELECT 1", "Query"),
+            ("WITH a AS (SELECT 1) SELECT * FROM a", "Query"),
+            ("VALUES (1), (2)", "Query"),
+            ("EXPLAIN SELECT 1", "Query"),
+            ("EXPLAIN ANALYZE SELECT 1", "Query"),
+            ("SHOW TABLES", "Query"),
+            ("BEGIN", "Begin"),
+            ("BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY", "Begin"),
+            ("START TRANSACTION READ ONLY", "Begin"),
+            ("COMMIT", "Commit"),
+            ("END", "Commit"),
+            ("ROLLBACK TO SAVEPOINT a", "Savepoint"),
+            ("SET search_path TO sweep, public", "Set"),
+            ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", "Nothing"),
+            ("SHOW TRANSACTION ISOLATION LEVEL", "Show"),
+            ("DECLARE c CURSOR FOR SELECT 1", "Declare"),
+            ("DECLARE \"c\" CURSOR WITH HOLD FOR SELECT 1", "Declare"),
+            ("FETCH FORWARD 100 FROM c", "Fetch"),
+            ("FETCH BACKWARD 1 FROM c", "55000"),
+            ("CLOSE c", "Close"),
+            ("DEALLOCATE ALL", "Deallocate"),
+            ("DISCARD ALL", "Discard"),
+            ("COPY (SELECT 1) TO STDOUT WITH (FORMAT csv, HEADER)", "Copy"),
+            ("COPY t TO STDOUT", "Copy"),
+            // Refused.
+            ("COPY (SELECT 1) TO '/tmp/x'", "25006"),
+            ("COPY (SELECT 1) TO PROGRAM 'sh'", "25006"),
+            ("COPY t FROM STDIN", "25006"),
+            ("COPY t FROM '/etc/passwd'", "25006"),
+            ("INSERT INTO t VALUES (1)", "25006"),
+            ("UPDATE t SET a = 1", "25006"),
+            ("DELETE FROM t", "25006"),
+            ("CREATE TABLE a AS SELECT 1", "25006"),
+            ("CREATE EXTERNAL TABLE a STORED AS CSV LOCATION '/etc/passwd'", "25006"),
+            ("CREATE VIEW a AS SELECT 1", "25006"),
+            ("DROP TABLE t", "25006"),
+            ("TRUNCATE t", "25006"),
+            ("EXPLAIN ANALYZE INSERT INTO t VALUES (1)", "25006"),
+            ("WITH a AS (INSERT INTO t VALUES (1) RETURNING 1) SELECT * FROM a", "25006"),
+            ("WITH a AS (DELETE FROM t RETURNING 1) SELECT * FROM a", "25006"),
+            ("SELECT 1 INTO a", "25006"),
+            ("SELECT * FROM (SELECT 1 INTO a) AS b", "25006"),
+            ("DECLARE c CURSOR FOR SELECT 1 INTO a", "25006"),
+            ("DO $$ BEGIN END $$", "25006"),
+            ("VACUUM", "25006"),
+            ("GRANT SELECT ON t TO bi", "25006"),
+            ("PREPARE a AS SELECT 1", "0A000"),
+            ("SELEC 1", "42601"),
+            ("SELECT 1 FROM", "42601"),
+        ];
+        for (sql, expected) in cases {
+            assert_eq!(kind(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn statements_too_deep_or_too_long() {
+        let times = |n: usize, first: &str, more: &str| format!("SELECT {first}{}", more.repeat(n));
+        let cases = [
+            (times(10_000, "(", "("), "54001"),
+            (times(100_000, "1", " + 1"), "54001"),
+            (times(300, "1", " + 1"), "54001"),
+            (times(240, "1", " + 1"), "Query"),
+            (times(200, "a FROM t WHERE a = 1", " OR a = 1 + 2"), "Query"),
+            (times(300, "a FROM t WHERE a = 1", " OR a = 1"), "54001"),
+            // Long, and not deep.
+            (times(5000, "a + 1", ", a + 1"), "Query"),
+            (format!("SELECT a FROM t WHERE a IN (1{})", ", 2".repeat(20_000)), "Query"),
+            (format!("SELECT CASE {} END", "WHEN a = 1 THEN b + 1 ".repeat(2000)), "Query"),
+            // Chains within chains.
+            (format!("SELECT {}1{}", "(".repeat(30), " + 1 + 1 + 1 + 1 + 1 + 1 + 1 + 1 + 1)".repeat(30)), "54001"),
+            (times(200, "1", " UNION ALL SELECT 1"), "54001"),
+            (times(60, "1", " UNION ALL SELECT 1"), "Query"),
+        ];
+        for (sql, expected) in cases {
+            assert_eq!(kind(&sql), expected, "{}", &sql[..sql.len().min(80)]);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Who may connect: TLS where it is configured, and SCRAM-SHA-256 where there are users.
+//!
+//! A name that is not known takes the same way, with a salt of its own and the same work, as a wrong password does: what a
+//! stranger sees tells nothing about who is known. No password is kept or written anywhere.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use datafusion_postgres::pgwire::api::auth::sasl::SASLAuthStartupHandler;
+use datafusion_postgres::pgwire::api::auth::sasl::scram::{SCRAM_ITERATIONS, ScramAuth, gen_salted_password};
+use datafusion_postgres::pgwire::api::auth::{
+    AuthSource, LoginInfo, Password, ServerParameterProvider, StartupHandler, finish_authentication,
+    protocol_negotiation, save_startup_parameters_to_metadata,
+};
+use datafusion_postgres::pgwire::api::{
+    ClientInfo, METADATA_APPLICATION_NAME, METADATA_USER, PgWireConnectionState, PidSecretKeyGenerator,
+};
+use datafusion_postgres::pgwire::error::{PgWireError, PgWireResult};
+use datafusion_postgres::pgwire::messages::startup::Startup;
+use datafusion_postgres::pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
+use futures::SinkExt;
+
+use super::Shared;
+use super::fault::Fault;
+use super::line::{Socket, next_message};
+use super::settings::SERVER_VERSION;
+use crate::serve::Wire;
+use crate::serve::service::Service;
+
+/// Within which a client has to say who it is.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Lets a client in. Returns whether it is; a request to cancel, and a client that left, are not.
+///
+/// # Errors
+/// Why not.
+pub async fn login(socket: &mut Socket, shared: &Arc<Shared>) -> Result<bool, Fault> {
+    let late = || Fault::fatal("08P01", format!("nobody said who they are within {} s", PATIENCE.as_secs()));
+    tokio::time::timeout(PATIENCE, handshake(socket, shared)).await.unwrap_or_else(|_| Err(late()))
+}
+
+async fn handshake(socket: &mut Socket, shared: &Arc<Shared>) -> Result<bool, Fault> {
+    let mut scram = None;
+    while let Some(message) = next_message(socket).await? {
+        match (message, scram.as_ref()) {
+            (PgWireFrontendMessage::CancelRequest(request), None) => {
+                shared.connections.cancel(request.pid, &request.secret_key).await;
+                return Ok(false);
+            }
+            (PgWireFrontendMessage::Startup(startup), None) => {
+                if shared.tls && !socket.is_secure() {
+                    denied(socket, shared, "no TLS");
+                    return Err(Fault::fatal("28000", "this server talks over TLS alone")
+                        .hint("connect with sslmode=require, or verify-full with the server's certificate"));
+                }
+                if startup.parameters.get(METADATA_USER).is_none_or(String::is_empty) {
+                    return Err(Fault::fatal("28000", "no user name was given"));
+                }
+                if shared.service.access.is_open() {
+                    trust(socket, shared, &startup).await.map_err(broken)?;
+                    return Ok(true);
+                }
+                let handler = handler(shared);
+                handler.on_startup(socket, PgWireFrontendMessage::Startup(startup)).await.map_err(broken)?;
+                scram = Some(handler);
+            }
+            (message @ PgWireFrontendMessage::PasswordMessageFamily(_), Some(handler)) => {
+                if let Err(e) = handler.on_startup(socket, message).await {
+                    return Err(refused(socket, shared, &e));
+                }
+                if matches!(socket.state(), PgWireConnectionState::ReadyForQuery) {
+                    return Ok(true);
+                }
+            }
+            (PgWireFrontendMessage::Terminate(_), _) => return Ok(false),
+            _ => return Err(Fault::fatal("08P01", "expected to hear first who connects")),
+        }
+    }
+    Ok(false)
+}
+
+type Handler = SASLAuthStartupHandler<Parameters>;
+
+fn handler(shared: &Arc<Shared>) -> Handler {
+    let users = Users { service: shared.service.clone(), secret: shared.secret };
+    let mut scram = ScramAuth::new(Arc::new(users));
+    scram.set_iterations(SCRAM_ITERATIONS);
+    let pids: Arc<dyn PidSecretKeyGenerator> = shared.pids.clone();
+    SASLAuthStartupHandler::new(Arc::new(Parameters)).with_scram(scram).with_pid_secret_key_generator(pids)
+}
+
+/// Lets everybody in.
+async fn trust(socket: &mut Socket, shared: &Shared, startup: &Startup) -> PgWireResult<()> {
+    protocol_negotiation(socket, startup).await?;
+    save_startup_parameters_to_metadata(socket, startup);
+    let (pid, secret) = shared.pids.generate(socket);
+    socket.set_pid_and_secret_key(pid, secret);
+    finish_authentication(socket, &Parameters).await?;
+    SinkExt::<PgWireBackendMessage>::flush(socket).await.map_err(PgWireError::from)
+}
+
+fn broken(error: PgWireError) -> Fault {
+    Fault::fatal("08P01", error.to_string())
+}
+
+fn user(socket: &Socket) -> String {
+    let name = socket.metadata().get(METADATA_USER).map_or("", String::as_str);
+    name.chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
+fn denied(socket: &Socket, shared: &Shared, why: &str) {
+    shared.service.metrics.denied(Wire::Postgres);
+    tracing::warn!("postgres: {} was not let in as `{}`: {why}", socket.socket_addr(), user(socket));
+}
+
+fn refused(socket: &Socket, shared: &Shared, error: &PgWireError) -> Fault {
+    if matches!(error, PgWireError::IoError(_)) {
+        return broken(PgWireError::InvalidStartupMessage);
+    }
+    denied(socket, shared, "wrong user or password");
+    Fault::fatal("28P01", format!("password authentication failed for user \"{}\"", user(socket)))
+}
+
+/// Passwords as SCRAM wants them.
+struct Users {
+    service: Arc<Service>,
+    secret: [u8; 32],
+}
+
+impl std::fmt::Debug for Users {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Users")
+    }
+}
+
+#[async_trait]
+impl AuthSource for Users {
+    async fn get_password(&self, login: &LoginInfo) -> PgWireResult<Password> {
+        let user = login.user().unwrap_or_default();
+        let known = self.service.access.password(user);
+        let salt = blake3::keyed_hash(&self.secret, user.as_bytes()).as_bytes()[..16].to_vec();
+        // Nobody can know this one.
+        let unknown = blake3::keyed_hash(&self.secret, &salt).to_hex();
+        let salted = gen_salted_password(known.unwrap_or(unknown.as_str()), &salt, SCRAM_ITERATIONS);
+        Ok(Password::new(Some(salt), salted))
+    }
+}
+
+/// What clients are told about the server when they are let in.
+#[derive(Debug)]
+struct Parameters;
+
+impl ServerParameterProvider for Parameters {
+    fn server_parameters<C: ClientInfo>(&self, client: &C) -> Option<HashMap<String, String>> {
+        let fixed = [
+            ("server_version", SERVER_VERSION),
+            ("server_encoding", "UTF8"),
+            ("client_encoding", "UTF8"),
+            ("integer_datetimes", "on"),
+            ("standard_conforming_strings", "on"),
+            ("in_hot_standby", "off"),
+            ("is_superuser", "off"),
+            ("default_transaction_read_only", "on"),
+            ("TimeZone", "UTC"),
+            ("DateStyle", "ISO, MDY"),
+            ("IntervalStyle", "postgres"),
+        ];
+        let mut all: HashMap<String, String> = fixed.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        for (parameter, key) in
+            [("session_authorization", METADATA_USER), ("application_name", METADATA_APPLICATION_NAME)]
+        {
+            all.insert(parameter.to_string(), client.metadata().get(key).cloned().unwrap_or_default());
+        }
+        Some(all)
+    }
+}

@@ -1,0 +1,603 @@
+//! PostgreSQL's wire protocol as its clients see it: psql, psycopg 3 and 2, SQLAlchemy, pandas, tokio-postgres, JDBC.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio_postgres::{NoTls, SimpleQueryMessage};
+
+use crate::project::{Project, SMALL, repository};
+use crate::serving::{Serving, python};
+
+/// A project whose pipeline has run, shared by the tests that only read it.
+fn small() -> &'static Project {
+    static RUN: OnceLock<Project> = OnceLock::new();
+    RUN.get_or_init(made)
+}
+
+fn made() -> Project {
+    let project = Project::new();
+    project.write("pipelines/small.yaml", SMALL);
+    project.run(&["run", "pipelines/small.yaml", "--quiet"]).ok();
+    project
+}
+
+fn dsn(serving: &Serving, more: &str) -> String {
+    format!("host=127.0.0.1 port={} user=bi dbname=pipe {more}", serving.port("postgres"))
+}
+
+/// What a Python program prints as its last line, in JSON. Its first argument is the DSN.
+fn show(modules: &[&str], serving: &Serving, program: &str, project: &Project) -> Option<Value> {
+    let prelude = "import json, sys, datetime\ndef refused(f):\n    try:\n        return ['no', str(f())]\n    except Exception as e:\n        return [getattr(e, 'sqlstate', None) or getattr(e, 'pgcode', None), str(e)]\n";
+    let text = format!("{prelude}{program}");
+    let out = python(modules, &text, &[&dsn(serving, ""), &serving.port("postgres").to_string()], project.path())?;
+    let last = out.lines().last().unwrap_or_else(|| panic!("nothing was shown:\n{out}"));
+    Some(serde_json::from_str(last).unwrap_or_else(|e| panic!("{last}: {e}")))
+}
+
+/// Runs `work` with a client of tokio-postgres.
+fn with_client<T>(serving: &Serving, work: impl AsyncFnOnce(tokio_postgres::Client) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(&dsn(serving, ""), NoTls).await.unwrap();
+        tokio::spawn(connection);
+        work(client).await
+    })
+}
+
+/// A statement that a tool sends, and what it needs of the answer.
+struct Asked {
+    sql: String,
+    expect: Vec<String>,
+}
+
+fn asked(path: &Path) -> Vec<Asked> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut all = Vec::new();
+    let (mut sql, mut expect) = (String::new(), Vec::new());
+    for line in text.lines() {
+        if let Some(text) = line.strip_prefix("-- expect:") {
+            expect = text.split(';').map(|e| e.trim().to_string()).collect();
+        } else if !line.starts_with("--") {
+            sql.push_str(line);
+            sql.push('\n');
+            if line.trim_end().ends_with(';') {
+                assert!(!expect.is_empty(), "no expectation:\n{sql}");
+                all.push(Asked { sql: std::mem::take(&mut sql), expect: std::mem::take(&mut expect) });
+            }
+        }
+    }
+    assert!(sql.trim().is_empty() && !all.is_empty(), "{}", path.display());
+    all
+}
+
+/// What is missing in an answer.
+fn missing(expect: &str, columns: &[String], rows: &[Vec<Option<String>>]) -> Option<String> {
+    let (what, value) = expect.split_once(' ').unwrap();
+    let has = |test: &dyn Fn(&str) -> bool| rows.iter().flatten().flatten().any(|v| test(v));
+    let fine = match what {
+        "columns" => columns.join(",") == value,
+        "value" => has(&|v| v == value),
+        "value-like" => has(&|v| v.contains(value)),
+        "rows" => {
+            let (sign, n) = value.split_once(' ').unwrap();
+            let n: usize = n.parse().unwrap();
+            if sign == "=" { rows.len() == n } else { rows.len() >= n }
+        }
+        other => panic!("unknown expectation {other}"),
+    };
+    (!fine).then(|| format!("expected {expect}; {} rows of {columns:?}, first {:?}", rows.len(), rows.first()))
+}
+
+#[test]
+fn what_tools_ask_is_answered() {
+    let serving = Serving::start(small(), &[], &[]);
+    let folder = repository().join("tests/it/clients");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    let mut wrong = Vec::new();
+    with_client(&serving, async |client| {
+        for file in files {
+            for Asked { sql, expect } in asked(&file) {
+                let name = file.file_name().unwrap().to_string_lossy().into_owned();
+                let messages = match client.simple_query(&sql).await {
+                    Ok(messages) => messages,
+                    Err(e) => {
+                        wrong.push(format!(
+                            "{name}: {}\n{sql}",
+                            e.as_db_error().map_or(e.to_string(), |d| d.to_string())
+                        ));
+                        continue;
+                    }
+                };
+                let (mut columns, mut rows) = (Vec::new(), Vec::new());
+                for message in messages {
+                    match message {
+                        SimpleQueryMessage::RowDescription(c) => {
+                            columns = c.iter().map(|c| c.name().to_string()).collect()
+                        }
+                        SimpleQueryMessage::Row(row) => {
+                            rows.push((0..row.len()).map(|i| row.get(i).map(str::to_string)).collect::<Vec<_>>());
+                        }
+                        _ => {}
+                    }
+                }
+                wrong.extend(
+                    expect.iter().filter_map(|e| missing(e, &columns, &rows)).map(|m| format!("{name}: {m}\n{sql}")),
+                );
+            }
+        }
+    });
+    assert!(wrong.is_empty(), "{} answers are wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn statements_with_their_codes() {
+    let serving = Serving::start(small(), &["--timeout", "30"], &[]);
+    let secret = small().path().join("secret.csv");
+    std::fs::write(&secret, "a\n1\n").unwrap();
+    let from_file = format!("SELECT * FROM '{}'", secret.display());
+    let to_file = format!("COPY (SELECT 1) TO '{}/evil.csv'", small().path().display());
+    let cases: Vec<(&str, &str)> = vec![
+        ("SELECT 1", ""),
+        ("SELECT count(*) FROM small.sim_requests", ""),
+        ("SELECT count FROM (SELECT count(*) FROM sim_requests) s", ""),
+        ("SELECT 1, 1, NULL, NULL", ""),
+        ("BEGIN; SELECT 1; COMMIT", ""),
+        ("SET application_name = 'x'; SHOW application_name", ""),
+        ("SET statement_timeout = '10s'", ""),
+        ("SET datafusion.execution.batch_size = 1", "42704"),
+        ("SET nonsense = 1", "42704"),
+        ("SHOW ALL", ""),
+        ("SHOW datafusion.execution.batch_size", "42704"),
+        ("EXPLAIN SELECT 1", ""),
+        ("SELECT nope FROM small.sim_requests", "42703"),
+        ("SELECT * FROM nope", "42P01"),
+        ("SELECT nope(1)", "42883"),
+        ("SELEC 1", "42601"),
+        ("INSERT INTO small.sim_requests VALUES (1)", "25006"),
+        ("UPDATE small.sim_requests SET a = 1", "25006"),
+        ("DELETE FROM small.sim_requests", "25006"),
+        ("CREATE TABLE x AS SELECT 1", "25006"),
+        ("DROP TABLE small.sim_requests", "25006"),
+        ("SELECT 1 INTO x", "25006"),
+        ("EXPLAIN ANALYZE INSERT INTO small.sim_requests VALUES (1)", "25006"),
+        ("WITH x AS (DELETE FROM small.sim_requests RETURNING 1) SELECT 1", "25006"),
+        ("CREATE EXTERNAL TABLE x STORED AS CSV LOCATION '/etc/passwd'", "25006"),
+        ("COPY (SELECT 1) TO PROGRAM 'touch /tmp/evil'", "25006"),
+        (&to_file, "25006"),
+        (&from_file, "42P01"),
+        ("SELECT * FROM '/etc/passwd'", "42P01"),
+        ("SELECT pg_read_file('/etc/passwd')", "42883"),
+        ("SELECT * FROM read_csv('/etc/passwd')", "42883 42P01 42804"),
+        ("SELECT lo_import('/etc/passwd')", "42883"),
+        ("SELECT 1/0", "22012 XX000"),
+        ("FETCH 1 FROM nope", "34000"),
+    ];
+    with_client(&serving, async |client| {
+        for (sql, expected) in cases {
+            let got = match client.simple_query(sql).await {
+                Ok(_) => String::new(),
+                Err(e) => e.code().map_or(e.to_string(), |c| c.code().to_string()),
+            };
+            assert!(expected.split(' ').any(|e| e == got), "{sql}: expected {expected:?}, got {got:?}");
+        }
+        // In a row of statements, those before the mistake are answered, and those after it are not run.
+        let e = client.simple_query("SELECT 1; SELECT nope; SELECT 2").await.unwrap_err();
+        assert_eq!(e.code().unwrap().code(), "42703");
+        let e = client.simple_query("SELECT * FROM sim_requets").await.unwrap_err();
+        let hint = e.as_db_error().unwrap().hint().unwrap_or_default().to_string();
+        assert!(hint.contains("sim_requests"), "{hint}");
+    });
+    assert!(!small().path().join("evil.csv").exists());
+}
+
+const PSYCOPG: &str = r#"
+import psycopg
+c = psycopg.connect(sys.argv[1], autocommit=True)
+q = lambda s, p=None, **k: c.cursor(**k).execute(s, p).fetchall()
+name = lambda s: [d.name for d in c.execute(s).description]
+n = q("SELECT count(*) FROM small.sim_requests")[0][0]
+binary = q("SELECT 1::int, 2.5::float8, true, 'x', date '2026-02-03', timestamp '2026-02-03 04:05:06.000007', NULL, ARRAY[1,2]", binary=True)[0]
+cursor = psycopg.ClientCursor(c)
+with c.cursor().copy("COPY (SELECT 1 AS a, 'x,y' AS b, NULL AS c) TO STDOUT WITH (FORMAT csv, HEADER)") as copy:
+    copied = b"".join(copy).decode()
+with psycopg.connect(sys.argv[1]) as t, t.cursor("named") as named:
+    named.itersize = 100
+    named.execute("SELECT scenario_id FROM small.sim_requests")
+    streamed = sum(1 for _ in named)
+print(json.dumps({
+    "n": n,
+    "int": q("SELECT count(*) FROM small.sim_requests WHERE scenario_id >= %s", (0,))[0][0] == n,
+    "text": q("SELECT %s", ("it's; DROP",))[0][0],
+    "types": q("SELECT %s::float8 + 1, %s::date, %s::timestamp", (1.5, datetime.date(2026, 1, 2), datetime.datetime(2026, 1, 2, 3, 4)))[0],
+    "null": q("SELECT %s::text IS NULL", (None,))[0][0],
+    "any": q("SELECT x FROM (VALUES (1), (2), (3)) v(x) WHERE x = ANY(%s) ORDER BY 1", ([1, 3],)),
+    "none": q("SELECT x FROM (VALUES (1)) v(x) WHERE x = ANY(%s)", ([],)),
+    "limit": len(q("SELECT * FROM small.sim_requests LIMIT %s OFFSET %s", (5, 2))),
+    "binary": binary,
+    "names": name("SELECT count(*), max(scenario_id), 1, 'a' AS \"B\" FROM small.sim_requests"),
+    "copied": copied,
+    "streamed": streamed == n,
+    "unsigned": q("SELECT arrow_cast(18446744073709551615, 'UInt64')", binary=True)[0][0],
+    "struct": q("SELECT named_struct('a', 1, 'b', 'x')")[0][0],
+    "schema": (c.execute("SET search_path TO small"), q("SELECT current_schema(), (SELECT count(*) FROM sim_requests)"))[1][0],
+    "refused": refused(lambda: q("INSERT INTO small.sim_requests VALUES (%s)", (1,)))[0],
+    "timeout": (c.execute("SET statement_timeout = '200ms'"), refused(lambda: q("SELECT sum(a.value * b.value % 7) FROM generate_series(1, 100000) a, generate_series(1, 1000000) b"))[0], c.execute("SET statement_timeout = 0"))[1],
+}, default=str))
+"#;
+
+#[test]
+fn psycopg_3() {
+    let serving = Serving::start(small(), &[], &[]);
+    let Some(got) = show(&["psycopg"], &serving, PSYCOPG, small()) else { return };
+    // 200 requests in each of 6 scenarios.
+    let expected = json!({
+        "n": 1200, "int": true, "text": "it's; DROP", "types": [2.5, "2026-01-02", "2026-01-02 03:04:00"], "null": true,
+        "any": [[1], [3]], "none": [], "limit": 5,
+        "binary": [1, 2.5, true, "x", "2026-02-03", "2026-02-03 04:05:06.000007", null, [1, 2]],
+        "names": ["count", "max", "?column?", "B"], "copied": "a,b,c\n1,\"x,y\",\n", "streamed": true,
+        "unsigned": "18446744073709551615", "struct": "{\"a\":1,\"b\":\"x\"}", "schema": ["small", 1200],
+        "refused": "25006", "timeout": "57014",
+    });
+    for (key, value) in expected.as_object().unwrap() {
+        assert_eq!(&got[key], value, "{key}");
+    }
+}
+
+const PSYCOPG2: &str = r#"
+import psycopg2
+c = psycopg2.connect(sys.argv[1])
+def q(s, p=None):
+    cur = c.cursor(); cur.execute(s, p); return cur.fetchall()
+first = q("SELECT count(*) FROM small.sim_requests WHERE scenario_id = ANY(%s) OR scenario_id IS NOT NULL", ([1, 2],))
+broken = refused(lambda: q("SELECT nope"))
+aborted = refused(lambda: q("SELECT 1"))
+c.rollback()
+after = q("SELECT 1")
+cur = c.cursor("named"); cur.itersize = 7; cur.execute("SELECT scenario_id FROM small.sim_requests LIMIT 20")
+named = len(list(cur))
+import io
+out = io.StringIO(); c.cursor().copy_expert("COPY small.metrics TO STDOUT", out)
+print(json.dumps({"first": first, "broken": broken[0], "aborted": aborted[0], "after": after, "named": named, "lines": out.getvalue().count("\n")}))
+"#;
+
+#[test]
+fn psycopg_2() {
+    let serving = Serving::start(small(), &[], &[]);
+    let Some(got) = show(&["psycopg2"], &serving, PSYCOPG2, small()) else { return };
+    let expected =
+        json!({"first": [[1200]], "broken": "42703", "aborted": "25P02", "after": [[1]], "named": 20, "lines": 6});
+    assert_eq!(got, expected);
+}
+
+const SQLALCHEMY: &str = r#"
+import sqlalchemy as sa, pandas as pd
+out = {}
+for driver in sys.argv[3:] or ["psycopg2", "psycopg"]:
+    e = sa.create_engine(f"postgresql+{driver}://bi@127.0.0.1:{sys.argv[2]}/pipe")
+    i = sa.inspect(e)
+    columns = {c["name"]: c for c in i.get_columns("sim_requests", schema="small")}
+    metadata = sa.MetaData(); metadata.reflect(bind=e, schema="small", views=True)
+    table = sa.Table("metrics", sa.MetaData(), schema="small", autoload_with=e)
+    out[driver] = {
+        "schemas": i.get_schema_names(),
+        "tables": "sim_requests" in i.get_table_names(schema="small") and "sim_requests" in i.get_table_names(),
+        "views": "v_requests" in i.get_view_names(schema="small"),
+        "definition": "SELECT" in (i.get_view_definition("v_requests", schema="small") or "").upper(),
+        "type": str(columns["ttft_ns"]["type"]),
+        "comment": columns["ttft_ns"]["comment"] is not None and "ns" in columns["ttft_ns"]["comment"],
+        "pk": i.get_pk_constraint("sim_requests", schema="small")["constrained_columns"],
+        "fks": i.get_foreign_keys("sim_requests", schema="small"),
+        "indexes": i.get_indexes("sim_requests", schema="small"),
+        "unique": i.get_unique_constraints("sim_requests", schema="small"),
+        "table_comment": "small" in (i.get_table_comment("sim_requests", schema="small")["text"] or ""),
+        "has": [i.has_table("sim_requests", schema="small"), i.has_table("nope", schema="small")],
+        "reflected": "small.sim_requests" in metadata.tables and "small.v_requests" in metadata.tables,
+        "autoload": [c.name for c in table.columns],
+        "pandas": len(pd.read_sql("SELECT * FROM small.metrics", e)),
+        "read_table": len(pd.read_sql_table("metrics", e, schema="small")),
+        "core": e.connect().execute(sa.select(sa.func.count()).select_from(table).where(table.c.scenario_id >= 0)).scalar(),
+    }
+print(json.dumps(out, default=str))
+"#;
+
+#[test]
+fn sqlalchemy_and_pandas() {
+    let serving = Serving::start(small(), &[], &[]);
+    let modules = ["sqlalchemy", "pandas", "psycopg2", "psycopg"];
+    let Some(got) = show(&modules, &serving, SQLALCHEMY, small()) else { return };
+    let expected = json!({
+        "schemas": ["information_schema", "public", "small"], "tables": true, "views": true, "definition": true,
+        "type": "BIGINT", "comment": true, "pk": [], "fks": [], "indexes": [], "unique": [], "table_comment": true,
+        "has": [true, false], "reflected": true, "autoload": ["scenario_id", "ttft_ms_p99", "e2e_ms_mean"],
+        "pandas": 6, "read_table": 6, "core": 6,
+    });
+    for driver in ["psycopg2", "psycopg"] {
+        for (key, value) in expected.as_object().unwrap() {
+            assert_eq!(&got[driver][key], value, "{driver} {key}");
+        }
+    }
+}
+
+/// Runs psql; `None` where there is none.
+fn psql(serving: &Serving, args: &[&str], password: &str, more: &str) -> Option<(i32, String)> {
+    if Command::new("psql").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no psql");
+        return None;
+    }
+    let mut command = Command::new("psql");
+    command.env("PGPASSWORD", password).env("PGCONNECT_TIMEOUT", "10").args(["-X", "-At", &dsn(serving, more)]);
+    let out = command.args(args).output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    Some((out.status.code().unwrap_or(-1), text))
+}
+
+#[test]
+fn psql_describes_what_is_served() {
+    let serving = Serving::start(small(), &[], &[]);
+    let cases = [
+        ("\\dt", "public|sim_requests|table|pipe"),
+        ("\\dt *.*", "small|sim_requests|table|pipe"),
+        ("\\dv small.*", "small|v_requests|view|pipe"),
+        ("\\dn", "small|pipe"),
+        ("\\l", "pipe|pipe|UTF8"),
+        ("\\d small.sim_requests", "ttft_ns|bigint|"),
+        ("\\d+ small.sim_requests", "[ns]"),
+        ("\\d+ small.v_requests", "SELECT"),
+        ("\\df", ""),
+        ("\\du", "pipe"),
+        ("SELECT version()", "PostgreSQL 16.6 (pipe "),
+    ];
+    for (command, expected) in cases {
+        let Some((code, text)) = psql(&serving, &["-c", command], "", "") else { return };
+        assert!(code == 0 && text.contains(expected) && !text.contains("ERROR"), "{command}: {text}");
+    }
+}
+
+#[test]
+fn who_may_ask() {
+    let users = [("PIPE_SERVE_USERS", "bi:right,ann:other")];
+    let serving = Serving::start(small(), &[], &users);
+    let cases = [("right", "", 0), ("wrong", "", 2), ("", "", 2), ("right", "user=nobody", 2)];
+    for (password, more, expected) in cases {
+        let Some((code, text)) = psql(&serving, &["-c", "SELECT 42"], password, more) else { return };
+        assert_eq!(code, expected, "{password} {more}: {text}");
+        assert_eq!(text.contains("42"), expected == 0, "{text}");
+    }
+    let (_, wrong) = psql(&serving, &["-c", "SELECT 1"], "wrong", "").unwrap();
+    let (_, unknown) = psql(&serving, &["-c", "SELECT 1"], "wrong", "user=nobody").unwrap();
+    assert_eq!(wrong.replace("\"bi\"", "X"), unknown.replace("\"nobody\"", "X"));
+    serving.logs("was not let in as `nobody`");
+    assert!(!serving.log().contains("wrong\"") && !serving.log().contains("right"), "{}", serving.log());
+}
+
+/// Says what is in `bytes` to the port, and reads until the server hangs up.
+fn talk(serving: &Serving, bytes: &[u8]) -> Vec<u8> {
+    let mut socket = TcpStream::connect(serving.addresses["postgres"]).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let _ = socket.write_all(bytes);
+    let _ = socket.shutdown(std::net::Shutdown::Write);
+    let mut out = Vec::new();
+    let _ = socket.read_to_end(&mut out);
+    out
+}
+
+fn message(kind: Option<u8>, body: &[u8]) -> Vec<u8> {
+    let mut out: Vec<u8> = kind.into_iter().collect();
+    out.extend((body.len() as u32 + 4).to_be_bytes());
+    out.extend(body);
+    out
+}
+
+fn greeting() -> Vec<u8> {
+    message(None, &[&[0, 3, 0, 0][..], b"user\0bi\0\0"].concat())
+}
+
+#[test]
+fn strangers_do_not_get_past_the_door() {
+    let serving = Serving::start(small(), &[], &[("PIPE_SERVE_USERS", "bi:right")]);
+    let query = message(Some(b'Q'), b"SELECT 4242\0");
+    let sasl = message(Some(b'p'), b"SCRAM-SHA-256\0\0\0\0\x0an,,n=,r=ab");
+    let cases: Vec<Vec<u8>> = vec![
+        // A query in place of a password, after a wrong one, and twice.
+        [greeting(), query.clone()].concat(),
+        [greeting(), message(Some(b'p'), b"NONSENSE\0\0\0\0\0"), query.clone()].concat(),
+        [greeting(), sasl.clone(), message(Some(b'p'), b"c=biws,r=x,p=AAAA"), query.clone()].concat(),
+        [greeting(), greeting(), query.clone(), query].concat(),
+        // A message that would take the memory.
+        [greeting(), vec![b'Q', 0x3f, 0xff, 0xff, 0xff]].concat(),
+        vec![0x3f, 0xff, 0xff, 0xff, 0, 3, 0, 0],
+        (0..4096_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect(),
+        vec![0; 64],
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+    ];
+    for bytes in cases {
+        let answer = String::from_utf8_lossy(&talk(&serving, &bytes)).into_owned();
+        assert!(!answer.contains("4242"), "{answer}");
+    }
+    let Some((code, _)) = psql(&serving, &["-c", "SELECT 1"], "right", "") else { return };
+    assert_eq!(code, 0);
+}
+
+#[test]
+fn clients_that_do_not_keep_to_the_protocol() {
+    let serving = Serving::start(small(), &[], &[]);
+    let parse = |sql: &str| message(Some(b'P'), &[b"\0", sql.as_bytes(), b"\0\0\0"].concat());
+    let sync = message(Some(b'S'), b"");
+    let execute = |most: i32| message(Some(b'E'), &[&b"\0"[..], &most.to_be_bytes()].concat());
+    let bind = |formats: &[i16], results: &[i16]| {
+        let codes = |c: &[i16]| {
+            let mut out = (c.len() as i16).to_be_bytes().to_vec();
+            c.iter().for_each(|f| out.extend(f.to_be_bytes()));
+            out
+        };
+        message(Some(b'B'), &[b"\0\0".to_vec(), codes(formats), vec![0, 0], codes(results)].concat())
+    };
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("negative rows", [parse("SELECT 77"), bind(&[], &[]), execute(-5), sync.clone()].concat(), "77"),
+        (
+            "all the rows there can be",
+            [parse("SELECT 77"), bind(&[], &[]), execute(i32::MAX), sync.clone()].concat(),
+            "77",
+        ),
+        (
+            "formats for other columns",
+            [parse("SELECT 1, 2, 3"), bind(&[], &[0, 1]), execute(0), sync.clone()].concat(),
+            "08P01",
+        ),
+        ("no such statement", [message(Some(b'B'), b"\0none\0\0\0\0\0\0\0"), sync.clone()].concat(), "26000"),
+        ("no such portal", [execute(0), sync.clone()].concat(), "34000"),
+        ("too few parameters", [parse("SELECT $1"), bind(&[], &[]), sync.clone()].concat(), "08P01"),
+        ("a message that there is not", message(Some(b'?'), b"xx"), "08P01"),
+        ("a copy that nobody began", [message(Some(b'd'), b"xx"), message(Some(b'Q'), b"SELECT 77\0")].concat(), "77"),
+        ("a message of a gigabyte", vec![b'Q', 0x3f, 0xff, 0xff, 0xff, b'S'], "54000"),
+        ("an empty query", message(Some(b'Q'), b" ; \0"), "I"),
+    ];
+    for (name, bytes, expected) in cases {
+        let answer = talk(&serving, &[greeting(), bytes].concat());
+        assert!(String::from_utf8_lossy(&answer).contains(expected), "{name}: {}", String::from_utf8_lossy(&answer));
+    }
+}
+
+#[test]
+fn what_a_client_leaves_behind_ends() {
+    let args = ["--max-queries", "1", "--timeout", "60", "--memory", "200MB"];
+    let serving = Serving::start(small(), &args, &[]);
+    let heavy = "SELECT a.value, b.value FROM generate_series(1, 100000) a, generate_series(1, 100000) b";
+    // The client goes in the middle of a result.
+    let mut socket = TcpStream::connect(serving.addresses["postgres"]).unwrap();
+    let query = message(Some(b'Q'), &[heavy.as_bytes(), b"\0"].concat());
+    socket.write_all(&[greeting(), query].concat()).unwrap();
+    socket.read_exact(&mut [0; 100_000]).unwrap();
+    drop(socket);
+    with_client(&serving, async |client| {
+        // The only place for a query is free again.
+        client.simple_query("SELECT count(*) FROM small.sim_requests").await.unwrap();
+        let token = client.cancel_token();
+        let counting =
+            "SELECT sum(a.value * b.value % 7) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b";
+        let cancel = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            token.cancel_query(NoTls).await.unwrap();
+        };
+        let (ended, ()) = tokio::join!(client.simple_query(counting), cancel);
+        assert_eq!(ended.unwrap_err().code().unwrap().code(), "57014");
+        client.simple_query("SELECT 1").await.unwrap();
+        // Rows in order need them all at once.
+        let greedy = format!("{heavy} ORDER BY a.value * b.value % 1000003 LIMIT 100000000");
+        let e = client.simple_query(&greedy).await.unwrap_err();
+        assert!(["53200", "57014", "54000"].contains(&e.code().unwrap().code()), "{e:?}");
+        client.simple_query("SELECT 1").await.unwrap();
+    });
+}
+
+#[test]
+fn a_run_is_served_as_soon_as_it_is_done() {
+    let project = made();
+    let serving = Serving::start(&project, &[], &[]);
+    with_client(&serving, async |client| {
+        let oid = async || {
+            let sql =
+                "SELECT oid::bigint FROM pg_class WHERE relname = 'metrics' AND relnamespace = 'small'::regnamespace";
+            client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0)
+        };
+        let before = oid().await;
+        project.write("pipelines/other.yaml", &SMALL.replace("name: small", "name: other"));
+        project.run(&["run", "pipelines/other.yaml", "--quiet"]).ok();
+        serving.logs("anew");
+        let rows =
+            client.query("SELECT 1 FROM information_schema.tables WHERE table_schema = 'other'", &[]).await.unwrap();
+        assert!(!rows.is_empty());
+        let n: i64 = client.query_one("SELECT count(*) FROM other.metrics", &[]).await.unwrap().get(0);
+        assert_eq!((n, oid().await), (6, before));
+    });
+}
+
+#[test]
+fn with_tls_nothing_is_said_without_it() {
+    let project = small();
+    let (certificate, key) = (project.path().join("pg.crt"), project.path().join("pg.key"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
+        .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output();
+    if !made.is_ok_and(|o| o.status.success()) {
+        eprintln!("skipped: there is no openssl");
+        return;
+    }
+    let (c, k) = (certificate.display().to_string(), key.display().to_string());
+    let serving = Serving::start(project, &["--tls-cert", &c, "--tls-key", &k], &[("PIPE_SERVE_USERS", "bi:right")]);
+    let verified = format!("sslmode=verify-full sslrootcert={c}");
+    for (mode, expected) in [("sslmode=require", 0), (verified.as_str(), 0), ("sslmode=disable", 2)] {
+        let Some((code, text)) = psql(&serving, &["-c", "SELECT 42"], "right", mode) else { return };
+        assert_eq!(code, expected, "{mode}: {text}");
+        assert!(expected == 0 || text.contains("TLS"), "{text}");
+    }
+}
+
+const JAVA: &str = r#"
+import java.sql.*;
+public class Ask {
+    static int count(ResultSet r) throws SQLException { int n = 0; while (r.next()) n++; return n; }
+    public static void main(String[] a) throws Exception {
+        try (Connection c = DriverManager.getConnection("jdbc:postgresql://127.0.0.1:" + a[0] + "/pipe?user=bi")) {
+            DatabaseMetaData m = c.getMetaData();
+            System.out.println("tables " + (count(m.getTables(null, "small", "sim%", new String[] {"TABLE"})) >= 1));
+            System.out.println("views " + (count(m.getTables(null, "small", null, new String[] {"VIEW"})) >= 1));
+            ResultSet columns = m.getColumns(null, "small", "metrics", null);
+            while (columns.next()) System.out.println("column " + columns.getString("COLUMN_NAME") + " " + columns.getInt("DATA_TYPE"));
+            System.out.println("keys " + count(m.getPrimaryKeys(null, "small", "metrics")) + count(m.getImportedKeys(null, "small", "metrics")) + count(m.getIndexInfo(null, "small", "metrics", false, false)));
+            System.out.println("schemas " + (count(m.getSchemas()) >= 2) + " types " + (count(m.getTypeInfo()) > 20));
+            c.setAutoCommit(false);
+            PreparedStatement s = c.prepareStatement("SELECT scenario_id, ttft_ns FROM small.sim_requests WHERE scenario_id >= ? LIMIT ?");
+            s.setLong(1, 0); s.setInt(2, 1000); s.setFetchSize(64);
+            for (int i = 0; i < 7; i++) System.out.println("rows " + count(s.executeQuery()));
+            c.commit();
+            try { c.createStatement().execute("DROP TABLE small.metrics"); } catch (SQLException e) { System.out.println("refused " + e.getSQLState()); }
+        }
+    }
+}
+"#;
+
+/// With the driver of Debian's package, or that of the variable `PIPE_JDBC`.
+#[test]
+fn jdbc() {
+    let jar = std::env::var("PIPE_JDBC").unwrap_or_else(|_| "/usr/share/java/postgresql.jar".into());
+    if !Path::new(&jar).is_file() || Command::new("java").arg("-version").output().is_err() {
+        eprintln!("skipped: no java, or no {jar}");
+        return;
+    }
+    let serving = Serving::start(small(), &[], &[]);
+    let source = small().path().join("Ask.java");
+    std::fs::write(&source, JAVA).unwrap();
+    let port = serving.port("postgres").to_string();
+    let out = Command::new("java").args(["-cp", &jar]).arg(&source).arg(&port).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    let expected = [
+        "tables true",
+        "views true",
+        "column scenario_id -5",
+        "column ttft_ms_p99 8",
+        "column e2e_ms_mean 8",
+        "keys 000",
+        "schemas true types true",
+        "rows 1000",
+        "rows 1000",
+        "rows 1000",
+        "rows 1000",
+        "rows 1000",
+        "rows 1000",
+        "rows 1000",
+        "refused 25006",
+    ];
+    let got: Vec<&str> = text.lines().collect();
+    assert_eq!(got, expected, "{}", String::from_utf8_lossy(&out.stderr));
+}
