@@ -258,9 +258,11 @@ $('stop').addEventListener('click', () => { if (underWay) underWay.abort(); });
 function query(sql) {
   field.value = sql;
   suggest();
-  run();
-  // On a phone the result is below what was chosen.
-  $('query').scrollIntoView({ block: narrow.matches ? 'start' : 'nearest' });
+  run().then(() => {
+    // On a phone the result is far below what was chosen.
+    const shown = $('problem').hidden ? $('result') : $('problem');
+    if (narrow.matches) shown.scrollIntoView({ block: 'nearest' });
+  });
 }
 
 async function* lines(response) {
