@@ -77,7 +77,13 @@ async fn varied(ctx: &SessionContext, table: &str, schema: &Schema) -> Result<Ve
             column.is_some_and(|column| column.iter().any(|value| value == Some(true)))
         })
     };
-    Ok(names.iter().filter(|name| differs(name)).map(|name| (*name).to_string()).collect())
+    let mut found = Vec::new();
+    for name in &names {
+        if differs(name) {
+            found.push((*name).to_string());
+        }
+    }
+    Ok(found)
 }
 
 /// How many values the horizontal axis has.

@@ -446,7 +446,7 @@ async fn result(case: &Case, ctx: &SessionContext, schemas: &BTreeMap<String, Sc
     let ready = Figures::near(Path::new("/")).find(case.figure).unwrap().unwrap();
     let with: Vec<(String, String)> = case.with.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
     let plot = ready.plot(case.of, &with).unwrap();
-    let plot = plot.completed(&Known { table: &|name| schemas.get(name).cloned(), varied: None }).unwrap();
+    let plot = plot.completed(&Known { table: &|name: &str| schemas.get(name).cloned(), varied: None }).unwrap();
     let script = Script::parse(&plot.query.as_ref().unwrap().value, Place::File(ready.file.clone())).unwrap();
     assert!(script.lint(false).is_empty(), "{:?}", script.lint(false));
     let read: BTreeSet<String> = script.references().into_iter().map(|t| t.value).collect();

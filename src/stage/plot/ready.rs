@@ -198,7 +198,7 @@ mod tests {
         ]);
         assert_eq!(settings(&sim, "rate_rps"), [("deployment_gpu", true), ("deployment_tp", false)]);
         assert_eq!(settings(&sim, "").len(), 3);
-        let some = ["deployment_tp".to_string(), "rate".to_string()];
+        let some = ["deployment_tp".to_string(), "rat".to_string()];
         let text = configuration(Some(&sim), Some(&some), "");
         assert!(text.contains("\"deployment_tp\"") && !text.contains("gpu") && !text.contains("rate_rps"), "{text}");
         assert_eq!(configuration(Some(&sim), Some(&[]), ""), "''");
