@@ -321,6 +321,7 @@ fn key_value(text: &str) -> std::result::Result<(String, String), String> {
 fn runtime(threads: usize) -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads.max(1))
+        .thread_stack_size(crate::serve::service::STACK)
         .enable_all()
         .build()
         .map_err(|e| Failure::stage("runtime", format!("cannot start threads: {e}")))

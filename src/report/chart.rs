@@ -218,15 +218,19 @@ fn shrink(fine: &[u8], (width, height): (u32, u32), steps: usize) -> Vec<u8> {
     let row = width as usize * 3 * steps;
     let count = (steps * steps) as u32;
     let mut out = Vec::with_capacity(width as usize * height as usize * 3);
+    let mut sums = vec![0u32; width as usize * 3];
     for rows in fine.chunks_exact(row * steps) {
-        for x in 0..width as usize {
-            for channel in 0..3 {
-                let square =
-                    rows.chunks_exact(row).flat_map(|r| r[x * steps * 3 + channel..].iter().step_by(3).take(steps));
-                let sum: u32 = square.map(|v| u32::from(*v)).sum();
-                out.push(((sum + count / 2) / count) as u8);
+        sums.fill(0);
+        for line in rows.chunks_exact(row) {
+            for (sum, square) in sums.chunks_exact_mut(3).zip(line.chunks_exact(3 * steps)) {
+                for pixel in square.chunks_exact(3) {
+                    sum[0] += u32::from(pixel[0]);
+                    sum[1] += u32::from(pixel[1]);
+                    sum[2] += u32::from(pixel[2]);
+                }
             }
         }
+        out.extend(sums.iter().map(|sum| ((sum + count / 2) / count) as u8));
     }
     out
 }

@@ -13,6 +13,7 @@
 //! Leaves out: writing, transactions (they are accepted and do nothing: what is read never changes), roles and grants.
 
 pub mod access;
+mod depth;
 pub mod flight;
 pub mod http;
 mod memory;

@@ -18,11 +18,14 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 use futures::{Stream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::access::Access;
+use super::depth;
 use super::memory::Share;
 use super::metrics::{Metrics, Up};
 use super::refusal::{Reason, Refusal};
@@ -32,6 +35,8 @@ use crate::diag::{Failure, Result};
 use crate::query::session::{self, CATALOG, SessionOptions};
 use crate::query::{plan, reads_only, sql::statements};
 
+/// Of a thread that plans or runs queries; only what is used of it takes memory.
+pub const STACK: usize = 8 << 20;
 /// Batches that a query may be ahead of its client.
 const AHEAD: usize = 2;
 
@@ -66,6 +71,7 @@ impl Service {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads.max(1))
             .thread_name("query")
+            .thread_stack_size(STACK)
             .enable_all()
             .build()
             .map_err(|e| Failure::stage("serve::threads", format!("cannot start threads: {e}")))?;
@@ -101,6 +107,7 @@ impl Service {
     pub async fn plan(&self, ctx: &SessionContext, sql: &str) -> std::result::Result<LogicalPlan, Refusal> {
         let snapshot = self.now();
         let wrong = |e: DataFusionError| Refusal::planning(&e, sql, &snapshot.names);
+        refuse_deep(sql)?;
         let mut parsed = statements(sql).map_err(wrong)?;
         let Some(statement) = parsed.pop() else {
             return Err(Refusal::new(Reason::Syntax, "there is no statement"));
@@ -229,6 +236,15 @@ impl Service {
     /// What operators of all queries hold now.
     pub fn memory_held(&self) -> usize {
         self.base.runtime_env().memory_pool.reserved()
+    }
+}
+
+/// What does not even fall into words is for the parser to refuse.
+fn refuse_deep(sql: &str) -> std::result::Result<(), Refusal> {
+    let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize() else { return Ok(()) };
+    match depth::too_deep(tokens.iter()) {
+        Some(message) => Err(Refusal::new(Reason::TooLarge, message).hint(depth::HINT)),
+        None => Ok(()),
     }
 }
 

@@ -138,6 +138,7 @@ fn nothing_but_reading_tables_is_possible() {
         ("SELECT 1; SELECT 2".to_string(), Reason::Syntax),
         (String::new(), Reason::Syntax),
         ("SELEC 1".to_string(), Reason::Syntax),
+        (format!("SELECT {}", vec!["1"; 50_000].join("+")), Reason::TooLarge),
         ("SELECT nope FROM p.a".to_string(), Reason::UnknownColumn),
         ("SELECT quantil(v, 0.5) FROM p.a".to_string(), Reason::UnknownFunction),
     ];

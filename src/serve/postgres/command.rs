@@ -13,17 +13,12 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use super::fault::Fault;
 use crate::query::is_query;
+use crate::serve::depth;
 use crate::serve::refusal::{Reason, Refusal};
 use crate::serve::service::Service;
 
 /// Nesting of expressions and subqueries in a statement.
 const DEPTH: usize = 64;
-/// Words and signs of a request.
-const TOKENS: usize = 50_000;
-/// Operators one on another: each is a level of the tree, and what walks the tree needs stack for it.
-const CHAIN: usize = 250;
-/// Tables that are joined, or queries that a UNION joins.
-const JOINED: usize = 100;
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -91,18 +86,8 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>, Fault> {
         Fault::from(Refusal::new(Reason::Syntax, format!("this is not valid SQL: {message}")))
     };
     let tokens = Tokenizer::new(&dialect, sql).tokenize_with_location().map_err(|e| wrong(e.to_string()))?;
-    let words = tokens.iter().filter(|t| !matches!(t.token, Token::Whitespace(_))).count();
-    if words > TOKENS {
-        let message = format!("the statement has {words} words and signs: at most {TOKENS} are read");
-        return Err(Fault::new("54001", message).hint("send lists as an array parameter: x = ANY($1)"));
-    }
-    let (chain, joined) = depth(tokens.iter().map(|t| &t.token));
-    if chain > CHAIN || joined > JOINED {
-        let message = format!(
-            "the statement is too deep: {chain} operators on one another, {joined} joins and unions; {CHAIN} and {JOINED} \
-             are planned"
-        );
-        return Err(Fault::new("54001", message).hint("write x = ANY($1) or x IN (...) in place of many ORs"));
+    if let Some(message) = depth::too_deep(tokens.iter().map(|t| &t.token)) {
+        return Err(Fault::new("54001", message).hint(depth::HINT));
     }
     let first = tokens.iter().find_map(|t| match &t.token {
         Token::Word(w) => Some(w.value.to_uppercase()),
@@ -114,64 +99,6 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>, Fault> {
         Some(first) if writes(&first) => read_only(&first),
         _ => wrong(e.to_string()),
     })
-}
-
-/// How deep the tree of these words will be: operators on one another, and joins and unions; at most, and not much less.
-fn depth<'a>(tokens: impl Iterator<Item = &'a Token>) -> (usize, usize) {
-    /// What is open: the term that is read, what AND and OR joined of it, and the deepest before.
-    #[derive(Default)]
-    struct Level {
-        term: usize,
-        logic: usize,
-        most: usize,
-    }
-    /// What was in parentheses is one value of what is around them.
-    fn close(open: &mut Vec<Level>) {
-        if open.len() > 1
-            && let Some(inner) = open.pop()
-            && let Some(top) = open.last_mut()
-        {
-            top.term = top.term.max(inner.all()) + 1;
-        }
-    }
-    impl Level {
-        fn all(&self) -> usize {
-            self.term.max(self.logic).max(self.most)
-        }
-    }
-    let mut open = vec![Level::default()];
-    let (mut deepest, mut joined) = (0, 0);
-    for token in tokens {
-        let Some(top) = open.last_mut() else { break };
-        match token {
-            Token::Whitespace(_) | Token::Number(..) | Token::SingleQuotedString(_) | Token::Period => {}
-            Token::LParen | Token::LBracket => open.push(Level::default()),
-            Token::RParen | Token::RBracket => close(&mut open),
-            Token::Comma => *top = Level { most: top.all(), ..Level::default() },
-            Token::Word(word) if word.quote_style.is_none() => match word.keyword {
-                Keyword::CASE => open.push(Level::default()),
-                Keyword::END => close(&mut open),
-                Keyword::AND | Keyword::OR => {
-                    top.logic = top.logic.max(top.term) + 1;
-                    top.term = 0;
-                }
-                Keyword::NOT | Keyword::IS | Keyword::LIKE | Keyword::ILIKE | Keyword::COLLATE | Keyword::AT => {
-                    top.term += 1;
-                }
-                Keyword::JOIN | Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT => {
-                    joined += 1;
-                    *top = Level { most: top.all(), ..Level::default() };
-                }
-                Keyword::NoKeyword => {}
-                _ => *top = Level { most: top.all(), ..Level::default() },
-            },
-            Token::Word(_) => {}
-            // Every other sign is an operator.
-            _ => top.term += 1,
-        }
-        deepest = deepest.max(open.last().map_or(0, |l| l.all()) + open.len());
-    }
-    (deepest, joined)
 }
 
 /// Words that begin statements which change something, in a dialect that the parser may not know.
