@@ -161,7 +161,7 @@ const PROTOCOLS: [Protocol; 2] = [
         modules: "adbc_driver_flightsql, adbc_driver_manager, pyarrow",
         program: FLIGHT,
     },
-    Protocol { name: "postgres", on: false, modules: "psycopg", program: POSTGRES },
+    Protocol { name: "postgres", on: true, modules: "psycopg", program: POSTGRES },
 ];
 
 const FLIGHT: &str = r#"

@@ -7,7 +7,6 @@ use datafusion::sql::sqlparser::ast::{
     SelectItem, Set, SetExpr, Statement, TableFactor, TableWithJoins, Value, ValueWithSpan,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
-use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
