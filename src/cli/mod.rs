@@ -222,6 +222,7 @@ pub fn main(args: Args) -> Exit {
                 .unwrap_or_else(|_| "pipe=warn,pipe::serve=info,error".into()),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(colour())
         .without_time()
         .with_target(false)
         .try_init();

@@ -272,7 +272,8 @@ mod tests {
 
     #[test]
     fn columns_that_fit() {
-        let cases: &[(&[usize], usize, &[Option<usize>])] = &[
+        type Case = (&'static [usize], usize, &'static [Option<usize>]);
+        let cases: &[Case] = &[
             (&[5, 5], 21, &[Some(0), Some(1)]),
             (&[5, 5, 5], 21, &[Some(0), None, Some(2)]),
             (&[5, 5, 5, 5], 29, &[Some(0), Some(1), None, Some(3)]),

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use super::{Done, Reported, cores, project};
-use crate::diag::{self, Exit, Failure, Result, Sources};
+use crate::diag::{self, Exit, Result, Sources};
 use crate::query::{Engine, function_docs, output};
 use crate::store::Store;
 use command::Expanded;
@@ -241,7 +241,7 @@ fn with_output(session: &mut Session, path: Option<&Path>, run: impl FnOnce(&mut
     session.target.flush().map_err(|e| wrong(&e))?;
     session.target = Target::stdout();
     if exit == Exit::Ok {
-        temporary.persist(path).map_err(|e| Reported::bare(Failure::from(wrong(&e.error))))?;
+        temporary.persist(path).map_err(|e| Reported::bare(wrong(&e.error)))?;
     }
     Ok(exit)
 }

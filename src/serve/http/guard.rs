@@ -91,10 +91,10 @@ fn own_page(host: Option<&str>, headers: &HeaderMap) -> Result<(), Problem> {
     // Scripts cannot set these headers. Old browsers do not send them.
     match text(headers, HeaderName::from_static("sec-fetch-site")) {
         Some("same-origin") => return Ok(()),
-        Some(site @ ("cross-site" | "same-site")) => {
-            if text(headers, HeaderName::from_static("sec-fetch-mode")) != Some("navigate") {
-                return foreign(format!("the request comes from a page of another origin ({site})"));
-            }
+        Some(site @ ("cross-site" | "same-site"))
+            if text(headers, HeaderName::from_static("sec-fetch-mode")) != Some("navigate") =>
+        {
+            return foreign(format!("the request comes from a page of another origin ({site})"));
         }
         _ => {}
     }

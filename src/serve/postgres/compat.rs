@@ -135,15 +135,16 @@ impl VisitorMut for Always {
                 Some(regex) => *e = regex,
                 None => with_backslash(e),
             },
-            Expr::Cast { kind, expr, data_type, .. } if matches!(kind, CastKind::Cast | CastKind::DoubleColon) => {
+            Expr::Cast { kind: CastKind::Cast | CastKind::DoubleColon, expr, data_type, .. } => {
                 if let Some(cast) = of_object(expr, data_type) {
                     *e = cast;
                 }
             }
-            Expr::Identifier(name) if name.quote_style.is_none() => {
-                if ["current_schema", "session_user"].contains(&name.value.to_lowercase().as_str()) {
-                    *e = call(&name.value.to_lowercase(), Vec::new());
-                }
+            Expr::Identifier(name)
+                if name.quote_style.is_none()
+                    && ["current_schema", "session_user"].contains(&name.value.to_lowercase().as_str()) =>
+            {
+                *e = call(&name.value.to_lowercase(), Vec::new());
             }
             Expr::Function(f) if matches!(f.args, FunctionArguments::None) => {
                 // `current_user` and the like, without parentheses.

@@ -146,7 +146,8 @@ mod tests {
         // What `COPY (VALUES (...)) TO STDOUT` of PostgreSQL 15 prints.
         let text = CopyFormat::Text { delimiter: '\t', null: "\\N".into(), header: false };
         let csv = CopyFormat::Csv { delimiter: ',', null: String::new(), header: true, quote: '"' };
-        let cases: [(&CopyFormat, &[Option<&[u8]>], &str); 4] = [
+        type Case<'a> = (&'a CopyFormat, &'a [Option<&'a [u8]>], &'a str);
+        let cases: [Case; 4] = [
             (&text, &[Some(b"a\tb"), None, Some(b"c\\d\n")], "a\\tb\t\\N\tc\\\\d\\n\n"),
             (&csv, &[Some(b"a,b"), None, Some(b"")], "\"a,b\",,\"\"\n"),
             (&csv, &[Some(b"say \"x\""), Some(b"1.5")], "\"say \"\"x\"\"\",1.5\n"),

@@ -416,7 +416,8 @@ mod tests {
         let array: Vec<u8> = [1_i32, 1, 23, 2, 1, 4, 7, -1].iter().flat_map(|n| n.to_be_bytes()).collect();
         // 1234567.89: groups 123, 4567, 8900; the first weighs 10000.
         let number: Vec<u8> = [3_i16, 1, 0, 2, 123, 4567, 8900].iter().flat_map(|n| n.to_be_bytes()).collect();
-        let cases: Vec<(Type, bool, &[u8], Result<Given, ()>)> = vec![
+        type Case<'a> = (Type, bool, &'a [u8], Result<Given, ()>);
+        let cases: Vec<Case> = vec![
             (Type::INT4, true, &[0, 0, 1, 0], text("256")),
             (Type::INT4, true, &[0, 1, 0], Err(())),
             (Type::INT8, false, b"12", text("12")),

@@ -136,7 +136,7 @@ enum To {
     Arrow(Box<FileWriter<Out>>),
     Csv(Box<arrow::csv::Writer<Out>>, SchemaRef),
     Jsonl(Box<LineDelimitedWriter<Out>>),
-    Xlsx(Box<Xlsx>, Out),
+    Xlsx(Box<Xlsx>, Box<Out>),
 }
 
 fn failed(path: &Path, e: &dyn std::fmt::Display) -> Failure {
@@ -173,7 +173,7 @@ impl Sink {
             }
             ExportFormat::Xlsx => {
                 let scratch = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                To::Xlsx(Box::new(Xlsx::new(table, schema, scratch)?), out)
+                To::Xlsx(Box::new(Xlsx::new(table, schema, scratch)?), Box::new(out))
             }
             // The others have writers of their own.
             ExportFormat::Jsonl
@@ -220,8 +220,8 @@ impl Sink {
                 writer.into_inner()
             }
             To::Xlsx(workbook, mut out) => {
-                losses = workbook.finish(&mut out)?;
-                out
+                losses = workbook.finish(&mut *out)?;
+                *out
             }
         };
         out.finish().map_err(|e| wrong(&e))?;

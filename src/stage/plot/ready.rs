@@ -251,7 +251,7 @@ mod tests {
         ] {
             assert_eq!(
                 complete(sql, of, &Known { table: &known, varied: None }).as_deref(),
-                expect.map_err(String::from).as_deref().map_err(|e| e),
+                expect.map_err(String::from).as_deref(),
                 "{sql}"
             );
         }

@@ -219,7 +219,7 @@ fn field_of(text: &str) -> Option<&'static str> {
 
 fn field(name: &str, at: NaiveDateTime) -> String {
     let half = |am: &str, pm: &str| if at.hour() < 12 { am } else { pm }.to_string();
-    let twelve = if at.hour() % 12 == 0 { 12 } else { at.hour() % 12 };
+    let twelve = if at.hour().is_multiple_of(12) { 12 } else { at.hour() % 12 };
     let (month, day) = (MONTHS[at.month0() as usize], DAYS[at.weekday().num_days_from_sunday() as usize]);
     match name {
         "YYYY" => format!("{:04}", at.year()),
