@@ -130,8 +130,9 @@ fn body(definition: &str) -> &str {
     if !upper.trim_start().starts_with("CREATE") {
         return definition;
     }
-    let at = upper.find(" AS ").map(|i| i + 4).or_else(|| upper.find(" AS\n").map(|i| i + 4));
-    at.map_or(definition, |i| definition[i..].trim())
+    // The first one: columns of the query have their own.
+    let at = [" AS ", " AS\n"].iter().filter_map(|word| upper.find(word)).min();
+    at.map_or(definition, |i| definition[i + 4..].trim())
 }
 
 /// All of them.
