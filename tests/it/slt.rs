@@ -192,7 +192,7 @@ def text(value):
         return None
     value = value.decode()
     if re.match(r"\d{4}-\d\d-\d\d \d\d:", value):
-        return value.replace(" ", "T", 1)
+        return re.sub(r"\.0+$", "", value.replace(" ", "T", 1))
     if re.fullmatch(r"\{.*\}", value):
         return "[" + ", ".join(value[1:-1].split(",")) + "]"
     return value
