@@ -220,7 +220,7 @@ impl Sink {
                 writer.into_inner()
             }
             To::Xlsx(workbook, mut out) => {
-                losses = workbook.finish(&mut *out)?;
+                losses = workbook.finish(&mut out)?;
                 *out
             }
         };
