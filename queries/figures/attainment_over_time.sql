@@ -3,7 +3,7 @@
 -- for: [simulate]
 -- needs: ["{of}", "{of}_requests"]
 -- with:
---   scenario: (SELECT scenario_id FROM {of} ORDER BY saturation = 'stable' DESC, running_mean + waiting_mean DESC, scenario_id LIMIT 1)
+--   scenario: (SELECT scenario_id FROM {of} ORDER BY measured_served > 0 DESC, saturation = 'stable' DESC, running_mean + waiting_mean DESC NULLS LAST, scenario_id LIMIT 1)
 --   ttft_ms: 500
 --   tpot_ms: 50
 --   attainment: 0.99

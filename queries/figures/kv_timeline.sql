@@ -3,7 +3,7 @@
 -- for: [simulate]
 -- needs: ["{of}", "{of}_steps", "{of}_pools"]
 -- with:
---   scenario: (SELECT scenario_id FROM {of} ORDER BY saturation = 'stable' DESC, running_mean + waiting_mean DESC, scenario_id LIMIT 1)
+--   scenario: (SELECT scenario_id FROM {of} ORDER BY measured_served > 0 DESC, saturation = 'stable' DESC, running_mean + waiting_mean DESC NULLS LAST, scenario_id LIMIT 1)
 --   most: 8
 -- report: 9
 -- kind: step
@@ -11,10 +11,10 @@
 -- y: kv_usage
 -- series: replica
 -- note: note
--- x_label: Time (s)
+-- x_label: Time since the first step (s)
 -- y_label: Share of the replica's KV blocks
 
--- The most in each of 200 windows; where a replica begins no step, it keeps what it had.
+-- The most in each of 200 windows; where a replica begins no step, what its last step had.
 WITH chosen AS (
     SELECT scenario, scenario_id FROM (SELECT {configuration} AS scenario, scenario_id FROM {of}) WHERE scenario_id = {scenario}
 ),
@@ -27,9 +27,10 @@ used AS (
          AND t.replica >= p.replica_first AND t.replica < p.replica_first + p.replicas
     WHERE t.replica < {most}
 ),
-span AS (SELECT greatest(max(end_ns), 1) AS ns FROM used),
+span AS (SELECT min(step_start_ns) AS from_ns, greatest(max(end_ns) - min(step_start_ns), 1) AS ns FROM used),
 windows AS (
-    SELECT replica, step_start_ns * 200 / ns AS k, max(kv_usage) AS kv_usage
+    SELECT replica, (step_start_ns - from_ns) * 200 / ns AS k, max(kv_usage) AS kv_usage,
+           last_value(kv_usage ORDER BY step_start_ns) AS kv_usage_left
     FROM used CROSS JOIN span
     GROUP BY replica, k
 ),
@@ -38,7 +39,7 @@ grid AS (
 ),
 kept AS (
     SELECT g.replica, g.pool, g.k,
-           last_value(w.kv_usage) IGNORE NULLS OVER (PARTITION BY g.replica ORDER BY g.k) AS kv_usage
+           coalesce(w.kv_usage, last_value(w.kv_usage_left) IGNORE NULLS OVER (PARTITION BY g.replica ORDER BY g.k)) AS kv_usage
     FROM grid g LEFT JOIN windows w ON w.replica = g.replica AND w.k = g.k
 ),
 total AS (SELECT count(DISTINCT replica) AS n FROM {of}_steps WHERE scenario_id = {scenario})

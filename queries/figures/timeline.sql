@@ -3,7 +3,7 @@
 -- for: [simulate]
 -- needs: ["{of}", "{of}_requests"]
 -- with:
---   scenario: (SELECT scenario_id FROM {of} ORDER BY saturation = 'stable' DESC, running_mean + waiting_mean DESC, scenario_id LIMIT 1)
+--   scenario: (SELECT scenario_id FROM {of} ORDER BY measured_served > 0 DESC, saturation = 'stable' DESC, running_mean + waiting_mean DESC NULLS LAST, scenario_id LIMIT 1)
 -- report: 8
 -- kind: step
 -- x: time_s
@@ -48,5 +48,5 @@ lines AS (
 SELECT state, k, s(k * ns) / 200 AS time_s, requests,
        concat('Scenario ', scenario_id, CASE scenario WHEN '' THEN '' ELSE concat(': ', scenario) END) AS note
 FROM lines CROSS JOIN span CROSS JOIN chosen
-WHERE ns IS NOT NULL
+WHERE from_ns IS NOT NULL
 ORDER BY state, k

@@ -3,7 +3,7 @@
 -- for: [simulate]
 -- needs: ["{of}", "{of}_requests"]
 -- with:
---   scenario: (SELECT scenario_id FROM {of} ORDER BY saturation = 'stable' DESC, running_mean + waiting_mean DESC, scenario_id LIMIT 1)
+--   scenario: (SELECT scenario_id FROM {of} ORDER BY measured_served > 0 DESC, saturation = 'stable' DESC, running_mean + waiting_mean DESC NULLS LAST, scenario_id LIMIT 1)
 --   from_s: 0
 --   most: 40
 -- kind: span
@@ -12,7 +12,7 @@
 -- y: request
 -- series: part
 -- note: note
--- x_label: Time (s)
+-- x_label: Time since the first arrival (s)
 -- y_label: Request
 
 -- The first requests that arrive at `from_s` or later, and were given tokens.

@@ -12,6 +12,7 @@ SELECT
     ms(itl_ns_mean) AS itl_ms_mean,
     ms(itl_ns_max) AS itl_ms_max,
     ms(preempted_ns) AS preempted_ms,
+    ms(prefill_preempted_ns) AS prefill_preempted_ms,
     CASE WHEN deadline_ns IS NOT NULL THEN coalesce(finished_ns <= deadline_ns, false) END AS deadline_met,
     input_tokens, output_tokens, cached_tokens, recomputed_tokens, preemptions
 FROM sim_requests

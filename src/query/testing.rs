@@ -86,6 +86,7 @@ pub fn requests() -> RecordBatch {
         ("itl_ns_max", "ns", ns(&|r| r.5)),
         ("preemptions", "", small(&|_| 0)),
         ("preempted_ns", "ns", ns(&|_| Some(0))),
+        ("prefill_preempted_ns", "ns", ns(&|r| r.4.map(|_| 0))),
         ("input_tokens", "tokens", small(&|_| 100)),
         ("samples", "", small(&|_| 1)),
         ("output_tokens", "tokens", small(&|r| r.6)),

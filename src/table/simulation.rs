@@ -22,7 +22,7 @@ use super::{DESCRIPTION, column};
 
 /// Version of the rows that a simulation is remembered by. Raised by hand when [`memo_requests`], [`memo_steps`],
 /// [`memo_routes`] or the totals kept with them change, so that rows of an older shape are never reused.
-pub const MEMO_VERSION: u32 = 7;
+pub const MEMO_VERSION: u32 = 8;
 
 /// Latencies that a scenario has a distribution of, and what each is.
 pub const LATENCIES: [(&str, &str); 7] = [
@@ -181,6 +181,12 @@ fn request_columns() -> Vec<Field> {
             false,
             "Time lost to preemptions: from each until all is computed again that it lost; of several samples, that of \
              the one that lost most",
+        ),
+        ns(
+            "prefill_preempted_ns",
+            true,
+            "What of prefill_ns was lost to preemptions; of several samples, by the one whose first token came first; \
+             null without a first token",
         ),
         int32("input_tokens", "tokens", "Length of the prompt"),
         int32("samples", "", "Parallel samples: replies to the prompt"),
@@ -584,7 +590,7 @@ mod tests {
             names.join(" "),
             "scenario_id request_id replica pool prefill_replica status measured class session_id priority arrival_ns \
              deadline_ns encoded_ns queued_ns scheduled_ns prefilled_ns kv_ready_ns first_token_ns finished_ns queue_ns \
-             prefill_ns kv_transfer_ns decode_ns ttft_ns tpot_ns tpot_incl_first_ns e2e_ns itl_ns_mean itl_ns_p99 itl_ns_max preemptions preempted_ns input_tokens samples output_tokens cached_tokens \
+             prefill_ns kv_transfer_ns decode_ns ttft_ns tpot_ns tpot_incl_first_ns e2e_ns itl_ns_mean itl_ns_p99 itl_ns_max preemptions preempted_ns prefill_preempted_ns input_tokens samples output_tokens cached_tokens \
              fetched_tokens recomputed_tokens"
         );
     }

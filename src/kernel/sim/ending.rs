@@ -116,6 +116,9 @@ impl Replica {
         match live.first_token {
             None => {
                 live.first_token = Some(at);
+                // A loss may still be under way: a step can yield the token of a request that was preempted meanwhile.
+                let losing = live.lost_since.map_or(SimDuration::ZERO, |since| at - since.min(at));
+                live.prefill_preempted = live.preempted + losing;
                 let told = std::mem::replace(&mut live.told, true);
                 if live.several {
                     begins = Some(live.request);
@@ -376,6 +379,7 @@ impl Replica {
             recomputed_tokens: live.recomputed,
             preemptions: live.preemptions,
             preempted: live.preempted,
+            prefill_preempted: live.prefill_preempted,
             ..self.row_of(live.request, status, env)
         }
     }

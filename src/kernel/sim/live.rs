@@ -103,6 +103,8 @@ pub(super) struct Live {
     pub peak: u32,
     pub lost_since: Option<SimTime>,
     pub preempted: SimDuration,
+    /// What of it was before the first token.
+    pub prefill_preempted: SimDuration,
     /// Its gaps between tokens up to the step `from`; those of later steps are in the log.
     pub gaps: Vec<i64>,
     /// Blocks whose content hash the trace knows.
@@ -175,6 +177,7 @@ impl Default for Live {
             peak: 0,
             lost_since: None,
             preempted: SimDuration::ZERO,
+            prefill_preempted: SimDuration::ZERO,
             gaps: Vec::new(),
             from: 0,
             known: 0,

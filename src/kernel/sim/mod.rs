@@ -327,6 +327,8 @@ pub struct RequestRow {
     /// Time lost to preemptions: from each until the end of the step that has computed again what it lost. Of several
     /// samples, that of the one that lost most.
     pub preempted: SimDuration,
+    /// What of it lies between `scheduled` and the first token; of several samples, of the one whose first token that is.
+    pub prefill_preempted: SimDuration,
     /// `None` with fewer than two tokens of any sample.
     pub itl: Option<ItlStats>,
 }
@@ -355,6 +357,7 @@ impl RequestRow {
             recomputed_tokens: 0,
             preemptions: 0,
             preempted: SimDuration::ZERO,
+            prefill_preempted: SimDuration::ZERO,
             itl: None,
         }
     }

@@ -85,6 +85,7 @@ impl Replica {
             // Without a first token, the last of the prompt is computed again.
             peak: input,
             preempted: row.preempted,
+            prefill_preempted: row.prefill_preempted,
             known,
             ..Live::default()
         });

@@ -255,7 +255,7 @@ impl Replica {
         let Some(parent) = self.parents.get_mut(&row.request) else { unreachable!("no samples of {}", row.request) };
         let served = row.status.served();
         let prompt = parent.behind;
-        let row = if prompt { RequestRow { first_token: None, finished: None, output_tokens: 0, ..row } } else { row };
+        let row = if prompt { without_tokens(row) } else { row };
         let now = row.scheduled.map(|at| (at, sample));
         let first = parent.first.is_none_or(|first| now.is_some_and(|now| now < first));
         let cached = row.cached_tokens;
@@ -286,19 +286,28 @@ impl Replica {
     }
 }
 
+/// The row of what only computed the prompt for others.
+fn without_tokens(row: RequestRow) -> RequestRow {
+    RequestRow { first_token: None, finished: None, output_tokens: 0, prefill_preempted: SimDuration::ZERO, ..row }
+}
+
 /// What is known of samples that have left, and of another one that leaves after them, but for gaps and hits.
 fn merged(all: RequestRow, one: RequestRow) -> RequestRow {
     let earlier = |a: Option<SimTime>, b: Option<SimTime>| a.into_iter().chain(b).min();
+    let first_token = earlier(all.first_token, one.first_token);
+    let firsts = [&all, &one].into_iter().filter(|row| row.first_token == first_token);
+    let prefill_preempted = firsts.map(|row| row.prefill_preempted).max().unwrap_or_default();
     RequestRow {
         status: one.status,
         scheduled: earlier(all.scheduled, one.scheduled),
-        first_token: earlier(all.first_token, one.first_token),
+        first_token,
         finished: if one.status.served() { one.finished } else { None },
         output_tokens: all.output_tokens + one.output_tokens,
         fetched_tokens: all.fetched_tokens + one.fetched_tokens,
         recomputed_tokens: all.recomputed_tokens + one.recomputed_tokens,
         preemptions: all.preemptions + one.preemptions,
         preempted: all.preempted.max(one.preempted),
+        prefill_preempted,
         ..all
     }
 }

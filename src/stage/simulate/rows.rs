@@ -172,6 +172,7 @@ fn request_batch(rows: &[RequestRow], measured: Vec<bool>, wishes: &Wishes) -> R
         spans(|r| r.itl.map(|itl| itl.max.0)),
         int32s(r().map(|r| r.preemptions)),
         ints(r().map(|r| r.preempted.0)),
+        spans(|r| r.first_token.map(|_| r.prefill_preempted.0)),
         int32s(r().map(|r| r.input_tokens)),
         int32s(r().map(|r| r.samples)),
         int32s(r().map(|r| r.output_tokens)),
@@ -264,6 +265,7 @@ pub(super) mod tests {
             recomputed_tokens: 5,
             preemptions: 1,
             preempted: SimDuration(77),
+            prefill_preempted: SimDuration(33),
             itl: (output_tokens == 3).then_some(itl),
         }
     }

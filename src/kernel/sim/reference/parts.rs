@@ -123,6 +123,8 @@ pub(super) struct Life {
     /// Since when it has been losing time to preemptions, and what it had lost before.
     pub losing: Option<SimTime>,
     pub lost: SimDuration,
+    /// From when to when it has lost time so far.
+    pub losses: Vec<(SimTime, SimTime)>,
     /// Its row is out.
     pub gone: bool,
 }
@@ -184,6 +186,7 @@ impl Life {
             preemptions: 0,
             losing: None,
             lost: SimDuration::ZERO,
+            losses: Vec::new(),
             gone: false,
         }
     }
@@ -236,7 +239,15 @@ impl Life {
     pub(super) fn end_loss(&mut self, now: SimTime) {
         if let Some(since) = self.losing.take() {
             self.lost += now - since;
+            self.losses.push((since, now));
         }
+    }
+
+    /// What it lost between being scheduled and its first token.
+    pub(super) fn lost_of_prefill(&self) -> SimDuration {
+        let (Some(from), Some(to)) = (self.scheduled, self.tokens.first()) else { return SimDuration::ZERO };
+        let all = self.losses.iter().map(|(a, b)| ((*a).max(from), (*b).min(*to)));
+        all.filter(|(a, b)| a < b).fold(SimDuration::ZERO, |sum, (a, b)| sum + (b - a))
     }
 
     /// Its row, if it ends now.
@@ -257,6 +268,7 @@ impl Life {
             recomputed_tokens: self.recomputed as u32,
             preemptions: self.preemptions,
             preempted: self.lost,
+            prefill_preempted: self.lost_of_prefill(),
             itl: itl(&self.tokens),
             ..RequestRow::new(self.request, self.home as u32, status, self.arrival)
         }

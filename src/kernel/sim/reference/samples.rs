@@ -126,16 +126,19 @@ impl World<'_> {
         let life = &self.lives[i];
         let all: Vec<&Life> = life.children.iter().map(|child| &self.lives[*child]).collect();
         let first = all.iter().filter(|child| child.scheduled.is_some()).min_by_key(|c| (c.scheduled, c.sample));
-        let first_tokens = self.replying(life).filter_map(|child| Some(*child.tokens.first()? + child.after_token));
+        let first_token = |child: &Life| Some(*child.tokens.first()? + child.after_token);
+        let earliest = self.replying(life).filter_map(first_token).min();
+        let firsts = self.replying(life).filter(|child| first_token(child) == earliest);
         let gaps = self.replying(life).flat_map(|child| child.tokens.windows(2).map(|w| (w[1] - w[0]).0));
         RequestRow {
             scheduled: first.and_then(|child| child.scheduled),
-            first_token: first_tokens.min(),
+            first_token: earliest,
             output_tokens: self.replying(life).map(|child| child.tokens.len() as u32).sum(),
             cached_tokens: first.map_or(0, |child| child.cached as u32),
             recomputed_tokens: all.iter().map(|child| child.recomputed as u32).sum(),
             preemptions: all.iter().map(|child| child.preemptions).sum(),
             preempted: all.iter().map(|child| child.lost).max().unwrap_or_default(),
+            prefill_preempted: firsts.map(|child| child.lost_of_prefill()).max().unwrap_or_default(),
             itl: stats(gaps.collect()),
             ..life.row(status)
         }

@@ -4,7 +4,7 @@
 //!
 //! A request reads `finished q0 s0 f1 d3 o3`: status; queued, scheduled, first token and done in ms (`-` where that did
 //! not come about); tokens out. Then, where there is something to tell: `c` tokens found in the prefix cache, `t` tokens from tiers, `p`
-//! preemptions, `l` ms lost to them, `a` tokens computed again, `i` sum / p99 / longest of the gaps in ms.
+//! preemptions, `l` ms lost to them (after a `/`: of these before the first token), `a` tokens computed again, `i` sum / p99 / longest of the gaps in ms.
 //! A step reads `1+1 d1 p9/1 c5 r2 w0 x0 b5`: start + duration; decode requests, prefill tokens / requests, context;
 //! running, waiting, preempted, blocks.
 //!
@@ -152,6 +152,9 @@ fn request_text(row: &RequestRow) -> String {
     }
     if row.preempted.0 > 0 {
         text += &format!(" l{}", ms(row.preempted.0));
+    }
+    if row.prefill_preempted.0 > 0 {
+        text += &format!("/{}", ms(row.prefill_preempted.0));
     }
     if row.recomputed_tokens > 0 {
         text += &format!(" a{}", row.recomputed_tokens);
