@@ -16,7 +16,7 @@ use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
-use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -88,6 +88,8 @@ pub fn context(options: &SessionOptions) -> Result<SessionContext> {
     schema(&ctx, SCHEMA)?;
     functions::aggregates().into_iter().for_each(|f| ctx.register_udaf(f));
     functions::scalars().into_iter().for_each(|f| ctx.register_udf(f));
+    let concat = Arc::new(functions::concat::ConcatRewrite(Arc::new(functions::concat::Concat::udf())));
+    ctx.state_ref().write().register_function_rewrite(concat).map_err(internal)?;
     Ok(ctx)
 }
 

@@ -42,6 +42,7 @@ built_in![
     "itl_cdf",
     "timeline",
     "kv_timeline",
+    "replicas_at_work",
     "attainment_over_time",
     "waterfall",
     "slo_margins",

@@ -494,7 +494,7 @@ impl Replica {
         live.known = known;
         live.peak = live.peak.max(computed);
         if anew {
-            (live.emitted, live.first_token) = (0, None);
+            (live.emitted, live.first_token, live.prefill_preempted) = (0, None, SimDuration::ZERO);
             live.gaps.clear();
             live.peak = live.peak.min(live.input);
         }

@@ -12,8 +12,9 @@ use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::exec_err;
 use datafusion::error::Result;
-use datafusion::functions::{string, unicode};
+use datafusion::functions::{regex, string, unicode};
 use datafusion::functions_nested::{range, repeat, resize};
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::preimage::PreimageResult;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
@@ -29,8 +30,11 @@ pub const MAX_BYTES: u64 = 256 << 20;
 
 /// The functions with a limit, under the names of DataFusion's, which they replace.
 pub fn scalars() -> Vec<ScalarUDF> {
-    let bounded: [(Arc<ScalarUDF>, sizes::Estimate); 8] = [
+    let bounded: [(Arc<ScalarUDF>, sizes::Estimate); 11] = [
         (string::repeat(), sizes::repeat),
+        (string::concat(), sizes::together),
+        (string::concat_ws(), sizes::separated),
+        (regex::regexp_replace(), sizes::regexp_replace),
         (string::replace(), sizes::replace),
         (unicode::lpad(), sizes::pad),
         (unicode::rpad(), sizes::pad),
@@ -75,13 +79,19 @@ fn bytes(args: &[ColumnarValue], rows: usize, estimate: sizes::Estimate) -> Resu
     Ok(estimate(&args, rows)?.max(spread))
 }
 
+/// # Errors
+/// The result of a call would take more than [`MAX_BYTES`].
+pub fn within_limit(what: &str, args: &[ColumnarValue], rows: usize, estimate: sizes::Estimate) -> Result<()> {
+    let bytes = bytes(args, rows, estimate)?;
+    if bytes > MAX_BYTES {
+        return exec_err!("result of {what} would take {bytes} bytes; at most {} MiB", MAX_BYTES >> 20);
+    }
+    Ok(())
+}
+
 impl ScalarUDFImpl for Bounded {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let bytes = bytes(&args.args, args.number_rows, self.estimate)?;
-        if bytes > MAX_BYTES {
-            let limit = MAX_BYTES >> 20;
-            return exec_err!("result of {}() would take {bytes} bytes; at most {limit} MiB", self.name());
-        }
+        within_limit(&format!("{}()", self.name()), &args.args, args.number_rows, self.estimate)?;
         self.plain.inner().invoke_with_args(args)
     }
 
@@ -123,7 +133,15 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
-        self.plain.inner().simplify(args, info)
+        Ok(match self.plain.inner().simplify(args, info)? {
+            // It may be the same function of other arguments, without the limit.
+            ExprSimplifyResult::Simplified(Expr::ScalarFunction(call)) if call.func == self.plain => {
+                let limited = Bounded { plain: self.plain.clone(), estimate: self.estimate };
+                let call = ScalarFunction::new_udf(Arc::new(ScalarUDF::new_from_impl(limited)), call.args);
+                ExprSimplifyResult::Simplified(Expr::ScalarFunction(call))
+            }
+            other => other,
+        })
     }
 
     fn preimage(&self, args: &[Expr], literal: &Expr, info: &SimplifyContext) -> Result<PreimageResult> {

@@ -6,6 +6,7 @@
 
 pub mod bounded;
 mod buckets;
+pub mod concat;
 pub mod exact;
 mod method;
 mod quantile;

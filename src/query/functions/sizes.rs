@@ -111,7 +111,7 @@ fn value_bytes(array: &ArrayRef, at: usize) -> u64 {
     }
 }
 
-fn total(rows: usize, of: impl Fn(usize) -> Option<u64>) -> u64 {
+fn total(rows: usize, of: impl FnMut(usize) -> Option<u64>) -> u64 {
     (0..rows).filter_map(of).fold(0, u64::saturating_add)
 }
 
@@ -124,6 +124,54 @@ pub fn repeat(args: &[Arg], rows: usize) -> Result<u64> {
     let [text, n] = args else { return Ok(0) };
     let (text, n) = (text.texts()?, n.integers()?);
     Ok(total(rows, |row| Some((text.at(row)?.len() as u64).saturating_mul(count(n(row)?)))))
+}
+
+/// `concat(a, b, ..)`, `a || b`.
+pub fn together(args: &[Arg], rows: usize) -> Result<u64> {
+    Ok(total(rows, |row| Some(args.iter().map(|a| a.bytes(row)).fold(0, u64::saturating_add))))
+}
+
+/// `concat_ws(separator, a, b, ..)`.
+pub fn separated(args: &[Arg], rows: usize) -> Result<u64> {
+    let Some((separator, parts)) = args.split_first() else { return Ok(0) };
+    Ok(total(rows, |row| {
+        let between = separator.bytes(row).saturating_mul(parts.len() as u64);
+        Some(parts.iter().map(|a| a.bytes(row)).fold(between, u64::saturating_add))
+    }))
+}
+
+/// `regexp_replace(text, pattern, by[, flags])`. A bound that takes no search of the text: `by` at every place of it, and
+/// with all of it for each group that `by` names. Where that is much, the places are counted.
+pub fn regexp_replace(args: &[Arg], rows: usize) -> Result<u64> {
+    const MUCH: u64 = 1 << 20;
+    let [text, pattern, by, flags @ ..] = args else { return Ok(0) };
+    let flags = flags.first().map(Arg::texts).transpose()?;
+    let (text, pattern, by) = (text.texts()?, pattern.texts()?, by.texts()?);
+    let mut known: Option<((&str, &str), Option<regex::Regex>)> = None;
+    Ok(total(rows, |row| {
+        let (text, pattern, by) = (text.at(row)?, pattern.at(row)?, by.at(row)?);
+        let len = text.len() as u64;
+        // Matches do not overlap: a group repeats the text once at most.
+        let groups = by.bytes().filter(|b| matches!(b, b'$' | b'\\')).count() as u64;
+        let with = |places: u64| {
+            let put = places.saturating_mul(by.len() as u64);
+            len.saturating_add(put).saturating_add(groups.saturating_mul(len))
+        };
+        let flags = flags.as_ref().and_then(|f| f.at(row)).unwrap_or_default();
+        let everywhere = flags.contains('g');
+        let most = with(if everywhere { len.saturating_add(1) } else { 1 });
+        if most < MUCH {
+            return Some(most);
+        }
+        if known.as_ref().is_none_or(|(of, _)| *of != (pattern, flags)) {
+            let others = flags.replace('g', "");
+            let whole = if others.is_empty() { pattern.to_string() } else { format!("(?{others}){pattern}") };
+            known = Some(((pattern, flags), regex::Regex::new(&whole).ok()));
+        }
+        // What is no pattern here is none for the function either; then the bound is all there is.
+        let found = known.as_ref().and_then(|(_, regex)| Some(regex.as_ref()?.find_iter(text).count() as u64));
+        Some(found.filter(|_| everywhere).map_or(most, with))
+    }))
 }
 
 /// `lpad(text, n[, fill])`, `rpad`: texts of `n` characters.

@@ -274,7 +274,7 @@ fn a_share_given_back_goes_to_those_behind() {
             Ask { priority: Some(-1), ..ask(0.5, 2, 6) },
             Ask { priority: Some(1), ..ask(1.5, 9, 1) },
         ],
-        &["finished q0 s0 f11 d11 o1 p1 l6 a16", "finished q0.5 s1 f2 d7 o6", "finished q1.5 s2 f6 d6 o1"],
+        &["finished q0 s0 f11 d11 o1 p1 l6/6 a16", "finished q0.5 s1 f2 d7 o6", "finished q1.5 s2 f6 d6 o1"],
         &[
             "0+1 d0 p4/1 c0 r1 w0 x0 b1",
             "1+1 d0 p6/2 c4 r2 w0 x0 b3",
@@ -298,7 +298,7 @@ fn contents_of_a_share_given_back_are_forgotten() {
             (r.max_num_batched_tokens, r.long_prefill_token_threshold) = (16, 8);
         },
         &[Ask { priority: Some(5), blocks: &[1, 2, 3, 4, 5, 6], ..ask(0.0, 24, 1) }, ask(0.5, 8, 2)],
-        &["finished q0 s0 f4 d4 o1 p1 l2", "finished q0.5 s1 f2 d3 o2"],
+        &["finished q0 s0 f4 d4 o1 p1 l2/2", "finished q0.5 s1 f2 d3 o2"],
         &[
             "0+1 d0 p8/1 c0 r1 w0 x0 b2",
             "1+1 d0 p16/2 c8 r2 w0 x0 b6",
@@ -325,7 +325,7 @@ fn nobody_behind_a_request_that_preempts_itself_gets_anything() {
             s.deployment.tick = "1ms".parse().ok();
         },
         &asked,
-        &["finished q0 s0 f10 d10 o1 p1 l5 a16", "finished q0.5 s1 f4 d8 o4 i4/1.98/2"],
+        &["finished q0 s0 f10 d10 o1 p1 l5/5 a16", "finished q0.5 s1 f4 d8 o4 i4/1.98/2"],
         &[
             "0+1 d0 p4/1 c0 r1 w0 x0 b1",
             "1+1 d0 p6/2 c4 r2 w0 x0 b3",
@@ -341,7 +341,7 @@ fn nobody_behind_a_request_that_preempts_itself_gets_anything() {
         edit,
         &asked,
         &[
-            "finished q0 s0 f9.000001 d9.000001 o1 p1 l4.000001 a16",
+            "finished q0 s0 f9.000001 d9.000001 o1 p1 l4.000001/4.000001 a16",
             "finished q0.5 s1 f4 d7.000001 o4 i3.000001/1.000001/1.000001",
         ],
         &[],

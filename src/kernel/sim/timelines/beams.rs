@@ -123,7 +123,7 @@ fn beams_that_are_paused_begin_anew() {
         (2, 6),
         |r| r.capacity_scheduler_policy = CapacitySchedulerPolicy::MaxUtilization,
         &[beams(0.0, 3, 4, 2), beams(0.0, 3, 4, 2)],
-        &["finished q0 s0 f1 d4 o4", "finished q0 s0 f4 d7 o4 p1 l2 a3"],
+        &["finished q0 s0 f1 d4 o4", "finished q0 s0 f4 d7 o4 p1 l2/2 a3"],
         &[
             "0+1 d0 p6/2 c0 r2 w0 x0 b4",
             "1+1 d4 p0/0 c12 r2 w0 x0 b4",

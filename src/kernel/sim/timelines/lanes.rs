@@ -148,7 +148,7 @@ fn of_vllm_s_the_last_is_the_victim_and_its_token_comes_out() {
         &vllm_v1(4),
         stages(2, 2),
         &[ask(0.0, 4, 3), ask(0.0, 4, 3)],
-        &["finished q0 s0 f1 d3 o3", "finished q0 s0 f1.5 d5.5 o3 p1 l3 a4 i4/2.98/3"],
+        &["finished q0 s0 f1 d3 o3", "finished q0 s0 f1.5 d5.5 o3 p1 l3/0.5 a4 i4/2.98/3"],
         &[
             "0+1 d0 p4/1 c0 r1 w1 x0 b1",
             "0+1.5 d0 p4/1 c0 r2 w0 x0 b2",

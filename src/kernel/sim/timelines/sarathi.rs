@@ -97,7 +97,7 @@ fn a_prompt_that_is_not_done_is_the_first_to_go() {
         rules(4),
         5,
         &[ask(0.0, 3, 5), ask(0.5, 9, 1)],
-        &["finished q0 s0 f1 d5 o5", "finished q0.5 s1 f7 d7 o1 p2 l3 a9"],
+        &["finished q0 s0 f1 d5 o5", "finished q0.5 s1 f7 d7 o1 p2 l3/3 a9"],
         &[
             "0+1 d0 p3/1 c0 r1 w0 x0 b1",
             "1+1 d1 p3/1 c3 r2 w0 x0 b4",
