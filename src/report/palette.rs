@@ -109,9 +109,10 @@ pub(super) fn value_colour(unit: f64) -> Rgb {
     between(&VALUES, unit)
 }
 
-/// The colour of a value from 0 to 1 whose middle is 0.5.
+/// The colour of a value from 0 to 1 whose middle is 0.5. There the colours jump: on which side a value lies is seen however
+/// near it is.
 pub(super) fn sided_colour(unit: f64) -> Rgb {
-    between(&SIDES, unit)
+    between(&SIDES, if unit < 0.5 { unit * 0.75 } else { 0.25 + unit * 0.75 })
 }
 
 fn between(anchors: &[Rgb; 9], unit: f64) -> Rgb {
