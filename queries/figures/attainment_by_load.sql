@@ -6,5 +6,5 @@
 -- y: attainment
 -- y_label: Share of the requests
 -- y_min: 0
--- y_max: 1
+-- y_max: 1.02
 -- rules: [{ y: {attainment}, label: "objective: {attainment}" }]

@@ -15,7 +15,7 @@
 -- x_label: Arrival since the first one (s)
 -- y_label: Share of the requests
 -- y_min: 0
--- y_max: 1
+-- y_max: 1.02
 -- rules: [{ y: {attainment}, label: "objective: {attainment}" }]
 
 -- Of the measured requests that arrive in each of 50 windows of equal length; none where nothing arrives.
@@ -32,8 +32,12 @@ windows AS (
     SELECT least((arrival_ns - from_ns) * 50 / ns, 49) AS k, count(*) AS requests, slo_attainment({objective}) AS attainment
     FROM requests CROSS JOIN span
     GROUP BY k
+),
+-- The last one lasts until its end.
+held AS (
+    SELECT * FROM windows UNION ALL SELECT k + 1, requests, attainment FROM windows WHERE k = (SELECT max(k) FROM windows)
 )
 SELECT k, s(k * ns) / 50 AS time_s, requests, attainment,
        concat('Scenario ', scenario_id, CASE scenario WHEN '' THEN '' ELSE concat(': ', scenario) END) AS note
-FROM windows CROSS JOIN span CROSS JOIN chosen
+FROM held CROSS JOIN span CROSS JOIN chosen
 ORDER BY k

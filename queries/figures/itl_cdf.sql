@@ -9,7 +9,7 @@
 -- series: scenario
 -- note: note
 -- x_log: true
--- x_label: ITL (ms)
+-- x_label: ITL (ms), all requests, measured or not
 -- y_label: Share of the tokens
 
 WITH scenarios AS (

@@ -14,7 +14,7 @@
 -- x_label: Time since the first step (s)
 -- y_label: Share of the replica's KV blocks
 
--- The most in each of 200 windows; where a replica begins no step, what its last step had.
+-- The most in each of 200 windows, of which the last one lasts until its end; where a replica begins no step, what its last step had.
 WITH chosen AS (
     SELECT scenario, scenario_id FROM (SELECT {configuration} AS scenario, scenario_id FROM {of}) WHERE scenario_id = {scenario}
 ),
@@ -35,12 +35,12 @@ windows AS (
     GROUP BY replica, k
 ),
 grid AS (
-    SELECT replica, pool, k FROM (SELECT DISTINCT replica, pool FROM used) CROSS JOIN (SELECT unnest(range(0, 200)) AS k)
+    SELECT replica, pool, k FROM (SELECT DISTINCT replica, pool FROM used) CROSS JOIN (SELECT unnest(range(0, 201)) AS k)
 ),
 kept AS (
     SELECT g.replica, g.pool, g.k,
            coalesce(w.kv_usage, last_value(w.kv_usage_left) IGNORE NULLS OVER (PARTITION BY g.replica ORDER BY g.k)) AS kv_usage
-    FROM grid g LEFT JOIN windows w ON w.replica = g.replica AND w.k = g.k
+    FROM grid g LEFT JOIN windows w ON w.replica = g.replica AND w.k = least(g.k, 199)
 ),
 total AS (SELECT count(DISTINCT replica) AS n FROM {of}_steps WHERE scenario_id = {scenario})
 SELECT replica AS number, CASE pool WHEN 'default' THEN concat('', replica) ELSE concat(pool, ' ', replica) END AS replica,

@@ -12,6 +12,7 @@
 -- y: requests_per_usd
 -- series: front
 -- labels: label
+-- note: note
 -- x_log: true
 -- y_label: Requests per USD
 
@@ -19,10 +20,11 @@
 -- On the front: no other scenario serves as much for the money at no higher latency, and is better in one.
 WITH points AS (
     SELECT scenario_id, {configuration} AS configuration, {metric}_ms_p99,
-           request_rps * 3600 / (gpus * ({usd})) AS requests_per_usd
+           request_rps * 3600 / (gpus * ({usd})) AS requests_per_usd, ({usd}) IS NULL AS unpriced
     FROM {of}
     WHERE {where}
 ),
+total AS (SELECT count(*) AS n, count(*) FILTER (WHERE unpriced) AS unpriced FROM points),
 held AS (
     SELECT *,
            max(requests_per_usd) OVER (ORDER BY {metric}_ms_p99) AS most_at_as_little,
@@ -36,6 +38,10 @@ judged AS (
                 THEN 'on the front' ELSE 'beaten' END AS front
     FROM held
 )
-SELECT *, CASE front WHEN 'on the front' THEN configuration ELSE '' END AS label
-FROM judged
+SELECT scenario_id, configuration, {metric}_ms_p99, requests_per_usd, coalesce(front, '') AS front,
+       CASE front WHEN 'on the front' THEN configuration ELSE '' END AS label,
+       CASE WHEN unpriced > 0
+            THEN concat('No price is known for ', unpriced, ' of ', n, ' scenarios: give one, with: { usd: ... }') END AS note
+FROM total LEFT JOIN judged ON true
+WHERE scenario_id IS NOT NULL OR unpriced > 0
 ORDER BY front DESC, {metric}_ms_p99, scenario_id

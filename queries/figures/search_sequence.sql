@@ -11,6 +11,7 @@
 -- series: configuration
 -- note: note
 -- x_label: Step
+-- y_label: "{searched} that was tried"
 
 WITH configurations AS (
     SELECT configuration, configuration_id, slo, dense_rank() OVER (ORDER BY configuration_id) AS place

@@ -4,7 +4,7 @@
 -- needs: ["{of}"]
 -- with: { metric: ttft, load: rate_rps, where: "true", most: 8 }
 -- least: 2
--- kind: line
+-- kind: path
 -- x: output_tps_per_gpu
 -- y: "{metric}_ms_p99"
 -- series: configuration
@@ -12,6 +12,7 @@
 -- x_label: Throughput (output tokens/s per GPU)
 -- y_log: true
 
+-- The line follows the load: beyond the limit of a configuration it turns back.
 WITH scenarios AS (
     SELECT {configuration but {load}} AS configuration, scenario_id, {load} AS load,
            output_tps / gpus AS output_tps_per_gpu, {metric}_ms_p99
@@ -31,4 +32,4 @@ SELECT place, configuration, load, output_tps_per_gpu, {metric}_ms_p99,
        CASE WHEN n > {most} THEN concat('The first {most} of ', n, ' configurations') END AS note
 FROM placed CROSS JOIN total
 WHERE place <= {most}
-ORDER BY place, output_tps_per_gpu
+ORDER BY place, load

@@ -22,7 +22,8 @@
 -- the objective. `usd` is the price of a GPU and hour: by default what the catalog names first, on demand.
 WITH scenarios AS (
     SELECT {configuration but {load}} AS configuration, scenario_id,
-           gpus * ({usd}) / 3600 / nullif(output_tps, 0) * 1000000 AS usd_per_million_tokens
+           gpus * ({usd}) / 3600 / nullif(output_tps, 0) * 1000000 AS usd_per_million_tokens,
+           ({usd}) IS NULL AS unpriced
     FROM {of}
     WHERE {where}
 ),
@@ -39,12 +40,18 @@ best AS (
     SELECT *, row_number() OVER (ORDER BY usd_per_million_tokens, scenario_id) AS place FROM costs WHERE nth = 1
 ),
 total AS (
-    SELECT (SELECT count(*) FROM best) AS n, (SELECT count(DISTINCT configuration) FROM scenarios) AS configurations
+    SELECT (SELECT count(*) FROM best) AS n, count(DISTINCT configuration) AS configurations,
+           count(DISTINCT configuration) FILTER (WHERE NOT unpriced) AS priced
+    FROM scenarios
 )
-SELECT place, CASE configuration WHEN '' THEN 'all' ELSE configuration END AS configuration, scenario_id,
-       usd_per_million_tokens,
-       CASE WHEN n < configurations OR n > {most}
-            THEN concat(n, ' of ', configurations, ' configurations meet the objectives', CASE WHEN n > {most} THEN '; the cheapest {most}' ELSE '' END) END AS note
-FROM best CROSS JOIN total
-WHERE place <= {most}
+SELECT place, CASE WHEN place IS NULL THEN '' WHEN configuration = '' THEN 'all' ELSE configuration END AS configuration,
+       scenario_id, usd_per_million_tokens,
+       nullif(concat_ws('; ',
+           CASE WHEN n < priced OR n > {most} THEN concat(n, ' of ', priced, ' configurations meet the objectives') END,
+           CASE WHEN n > {most} THEN 'the cheapest {most}' END,
+           CASE WHEN priced < configurations
+                THEN concat('no price is known for ', configurations - priced, ' of ', configurations,
+                            ' configurations: give one, with: { usd: ... }') END), '') AS note
+FROM total LEFT JOIN best ON place <= {most}
+WHERE place IS NOT NULL OR priced < configurations
 ORDER BY place

@@ -15,14 +15,20 @@
 -- x_label: Time since the first arrival (s)
 -- y_label: Request
 
--- The first requests that arrive at `from_s` or later, and were given tokens.
+-- The first requests that arrive `from_s` after the first of the scenario or later, and were given tokens.
 WITH chosen AS (
     SELECT scenario, scenario_id FROM (SELECT {configuration} AS scenario, scenario_id FROM {of}) WHERE scenario_id = {scenario}
 ),
+begun AS (
+    SELECT min(arrival_ns) AS from_ns FROM {of}_requests r JOIN chosen c ON c.scenario_id = r.scenario_id
+),
 requests AS (
-    SELECT r.*, row_number() OVER (ORDER BY arrival_ns, request_id) AS nth
-    FROM {of}_requests r JOIN chosen c ON c.scenario_id = r.scenario_id
-    WHERE scheduled_ns IS NOT NULL AND s(arrival_ns) >= {from_s}
+    SELECT request_id, arrival_ns - from_ns AS arrival_ns, scheduled_ns - from_ns AS scheduled_ns,
+           prefilled_ns - from_ns AS prefilled_ns, kv_ready_ns - from_ns AS kv_ready_ns,
+           first_token_ns - from_ns AS first_token_ns, finished_ns - from_ns AS finished_ns,
+           row_number() OVER (ORDER BY r.arrival_ns, request_id) AS nth
+    FROM {of}_requests r JOIN chosen c ON c.scenario_id = r.scenario_id CROSS JOIN begun
+    WHERE r.scheduled_ns IS NOT NULL AND s(r.arrival_ns - from_ns) >= {from_s}
 ),
 shown AS (SELECT * FROM requests WHERE nth <= {most}),
 spans AS (

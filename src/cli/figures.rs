@@ -55,10 +55,10 @@ pub(super) fn list(project: &Path) -> Result<String> {
     let all = Figures::near(project).all().map_err(Failure::usage)?;
     let row = |f: &Ready| {
         let name = if f.own { format!("{} (own)", f.name) } else { f.name.clone() };
-        vec![name, title(f), f.kinds.join(", "), f.needs.join(", ").replace("{of}", "OF")]
+        vec![name, f.about.clone(), f.kinds.join(", "), f.needs.join(", ").replace("{of}", "OF")]
     };
     let rows: Vec<Vec<String>> = all.iter().map(row).collect();
-    Ok(table(&["figure", "title", "of a stage", "reads"], &rows))
+    Ok(table(&["figure", "answers", "of a stage", "reads"], &rows))
 }
 
 /// The title with the defaults of the parameters.
@@ -120,7 +120,7 @@ impl Chosen<'_> {
         for published in self.tables {
             handles.insert(published.table.clone(), self.store.published_handle(published)?);
         }
-        let (mut drawn, mut bytes, mut too_many) = (Vec::new(), self.bytes, 0);
+        let (mut drawn, mut notes, mut bytes, mut too_many) = (Vec::new(), Vec::new(), self.bytes, 0);
         let last_trace = self.stages.iter().rposition(|(_, kind)| TRACES.contains(&kind.as_str()));
         for (at, (stage, kind)) in self.stages.iter().enumerate().rev() {
             let trace = TRACES.contains(&kind.as_str());
@@ -132,7 +132,7 @@ impl Chosen<'_> {
                 if self.choice == Choice::Auto && left == 0 {
                     break;
                 }
-                let Some(picture) = self.picture(figure, stage, &handles).await? else { continue };
+                let Some(picture) = self.picture(figure, stage, &handles, &mut notes).await? else { continue };
                 if bytes + picture.picture.len() > PICTURES_MAX {
                     too_many += 1;
                     continue;
@@ -147,7 +147,6 @@ impl Chosen<'_> {
             let help = "`pipe show figure NAME` says which tables it reads; figures of plot stages are there already";
             return Err(Diagnostic::new("report::figures", message).help(help).into());
         }
-        let mut notes = Vec::new();
         if too_many > 0 {
             notes.push(format!("{too_many} more figures would make this page larger than 5 MB: ask for them by name"));
         }
@@ -199,12 +198,19 @@ impl Chosen<'_> {
         })
     }
 
-    /// `None` where the figure has nothing to show.
+    /// What a search looks for the value of.
+    fn searched(&self, stage: &str) -> Option<&str> {
+        let config = &self.tables.iter().find(|p| p.stage == stage)?.manifest.recipe.config;
+        config.get("find")?.as_object()?.values().next()?.get("path")?.as_str()
+    }
+
+    /// `None` where the figure has nothing to show, or cannot be drawn: `notes` then say why.
     async fn picture(
         &self,
         figure: &Ready,
         stage: &str,
         handles: &BTreeMap<String, TableHandle>,
+        notes: &mut Vec<String>,
     ) -> Result<Option<PageFigure>> {
         let read: Vec<String> = figure.needs.iter().map(|table| table.replace("{of}", stage)).collect();
         // Also what says which objectives and parameters there are.
@@ -212,16 +218,23 @@ impl Chosen<'_> {
         let tables = handles.iter().filter(|(name, _)| read.contains(name) || extra.contains(name));
         let tables = tables.map(|(name, handle)| (name.clone(), handle.clone())).collect();
         let named = matches!(self.choice, Choice::Named(_));
-        let Drawable { chart, sql, rows, places } = match drawable(figure, stage, &tables, cores()).await {
-            Ok(drawable) => drawable,
-            // A sweep without a rate has no load, to name one: such a figure is not for it.
-            Err(failure) if named => return Err(failure),
-            Err(_) => return Ok(None),
-        };
+        let Drawable { mut chart, sql, rows, places } =
+            match drawable(figure, stage, &tables, self.searched(stage), cores()).await {
+                Ok(drawable) => drawable,
+                Err(failure) if named => return Err(failure),
+                Err(failure) => {
+                    notes.extend(not_drawn(figure, stage, &failure));
+                    return Ok(None);
+                }
+            };
         if rows == 0 || (self.choice == Choice::Auto && places < figure.least as usize) {
             return Ok(None);
         }
         let title = chart.title.clone();
+        // As under the pictures of plot stages.
+        let from = read.iter().filter_map(|name| Some(format!("{name} {}", handles.get(name)?.hash.short())));
+        let from = format!("{}: of {}", figure.name, from.collect::<Vec<_>>().join(", "));
+        chart.caption = if chart.caption.is_empty() { from } else { format!("{} · {from}", chart.caption) };
         let picture = tokio::task::spawn_blocking(move || element(&chart))
             .await
             .map_err(|e| Failure::stage("report::figure", format!("cannot draw `{}`: {e}", figure.name)))??;
@@ -236,21 +249,55 @@ impl Chosen<'_> {
     }
 }
 
+/// Why a figure could not be drawn; nothing where a stage merely does not have what one that is compiled in shows: a sweep
+/// without a rate has no load, to name one.
+fn not_drawn(figure: &Ready, stage: &str, failure: &Failure) -> Option<String> {
+    let missing = |d: &Diagnostic| ["figure::columns", "plot::column", "sql::unknown_column"].contains(&d.code);
+    if !figure.own && failure.diagnostics.iter().all(missing) {
+        return None;
+    }
+    let why: Vec<&str> = failure.diagnostics.iter().map(|d| d.message.as_str()).collect();
+    Some(format!("`{}` of `{stage}` could not be drawn: {}", figure.name, why.join("; ")))
+}
+
 /// The chart as an element of a page: an SVG, or a PNG where that would be large.
 fn element(chart: &report::Chart) -> Result<String> {
     let svg = report::svg(chart)?;
     if svg.len() <= SVG_MAX {
         return Ok(svg[svg.find("<svg").unwrap_or(0)..].to_string());
     }
-    let file = std::env::temp_dir().join(format!("pipe-figure-{}.png", std::process::id()));
-    report::png(chart, &file)?;
-    let bytes = std::fs::read(&file).map_err(|e| diag::io(&file, "read", &e));
-    // What the system clears anyway.
-    let _ = std::fs::remove_file(&file);
-    Ok(image(&bytes?))
+    // A file of its own, which nobody else can have put there.
+    let named = tempfile::Builder::new().prefix("pipe-figure-").suffix(".png").tempfile();
+    let file = named.map_err(|e| diag::io(&std::env::temp_dir(), "write in", &e))?;
+    report::png(chart, file.path())?;
+    let bytes = std::fs::read(file.path()).map_err(|e| diag::io(file.path(), "read", &e))?;
+    Ok(image(&bytes))
 }
 
 /// A PNG as an element of a page.
 pub(super) fn image(png: &[u8]) -> String {
     format!("<img alt=\"\" src=\"data:image/png;base64,{}\">", BASE64_STANDARD.encode(png))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_figures_that_do_not_fit_are_left_out_in_silence() {
+        let timeline = Figures::near(Path::new("/")).find("timeline").unwrap().unwrap();
+        let mut own = timeline.clone();
+        own.own = true;
+        // (figure, what is wrong, whether it is said)
+        let cases = [
+            (&timeline, "figure::columns", false),
+            (&timeline, "sql::unknown_column", false),
+            (&timeline, "sql::run", true),
+            (&own, "sql::unknown_column", true),
+        ];
+        for (figure, code, expect) in cases {
+            let said = not_drawn(figure, "sim", &Diagnostic::new(code, "why").into());
+            assert_eq!(said, expect.then(|| "`timeline` of `sim` could not be drawn: why".to_string()), "{code}");
+        }
+    }
 }

@@ -19,6 +19,8 @@ pub enum ChartKind {
     /// Points in the order of x, joined by a line.
     #[default]
     Line,
+    /// Points in their own order, joined by a line.
+    Path,
     Scatter,
     /// A group of bars per x, one bar per series.
     Bar,
@@ -107,6 +109,8 @@ pub struct Chart {
     /// Names of the rows of a [`ChartKind::Heat`], from below, or of a [`ChartKind::Span`], from above; y of a point is an
     /// index into them. Without names there is a row per distinct y: in the order of numbers, or of a span's points.
     pub rows: Vec<String>,
+    /// Of a [`ChartKind::Heat`]: values on both sides of it have colours of their own.
+    pub middle: Option<f64>,
     /// Of a [`ChartKind::Parallel`].
     pub axes: Vec<ChartAxis>,
     /// Of axes of numbers, positive on logarithmic ones. What lies outside is not drawn, and counted in a note.
@@ -191,7 +195,15 @@ pub fn svg(chart: &Chart) -> Result<String> {
     };
     // The view box stays on the fine grid, the size is that of the picture.
     let wide = format!("width=\"{}\" height=\"{}\"", fine.0, fine.1);
-    Ok(text.replacen(&wide, &format!("width=\"{width}\" height=\"{height}\""), 1))
+    // Lines whose colours say a value would be lost on dark paper, and what is dark is so already.
+    let paper = if chart.dark || chart.kind == ChartKind::Parallel { " data-paper=\"own\"" } else { "" };
+    let text = text.replacen(&wide, &format!("width=\"{width}\" height=\"{height}\"{paper}"), 1);
+    Ok(if text.contains(no_xml) { text.replace(no_xml, "\u{fffd}") } else { text })
+}
+
+/// What XML has no place for, not even escaped.
+fn no_xml(c: char) -> bool {
+    c.is_ascii_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{7f}') || matches!(c, '\u{fffe}' | '\u{ffff}')
 }
 
 /// Writes the chart as a PNG. `path` must end in `.png`.

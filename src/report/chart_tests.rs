@@ -242,6 +242,18 @@ fn an_svg_holds_its_texts() {
 }
 
 #[test]
+fn an_svg_is_xml_whatever_its_texts_hold() {
+    let nasty = Chart {
+        title: "bell \u{7} end \u{ffff}".into(),
+        series: vec![series("a\u{1}b", vec![(1.0, 2.0)])],
+        ..one_point()
+    };
+    let text = svg(&nasty).unwrap();
+    assert!(text.contains("a\u{fffd}b") && text.contains("bell \u{fffd} end \u{fffd}"), "{text}");
+    assert!(text.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{ffff}'), "{text}");
+}
+
+#[test]
 fn sizes_at_the_limits_are_drawn() {
     for (width, height) in [(100, 100), (100, 8000), (8000, 100)] {
         for (name, chart) in cases().into_iter().take(4) {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::chart::{Chart, ChartKind, Limits, Series};
 use super::number::number;
-use super::palette::{Rgb, line_colour, value_colour};
+use super::palette::{Rgb, line_colour, sided_colour, value_colour};
 use super::parallel::{self, Upright};
 use super::scale::{Reach, Scale};
 use super::span;
@@ -41,6 +41,8 @@ pub(super) struct Data {
     pub notes: Vec<String>,
     /// The lowest and the highest value that is shown as a colour.
     pub range: Option<(f64, f64)>,
+    /// Colours differ on both sides of the middle of the range.
+    pub sided: bool,
     pub dark: bool,
 }
 
@@ -117,6 +119,7 @@ impl Data {
             ChartKind::Span => span::data(chart, &parts, asked, &mut skipped),
             ChartKind::Parallel => parallel::data(chart, &parts, &mut skipped),
             ChartKind::Line
+            | ChartKind::Path
             | ChartKind::Scatter
             | ChartKind::Bar
             | ChartKind::Cdf
@@ -126,6 +129,11 @@ impl Data {
             | ChartKind::Box => Data::plain(chart, &parts, asked, &mut skipped),
         };
         data.range = range(data.values.iter().flatten().copied().filter(|v| is_number(*v)));
+        if let (ChartKind::Heat, Some(middle), Some((low, high))) = (chart.kind, chart.middle, data.range) {
+            let far = (high - middle).max(middle - low);
+            data.range = Some((middle - far, middle + far));
+            data.sided = true;
+        }
         data.notes = skipped.notes(chart.kind);
         Data { kind: chart.kind, per_facet: chart.series.len().max(1), dark: chart.dark, ..data }
     }
@@ -148,7 +156,12 @@ impl Data {
             ChartKind::Bar => series.iter_mut().for_each(|s| skipped.same_bar += one_per_slot(s)),
             ChartKind::Box => series.iter_mut().for_each(|s| *s = five_numbers(s)),
             ChartKind::Scatter => labels = parts.iter().map(|s| usable_labels(s, asked)).collect(),
-            ChartKind::Cdf | ChartKind::Histogram | ChartKind::Heat | ChartKind::Parallel | ChartKind::Span => {}
+            ChartKind::Path
+            | ChartKind::Cdf
+            | ChartKind::Histogram
+            | ChartKind::Heat
+            | ChartKind::Parallel
+            | ChartKind::Span => {}
         }
         skipped.cut += cut(chart.kind, &series, asked.y);
         let (x, y) = scales(chart, &series, slots.as_ref().map(Vec::len), asked);
@@ -210,7 +223,11 @@ impl Data {
 
     /// The colour of a place between the lowest value and the highest, 0 to 1.
     pub fn colour_at(&self, unit: f64) -> Rgb {
-        if self.kind == ChartKind::Parallel { line_colour(unit, self.dark) } else { value_colour(unit) }
+        match self.kind {
+            ChartKind::Parallel => line_colour(unit, self.dark),
+            _ if self.sided => sided_colour(unit),
+            _ => value_colour(unit),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -323,12 +340,14 @@ fn histogram(chart: &Chart, parts: &[Series], asked: Asked, skipped: &mut Skippe
     kept.into_iter().map(outline).collect()
 }
 
+/// Integers in the order of the numbers; -0 and 0 are one value.
+fn order(x: f64) -> i64 {
+    let bits = (x + 0.0).to_bits() as i64;
+    bits ^ (((bits >> 63) as u64) >> 1) as i64
+}
+
 /// The upper edge of each series when it stands on those before it, at every x that any of them has.
 fn stacked(series: &[Vec<(f64, f64)>]) -> Vec<Vec<(f64, f64)>> {
-    let order = |x: f64| {
-        let bits = (x + 0.0).to_bits() as i64;
-        bits ^ (((bits >> 63) as u64) >> 1) as i64
-    };
     let mut sums: BTreeMap<i64, (f64, f64)> = series.iter().flatten().map(|(x, _)| (order(*x), (*x, 0.0))).collect();
     let raise = |points: &Vec<(f64, f64)>| {
         for (x, y) in points {
@@ -365,7 +384,7 @@ pub(super) fn is_number(v: f64) -> bool {
 /// The points that have a place on the axes. Those outside the limits are counted and kept, since lines lead to them.
 fn usable(points: &[(f64, f64)], kind: ChartKind, asked: Asked, skipped: &mut Skipped) -> Vec<(f64, f64)> {
     // Where marks reach over the limits, they are counted as cut.
-    let high = matches!(kind, ChartKind::Line | ChartKind::Scatter | ChartKind::Step);
+    let high = matches!(kind, ChartKind::Line | ChartKind::Path | ChartKind::Scatter | ChartKind::Step);
     let mut kept = Vec::with_capacity(points.len());
     for &(x, y) in points {
         if !is_number(x) || !is_number(y) {
@@ -418,11 +437,6 @@ fn steps(points: &[(f64, f64)], asked: Asked, skipped: &mut Skipped) -> Vec<(f64
 
 /// Gives every distinct x a slot, in the order of numbers; the points then hold the index of theirs.
 pub(super) fn number_slots(series: &mut [Vec<(f64, f64)>]) -> Vec<String> {
-    // Adding zero makes -0 and 0 one value.
-    let order = |x: f64| {
-        let bits = (x + 0.0).to_bits() as i64;
-        bits ^ (((bits >> 63) as u64) >> 1) as i64
-    };
     let distinct: BTreeMap<i64, f64> = series.iter().flatten().map(|p| (order(p.0), p.0)).collect();
     let index: BTreeMap<i64, usize> = distinct.keys().enumerate().map(|(i, k)| (*k, i)).collect();
     for point in series.iter_mut().flatten() {

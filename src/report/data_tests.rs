@@ -8,6 +8,28 @@ fn chart(kind: ChartKind, points: &[(f64, f64)]) -> Chart {
 }
 
 #[test]
+fn colours_on_both_sides_of_a_middle() {
+    let points = [(0.0, 0.0), (1.0, 0.0), (2.0, 0.0)];
+    let heat = |middle| {
+        let mut heat = Chart { middle, ..chart(ChartKind::Heat, &points) };
+        heat.series[0].values = vec![-1.0, 0.0, 0.5];
+        Data::new(&heat)
+    };
+    let (plain, sided) = (heat(None), heat(Some(0.0)));
+    assert_eq!((plain.range, sided.range), (Some((-1.0, 0.5)), Some((-1.0, 1.0))));
+    let red_and_blue = |v: f64| (sided.colour(v).0, sided.colour(v).2);
+    let ((r, b), (other_r, other_b)) = (red_and_blue(-0.01), red_and_blue(0.0));
+    assert!(r > b && other_r < other_b);
+}
+
+#[test]
+fn a_path_keeps_the_order_of_its_points() {
+    let points = [(1.0, 10.0), (3.0, 20.0), (2.0, 90.0)];
+    assert_eq!(Data::new(&chart(ChartKind::Path, &points)).series[0], points);
+    assert_eq!(Data::new(&chart(ChartKind::Line, &points)).series[0], [(1.0, 10.0), (2.0, 90.0), (3.0, 20.0)]);
+}
+
+#[test]
 fn a_distribution_is_a_step_per_distinct_value() {
     let data = Data::new(&chart(ChartKind::Cdf, &[(2.0, 0.0), (1.0, 0.0), (2.0, 0.0), (f64::NAN, 0.0), (4.0, 0.0)]));
     assert_eq!(data.series[0], [(1.0, 0.0), (1.0, 0.25), (2.0, 0.25), (2.0, 0.75), (4.0, 0.75), (4.0, 1.0)]);

@@ -211,12 +211,32 @@ fn y_ticks(data: &Data, high: f64, em: f64) -> Vec<Tick> {
 
 /// Ticks of an upright axis of numbers.
 pub(super) fn upright_ticks(scale: &Scale, high: f64, em: f64) -> Vec<Tick> {
-    let mut ticks = scale.ticks((high / (em * 4.2)).clamp(2.0, 12.0) as usize);
+    let want = (high / (em * 4.2)).clamp(2.0, 12.0) as usize;
     let place =
         |t: &Tick| ((1.0 - scale.unit(t.value)) * high - em * 0.8, (1.0 - scale.unit(t.value)) * high + em * 0.8);
+    let crowded = |ticks: &[Tick]| {
+        let mut places: Vec<_> = labelled(ticks).map(place).collect();
+        places.sort_by(|a, b| a.0.total_cmp(&b.0));
+        places.windows(2).any(|w| w[1].0 < w[0].1)
+    };
+    let mut ticks = rather_two(scale, want, scale.ticks(want), crowded);
     let places = ticks.iter().map(place).collect();
     drop_crowded(&mut ticks, places);
     ticks
+}
+
+/// Those that keep their labels whatever room there is.
+fn labelled(ticks: &[Tick]) -> impl Iterator<Item = &Tick> {
+    ticks.iter().filter(|t| !t.label.is_empty() && t.rank == 0)
+}
+
+/// One label says nothing of an axis: rather two that are close.
+fn rather_two(scale: &Scale, want: usize, ticks: Vec<Tick>, crowded: impl Fn(&[Tick]) -> bool) -> Vec<Tick> {
+    if ticks.iter().filter(|t| !t.label.is_empty()).count() > 1 {
+        return ticks;
+    }
+    let mut more = (want + 1..want + 8).map(|want| scale.ticks(want));
+    more.find(|t| labelled(t).count() > 1 && !crowded(t)).unwrap_or(ticks)
 }
 
 /// Labels of the horizontal axis of a plot that is `wide`, whether they are written upwards, and what they need below
@@ -235,7 +255,7 @@ fn number_x(scale: &Scale, wide: f64, em: f64) -> Vec<Tick> {
     let px = |v: f64| scale.unit(v) * wide;
     let mut ticks = scale.ticks(want);
     let crowded = |ticks: &[Tick]| {
-        let mut shown: Vec<_> = ticks.iter().filter(|t| !t.label.is_empty() && t.rank == 0).collect();
+        let mut shown: Vec<_> = labelled(ticks).collect();
         shown.sort_by(|a, b| a.value.total_cmp(&b.value));
         shown.windows(2).any(|w| {
             let half = (text_width(&w[0].label, em) + text_width(&w[1].label, em)) / 2.0;
@@ -246,12 +266,7 @@ fn number_x(scale: &Scale, wide: f64, em: f64) -> Vec<Tick> {
         want -= 1;
         ticks = scale.ticks(want);
     }
-    // One label says nothing of an axis: rather two that are close.
-    let labelled = |ticks: &[Tick]| ticks.iter().filter(|t| !t.label.is_empty() && t.rank == 0).count();
-    if labelled(&ticks) < 2 {
-        let more = (want + 1..want + 5).map(|want| scale.ticks(want));
-        ticks = more.into_iter().find(|t| labelled(t) > 1 && !crowded(t)).unwrap_or(ticks);
-    }
+    ticks = rather_two(scale, want, ticks, crowded);
     let place = |t: &Tick| {
         let half = text_width(&t.label, em) / 2.0 + em * 0.4;
         (px(t.value) - half, px(t.value) + half)
@@ -291,6 +306,7 @@ fn drop_crowded(ticks: &mut [Tick], places: Vec<(f64, f64)>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::scale::Reach;
 
     #[test]
     fn facets_stand_in_a_grid() {
@@ -310,6 +326,20 @@ mod tests {
         for (facets, facet_columns, width, expect) in cases {
             let facets = vec![String::from("f"); facets];
             assert_eq!(grid(&Chart { facets, facet_columns, width, ..Chart::default() }), expect);
+        }
+    }
+
+    #[test]
+    fn an_axis_has_two_labels() {
+        for range in [(30.0, 90.0), (44.0, 61.0), (9.0, 52.0), (1.0, 50.0), (95.0, 105.0), (3.0, 3.0)] {
+            for scale in [Scale::log(range), Scale::linear(range, Reach::NearZero(0.2))] {
+                for pixels in [150.0, 400.0] {
+                    let count = |ticks: Vec<Tick>| ticks.iter().filter(|t| !t.label.is_empty()).count();
+                    let (x, y) =
+                        (count(number_x(&scale, pixels, 12.0)), count(upright_ticks(&scale, pixels * 0.6, 12.0)));
+                    assert!(x > 1 && y > 1, "{range:?} over {pixels} pixels: {x} and {y} labels");
+                }
+            }
         }
     }
 

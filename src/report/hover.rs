@@ -27,7 +27,12 @@ pub(super) fn shapes(chart: &Chart, data: &Data, frames: &[Frame], steps: f64) -
             ChartKind::Bar | ChartKind::Box | ChartKind::Histogram | ChartKind::Heat => {
                 areas(chart, &panel, frame, &mut shapes);
             }
-            ChartKind::Line | ChartKind::Scatter | ChartKind::Cdf | ChartKind::Step | ChartKind::Area => {
+            ChartKind::Line
+            | ChartKind::Path
+            | ChartKind::Scatter
+            | ChartKind::Cdf
+            | ChartKind::Step
+            | ChartKind::Area => {
                 points_of(chart, &panel, frame, &mut shapes);
             }
         }

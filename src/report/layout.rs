@@ -233,7 +233,7 @@ impl Layout {
             | ChartKind::Span => canvas.rect((middle.0 - half, y - half), (middle.0 + half, y + half), look.rgb),
             ChartKind::Scatter => canvas.marker(look.marker, middle, half, (look.rgb, 1.0)),
             ChartKind::Cdf | ChartKind::Step | ChartKind::Parallel => canvas.path(&line, pen),
-            ChartKind::Line => {
+            ChartKind::Line | ChartKind::Path => {
                 canvas.path(&line, pen)?;
                 canvas.marker(look.marker, middle, 3.6 * self.area.size, (look.rgb, 1.0))
             }

@@ -24,10 +24,11 @@ pub(super) fn draw<DB: DrawingBackend>(panel: &Panel, frame: &Frame, canvas: &mu
     let on_paper = |points: &Vec<Point>| points.iter().map(|&(x, y)| (frame.px(x), frame.py(y))).collect();
     let series: Vec<Vec<Point>> = panel.series.iter().map(on_paper).collect();
     match panel.data.kind {
-        ChartKind::Line => lines(series, frame, canvas),
+        ChartKind::Line | ChartKind::Path => lines(series, frame, canvas),
         ChartKind::Bar => bars(panel, frame, canvas),
         ChartKind::Scatter => {
-            let mut looks = series.iter().enumerate();
+            // The first of the legend lies on top: the front on what it beats.
+            let mut looks = series.iter().enumerate().rev();
             looks.try_for_each(|(i, s)| scatter(s.clone(), all, look(i), frame, canvas))?;
             labels::draw(panel, &series, frame, canvas)
         }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::graph::{GraphNode, graph_svg};
 use super::hover::escaped;
+use super::palette::dark_rules;
 
 /// What a report tells.
 #[derive(Clone, Debug, Default)]
@@ -77,7 +78,7 @@ const STYLE: &str = "
         --link: #0b5cad; --bad: #a41e08; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6edf3; --soft: #a9b4c0; --paper: #161b22; --line: #30363d; --panel: #1c2128; --link: #6cb2f7; --bad: #ff8a70; }
-  .picture svg, .picture img, .graph svg { background: #ffffff; border-radius: 4px; }
+  .picture svg, .picture img, .graph svg { border-radius: 4px; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.2rem; max-width: 76rem; font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
@@ -89,6 +90,7 @@ p { margin: .3rem 0; } .soft { color: var(--soft); } a { color: var(--link); }
 nav a { margin-right: 1rem; } .scroll { overflow-x: auto; }
 figure { margin: 0; } .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1.2rem; }
 .picture svg, .picture img { width: 100%; height: auto; display: block; }
+@media screen and (max-width: 40rem) { .picture { overflow-x: auto; } .picture svg, .picture img { min-width: 40rem; } }
 table { border-collapse: collapse; font-size: .86rem; } th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 thead th { position: sticky; top: 0; background: var(--panel); }
@@ -96,10 +98,15 @@ th button { all: unset; cursor: pointer; font-weight: 600; } th button:focus-vis
 th[aria-sort=ascending] button::after { content: ' \\25B2'; } th[aria-sort=descending] button::after { content: ' \\25BC'; }
 .unit { font-weight: 400; color: var(--soft); } .rows { max-height: 32rem; overflow: auto; }
 details { margin: .3rem 0; } summary { cursor: pointer; color: var(--soft); } pre { overflow-x: auto; background: var(--panel); padding: .7rem; border-radius: 4px; font-size: .82rem; }
-@media print { .rows { max-height: none; overflow: visible; } details, nav { display: none; } figure, .answer { break-inside: avoid; } body { max-width: none; padding: 0; } }
+@media print {
+  .rows, .scroll { max-height: none; overflow: visible; } nav { display: none; } figure, .answer { break-inside: avoid; } body { max-width: none; padding: 0; }
+  table { font-size: .6rem; } th, td { padding: .1rem .25rem; white-space: normal; overflow-wrap: anywhere; } pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+  thead th { position: static; }
+}
 ";
 
-/// Sorts the table of a heading that was chosen; numbers by their value, and what is missing last.
+/// Sorts the table of a heading that was chosen; numbers by their value, and what is missing last. On paper nothing can be
+/// opened: everything is while it is printed.
 const SCRIPT: &str = "
 document.addEventListener('click', function (event) {
   var button = event.target.closest('th button');
@@ -118,7 +125,19 @@ document.addEventListener('click', function (event) {
   });
   rows.forEach(function (r) { body.appendChild(r); });
 });
+var shut = [];
+window.addEventListener('beforeprint', function () {
+  shut = Array.prototype.slice.call(document.querySelectorAll('details:not([open])'));
+  shut.forEach(function (d) { d.open = true; });
+});
+window.addEventListener('afterprint', function () { shut.forEach(function (d) { d.open = false; }); });
 ";
+
+/// Pictures are drawn for light paper; on a dark page they have the colours of dark paper.
+fn dark_pictures() -> String {
+    let rules = dark_rules(".picture svg:not([data-paper])");
+    format!("@media screen and (prefers-color-scheme: dark) {{\n{rules}}}\n")
+}
 
 impl Page {
     /// The file.
@@ -126,8 +145,9 @@ impl Page {
         let mut out = format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <title>{0}</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>{STYLE}</style></head><body>\n<header><h1>{0}</h1>\n",
+             <title>{0}</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>{STYLE}{1}</style></head><body>\n<header><h1>{0}</h1>\n",
             escaped(&self.pipeline),
+            dark_pictures(),
         );
         if !self.description.is_empty() {
             let _ = writeln!(out, "<p>{}</p>", escaped(&self.description));
@@ -135,7 +155,7 @@ impl Page {
         let _ = writeln!(out, "<p class=\"soft\">{}</p>", escaped(&self.made));
         let parts = [
             ("answer", true, "Answer"),
-            ("figures", !self.figures.is_empty(), "Figures"),
+            ("figures", !self.figures.is_empty() || !self.notes.is_empty(), "Figures"),
             ("tables", !self.tables.is_empty(), "Tables"),
             ("stages", !self.stages.is_empty(), "Stages"),
             ("again", true, "How to make it again"),
@@ -177,7 +197,7 @@ impl Page {
     }
 
     fn pictures(&self, out: &mut String) {
-        if self.figures.is_empty() {
+        if self.figures.is_empty() && self.notes.is_empty() {
             return;
         }
         out.push_str("<section id=\"figures\"><h2>Figures</h2>\n<div class=\"figures\">\n");
@@ -188,7 +208,7 @@ impl Page {
             };
             let _ = writeln!(
                 out,
-                "<figure id=\"figure-{0}\"><div class=\"picture\" role=\"img\" aria-label=\"{1}\">{2}</div>\
+                "<figure id=\"figure-{0}\"><div class=\"picture\" tabindex=\"0\" role=\"img\" aria-label=\"{1}\">{2}</div>\
                  <figcaption class=\"soft\">{1} (<a href=\"#stage-{4}\">{4}</a>){5}<details><summary>SQL</summary><pre>{3}</pre></details></figcaption></figure>",
                 escaped(&figure.id),
                 escaped(&figure.title),
@@ -306,6 +326,13 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_could_not_be_drawn_is_said() {
+        let page = Page { notes: vec!["`mine` of `sim` could not be drawn".to_string()], ..Page::default() };
+        let html = page.html();
+        assert!(html.contains("could not be drawn") && html.contains("#figures"), "{html}");
+    }
 
     #[test]
     fn everything_is_in_it_as_text() {

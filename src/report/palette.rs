@@ -90,11 +90,35 @@ const VALUES: [Rgb; 9] = [
     (0xfd, 0xe7, 0x25),
 ];
 
+/// Colours of values on both sides of a middle: RdBu of C. A. Brewer (colorbrewer2.org), which people who see no red or no
+/// green tell apart too.
+const SIDES: [Rgb; 9] = [
+    (0xb2, 0x18, 0x2b),
+    (0xd6, 0x60, 0x4d),
+    (0xf4, 0xa5, 0x82),
+    (0xfd, 0xdb, 0xc7),
+    (0xf7, 0xf7, 0xf7),
+    (0xd1, 0xe5, 0xf0),
+    (0x92, 0xc5, 0xde),
+    (0x43, 0x93, 0xc3),
+    (0x21, 0x66, 0xac),
+];
+
 /// The colour of a value from 0 to 1.
 pub(super) fn value_colour(unit: f64) -> Rgb {
-    let at = unit.clamp(0.0, 1.0) * (VALUES.len() - 1) as f64;
-    let below = (at as usize).min(VALUES.len() - 2);
-    mix(VALUES[below], VALUES[below + 1], at - below as f64)
+    between(&VALUES, unit)
+}
+
+/// The colour of a value from 0 to 1 whose middle is 0.5. There the colours jump: on which side a value lies is seen however
+/// near it is.
+pub(super) fn sided_colour(unit: f64) -> Rgb {
+    between(&SIDES, if unit < 0.5 { unit * 0.75 } else { 0.25 + unit * 0.75 })
+}
+
+fn between(anchors: &[Rgb; 9], unit: f64) -> Rgb {
+    let at = unit.clamp(0.0, 1.0) * (anchors.len() - 1) as f64;
+    let below = (at as usize).min(anchors.len() - 2);
+    mix(anchors[below], anchors[below + 1], at - below as f64)
 }
 
 /// The colour of a line whose value is from 0 to 1: the part of the same colours that has a contrast of 3:1 with the paper.
@@ -129,6 +153,19 @@ pub(super) fn on_dark(rgb: Rgb) -> Rgb {
     let of_series = COLOURS.iter().zip(&ON_DARK);
     let mut pairs = PAPERS.iter().map(|(light, dark)| (light, dark)).chain(of_series);
     pairs.find(|(light, _)| **light == rgb).map_or(rgb, |(_, dark)| *dark)
+}
+
+/// Rules of CSS that turn a picture `within` a page to dark paper.
+pub(super) fn dark_rules(within: &str) -> String {
+    let of_series = COLOURS.iter().zip(&ON_DARK);
+    let pairs = PAPERS.iter().map(|(light, dark)| (light, dark)).chain(of_series);
+    let hex = |(r, g, b): &Rgb| format!("#{r:02X}{g:02X}{b:02X}");
+    let rule = |what: &str, light: &str, dark: &str| format!("  {within} [{what}=\"{light}\"] {{ {what}: {dark}; }}\n");
+    let both = |(light, dark): (&Rgb, &Rgb)| {
+        let (light, dark) = (hex(light), hex(dark));
+        rule("fill", &light, &dark) + &rule("stroke", &light, &dark)
+    };
+    pairs.map(both).collect()
 }
 
 #[cfg(test)]

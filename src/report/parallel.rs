@@ -32,17 +32,20 @@ pub(super) struct Upright {
     names: Vec<String>,
     /// Some row has a value on it.
     any: bool,
+    /// All of them are whole numbers: nothing is between these.
+    whole: bool,
 }
 
 impl Upright {
     fn new(axis: &ChartAxis, values: impl Iterator<Item = f64>) -> Upright {
-        let range = range(values);
+        let mut whole = true;
+        let range = range(values.inspect(|v| whole &= v.fract() == 0.0));
         let scale = match range {
             _ if !axis.names.is_empty() => Scale::Slots(axis.names.len()),
             Some((low, high)) if low > 0.0 && high / low > WIDE => Scale::log((low, high)),
             range => Scale::linear(range.unwrap_or((0.0, 1.0)), Reach::NearZero(0.2)),
         };
-        Upright { label: axis.label.clone(), scale, names: axis.names.clone(), any: range.is_some() }
+        Upright { label: axis.label.clone(), scale, names: axis.names.clone(), any: range.is_some(), whole }
     }
 
     /// A value as people read it.
@@ -56,7 +59,13 @@ impl Upright {
             return Vec::new();
         }
         if self.names.is_empty() {
-            return upright_ticks(&self.scale, high, em);
+            let mut ticks = upright_ticks(&self.scale, high, em);
+            let steps = |ticks: &[Tick]| ticks.iter().filter(|t| t.value.fract().abs() < 1e-9).count();
+            if self.whole && steps(&ticks) > 0 {
+                ticks.retain(|t| t.value.fract().abs() < 1e-9);
+                ticks.iter_mut().filter(|t| !t.label.is_empty()).for_each(|t| t.label = number(libm::round(t.value)));
+            }
+            return ticks;
         }
         let every = libm::ceil(em * 1.3 / (high / self.names.len() as f64)).max(1.0) as usize;
         let tick = |(i, n): (usize, &String)| Tick { value: i as f64, label: fit(n, em, em * NAME_EMS), rank: 0 };
@@ -235,6 +244,16 @@ mod tests {
             series: vec![Series { tuples, values, ..Series::default() }],
             ..Chart::default()
         }
+    }
+
+    #[test]
+    fn between_whole_numbers_there_is_nothing() {
+        let upright = |values: &[f64]| Upright::new(&ChartAxis::default(), values.iter().copied());
+        let labels =
+            |values: &[f64]| upright(values).ticks(400.0, 12.0).into_iter().map(|t| t.label).collect::<Vec<_>>();
+        assert_eq!(labels(&[1.0, 2.0]), ["1", "2"]);
+        assert_eq!(labels(&[4.0, 4.0, 8.0]).first().map(String::as_str), Some("4"));
+        assert!(labels(&[1.0, 1.5]).len() > 3);
     }
 
     #[test]

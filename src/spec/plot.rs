@@ -41,6 +41,9 @@ pub struct Plot {
     /// Column that colours the cells of `heat`, or the lines of `parallel`.
     #[serde(default)]
     pub z: Option<Text>,
+    /// Of `heat`: values below this number are red, those above it blue, the more the further they are from it.
+    #[serde(default)]
+    pub z_middle: Option<f64>,
     /// The axes of `parallel`, from left to right: 2 to 24 columns of numbers or text. Default: those of the query
     /// less `series`, `facet` and `note`. An axis is logarithmic where all its
     /// values are positive and the largest is more than 100 times the smallest.
@@ -118,6 +121,8 @@ fn plot_width() -> u32 {
 pub enum PlotKind {
     #[default]
     Line,
+    /// Points in the order of the rows, joined by a line: what follows the load where it turns back, say.
+    Path,
     Scatter,
     Bar,
     /// Cumulative distribution of `x`.

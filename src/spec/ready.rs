@@ -123,6 +123,9 @@ fn problem(code: &'static str, message: String, file: &Arc<str>) -> Diagnostic {
     Diagnostic::new(code, message).at(Some(Span { file: file.clone(), line: 1, column: 1, len: 0 }))
 }
 
+/// Finds a figure by its name; `None` where there is none.
+type Find<'a> = dyn Fn(&str) -> Result<Option<Ready>, Vec<Diagnostic>> + 'a;
+
 /// The entries of a head: those of [`Head`], and the settings.
 type Entries = Vec<(Text, Tree)>;
 
@@ -151,14 +154,14 @@ fn scalar(value: &Tree) -> Option<String> {
 
 impl Ready {
     /// Reads a file; `find` finds the one that it is like.
-    fn read(name: &str, text: &str, own: bool, find: &dyn Fn(&str) -> Option<Ready>) -> Result<Ready, Vec<Diagnostic>> {
+    fn read(name: &str, text: &str, own: bool, find: &Find) -> Result<Ready, Vec<Diagnostic>> {
         let file: Arc<str> = format!("queries/figures/{name}.sql").into();
         let (text, sql) = split(text);
         let (head, settings) = entries(&text, &file)?;
         let head: Head = from_tree(&Tree::new(TreeValue::Map(head), None))?;
         let base = match &head.like {
             None => None,
-            Some(other) => Some(find(other).filter(|_| other != name).ok_or_else(|| {
+            Some(other) => Some(find(other)?.ok_or_else(|| {
                 vec![problem("figure::like", format!("`{file}` is like `{other}`, which is no figure"), &file)]
             })?),
         };
@@ -234,6 +237,14 @@ impl Ready {
     }
 }
 
+/// Figures of which each is like the next, and the last like the first.
+fn circle(names: &[&str]) -> Diagnostic {
+    let (first, others) = names.split_first().map_or(("", &[][..]), |(first, others)| (*first, others));
+    let by_way = if others.is_empty() { String::new() } else { format!(", by way of `{}`", others.join("`, `")) };
+    let file = format!("queries/figures/{}.sql", names.last().unwrap_or(&first)).into();
+    problem("figure::like", format!("`{first}` is like itself{by_way}"), &file)
+}
+
 fn wrong_value(key: &Text) -> Diagnostic {
     let message = format!("the parameter `{}` of a figure is a number or a piece of SQL", key.value);
     Diagnostic::new("figure::with", message).at(key.at.clone())
@@ -273,10 +284,19 @@ impl Figures {
     /// # Errors
     /// A file of the project that cannot be read, or whose head is wrong.
     pub fn find(&self, name: &str) -> Result<Option<Ready>, Vec<Diagnostic>> {
+        self.find_below(name, &[])
+    }
+
+    /// The figure of a name; those above it are like it, each like the next.
+    fn find_below(&self, name: &str, above: &[&str]) -> Result<Option<Ready>, Vec<Diagnostic>> {
+        let way = [above, &[name]].concat();
         // A name is never a way out of the folder.
         let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
         let own = self.folder.as_ref().filter(|_| plain).map(|f| f.join(format!("{name}.sql")));
-        let like = |other: &str| if other == name { None } else { self.find(other).ok().flatten() };
+        let like = |other: &str| match way.iter().position(|seen| *seen == other) {
+            Some(at) => Err(vec![circle(&way[at..])]),
+            None => self.find_below(other, &way),
+        };
         match own.filter(|f| f.is_file()) {
             Some(file) => {
                 let text = std::fs::read_to_string(&file).map_err(|e| {
@@ -346,7 +366,7 @@ impl Figures {
                     Err(wrong(&message, stray.at.as_ref()))
                 }
                 // An unknown key may be a misspelt one, and is reported.
-                (None, None) if settings.iter().all(|(k, _)| KNOWN.contains(&k.value.as_str())) => {
+                (None, None) if settings.iter().all(|(k, _)| is_setting(&k.value)) => {
                     let mut found = wrong("a plot needs either `query` or `figure`", at.as_ref());
                     found[0].help = Some("`pipe show figures` lists those that are ready-made".to_string());
                     Err(found)
@@ -395,8 +415,12 @@ impl Figures {
     }
 }
 
-/// Settings that a plot without `query` and `figure` may have and be understood.
-const KNOWN: [&str; 8] = ["kind", "x", "y", "z", "series", "title", "x_label", "y_label"];
+/// Whether a plot has a setting of this name.
+fn is_setting(name: &str) -> bool {
+    let schema = schemars::schema_for!(Plot);
+    let settings = schema.get("properties").and_then(serde_json::Value::as_object);
+    settings.is_some_and(|settings| settings.contains_key(name))
+}
 
 fn is_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'

@@ -46,7 +46,7 @@ fn parameters_go_into_settings_and_query() {
 
 #[test]
 fn a_wrong_head_is_explained() {
-    let file = |text: &str| Ready::read("own", text, true, &|_| None).map(|_| ()).unwrap_err()[0].message.clone();
+    let file = |text: &str| Ready::read("own", text, true, &|_| Ok(None)).map(|_| ()).unwrap_err()[0].message.clone();
     for (text, part) in [
         ("SELECT 1", "does not begin with comments"),
         ("-- title: x\n-- for: [simulate]\n", "has no query"),
@@ -56,6 +56,44 @@ fn a_wrong_head_is_explained() {
     ] {
         assert!(file(text).contains(part), "{text}: {}", file(text));
     }
+}
+
+#[test]
+fn figures_that_are_like_each_other_are_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("queries/figures");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::create_dir_all(dir.path().join("pipelines")).unwrap();
+    for (name, other) in [("a", "b"), ("b", "a"), ("c", "a"), ("d", "d"), ("e", "timeline"), ("timeline", "e")] {
+        std::fs::write(folder.join(format!("{name}.sql")), format!("-- like: {other}\n")).unwrap();
+    }
+    let figures = Figures::near(&dir.path().join("pipelines"));
+    for (name, message) in [
+        ("a", "`a` is like itself, by way of `b`"),
+        ("b", "`b` is like itself, by way of `a`"),
+        ("c", "`a` is like itself, by way of `b`"),
+        ("d", "`d` is like itself"),
+        ("timeline", "`timeline` is like itself, by way of `e`"),
+    ] {
+        let found = figures.find(name).map(|_| ()).unwrap_err();
+        assert_eq!((found[0].code, found[0].message.as_str()), ("figure::like", message), "{name}");
+    }
+    assert!(figures.all().is_err());
+}
+
+#[test]
+fn a_plot_of_nothing_needs_a_query() {
+    let message = |settings: &[&str]| {
+        let text = |text: &str| Text::new(text.to_string(), None);
+        let entry = |name: &&str| (text(name), Tree::new(TreeValue::String("a".to_string()), None));
+        let mut plot = Tree::new(TreeValue::Map(settings.iter().map(entry).collect()), None);
+        built_in().expand_plot(&text("plot"), &mut plot).map_err(|found| found[0].message.clone()).err()
+    };
+    let needs = Some("a plot needs either `query` or `figure`".to_string());
+    assert_eq!(message(&["x", "y", "facet"]), needs);
+    assert_eq!(message(&["columns", "x_min", "theme"]), needs);
+    // Reported as what it is: no setting.
+    assert_eq!(message(&["x", "facett"]), None);
 }
 
 #[test]

@@ -31,7 +31,7 @@ use crate::query::plan::{self, Made};
 use crate::query::session::{self, SCHEMA, SessionOptions};
 use crate::query::sql::{Makes, Script};
 use crate::report::{self, Chart, ChartKind, Limits, Rule, pretty};
-use crate::spec::{Figures, Plot, PlotKind, PlotRule, PlotTheme, Stage, StageSpec, Text};
+use crate::spec::{Figures, Find, Plot, PlotKind, PlotRule, PlotTheme, Stage, StageSpec, Text};
 use crate::store::TableWriter;
 
 impl Plot {
@@ -46,9 +46,11 @@ impl Plot {
             })?;
             Ok(())
         };
-        let columns = [&mut plot.query, &mut plot.x, &mut plot.y, &mut plot.z, &mut plot.series];
-        columns.into_iter().flatten().try_for_each(|text| fill(&mut text.value))?;
-        [&mut plot.title, &mut plot.x_label, &mut plot.y_label].into_iter().flatten().try_for_each(fill)?;
+        let Plot { query, x, x_end, y, z, series, facet, labels, note, columns, rules, .. } = &mut plot;
+        let texts = [query, x, x_end, y, z, series, facet, labels, note].into_iter().flatten().chain(columns);
+        texts.map(|text| &mut text.value).chain(rules.iter_mut().map(|rule| &mut rule.label)).try_for_each(fill)?;
+        let Plot { title, x_label, y_label, caption, .. } = &mut plot;
+        [title, x_label, y_label, caption].into_iter().flatten().try_for_each(fill)?;
         Ok(plot)
     }
 
@@ -65,10 +67,22 @@ impl Plot {
         Some(paths.map(|path| column_name(&path.value)).collect())
     }
 
+    /// What the stage that a figure shows looks for the value of, if it is a search.
+    fn searched<'a>(&self, stages: &'a [Stage]) -> Option<&'a str> {
+        let of = self.of.as_ref()?;
+        let StageSpec::Search(search) = &stages.iter().find(|s| s.name.value == of.value)?.spec else { return None };
+        Some(match &search.find {
+            Find::Qps(find) => &find.path.value,
+            Find::Replicas(find) => &find.path.value,
+            Find::IsoQps(find) => &find.path.value,
+        })
+    }
+
     /// [`Plot::completed`] as far as a check knows the tables.
     fn completed_for(&self, cx: &CheckCx) -> Result<Plot> {
         let table = |name: &str| cx.tables.get(name)?.schema.clone();
-        self.completed(&Known { table: &table, varied: self.varied(cx.stages).as_deref() })
+        let (varied, searched) = (self.varied(cx.stages), self.searched(cx.stages));
+        self.completed(&Known { table: &table, varied: varied.as_deref(), searched })
     }
 
     /// The statements of the query.
@@ -177,19 +191,7 @@ impl Plot {
             (None, None) => otherwise.to_string(),
         };
         Chart {
-            kind: match self.kind {
-                PlotKind::Line => ChartKind::Line,
-                PlotKind::Scatter => ChartKind::Scatter,
-                PlotKind::Bar => ChartKind::Bar,
-                PlotKind::Cdf => ChartKind::Cdf,
-                PlotKind::Step => ChartKind::Step,
-                PlotKind::Area => ChartKind::Area,
-                PlotKind::Histogram => ChartKind::Histogram,
-                PlotKind::Box => ChartKind::Box,
-                PlotKind::Heat => ChartKind::Heat,
-                PlotKind::Parallel => ChartKind::Parallel,
-                PlotKind::Span => ChartKind::Span,
-            },
+            kind: chart_kind(self.kind).0,
             title: self.title.clone().unwrap_or_default(),
             x_label: label(&self.x_label, self.x_column(), ""),
             y_label: match self.kind {
@@ -204,11 +206,30 @@ impl Plot {
             facet_label: self.facet.as_ref().map(|f| pretty(&f.value)).unwrap_or_default(),
             facet_columns: self.facet_columns.unwrap_or(0) as usize,
             width: self.width,
+            middle: self.z_middle,
             legend: self.value_column().or(self.series.as_ref()).map(|s| pretty(&s.value)).unwrap_or_default(),
             rules: self.rules.iter().map(rule).collect(),
             bins: self.bins as usize,
             ..Chart::default()
         }
+    }
+}
+
+/// What is drawn of a kind of plot, and what the kind is called.
+fn chart_kind(kind: PlotKind) -> (ChartKind, &'static str) {
+    match kind {
+        PlotKind::Line => (ChartKind::Line, "line"),
+        PlotKind::Path => (ChartKind::Path, "path"),
+        PlotKind::Scatter => (ChartKind::Scatter, "scatter"),
+        PlotKind::Bar => (ChartKind::Bar, "bar"),
+        PlotKind::Cdf => (ChartKind::Cdf, "cdf"),
+        PlotKind::Step => (ChartKind::Step, "step"),
+        PlotKind::Area => (ChartKind::Area, "area"),
+        PlotKind::Histogram => (ChartKind::Histogram, "histogram"),
+        PlotKind::Box => (ChartKind::Box, "box"),
+        PlotKind::Heat => (ChartKind::Heat, "heat"),
+        PlotKind::Parallel => (ChartKind::Parallel, "parallel"),
+        PlotKind::Span => (ChartKind::Span, "span"),
     }
 }
 
@@ -224,7 +245,7 @@ impl Kind for Plot {
     }
 
     fn version(&self) -> u32 {
-        3
+        4
     }
 
     fn inputs(&self) -> Result<Vec<Text>> {
@@ -233,7 +254,7 @@ impl Kind for Plot {
             asked.borrow_mut().insert(name.to_string());
             None
         };
-        let mut read = self.completed(&Known { table: &ask, varied: None })?.script()?.references();
+        let mut read = self.completed(&Known { table: &ask, varied: None, searched: None })?.script()?.references();
         if let Some(figure) = &self.figure {
             // Tables of which a figure wants to know the columns, too.
             let seen: BTreeSet<String> = read.iter().map(|table| table.value.clone()).collect();
@@ -281,7 +302,7 @@ impl Kind for Plot {
         let Plot { query: _, with: _, figure, of, note, kind, x, x_end, y, z, columns, series, .. } = this;
         let Plot { facet, facet_columns, labels, .. } = this;
         let Plot { title, x_label, y_label, x_log, y_log, x_min, x_max, y_min, y_max, .. } = this;
-        let Plot { rules, bins, theme, caption, width, height, .. } = this;
+        let Plot { z_middle, rules, bins, theme, caption, width, height, .. } = this;
         let name = |column: &Option<Text>| column.as_ref().map(|c| c.value.clone());
         json!({
             "engine": ENGINE,
@@ -291,6 +312,7 @@ impl Kind for Plot {
             "x_end": name(x_end),
             "y": name(y),
             "z": name(z),
+            "z_middle": z_middle,
             "columns": columns.iter().map(|c| &c.value).collect::<Vec<_>>(),
             "series": name(series),
             "facet": name(facet),
@@ -316,7 +338,8 @@ impl Kind for Plot {
 
     async fn run(&self, cx: RunCx) -> Result<Outcome> {
         let table = |name: &str| cx.inputs.get(name).map(|t| t.schema.clone());
-        let plot = self.completed(&Known { table: &table, varied: self.varied(&cx.stages).as_deref() })?;
+        let (varied, searched) = (self.varied(&cx.stages), self.searched(&cx.stages));
+        let plot = self.completed(&Known { table: &table, varied: varied.as_deref(), searched })?;
         let script = plot.script()?;
         let ctx = session::context(&SessionOptions::threads(cx.pool.current_num_threads()))?;
         for (name, handle) in &cx.inputs {

@@ -25,6 +25,7 @@ fn plot(kind: PlotKind, query: &str, x: &str, y: Option<&str>, series: Option<&s
         x_end: None,
         y: y.map(text),
         z: None,
+        z_middle: None,
         columns: Vec::new(),
         series: series.map(text),
         facet: None,
@@ -103,6 +104,29 @@ fn the_check_names_what_is_wrong() {
 }
 
 #[test]
+fn every_text_of_a_figure_may_ask_for_columns() {
+    let history = Schema::new(vec![Field::new("best_cost", DataType::Float64, true)]);
+    let table = |name: &str| (name == "o_history").then(|| Arc::new(history.clone()));
+    let asked = || Some(text("{objective_1}"));
+    let plot = Plot {
+        figure: Some(text("own")),
+        of: Some(text("o")),
+        x_end: asked(),
+        facet: asked(),
+        labels: asked(),
+        note: asked(),
+        columns: asked().into_iter().collect(),
+        rules: vec![PlotRule { x: None, y: Some(1.0), label: "best {objective_1}".into() }],
+        caption: Some("{objective_1}".into()),
+        ..plot(PlotKind::Line, "SELECT {objective_1}", "{objective_1}", Some("{objective_1}"), Some("{objective_1}"))
+    };
+    let plot = plot.completed(&Known { table: &table, varied: None, searched: None }).unwrap();
+    let said = format!("{plot:?}");
+    assert!(!said.contains("objective_1") && said.contains("best cost"), "{said}");
+    assert!([&plot.facet, &plot.labels, &plot.note, &plot.x_end].iter().all(|t| t.as_ref().unwrap().value == "cost"));
+}
+
+#[test]
 fn the_check_knows_what_each_kind_draws() {
     let line = || plot(PlotKind::Line, METRICS, "rate_rps", Some("ttft_ms_p99"), None);
     let parallel = |columns: &[&str]| Plot {
@@ -138,6 +162,9 @@ fn the_check_knows_what_each_kind_draws() {
         (Plot { x_log: true, y_min: Some(1.0), ..both() }, &["`x_log` has no meaning", "`y_min` has no meaning"]),
         (Plot { z: some("rate_rps"), series: some("router"), ..both() }, &["lines have one colour"]),
         (Plot { z: some("router"), ..both() }, &["`z` is the column `router` of type text: colours are of numbers"]),
+        (Plot { kind: PlotKind::Path, ..line() }, &[]),
+        (Plot { z_middle: Some(0.0), z: some("rate_rps"), kind: PlotKind::Heat, ..line() }, &[]),
+        (Plot { z_middle: Some(0.0), ..line() }, &["`z_middle` is the middle of the colours of `kind: heat`"]),
         (Plot { x_end: None, ..span() }, &["`x_end` is missing for `kind: span`"]),
         (Plot { x_end: some("router"), ..span() }, &["`x_end` is the column `router` of type text"]),
         (Plot { x_log: true, y_log: true, ..span() }, &["`x_log` has no meaning", "`y_log` has no meaning"]),

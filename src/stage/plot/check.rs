@@ -2,6 +2,7 @@
 
 use arrow::datatypes::{DataType, Schema};
 
+use super::chart_kind;
 use crate::diag::{Diagnostic, Span};
 use crate::query::columns::type_name;
 use crate::query::errors::did_you_mean;
@@ -34,28 +35,12 @@ fn needs(kind: PlotKind) -> Needs {
     use Need::{May, Must, No};
     let plane = Needs { x: Must, x_end: No, y: Must, z: No, labels: No };
     match kind {
-        PlotKind::Line | PlotKind::Bar | PlotKind::Step | PlotKind::Area | PlotKind::Box => plane,
+        PlotKind::Line | PlotKind::Path | PlotKind::Bar | PlotKind::Step | PlotKind::Area | PlotKind::Box => plane,
         PlotKind::Scatter => Needs { labels: May, ..plane },
         PlotKind::Cdf | PlotKind::Histogram => Needs { y: No, ..plane },
         PlotKind::Heat => Needs { z: Must, ..plane },
         PlotKind::Parallel => Needs { x: No, y: No, z: May, ..plane },
         PlotKind::Span => Needs { x_end: Must, ..plane },
-    }
-}
-
-pub(super) fn kind_name(kind: PlotKind) -> &'static str {
-    match kind {
-        PlotKind::Line => "line",
-        PlotKind::Scatter => "scatter",
-        PlotKind::Bar => "bar",
-        PlotKind::Cdf => "cdf",
-        PlotKind::Step => "step",
-        PlotKind::Area => "area",
-        PlotKind::Histogram => "histogram",
-        PlotKind::Box => "box",
-        PlotKind::Heat => "heat",
-        PlotKind::Parallel => "parallel",
-        PlotKind::Span => "span",
     }
 }
 
@@ -89,6 +74,11 @@ impl Plot {
     pub(super) fn setting_problems(&self) -> Vec<Diagnostic> {
         let mut problems = self.role_problems();
         problems.extend(self.axis_problems());
+        if self.z_middle.is_some_and(|v| self.kind != PlotKind::Heat || !v.is_finite()) {
+            let problem =
+                Diagnostic::new("plot::z", "`z_middle` is the middle of the colours of `kind: heat`: a number");
+            problems.push(problem.at(self.place()).help("such as `z_middle: 0`; leave it out for other kinds"));
+        }
         for (i, rule) in self.rules.iter().enumerate() {
             let one = rule.x.is_some() != rule.y.is_some();
             let finite = rule.x.into_iter().chain(rule.y).all(f64::is_finite);
@@ -126,7 +116,7 @@ impl Plot {
     /// Columns that are missing, and those that have no meaning.
     fn role_problems(&self) -> Vec<Diagnostic> {
         let needs = needs(self.kind);
-        let kind = kind_name(self.kind);
+        let kind = chart_kind(self.kind).1;
         let roles = [
             ("plot::x", "x", needs.x, &self.x, "its axes are `columns`", "add `x: <column>`"),
             (
@@ -183,7 +173,7 @@ impl Plot {
             let given = !self.columns.is_empty();
             let help = "leave it out: they are the axes of `kind: parallel`";
             return given.then(|| {
-                let message = format!("`columns` has no meaning for `kind: {}`", kind_name(self.kind));
+                let message = format!("`columns` has no meaning for `kind: {}`", chart_kind(self.kind).1);
                 problem(message).at(self.columns[0].at.clone()).help(help)
             });
         }
@@ -202,7 +192,7 @@ impl Plot {
 
     /// Logarithms and limits of axes that have none.
     fn axis_problems(&self) -> Vec<Diagnostic> {
-        let kind = kind_name(self.kind);
+        let kind = chart_kind(self.kind).1;
         let upright = self.kind == PlotKind::Parallel;
         let slotted = matches!(self.kind, PlotKind::Bar | PlotKind::Box | PlotKind::Heat);
         let rows = matches!(self.kind, PlotKind::Heat | PlotKind::Span);

@@ -29,7 +29,8 @@ pub struct Drawable {
     pub places: usize,
 }
 
-/// Runs the query of a figure for the stage `of` over `tables`, with the defaults of its parameters.
+/// Runs the query of a figure for the stage `of` over `tables`, with the defaults of its parameters; `searched` is what a
+/// search looks for the value of.
 ///
 /// # Errors
 /// A wrong file of the project; the tables lack what the figure shows, or the query fails.
@@ -37,6 +38,7 @@ pub async fn drawable(
     ready: &Ready,
     of: &str,
     tables: &BTreeMap<String, TableHandle>,
+    searched: Option<&str>,
     threads: usize,
 ) -> Result<Drawable> {
     let plot = ready.plot(of, &[]).map_err(Failure::usage)?;
@@ -49,7 +51,7 @@ pub async fn drawable(
         Some(schema) => Some(varied(&ctx, of, &schema).await?),
         None => None,
     };
-    let plot = plot.completed(&Known { table: &known, varied: varied.as_deref() })?;
+    let plot = plot.completed(&Known { table: &known, varied: varied.as_deref(), searched })?;
     let sql = plot.query.as_ref().map(|q| q.value.clone()).unwrap_or_default();
     let script = Script::parse(&sql, Place::File(ready.file.clone())).map_err(Failure::usage)?;
     let mut result = Collected::default();

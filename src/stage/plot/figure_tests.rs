@@ -21,25 +21,25 @@ const SIM: &str = "
            CAST(column8 AS DOUBLE) AS tpot_ms_p50, CAST(column8 * 2 AS DOUBLE) AS tpot_ms_p90,
            CAST(column8 * 3 AS DOUBLE) AS tpot_ms_p99, CAST(column7 * 10 AS DOUBLE) AS e2e_ms_p50,
            CAST(column7 * 20 AS DOUBLE) AS e2e_ms_p90, CAST(column7 * 30 AS DOUBLE) AS e2e_ms_p99,
-           column9 AS saturation, CAST(column10 AS DOUBLE) AS running_mean, 0.0 AS waiting_mean
+           column9 AS saturation, CAST(column10 AS DOUBLE) AS running_mean, 0.0 AS waiting_mean, 1 AS measured_served
     FROM (VALUES (0, 1, 1, 1, 10, 20, 40, 10, 'stable', 5), (1, 1, 2, 2, 12, 24, 50, 20, 'stable', 3),
                  (2, 1, 4, 3, 100, 500, 2000, 40, 'overloaded', 9), (3, 2, 1, 1, 5, 10, 20, 5, 'stable', 1),
                  (4, 2, 4, 4, 6, 12, 25, 10, 'stable', 4))";
 
-/// Requests, in ms: two of scenario 0 (the second misses 500 ms), one of 1 (slow), one of 3 with its KV cache sent before
-/// the first token, and one that was rejected.
+/// Requests, in ms: two of scenario 0 (the second misses 500 ms), one of 1 (slow, with 30 ms lost to a preemption), one of
+/// 3, which begins a second late, with its KV cache sent before the first token, and one that was rejected.
 const REQUESTS: &str = "
     SELECT column1 AS scenario_id, column2 AS request_id, column3 AS status, true AS measured,
            column4 * 1000000 AS arrival_ns, column5 * 1000000 AS scheduled_ns, column6 * 1000000 AS prefilled_ns,
            column7 * 1000000 AS kv_ready_ns, column8 * 1000000 AS first_token_ns, column9 * 1000000 AS finished_ns,
            (column5 - column4) * 1000000 AS queue_ns, (column8 - column5) * 1000000 AS prefill_ns,
            (column7 - column6) * 1000000 AS kv_transfer_ns, (column8 - column4) * 1000000 AS ttft_ns,
-           column10 * 1000000 AS tpot_ns
+           column10 * 1000000 AS tpot_ns, CASE column1 WHEN 1 THEN 30000000 ELSE 0 END AS prefill_preempted_ns
     FROM (VALUES (0, 0, 'finished', 0, 10, NULL, NULL, 30, 130, 10),
                  (0, 1, 'finished', 1000, 1000, NULL, NULL, 1600, 2000, 40),
                  (1, 0, 'finished', 0, 0, NULL, NULL, 100, 1100, 60),
                  (1, 1, 'rejected', 50, NULL, NULL, NULL, NULL, NULL, NULL),
-                 (3, 0, 'finished', 0, 20, 60, 90, 100, 500, 20))";
+                 (3, 0, 'finished', 1000, 1020, 1060, 1090, 1100, 1500, 20))";
 
 const GAPS: &str = "SELECT column1 AS scenario_id, column2 * 1000000 AS gap_ns_min, column3 * 1000000 AS gap_ns_max,
     column4 AS tokens FROM (VALUES (0, 10, 11, 5), (0, 40, 42, 15), (3, 20, 21, 4))";
@@ -51,7 +51,8 @@ const POOLS: &str =
     "SELECT 0 AS scenario_id, 'default' AS pool, 0 AS replica_first, 2 AS replicas, 100 AS kv_blocks_total";
 
 const RULES: &str = "SELECT column1 AS scenario_id, column2 AS rule, column3 AS margin
-    FROM (VALUES (0, 'fast', 0.5), (0, 'steady', 0.25), (1, 'fast', -0.5), (1, 'steady', NULL))";
+    FROM (VALUES (0, 'fast', -0.5), (0, 'steady', NULL), (1, 'fast', 0.5), (1, 'steady', 0.25), (2, 'fast', 0.5),
+                 (2, 'steady', -30.5))";
 
 const ANSWERS: &str = "SELECT column1 AS configuration_id, column2 AS deployment_gpu, 'chat' AS slo,
     CAST(column3 AS DOUBLE) AS value, CAST(column4 AS DOUBLE) AS qps_per_usd, CAST(column5 AS DOUBLE) AS ttft_ms_p99
@@ -179,12 +180,12 @@ const CASES: &[Case] = &[
         "SELECT configuration, output_tps_per_gpu, ttft_ms_p99 FROM rows",
         &["tp 1,100.0,40.0", "tp 1,200.0,50.0", "tp 1,300.0,2000.0", "tp 2,50.0,20.0", "tp 2,200.0,25.0"],
     ),
-    // One good request in 2 s; none; one in half a second. A request without an answer meets nothing.
+    // Of one request per second one of two; of two none; of one all. A request without an answer meets nothing.
     case(
         "goodput_by_load",
         "sim",
         "SELECT configuration, load, goodput_rps, attainment FROM rows",
-        &["offered,1.0,1.0,", "offered,2.0,2.0,", "tp 1,1.0,0.5,0.5", "tp 1,2.0,0.0,0.0", "tp 2,1.0,2.0,1.0"],
+        &["offered,1.0,1.0,", "offered,2.0,2.0,", "tp 1,1.0,0.5,0.5", "tp 1,2.0,0.0,0.0", "tp 2,1.0,1.0,1.0"],
     ),
     Case {
         with: &[("ttft_ms", "600")],
@@ -230,6 +231,15 @@ const CASES: &[Case] = &[
             ],
         )
     },
+    Case {
+        with: &[("usd", "CASE deployment_gpu WHEN 'other' THEN 1.5 END")],
+        ..case(
+            "load_per_usd",
+            "sim",
+            "SELECT scenario_id, requests_per_usd, front, note FROM rows",
+            &[",,,\"No price is known for 5 of 5 scenarios: give one, with: { usd: ... }\""],
+        )
+    },
     // Half of the requests will do: scenario 0 has 1 GPU at 100 tokens/s, scenario 3 has 2. A GPU-second is a mill.
     Case {
         with: &[("usd", "3.6"), ("attainment", "0.5")],
@@ -249,20 +259,41 @@ const CASES: &[Case] = &[
             &["tp 2,1 of 2 configurations meet the objectives"],
         )
     },
-    // Scenario 0: queue (10 + 0) / 2, prefill (20 + 600) / 2; scenario 3: 20 in the queue, 80 to the token, 30 of them sent.
+    Case {
+        with: &[("usd", "CASE deployment_tp WHEN 2 THEN 3.6 END")],
+        ..case(
+            "usd_per_million_tokens",
+            "sim",
+            "SELECT configuration, note FROM rows",
+            &["tp 2,\"no price is known for 1 of 2 configurations: give one, with: { usd: ... }\""],
+        )
+    },
+    Case {
+        with: &[("usd", "CAST(NULL AS DOUBLE)")],
+        ..case(
+            "usd_per_million_tokens",
+            "sim",
+            "SELECT place, usd_per_million_tokens, note FROM rows",
+            &[",,\"no price is known for 2 of 2 configurations: give one, with: { usd: ... }\""],
+        )
+    },
+    // Scenario 0: queue (10 + 0) / 2, prefill (20 + 600) / 2; scenario 1: 30 of 100 lost; scenario 3: 20 in the queue, 80 to the token, 30 of them sent.
     case(
         "ttft_parts",
         "sim",
         "SELECT configuration, part, load, ms FROM rows",
         &[
             "tp 1,prefill,1.0,310.0",
-            "tp 1,prefill,2.0,100.0",
+            "tp 1,prefill,2.0,70.0",
             "tp 1,queue,1.0,5.0",
             "tp 1,queue,2.0,0.0",
+            "tp 1,preemption,1.0,0.0",
+            "tp 1,preemption,2.0,30.0",
             "tp 1,KV transfer,1.0,0.0",
             "tp 1,KV transfer,2.0,0.0",
             "tp 2,prefill,1.0,50.0",
             "tp 2,queue,1.0,20.0",
+            "tp 2,preemption,1.0,0.0",
             "tp 2,KV transfer,1.0,30.0",
         ],
     ),
@@ -285,13 +316,13 @@ const CASES: &[Case] = &[
         "kv_timeline",
         "sim",
         "SELECT replica, kv_usage, min(k), max(k), min(time_s) FROM rows GROUP BY replica, kv_usage ORDER BY replica, min(k)",
-        &["0,0.1,0,99,0.0", "0,0.6,100,199,0.1", "1,0.0,0,49,0.0", "1,0.25,50,199,0.05"],
+        &["0,0.1,0,99,0.0", "0,0.6,100,200,0.1", "1,0.0,0,49,0.0", "1,0.25,50,200,0.05"],
     ),
     case(
         "attainment_over_time",
         "sim",
         "SELECT k, time_s, requests, attainment FROM rows",
-        &["0,0.0,1,1.0", "49,0.98,1,0.0"],
+        &["0,0.0,1,1.0", "49,0.98,1,0.0", "50,1.0,1,0.0"],
     ),
     Case {
         with: &[("scenario", "3")],
@@ -305,14 +336,24 @@ const CASES: &[Case] = &[
     case(
         "slo_margins",
         "judged",
-        "SELECT scenario_id, rule, margin FROM rows",
-        &["0,fast,0.5", "0,steady,0.25", "1,fast,-0.5"],
+        "SELECT scenario_id, rule, margin, margin_exact, note FROM rows",
+        &[
+            "1,fast,0.5,0.5,margins below -1 are shown as -1",
+            "1,steady,0.25,0.25,margins below -1 are shown as -1",
+            "0,fast,-0.5,-0.5,margins below -1 are shown as -1",
+            "2,fast,0.5,0.5,margins below -1 are shown as -1",
+            "2,steady,-1.0,-30.5,margins below -1 are shown as -1",
+        ],
     ),
     case(
         "search_answers",
         "carries",
-        "SELECT configuration, slo, value FROM rows",
-        &["a100,chat,4.0", "h100,chat,10.0"],
+        "SELECT configuration, slo, value, note FROM rows",
+        &[
+            "a100,chat,4.0,without a bar: no value passes (1 of 3)",
+            "h100,chat,10.0,without a bar: no value passes (1 of 3)",
+            "l40s,chat,,without a bar: no value passes (1 of 3)",
+        ],
     ),
     case(
         "search_sequence",
@@ -393,7 +434,7 @@ const CASES: &[Case] = &[
         "arrival_rate",
         "trace",
         "SELECT k, time_s, rate_rps FROM rows WHERE rate_rps > 0 OR k = 50",
-        &["0,0.0,10.0", "10,1.0,20.0", "50,5.0,0.0", "99,9.9,10.0"],
+        &["0,0.0,10.0", "10,1.0,20.0", "50,5.0,0.0", "99,9.9,10.0", "100,10.0,10.0"],
     ),
     case(
         "request_lengths",
@@ -446,7 +487,9 @@ async fn result(case: &Case, ctx: &SessionContext, schemas: &BTreeMap<String, Sc
     let ready = Figures::near(Path::new("/")).find(case.figure).unwrap().unwrap();
     let with: Vec<(String, String)> = case.with.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
     let plot = ready.plot(case.of, &with).unwrap();
-    let plot = plot.completed(&Known { table: &|name: &str| schemas.get(name).cloned(), varied: None }).unwrap();
+    let table = |name: &str| schemas.get(name).cloned();
+    let searched = Some("workload.rate_rps");
+    let plot = plot.completed(&Known { table: &table, varied: None, searched }).unwrap();
     let script = Script::parse(&plot.query.as_ref().unwrap().value, Place::File(ready.file.clone())).unwrap();
     assert!(script.lint(false).is_empty(), "{:?}", script.lint(false));
     let read: BTreeSet<String> = script.references().into_iter().map(|t| t.value).collect();
@@ -470,6 +513,75 @@ async fn the_rows_of_every_figure() {
     let tested: BTreeSet<&str> = CASES.iter().map(|c| c.figure).collect();
     let all = Figures::near(Path::new("/")).names();
     assert!(all.iter().all(|name| tested.contains(name.as_str())), "a figure has no case: {all:?}");
+}
+
+/// A run whose first request is not measured, that begins a second late, and of which one scenario measures nothing.
+const LATE: &[(&str, &str)] = &[
+    (
+        "sim",
+        "SELECT column1 AS scenario_id, concat('s', column1) AS scenario, 1 AS deployment_tp, CAST(column1 + 1 AS DOUBLE) AS rate_rps,
+                2.0 AS request_rps, 1 AS gpus, 'stable' AS saturation, 5.0 + column1 AS running_mean, 0.0 AS waiting_mean,
+                column2 AS measured_served, CAST(column3 AS DOUBLE) AS output_tps, CAST(column4 AS DOUBLE) AS ttft_ms_p99
+         FROM (VALUES (0, 2, 100, 10), (1, 0, 200, 20), (2, 0, 150, 900)) ORDER BY scenario_id",
+    ),
+    (
+        "sim_requests",
+        "SELECT 0 AS scenario_id, column1 AS request_id, 'finished' AS status, column2 AS measured, column3 * 1000000 AS arrival_ns,
+                column3 * 1000000 AS scheduled_ns, CAST(NULL AS BIGINT) AS prefilled_ns, CAST(NULL AS BIGINT) AS kv_ready_ns,
+                (column3 + column4) * 1000000 AS first_token_ns, (column3 + 2000) * 1000000 AS finished_ns,
+                column4 * 1000000 AS ttft_ns, 10000000 AS tpot_ns
+         FROM (VALUES (0, false, 1000, 50), (1, true, 1500, 50), (2, true, 3000, 900))",
+    ),
+    ("sim_pools", POOLS),
+    (
+        "sim_steps",
+        "SELECT 0 AS scenario_id, 0 AS replica, column1 * 1000000 AS step_start_ns, 100000000 AS duration_ns,
+                column2 AS kv_blocks_used FROM (VALUES (1000, 10), (1100, 60))",
+    ),
+    ("trace", "SELECT column1 AS request_id, 7 AS arrival_ns FROM (VALUES (0), (1))"),
+];
+
+#[tokio::test]
+async fn runs_that_begin_late_or_measure_little() {
+    let (ctx, schemas) = context(LATE).await;
+    for case in [
+        // One of two measured ones, of two per second.
+        case("goodput_by_load", "sim", "SELECT goodput_rps FROM rows WHERE configuration = 'all'", &["1.0"]),
+        // Scenario 2 is busier, but measured nothing. Time begins with the first request.
+        case(
+            "waterfall",
+            "sim",
+            "SELECT request, part, start_s, end_s, note FROM rows WHERE request <> '2' AND part = 'decode'",
+            &["0,decode,0.05,2.0,Scenario 0: rate 1.0", "1,decode,0.55,2.5,Scenario 0: rate 1.0"],
+        ),
+        Case {
+            with: &[("from_s", "0.5")],
+            ..case("waterfall", "sim", "SELECT DISTINCT request FROM rows ORDER BY 1", &["1", "2"])
+        },
+        // From the first step on.
+        case(
+            "kv_timeline",
+            "sim",
+            "SELECT kv_usage, min(k), max(k), min(time_s) FROM rows GROUP BY kv_usage ORDER BY min(k)",
+            &["0.1,0,99,0.0", "0.6,100,200,0.1"],
+        ),
+        // All at the same instant: at no rate.
+        case("arrival_rate", "trace", "SELECT * FROM rows", &[]),
+        Case { with: &[("scenario", "1")], ..case("timeline", "sim", "SELECT * FROM rows", &[]) },
+        // In the order of the load, although the throughput falls again.
+        case(
+            "throughput_latency",
+            "sim",
+            "SELECT load, output_tps_per_gpu FROM rows",
+            &["1.0,100.0", "2.0,200.0", "3.0,150.0"],
+        ),
+    ] {
+        let (_, rows) = result(&case, &ctx, &schemas).await;
+        let table = MemTable::try_new(rows.schema.unwrap(), vec![rows.batches]).unwrap();
+        session::register(&ctx, SCHEMA, "rows", Arc::new(table)).unwrap();
+        let found = ctx.sql(case.ask).await.unwrap().collect().await.unwrap();
+        assert_eq!(lines(&found), case.expect, "{} {:?}", case.figure, case.with);
+    }
 }
 
 #[tokio::test]

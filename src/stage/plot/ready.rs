@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `{configuration}` | a text: the settings that differ between the rows of the stage's table (`tp 2, round_robin`) |
 //! | `{configuration but a}` | the same, without the setting in the column `a` |
+//! | `{searched}` | a label: what a `search` looks for the value of (`Rate (requests/s)`) |
 //! | `{objective_1}`, `{objective_2}` | name of an objective of the stage, an `optimize` |
 //! | `{each objective: SELECT ..}` | the query for every objective, whose name stands for `$`, with UNION ALL between |
 //! | `{all objective: ..}`, `{all parameter: ..}` | the expression for every objective or parameter, with commas between |
@@ -12,6 +13,9 @@
 //! see which tables a query reads.
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
+
+use crate::report::pretty;
+use crate::stage::simulate::settings::column_name;
 
 /// Columns that number rows: no settings.
 const NUMBERS: [&str; 7] = ["scenario_id", "scenario", "configuration_id", "probe", "value", "replication", "seed"];
@@ -29,6 +33,8 @@ pub(super) struct Known<'a> {
     /// Columns of the settings that differ between the rows of the stage's table, or how their names begin; `None` where
     /// only the rows tell.
     pub varied: Option<&'a [String]>,
+    /// The path of what the stage, a `search`, looks for the value of.
+    pub searched: Option<&'a str>,
 }
 
 impl Known<'_> {
@@ -91,6 +97,7 @@ fn placeholder(inside: &str, of: &str, known: &Known) -> Result<Option<String>, 
         Some(_) => return Ok(None),
         None => match inside {
             "configuration" => configuration(known.table(of).as_deref(), known.varied, ""),
+            "searched" => known.searched.map_or("Value".to_string(), |path| pretty(&column_name(path))),
             "objective_1" => nth_objective(0, of, known)?,
             "objective_2" => nth_objective(1, of, known)?,
             other => match other.strip_prefix("configuration but ") {
@@ -247,10 +254,12 @@ mod tests {
             ("o", "{all parameter: \"$\"}, {objective_2}", Ok("\"deployment_tp\", b")),
             ("one", "{objective_1} {objective_2}", Err("it needs 2 objectives, and `one` has 1")),
             ("new", "{objective_2} {configuration}", Ok("unknown ''")),
+            ("new", "{searched} that still passes", Ok("Rate (requests/s) that still passes")),
             ("o", "SELECT '{other}' {", Ok("SELECT '{other}' {")),
         ] {
             assert_eq!(
-                complete(sql, of, &Known { table: &known, varied: None }).as_deref(),
+                complete(sql, of, &Known { table: &known, varied: None, searched: Some("workload.rate_rps") })
+                    .as_deref(),
                 expect.map_err(String::from).as_deref(),
                 "{sql}"
             );
