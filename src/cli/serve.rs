@@ -42,7 +42,8 @@ pub struct ServeArgs {
     /// Private key of the certificate, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Listen where other machines reach it without users, tokens or TLS
+    /// Listen where other machines reach it without users, tokens or TLS: everybody there reads the tables, and so do web
+    /// pages that somebody there has open
     #[arg(long)]
     insecure: bool,
     /// Seconds that a statement may take

@@ -116,7 +116,13 @@ pub fn planning(error: &DataFusionError, text: &str, place: &Place, names: &Name
                 let bare = table.rsplit('.').next().unwrap_or(&table).to_string();
                 let at = stretch.or_else(|| find_word(text, &bare));
                 let mut found = place.diagnostic(text, "sql::unknown_table", format!("there is no table `{bare}`"), at);
-                found.help = Some(did_you_mean(&bare, &names.tables, "tables"));
+                // The short name of a table is one more of what is meant, but not one more table.
+                let short = |t: &String| names.tables.iter().any(|full| full.ends_with(&format!(".{t}")));
+                let once: Vec<String> = names.tables.iter().filter(|t| !short(t)).cloned().collect();
+                found.help = Some(match nearest(&bare, names.tables.iter().map(String::as_str)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => did_you_mean(&bare, &once, "tables"),
+                });
                 return found;
             }
             if let Some(function) = quoted_after(&message, "Invalid function '") {
@@ -188,7 +194,7 @@ pub fn did_you_mean(wrong: &str, valid: &[String], what: &str) -> String {
 fn plain(message: &str) -> String {
     let message = message.split("\nThis issue was likely caused").next().unwrap_or(message);
     let message = message.split("\nThis was likely caused").next().unwrap_or(message);
-    ["Error during planning: ", "Execution error: ", "External error: ", "Arrow error: "]
+    ["Error during planning: ", "Execution error: ", "External error: ", "Arrow error: ", "Internal error: "]
         .iter()
         .fold(message, |m, prefix| m.strip_prefix(prefix).unwrap_or(m))
         .trim()

@@ -128,7 +128,7 @@ impl Error {
 
 /// An array with an object per line.
 #[derive(Debug, Default)]
-struct ObjectPerLine;
+pub struct ObjectPerLine;
 
 impl JsonFormat for ObjectPerLine {
     fn start_stream<W: Write>(&self, writer: &mut W) -> std::result::Result<(), arrow::error::ArrowError> {

@@ -1,7 +1,8 @@
 //! Who may ask: users with passwords, for every protocol, and bearer tokens, for Flight SQL and HTTP.
 //!
 //! They come from files that nobody else can read, or from the environment; never from a command line, which every user
-//! of a machine sees. Neither appears in a message, a log or a `Debug` text.
+//! of a machine sees. Neither appears in a message, a log or a `Debug` text. Tokens are kept as hashes; passwords stay in
+//! memory as they are, because SCRAM and `Basic` each need them in a form of their own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,29 +41,11 @@ impl Access {
     /// A file that cannot be read, or that others can read; lines that are no `name:password`; short tokens.
     pub fn load(users: Option<&Path>, tokens: Option<&Path>) -> Result<Access> {
         let mut access = Access::default();
-        match users {
-            Some(path) => {
-                for (number, line) in secret_lines(path)? {
-                    access.add_user(&line, &format!("{}:{number}", path.display()))?;
-                }
-            }
-            None => {
-                for entry in from_environment(USERS_ENV) {
-                    access.add_user(&entry, USERS_ENV)?;
-                }
-            }
+        for (entry, place) in secrets(users, USERS_ENV)? {
+            access.add_user(&entry, &place)?;
         }
-        match tokens {
-            Some(path) => {
-                for (number, line) in secret_lines(path)? {
-                    access.add_token(&line, &format!("{}:{number}", path.display()))?;
-                }
-            }
-            None => {
-                for entry in from_environment(TOKENS_ENV) {
-                    access.add_token(&entry, TOKENS_ENV)?;
-                }
-            }
+        for (entry, place) in secrets(tokens, TOKENS_ENV)? {
+            access.add_token(&entry, &place)?;
         }
         Ok(access)
     }
@@ -143,6 +126,15 @@ pub fn bearer(header: Option<&str>) -> Option<&str> {
 fn of_scheme<'a>(header: Option<&'a str>, scheme: &str) -> Option<&'a str> {
     let (found, rest) = header?.trim().split_once(' ')?;
     found.eq_ignore_ascii_case(scheme).then(|| rest.trim())
+}
+
+/// The entries of a file, else of the environment, each with the place that a message may name.
+fn secrets(path: Option<&Path>, variable: &str) -> Result<Vec<(String, String)>> {
+    let Some(path) = path else {
+        return Ok(from_environment(variable).into_iter().map(|entry| (entry, variable.to_string())).collect());
+    };
+    let lines = secret_lines(path)?.into_iter();
+    Ok(lines.map(|(number, line)| (line, format!("{}:{number}", path.display()))).collect())
 }
 
 /// The lines of a file with secrets, with their numbers; without comments and empty ones.

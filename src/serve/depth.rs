@@ -31,60 +31,156 @@ pub fn too_deep<'a>(tokens: impl Iterator<Item = &'a Token> + Clone) -> Option<S
 
 /// How deep the tree of these words will be: operators on one another, and joins and unions; at most, and not much less.
 fn depth<'a>(tokens: impl Iterator<Item = &'a Token>) -> (usize, usize) {
-    /// What is open: the term that is read, what AND and OR joined of it, and the deepest before.
-    #[derive(Default)]
-    struct Level {
-        term: usize,
-        logic: usize,
-        most: usize,
+    let mut reader = Reader { open: vec![Level::default()], deepest: 0, joined: 0, due: false, is: false, with: false };
+    tokens.filter(|t| !matches!(t, Token::Whitespace(_))).for_each(|t| reader.read(t));
+    (reader.deepest, reader.joined)
+}
+
+/// What is open: the term that is read, what AND and OR joined of it, and the deepest before.
+#[derive(Default)]
+struct Level {
+    term: usize,
+    logic: usize,
+    most: usize,
+    /// Commas are between tables.
+    from: bool,
+}
+
+impl Level {
+    fn all(&self) -> usize {
+        self.term.max(self.logic).max(self.most)
     }
+
+    /// What comes now is beside what was before.
+    fn next(&mut self) {
+        *self = Level { most: self.all(), from: self.from, ..Level::default() };
+    }
+}
+
+struct Reader {
+    open: Vec<Level>,
+    deepest: usize,
+    joined: usize,
+    /// An operand must follow: a word is a name then, whatever it means elsewhere.
+    due: bool,
+    /// After IS, up to where what is asked is said.
+    is: bool,
+    /// The word before was AS: parentheses hold a query that later ones read.
+    with: bool,
+}
+
+impl Reader {
+    fn read(&mut self, token: &Token) {
+        let (due, is, with) = (self.due, self.is, self.with);
+        (self.due, self.is, self.with) = (false, false, false);
+        let Some(top) = self.open.last_mut() else { return };
+        match token {
+            Token::Number(..) | Token::SingleQuotedString(_) | Token::Placeholder(_) => {}
+            Token::Period => self.due = true,
+            Token::LParen | Token::LBracket => {
+                self.joined += usize::from(with);
+                self.open.push(Level::default());
+            }
+            Token::RParen | Token::RBracket => self.close(),
+            Token::Comma => {
+                self.joined += usize::from(top.from);
+                top.next();
+            }
+            Token::Word(word) if word.quote_style.is_none() => self.word(word.keyword, due, is),
+            Token::Word(_) => {}
+            // Every other sign is an operator.
+            _ => {
+                top.term += 1;
+                self.due = true;
+            }
+        }
+        self.deepest = self.deepest.max(self.open.last().map_or(0, Level::all) + self.open.len());
+    }
+
+    /// Only what begins a clause ends what was before it: words such as TRUE, NULL and INT are within it.
+    fn word(&mut self, keyword: Keyword, due: bool, is: bool) {
+        let Some(top) = self.open.last_mut() else { return };
+        match keyword {
+            Keyword::CASE => self.open.push(Level::default()),
+            Keyword::END => self.close(),
+            Keyword::AND | Keyword::OR | Keyword::XOR => {
+                top.logic = top.logic.max(top.term) + 1;
+                top.term = 0;
+                self.due = true;
+            }
+            Keyword::IS => {
+                top.term += 1;
+                self.is = true;
+            }
+            Keyword::NOT | Keyword::DISTINCT if is => self.is = true,
+            // IS DISTINCT FROM
+            Keyword::FROM if is => self.due = true,
+            Keyword::NOT
+            | Keyword::IN
+            | Keyword::BETWEEN
+            | Keyword::LIKE
+            | Keyword::ILIKE
+            | Keyword::RLIKE
+            | Keyword::REGEXP
+            | Keyword::SIMILAR
+            | Keyword::MATCH
+            | Keyword::MEMBER
+            | Keyword::OVERLAPS
+            | Keyword::OPERATOR
+            | Keyword::DIV
+            | Keyword::COLLATE
+            | Keyword::AT
+            | Keyword::EXPLAIN
+            | Keyword::DESCRIBE => {
+                top.term += 1;
+                self.due = true;
+            }
+            Keyword::NOTNULL => top.term += 1,
+            Keyword::TO | Keyword::TIME | Keyword::ZONE | Keyword::ESCAPE => self.due = true,
+            Keyword::AS => self.with = true,
+            // AS [NOT] MATERIALIZED
+            Keyword::MATERIALIZED => self.with = true,
+            Keyword::JOIN | Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::MINUS => {
+                self.joined += 1;
+                if !due {
+                    top.next();
+                }
+            }
+            Keyword::FROM => {
+                // Also after `SELECT *`, which seems to lack an operand.
+                top.from = true;
+                top.next();
+            }
+            Keyword::SELECT
+            | Keyword::WHERE
+            | Keyword::GROUP
+            | Keyword::HAVING
+            | Keyword::ORDER
+            | Keyword::LIMIT
+            | Keyword::OFFSET
+            | Keyword::WINDOW
+            | Keyword::QUALIFY
+            | Keyword::WITH
+            | Keyword::VALUES
+                if !due =>
+            {
+                top.from = false;
+                top.next();
+            }
+            Keyword::ON | Keyword::WHEN | Keyword::THEN | Keyword::ELSE if !due => top.next(),
+            _ => {}
+        }
+    }
+
     /// What was in parentheses is one value of what is around them.
-    fn close(open: &mut Vec<Level>) {
-        if open.len() > 1
-            && let Some(inner) = open.pop()
-            && let Some(top) = open.last_mut()
+    fn close(&mut self) {
+        if self.open.len() > 1
+            && let Some(inner) = self.open.pop()
+            && let Some(top) = self.open.last_mut()
         {
             top.term = top.term.max(inner.all()) + 1;
         }
     }
-    impl Level {
-        fn all(&self) -> usize {
-            self.term.max(self.logic).max(self.most)
-        }
-    }
-    let mut open = vec![Level::default()];
-    let (mut deepest, mut joined) = (0, 0);
-    for token in tokens {
-        let Some(top) = open.last_mut() else { break };
-        match token {
-            Token::Whitespace(_) | Token::Number(..) | Token::SingleQuotedString(_) | Token::Period => {}
-            Token::LParen | Token::LBracket => open.push(Level::default()),
-            Token::RParen | Token::RBracket => close(&mut open),
-            Token::Comma => *top = Level { most: top.all(), ..Level::default() },
-            Token::Word(word) if word.quote_style.is_none() => match word.keyword {
-                Keyword::CASE => open.push(Level::default()),
-                Keyword::END => close(&mut open),
-                Keyword::AND | Keyword::OR => {
-                    top.logic = top.logic.max(top.term) + 1;
-                    top.term = 0;
-                }
-                Keyword::NOT | Keyword::IS | Keyword::LIKE | Keyword::ILIKE | Keyword::COLLATE | Keyword::AT => {
-                    top.term += 1;
-                }
-                Keyword::JOIN | Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT => {
-                    joined += 1;
-                    *top = Level { most: top.all(), ..Level::default() };
-                }
-                Keyword::NoKeyword => {}
-                _ => *top = Level { most: top.all(), ..Level::default() },
-            },
-            Token::Word(_) => {}
-            // Every other sign is an operator.
-            _ => top.term += 1,
-        }
-        deepest = deepest.max(open.last().map_or(0, |l| l.all()) + open.len());
-    }
-    (deepest, joined)
 }
 
 #[cfg(test)]
@@ -105,6 +201,29 @@ mod tests {
             (format!("SELECT {}", ones(10_000, ", ")), true),
             (ones(90, " UNION SELECT ").replacen('1', "SELECT 1", 1), true),
             (ones(300, " UNION SELECT ").replacen('1', "SELECT 1", 1), false),
+            // Words that mean something are no way around it.
+            (format!("SELECT 1 WHERE {}", vec!["TRUE"; 20_000].join(" OR ")), false),
+            (format!("SELECT {}", vec!["NULL"; 20_000].join(" + ")), false),
+            (format!("SELECT 1{}", "::int".repeat(2_000)), false),
+            (format!("SELECT 1{}", "::limit".repeat(2_000)), false),
+            (format!("SELECT 1{}", " IS NULL".repeat(2_000)), false),
+            (format!("SELECT 1{}", " IS NOT DISTINCT FROM 1".repeat(2_000)), false),
+            (format!("SELECT {}", vec!["limit"; 2_000].join(" AND ")), false),
+            (format!("SELECT {}", vec!["values"; 2_000].join(" COLLATE ")), false),
+            (format!("SELECT 1{}", " XOR 1".repeat(2_000)), false),
+            (format!("SELECT 1{}", " IN (1)".repeat(2_000)), false),
+            (format!("{} SELECT 1", vec!["EXPLAIN"; 2_000].join(" ")), false),
+            // Tables with commas between them are joined.
+            (format!("SELECT * FROM {}", vec!["t"; 90].join(", ")), true),
+            (format!("SELECT * FROM {}", vec!["t"; 300].join(", ")), false),
+            (format!("SELECT $1 FROM {} WHERE true", vec!["t"; 300].join(", ")), false),
+            (format!("SELECT a IS DISTINCT FROM b, {} FROM t", ones(300, ", ")), true),
+            (format!("SELECT * FROM t WHERE a IN (1) ORDER BY {}", ones(300, ", ")), true),
+            (format!("SELECT * FROM t GROUP BY {} LIMIT 1", ones(300, ", ")), true),
+            (format!("WITH {} SELECT 1", vec!["a AS (SELECT 1)"; 50].join(", ")), true),
+            (format!("WITH {} SELECT 1", vec!["a AS (SELECT 1)"; 300].join(", ")), false),
+            (format!("SELECT {}", vec!["CAST(a AS INT) AS b"; 300].join(", ")), true),
+            (format!("SELECT CASE {} END", vec!["WHEN a IS NULL THEN 1"; 300].join(" ")), true),
         ];
         for (sql, planned) in cases {
             let tokens = Tokenizer::new(&GenericDialect {}, &sql).tokenize().unwrap();

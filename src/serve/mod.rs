@@ -25,6 +25,7 @@ pub mod tables;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod yielding;
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -208,6 +209,18 @@ impl Server {
             Some(Ok(Ok(()))) | None => Ok(()),
         }
     }
+}
+
+/// Bytes that nobody guesses.
+///
+/// # Errors
+/// The operating system gives none.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let source = rustls::crypto::ring::default_provider().secure_random;
+    let failed = |_| Failure::stage("serve::random", "the operating system gives no random numbers");
+    source.fill(&mut bytes).map_err(failed)?;
+    Ok(bytes)
 }
 
 /// Loads the tables again whenever a run has published.

@@ -4,8 +4,13 @@ use std::fmt;
 
 use datafusion::error::DataFusionError;
 
+use super::Wire;
 use crate::diag::Failure;
 use crate::query::errors::{Names, Place, planning, running};
+use crate::store::Store;
+
+/// Characters of a message in the log.
+const LOGGED: usize = 1_000;
 
 /// What stands between a client and its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,9 +120,27 @@ impl Refusal {
         Refusal { reason, message: message.into(), hint: String::new() }
     }
 
+    /// Of something that would change what is served.
+    pub fn read_only(what: &str) -> Refusal {
+        Refusal::new(Reason::ReadOnly, format!("{what} is not possible here: pipe serve is read-only"))
+            .hint("use SELECT, EXPLAIN, SHOW or DESCRIBE; tables are made by `pipe run`")
+    }
+
     pub fn hint(mut self, hint: impl Into<String>) -> Refusal {
         self.hint = hint.into();
         self
+    }
+
+    /// Without the paths of this machine.
+    pub fn discreet(mut self, store: &Store) -> Refusal {
+        self.message = discreet(&self.message, store);
+        self.hint = discreet(&self.hint, store);
+        self
+    }
+
+    /// One line in the log, whatever names the client made up.
+    pub fn log(&self, wire: Wire) {
+        tracing::info!("{}: {}: {}", wire.name(), self.reason.name(), one_line(&self.message));
     }
 
     /// Of an error from parsing or planning `sql`.
@@ -165,6 +188,56 @@ impl Refusal {
     }
 }
 
+/// A text of a client in the log: what would begin a line, or be no text, is written out.
+fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    for (i, c) in text.chars().enumerate() {
+        match c {
+            _ if i == LOGGED => {
+                line.push_str("...");
+                break;
+            }
+            '\\' | '\'' | '"' => line.push(c),
+            c => line.extend(c.escape_debug()),
+        }
+    }
+    line
+}
+
+/// A text without the paths of the project and its store.
+pub fn discreet(text: &str, store: &Store) -> String {
+    let named = [(store.root(), "the store"), (store.project(), "the project")];
+    named.into_iter().fold(text.to_string(), |text, (path, name)| {
+        let path = path.display().to_string();
+        let text = without(&text, path.trim_end_matches('/'), name);
+        // The engine leaves out the first slash. One word by itself may be any word.
+        let bare = path.trim_matches('/');
+        if bare.contains('/') { without(&text, bare, name) } else { text }
+    })
+}
+
+/// The text with `name` for `path`, where it stands for whole folders.
+fn without(text: &str, path: &str, name: &str) -> String {
+    let of_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let mut done = String::new();
+    let mut rest = text;
+    while !path.is_empty()
+        && let Some((before, after)) = rest.split_once(path)
+    {
+        let begins = !before.ends_with(of_name) && !(before.is_empty() && done.ends_with(of_name));
+        let mut next = after.chars();
+        // A dot may end a sentence.
+        let ends = match next.next() {
+            Some('.') => !next.next().is_some_and(of_name),
+            c => !c.is_some_and(of_name),
+        };
+        done.push_str(before);
+        done.push_str(if begins && ends { name } else { path });
+        rest = after;
+    }
+    done + rest
+}
+
 /// The messages of a failure, without places and advice.
 fn told(failure: &Failure) -> String {
     failure.diagnostics.iter().map(|d| d.message.as_str()).collect::<Vec<_>>().join("; ")
@@ -178,3 +251,44 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_not_told() {
+        let cases = [
+            ("cannot read /srv/data/x", "cannot read the project/x"),
+            ("in `/srv/data`", "in `the project`"),
+            ("it is /srv/data.", "it is the project."),
+            ("file:///srv/data/x", "file://the project/x"),
+            ("/srv/data/x and /srv/data/y", "the project/x and the project/y"),
+            ("/srv/database/x", "/srv/database/x"),
+            ("/srv/data.old", "/srv/data.old"),
+            ("a/srv/data", "a/srv/data"),
+            ("no data", "no data"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(without(text, "/srv/data", "the project"), expected);
+        }
+        assert_eq!(without("any data", "", "the project"), "any data");
+    }
+
+    #[test]
+    fn a_table_is_listed_once() {
+        let names = Names { tables: vec!["b".into(), "p.a".into(), "p.b".into()], functions: vec![] };
+        let error = DataFusionError::Plan("table 'pipe.public.something' not found".into());
+        let refusal = Refusal::planning(&error, "SELECT * FROM something", &names);
+        assert_eq!((refusal.reason, refusal.hint.as_str()), (Reason::UnknownTable, "tables: p.a, p.b"));
+    }
+
+    #[test]
+    fn a_line_of_the_log_is_one() {
+        assert_eq!(one_line("there is no table `a\n WARN b\u{1b}[31m\u{2028}`"), {
+            "there is no table `a\\n WARN b\\u{1b}[31m\\u{2028}`"
+        });
+        assert_eq!(one_line("it's \"ä\""), "it's \"ä\"");
+        assert_eq!(one_line(&"x".repeat(5_000)).len(), LOGGED + 3);
+    }
+}

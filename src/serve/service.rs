@@ -3,6 +3,7 @@
 //! Queries run on threads of their own, so that a heavy one does not keep others from being heard. A result is handed over
 //! batch by batch; a client that does not take its rows holds up nothing but its own query, and not for ever.
 
+use std::any::Any;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{CatalogProviderList, MemoryCatalogProviderList};
 use datafusion::common::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::execution::context::{SQLOptions, SessionContext};
@@ -30,7 +32,7 @@ use super::memory::Share;
 use super::metrics::{Metrics, Up};
 use super::refusal::{Reason, Refusal};
 use super::tables::{LiveCatalog, Snapshot, Tables};
-use super::{Limits, Wire};
+use super::{Limits, Wire, yielding};
 use crate::diag::{Failure, Result};
 use crate::query::session::{self, CATALOG, SessionOptions};
 use crate::query::{plan, reads_only, sql::statements};
@@ -67,6 +69,7 @@ impl Service {
     /// Threads cannot be started, or the temporary folder cannot be used.
     pub fn new(tables: Arc<Tables>, access: Access, limits: Limits, threads: usize) -> Result<Arc<Service>> {
         let base = session::context(&SessionOptions { target_partitions: threads, memory_bytes: limits.memory_bytes })?;
+        let base = SessionContext::new_with_state(yielding::with_rule(base.state()));
         base.register_catalog(CATALOG, Arc::new(LiveCatalog::new(tables.clone())));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads.max(1))
@@ -95,6 +98,18 @@ impl Service {
         SessionContext::new_with_state(self.base.state())
     }
 
+    /// A session for one statement: it sees the tables of one moment, whatever is published while it is planned.
+    pub fn pinned(&self, ctx: &SessionContext) -> SessionContext {
+        let pinned = SessionContext::new_with_state(ctx.state());
+        let catalog = ctx.catalog(CATALOG);
+        if let Some(live) = catalog.as_deref().and_then(|c| (c as &dyn Any).downcast_ref::<LiveCatalog>()) {
+            let list = MemoryCatalogProviderList::new();
+            list.register_catalog(CATALOG.to_string(), Arc::new(live.pinned()));
+            pinned.register_catalog_list(Arc::new(list));
+        }
+        pinned
+    }
+
     /// What is served right now.
     pub fn now(&self) -> Arc<Snapshot> {
         self.tables.now()
@@ -106,7 +121,7 @@ impl Service {
     /// Mistakes in it; several statements; statements that write.
     pub async fn plan(&self, ctx: &SessionContext, sql: &str) -> std::result::Result<LogicalPlan, Refusal> {
         let snapshot = self.now();
-        let wrong = |e: DataFusionError| Refusal::planning(&e, sql, &snapshot.names);
+        let wrong = |e: DataFusionError| Refusal::planning(&e, sql, &snapshot.names).discreet(self.tables.store());
         refuse_deep(sql)?;
         let mut parsed = statements(sql).map_err(wrong)?;
         let Some(statement) = parsed.pop() else {
@@ -116,9 +131,15 @@ impl Service {
             return Err(Refusal::new(Reason::Syntax, "one statement at a time is run here").hint("send each by itself"));
         }
         Self::allow(&statement)?;
-        let plan = ctx.state().statement_to_plan(statement).await.map_err(wrong)?;
+        let plan = self.pinned(ctx).state().statement_to_plan(statement).await.map_err(wrong)?;
         self.verify(&plan)?;
         Ok(plan)
+    }
+
+    /// Counts a statement that was refused before it ran, and notes it in the log.
+    pub fn refused(&self, wire: Wire, refusal: &Refusal) {
+        self.metrics.ended(wire, Some(refusal.reason), 0.0, 0);
+        refusal.log(wire);
     }
 
     /// Whether a statement may be run.
@@ -131,7 +152,7 @@ impl Service {
         }
         let text = statement.to_string();
         let first = text.split_whitespace().next().unwrap_or_default().to_uppercase();
-        Err(read_only(&first))
+        Err(Refusal::read_only(&first))
     }
 
     /// Whether a plan only reads, whatever statement it was made of.
@@ -140,7 +161,7 @@ impl Service {
     /// It does not.
     pub fn verify(&self, plan: &LogicalPlan) -> std::result::Result<(), Refusal> {
         let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-        options.verify_plan(plan).map_err(|_| read_only("this"))
+        options.verify_plan(plan).map_err(|_| Refusal::read_only("this"))
     }
 
     /// Runs a plan. The rows come as their client takes them, and end with an error where a limit is reached.
@@ -154,38 +175,50 @@ impl Service {
         plan: LogicalPlan,
     ) -> std::result::Result<Rows, Refusal> {
         let mut query = Query { service: self.clone(), wire, begun: Instant::now(), busy: Duration::ZERO, rows: 0 };
-        let result = self.start(&mut query, ctx, &plan).await;
-        let (running, schema) = match result {
-            Ok(started) => started,
+        let planned = self.planned(ctx, &plan, query.begun).await;
+        query.busy = query.begun.elapsed();
+        let running = match planned {
+            Ok(running) => running,
             Err(refusal) => {
-                query.busy = query.begun.elapsed();
                 query.ended(Some(&refusal));
                 return Err(refusal);
             }
         };
+        let schema = running.physical.schema();
         let (sender, receiver) = mpsc::channel(AHEAD);
-        let end: End =
-            Arc::new(Mutex::new(Some(Refusal::new(Reason::Failed, "the query ended because of a bug in pipe"))));
-        let task = self.handle().spawn(query.drive(running, sender, end.clone()));
+        let end: End = Arc::new(Mutex::new(Some(lost())));
+        // Not on the threads of queries: it also watches over those that keep their thread.
+        let task = tokio::spawn(query.drive(running, sender, end.clone()));
         Ok(Rows { schema, receiver, end, task: task.abort_handle() })
     }
 
-    async fn start(
-        self: &Arc<Self>,
-        query: &mut Query,
+    /// What every batch of a plan's rows will have: the plan that runs knows better than the statement what can be null.
+    ///
+    /// # Errors
+    /// No slot became free in time; mistakes that show only now.
+    pub async fn schema(&self, ctx: &SessionContext, plan: &LogicalPlan) -> std::result::Result<SchemaRef, Refusal> {
+        Ok(self.planned(ctx, plan, Instant::now()).await?.physical.schema())
+    }
+
+    /// The plan that runs, made on the threads of queries: it computes what is constant, which may take long.
+    async fn planned(
+        &self,
         ctx: &SessionContext,
         plan: &LogicalPlan,
-    ) -> std::result::Result<(Running, SchemaRef), Refusal> {
+        begun: Instant,
+    ) -> std::result::Result<Running, Refusal> {
         self.verify(plan)?;
         let slot = self.slot().await?;
         let up = self.metrics.running();
         let (done, planned) = oneshot::channel();
         let (ctx, plan, most) = (ctx.clone(), plan.clone(), self.limits.memory_bytes / 2);
         let task = self.handle().spawn(async move {
-            let _ = done.send(physical(&ctx, &plan, most).await);
+            let planned = physical(&ctx, &plan, most).await;
+            // Its place is taken until now, also where nobody waits any more.
+            let _ = done.send(planned.map(|(physical, task)| Running { physical, task, _slot: slot, _up: up }));
         });
         let stopping = AbortOnDrop(task.abort_handle());
-        let left = self.limits.timeout.saturating_sub(query.begun.elapsed());
+        let left = self.limits.timeout.saturating_sub(begun.elapsed());
         let planned = tokio::select! {
             () = self.stop.cancelled() => return Err(stopped()),
             planned = tokio::time::timeout(left, planned) => planned,
@@ -193,10 +226,7 @@ impl Service {
         drop(stopping);
         let planned = planned.map_err(|_| self.too_slow())?;
         let planned = planned.map_err(|_| Refusal::new(Reason::Failed, "the query failed because of a bug in pipe"))?;
-        let (physical, task) = planned.map_err(|e| Refusal::planning(&e, "", &self.now().names))?;
-        let schema = physical.schema();
-        query.busy = query.begun.elapsed();
-        Ok((Running { physical, task, _slot: slot, _up: up }, schema))
+        planned.map_err(|e| Refusal::planning(&e, "", &self.now().names).discreet(self.tables.store()))
     }
 
     /// Waits until one more query may run.
@@ -248,13 +278,12 @@ fn refuse_deep(sql: &str) -> std::result::Result<(), Refusal> {
     }
 }
 
-fn read_only(what: &str) -> Refusal {
-    Refusal::new(Reason::ReadOnly, format!("{what} is not possible here: pipe serve is read-only"))
-        .hint("use SELECT, EXPLAIN, SHOW or DESCRIBE; tables are made by `pipe run`")
-}
-
 fn stopped() -> Refusal {
     Refusal::new(Reason::Cancelled, "the server stops")
+}
+
+fn lost() -> Refusal {
+    Refusal::new(Reason::Failed, "the query ended because of a bug in pipe")
 }
 
 /// The plan that runs, with its share of the memory.
@@ -278,7 +307,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// A query with what it occupies.
+/// A query with what it occupies, until it has really ended: it stops only where it waits.
 struct Running {
     physical: Arc<dyn ExecutionPlan>,
     task: Arc<TaskContext>,
@@ -302,30 +331,68 @@ type Item = std::result::Result<RecordBatch, Refusal>;
 /// hears of it all the same, and never takes a part for the whole.
 type End = Arc<Mutex<Option<Refusal>>>;
 
+/// What comes of a plan that runs. Where nothing more comes and there was no last one, it was lost.
+enum Step {
+    Batch(RecordBatch),
+    Last(std::result::Result<(), DataFusionError>),
+}
+
+/// Runs a plan, a batch ahead of who asked for it. Apart from who waits for the rows: an operator may compute for long
+/// before it hands on the next, and nothing that waits in the same task would be heard.
+async fn work(running: Running, to: mpsc::Sender<Step>) {
+    let Some(last) = batches(&running, &to).await else { return };
+    // Who hears of the end may ask again at once: there is a place then.
+    drop(running);
+    let _ = to.send(Step::Last(last)).await;
+}
+
+/// How it ended; `None` where nobody waits any more.
+async fn batches(running: &Running, to: &mpsc::Sender<Step>) -> Option<std::result::Result<(), DataFusionError>> {
+    let mut rows = match execute_stream(running.physical.clone(), running.task.clone()) {
+        Ok(rows) => rows,
+        Err(e) => return Some(Err(e)),
+    };
+    loop {
+        match rows.next().await {
+            None => return Some(Ok(())),
+            Some(Err(e)) => return Some(Err(e)),
+            Some(Ok(batch)) => to.send(Step::Batch(batch)).await.ok()?,
+        }
+    }
+}
+
 impl Query {
     /// Sends all rows, and notes how it ended.
     async fn drive(mut self, running: Running, sender: mpsc::Sender<Item>, end: End) {
         let gone = Some(Refusal::new(Reason::Cancelled, "the client left"));
+        let (to, steps) = mpsc::channel(1);
+        let _working = AbortOnDrop(self.service.handle().spawn(work(running, to)).abort_handle());
         let mut outcome = Outcome { query: &mut self, refusal: gone };
-        let ended = outcome.query.rows(&running, &sender).await;
+        let ended = outcome.query.rows(steps, &sender).await;
         outcome.refusal = ended.err();
         *end.lock().unwrap_or_else(PoisonError::into_inner) = outcome.refusal.clone();
     }
 
-    async fn rows(&mut self, running: &Running, sender: &mpsc::Sender<Item>) -> std::result::Result<(), Refusal> {
+    async fn rows(
+        &mut self,
+        mut steps: mpsc::Receiver<Step>,
+        sender: &mpsc::Sender<Item>,
+    ) -> std::result::Result<(), Refusal> {
         let service = self.service.clone();
-        let mut rows =
-            execute_stream(running.physical.clone(), running.task.clone()).map_err(|e| Refusal::running(&e))?;
         loop {
             let begun = Instant::now();
             let left = service.limits.timeout.saturating_sub(self.busy);
             let next = tokio::select! {
                 () = service.stop.cancelled() => return Err(stopped()),
-                next = tokio::time::timeout(left, rows.next()) => next,
+                next = tokio::time::timeout(left, steps.recv()) => next,
             };
             self.busy += begun.elapsed();
-            let Some(batch) = next.map_err(|_| service.too_slow())? else { return Ok(()) };
-            let batch = batch.map_err(|e| Refusal::running(&e))?;
+            let batch = match next.map_err(|_| service.too_slow())? {
+                Some(Step::Batch(batch)) => batch,
+                Some(Step::Last(Ok(()))) => return Ok(()),
+                Some(Step::Last(Err(e))) => return Err(Refusal::running(&e).discreet(service.tables.store())),
+                None => return Err(lost()),
+            };
             if self.rows + batch.num_rows() as u64 > service.limits.rows {
                 let message = format!("the result has more than {} rows", service.limits.rows);
                 return Err(Refusal::new(Reason::TooLarge, message).hint(
@@ -354,7 +421,7 @@ impl Query {
         metrics.memory(self.service.memory_held());
         match refusal {
             None => tracing::debug!("{}: {} rows in {:?}", self.wire.name(), self.rows, self.busy),
-            Some(r) => tracing::info!("{}: {}: {}", self.wire.name(), r.reason.name(), r.message),
+            Some(refusal) => refusal.log(self.wire),
         }
     }
 }

@@ -216,6 +216,12 @@ impl LiveCatalog {
     pub fn new(tables: Arc<Tables>) -> LiveCatalog {
         LiveCatalog { tables, own: RwLock::default() }
     }
+
+    /// What it holds now, which stays: two lookups find tables of one run.
+    pub fn pinned(&self) -> PinnedCatalog {
+        let own = self.own.read().unwrap_or_else(PoisonError::into_inner).clone();
+        PinnedCatalog { own, now: self.tables.now() }
+    }
 }
 
 impl std::fmt::Debug for LiveCatalog {
@@ -226,11 +232,7 @@ impl std::fmt::Debug for LiveCatalog {
 
 impl CatalogProvider for LiveCatalog {
     fn schema_names(&self) -> Vec<String> {
-        let mut names = self.tables.now().catalog.schema_names();
-        names.extend(self.own.read().unwrap_or_else(PoisonError::into_inner).keys().cloned());
-        names.sort();
-        names.dedup();
-        names
+        self.pinned().schema_names()
     }
 
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
@@ -244,5 +246,31 @@ impl CatalogProvider for LiveCatalog {
         schema: Arc<dyn SchemaProvider>,
     ) -> DataFusionResult<Option<Arc<dyn SchemaProvider>>> {
         Ok(self.own.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_string(), schema))
+    }
+}
+
+/// A [`LiveCatalog`] as it was at one moment.
+pub struct PinnedCatalog {
+    own: BTreeMap<String, Arc<dyn SchemaProvider>>,
+    now: Arc<Snapshot>,
+}
+
+impl std::fmt::Debug for PinnedCatalog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PinnedCatalog({:?})", self.schema_names())
+    }
+}
+
+impl CatalogProvider for PinnedCatalog {
+    fn schema_names(&self) -> Vec<String> {
+        let mut names = self.now.catalog.schema_names();
+        names.extend(self.own.keys().cloned());
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        self.own.get(name).cloned().or_else(|| self.now.catalog.schema(name))
     }
 }

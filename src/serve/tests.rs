@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
@@ -174,6 +174,43 @@ fn limits_end_queries_and_free_what_they_held() {
         assert_eq!(refused(&small, greedy).await, Reason::Memory);
         assert_eq!(numbers(&small, "SELECT CAST(1 AS BIGINT)").await.unwrap(), [1]);
         assert_eq!(small.memory_held(), 0);
+    });
+}
+
+#[test]
+fn what_works_without_a_row_is_stopped_too() {
+    let dir = tempfile::tempdir().unwrap();
+    block_on(async {
+        let one = Limits { queries: 1, timeout: Duration::from_secs(1), ..limits() };
+        let service = service(dir.path(), one).await;
+        // A million times a million pairs, of which none is handed on.
+        let pairs = "SELECT count(*) FROM generate_series(1, 1000000) a \
+            JOIN generate_series(1, 1000000) b ON a.value * b.value < 0";
+        let begun = Instant::now();
+        assert_eq!(refused(&service, pairs).await, Reason::Timeout);
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+        // Its place is free once it has really stopped.
+        while let Err(refusal) = numbers(&service, "SELECT CAST(4 AS BIGINT)").await {
+            assert_eq!(refusal.reason, Reason::Busy);
+            assert!(begun.elapsed() < Duration::from_secs(60));
+        }
+    });
+}
+
+#[test]
+fn a_pinned_session_sees_one_run() {
+    let dir = tempfile::tempdir().unwrap();
+    block_on(async {
+        assert!(go(dir.path(), vec![("a", fake(&[], &[1]))]).await);
+        let service = service(dir.path(), limits()).await;
+        let session = service.session();
+        let (before, sql) = (service.pinned(&session), "SELECT v FROM p.a");
+        assert!(go(dir.path(), vec![("a", fake(&[], &[2]))]).await);
+        assert!(service.tables.refresh().await.unwrap());
+        for (ctx, expected) in [(before, 1), (service.pinned(&session), 2)] {
+            let rows = ctx.sql(sql).await.unwrap().collect().await.unwrap();
+            assert_eq!(rows[0].column(0).as_primitive::<Int64Type>().values().to_vec(), [expected]);
+        }
     });
 }
 

@@ -488,7 +488,7 @@ fn foreign_pages_and_names() {
         ("Origin: https://evil.example".to_string(), 403, "origin"),
         ("Origin: null".to_string(), 403, "origin"),
         ("Sec-Fetch-Site: cross-site\nSec-Fetch-Mode: no-cors".to_string(), 403, "origin"),
-        ("Sec-Fetch-Site: cross-site\nSec-Fetch-Mode: navigate".to_string(), 200, ""),
+        ("Sec-Fetch-Site: cross-site\nSec-Fetch-Mode: navigate\nSec-Fetch-Dest: document".to_string(), 403, "origin"),
     ];
     for (headers, status, reason) in cases {
         let head = format!("POST /sql HTTP/1.1\nContent-Type: text/plain\n{headers}");
@@ -498,6 +498,19 @@ fn foreign_pages_and_names() {
         if status != 200 {
             assert_eq!(answer.json()["reason"], reason);
         }
+    }
+    // A link to the page may be followed; no frame of another site runs a statement or makes a report.
+    let cross = "Sec-Fetch-Site: cross-site\nSec-Fetch-Mode: navigate\nSec-Fetch-Dest:";
+    let cases = [
+        ("/", "document", 200),
+        ("/", "iframe", 403),
+        ("/sql?q=SELECT%201", "document", 403),
+        ("/sql?q=SELECT%201", "iframe", 403),
+        ("/report/small", "document", 403),
+    ];
+    for (path, into, status) in cases {
+        let answer = send(address, &format!("GET {path} HTTP/1.1\n{cross} {into}"), b"");
+        assert_eq!(answer.status, status, "{path} {into}");
     }
     // Load balancers ask by any name.
     assert_eq!(send(address, "GET /healthz HTTP/1.1\nHost: pod-7", b"").status, 200);

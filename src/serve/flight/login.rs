@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tonic::Status;
 
 use crate::serve::access::bearer;
+use crate::serve::random;
 use crate::serve::service::Service;
 
 /// Logins that are remembered; the oldest goes first.
@@ -52,7 +53,7 @@ impl Logins {
         if !access.is_user(header) {
             return Err(Status::unauthenticated("unknown user or wrong password"));
         }
-        let token = hex(&random()?);
+        let token = hex(&random::<16>().map_err(|e| Status::internal(e.to_string()))?);
         let hash = blake3::hash(token.as_bytes());
         let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         issued.known.insert(hash);
@@ -72,17 +73,6 @@ impl Logins {
     }
 }
 
-/// Bytes that nobody guesses.
-///
-/// # Errors
-/// The operating system gives none.
-pub fn random() -> Result<[u8; 16], Status> {
-    let mut bytes = [0; 16];
-    let source = rustls::crypto::ring::default_provider().secure_random;
-    source.fill(&mut bytes).map_err(|_| Status::internal("the operating system gives no random numbers"))?;
-    Ok(bytes)
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -93,7 +83,7 @@ mod tests {
 
     #[test]
     fn tokens_differ() {
-        let tokens: HashSet<String> = (0..100).map(|_| hex(&random().unwrap())).collect();
+        let tokens: HashSet<String> = (0..100).map(|_| hex(&random::<16>().unwrap())).collect();
         assert_eq!(tokens.len(), 100);
         assert!(tokens.iter().all(|t| t.len() == 32));
     }

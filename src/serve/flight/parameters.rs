@@ -3,19 +3,23 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Cursor;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow_flight::FlightData;
 use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::error::FlightError;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::StreamReader;
+use datafusion::arrow::ipc::root_as_message;
 use datafusion::arrow::ipc::writer::StreamWriter;
 use datafusion::common::{DataFusionError, ScalarValue};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use futures::FutureExt;
 use futures::stream::{Stream, StreamExt};
 use prost::bytes::Bytes;
 use tonic::Status;
@@ -107,10 +111,18 @@ pub async fn received<S>(stream: S) -> Result<Bytes, Status>
 where
     S: Stream<Item = Result<FlightData, Status>> + Send + 'static,
 {
-    let mut batches = FlightRecordBatchStream::new_from_flight_data(stream.map(|d| d.map_err(Into::into)));
+    let checked = stream.map(|data| data.and_then(checked).map_err(Into::into));
+    let mut batches = FlightRecordBatchStream::new_from_flight_data(checked);
     let mut row: Option<RecordBatch> = None;
-    while let Some(batch) = batches.next().await {
-        let batch = batch.map_err(|e| Status::invalid_argument(format!("these are no parameters: {e}")))?;
+    loop {
+        // What reads them panics where they contradict themselves.
+        let next = AssertUnwindSafe(batches.next()).catch_unwind().await;
+        let next = next.map_err(|_| Status::invalid_argument("these are no parameters: they contradict themselves"))?;
+        let Some(batch) = next else { break };
+        let batch = batch.map_err(|e| match e {
+            FlightError::Tonic(status) => *status,
+            e => Status::invalid_argument(format!("these are no parameters: {e}")),
+        })?;
         match batch.num_rows() {
             0 => {}
             1 if row.is_none() => row = Some(batch),
@@ -126,6 +138,27 @@ where
     };
     write().map_err(|e| Status::invalid_argument(format!("these parameters cannot be used: {e}")))?;
     Ok(bytes.into())
+}
+
+/// A message whose buffers lie within what came of it. One row needs no compression, which says itself how large it becomes.
+fn checked(data: FlightData) -> Result<FlightData, Status> {
+    let wrong = |what: &str| Status::invalid_argument(format!("these are no parameters: {what}"));
+    let Ok(message) = root_as_message(&data.data_header) else { return Err(wrong("a message cannot be read")) };
+    let batch = message.header_as_record_batch().or_else(|| message.header_as_dictionary_batch()?.data());
+    if let Some(batch) = batch {
+        if batch.compression().is_some() {
+            return Err(wrong("they are compressed"));
+        }
+        let came = data.data_body.len();
+        let within = |from: i64, long: i64| {
+            let (from, long) = (usize::try_from(from).ok()?, usize::try_from(long).ok()?);
+            from.checked_add(long).filter(|end| *end <= came)
+        };
+        if batch.buffers().into_iter().flatten().any(|b| within(b.offset(), b.length()).is_none()) {
+            return Err(wrong("a buffer is longer than what came"));
+        }
+    }
+    Ok(data)
 }
 
 /// The values of what [`received`] made.
@@ -197,6 +230,23 @@ mod tests {
         assert_eq!(values(&bytes).unwrap(), given);
         let two = super::super::batches::messages(row.schema(), futures::stream::iter([Ok(row.clone()), Ok(row)]));
         assert!(received(two).await.unwrap_err().message().contains("one row"));
+    }
+
+    #[tokio::test]
+    async fn messages_that_say_more_than_they_have_are_refused() {
+        let row = RecordBatch::try_from_iter([("0", ScalarValue::from("a text").to_array().unwrap())]).unwrap();
+        let all: Vec<_> = super::super::batches::message(row.schema(), row).collect().await;
+        for cut in 0..3 {
+            let mut messages: Vec<FlightData> = all.iter().map(|m| m.clone().unwrap()).collect();
+            let last = messages.last_mut().unwrap();
+            match cut {
+                0 => last.data_body = last.data_body.slice(..8),
+                1 => last.data_body = Bytes::new(),
+                _ => last.data_header = last.data_header.slice(..last.data_header.len() / 2),
+            }
+            let refused = received(futures::stream::iter(messages.into_iter().map(Ok))).await.unwrap_err();
+            assert!(refused.message().contains("these are no parameters"), "{refused:?}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::statement::{Handle, Statements, info};
 use super::{metadata, parameters};
 use crate::diag::Result as Checked;
 use crate::query::session::CATALOG;
-use crate::serve::refusal::{Reason, Refusal};
+use crate::serve::refusal::Refusal;
 use crate::serve::service::Service;
 
 /// The action that cancels.
@@ -42,19 +42,18 @@ impl Sql {
     /// None in practice, see [`Facts::new`].
     pub fn new(service: Arc<Service>, logins: Arc<Logins>) -> Checked<Sql> {
         let facts = Facts::new(&service.session(), &service.limits)?;
-        Ok(Sql { statements: Statements::new(service.clone()), service, logins, facts })
+        Ok(Sql { statements: Statements::new(service.clone())?, service, logins, facts })
     }
 
     fn read_only<T>(&self, what: &str) -> Result<T, Status> {
-        let message = format!("{what} is not possible here: pipe serve is read-only");
-        let refusal = Refusal::new(Reason::ReadOnly, message).hint("tables are made by `pipe run`");
-        Err(self.statements.refused(&refusal))
+        Err(self.statements.refused(&Refusal::read_only(what)))
     }
 
     /// Cancels the query of an announcement.
     fn cancel(&self, info: Option<&FlightInfo>) -> Result<(), Status> {
         let tickets = info.iter().flat_map(|i| &i.endpoint).filter_map(|e| e.ticket.as_ref());
-        let found = tickets.filter_map(Handle::of_ticket).any(|handle| self.statements.running.cancel(&handle.id));
+        let mut handles = tickets.filter_map(|ticket| self.statements.seal.of_ticket(ticket));
+        let found = handles.any(|handle| self.statements.running.cancel(&handle.id));
         if found { Ok(()) } else { Err(Status::not_found("no such query runs")) }
     }
 }
@@ -110,7 +109,7 @@ impl FlightSqlService for Sql {
     }
 
     async fn do_get_statement(&self, ticket: TicketStatementQuery, _request: Request<Ticket>) -> Answer<Messages> {
-        self.statements.rows(Handle::read(&ticket.statement_handle)?).await.map(Response::new)
+        self.statements.rows(self.statements.seal.open(&ticket.statement_handle)?).await.map(Response::new)
     }
 
     async fn get_flight_info_prepared_statement(
@@ -118,7 +117,7 @@ impl FlightSqlService for Sql {
         query: CommandPreparedStatementQuery,
         request: Request<FlightDescriptor>,
     ) -> Answer<FlightInfo> {
-        let handle = Handle::read(&query.prepared_statement_handle)?;
+        let handle = self.statements.seal.open(&query.prepared_statement_handle)?;
         self.statements.info(handle, request.into_inner()).await.map(Response::new)
     }
 
@@ -127,7 +126,7 @@ impl FlightSqlService for Sql {
         query: CommandPreparedStatementQuery,
         _request: Request<Ticket>,
     ) -> Answer<Messages> {
-        self.statements.rows(Handle::read(&query.prepared_statement_handle)?).await.map(Response::new)
+        self.statements.rows(self.statements.seal.open(&query.prepared_statement_handle)?).await.map(Response::new)
     }
 
     async fn do_action_create_prepared_statement(
@@ -141,7 +140,7 @@ impl FlightSqlService for Sql {
             false => parameters::encoded(&prepared.parameters)?,
         };
         Ok(ActionCreatePreparedStatementResult {
-            prepared_statement_handle: Handle::of(query.query).bytes(),
+            prepared_statement_handle: self.statements.seal.close(&Handle::of(query.query)),
             dataset_schema: parameters::encoded(&prepared.result)?,
             parameter_schema,
         })
@@ -152,9 +151,9 @@ impl FlightSqlService for Sql {
         query: CommandPreparedStatementQuery,
         request: Request<PeekableFlightDataStream>,
     ) -> Result<DoPutPreparedStatementResult, Status> {
-        let mut handle = Handle::read(&query.prepared_statement_handle)?;
+        let mut handle = self.statements.seal.open(&query.prepared_statement_handle)?;
         handle.parameters = parameters::received(request.into_inner().into_peekable()).await?;
-        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(handle.bytes()) })
+        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(self.statements.seal.close(&handle)) })
     }
 
     async fn do_action_close_prepared_statement(

@@ -14,14 +14,14 @@ use tonic::Status;
 
 use super::batches::{Messages, messages, sent};
 use super::running::{Noted, Running};
-use super::{login, parameters, status};
-use crate::query::plan;
-use crate::serve::Wire;
-use crate::serve::refusal::{Reason, Refusal};
+use super::{parameters, status};
+use crate::diag::Result as Checked;
+use crate::serve::refusal::Refusal;
 use crate::serve::service::Service;
+use crate::serve::{Wire, random};
 
 /// A statement as its client holds it: what it was prepared from, what is bound to it, and, in a ticket, what was promised.
-/// It comes back as it may: nothing in it is trusted.
+/// It comes back as it was given, or is refused: see [`Seal`].
 #[derive(Clone, PartialEq, Message)]
 pub struct Handle {
     #[prost(string, tag = "1")]
@@ -41,23 +41,48 @@ impl Handle {
     pub fn of(sql: String) -> Handle {
         Handle { sql, ..Handle::default() }
     }
+}
 
+/// Tells handles that this server gave from bytes that somebody made up: what reads values out of them trusts them.
+#[derive(Clone)]
+pub struct Seal([u8; 32]);
+
+impl Seal {
+    /// One that nobody knows.
+    ///
     /// # Errors
-    /// The bytes are no handle.
-    pub fn read(bytes: &Bytes) -> Result<Handle, Status> {
-        Handle::decode(bytes.clone())
-            .map_err(|_| Status::invalid_argument("this is no statement or ticket of this server"))
+    /// The operating system gives no random numbers.
+    pub fn new() -> Checked<Seal> {
+        Ok(Seal(random()?))
     }
 
-    pub fn bytes(&self) -> Bytes {
-        self.encode_to_vec().into()
+    /// What the client holds.
+    pub fn close(&self, handle: &Handle) -> Bytes {
+        let mut bytes = handle.encode_to_vec();
+        let mark = blake3::keyed_hash(&self.0, &bytes);
+        bytes.extend_from_slice(mark.as_bytes());
+        bytes.into()
+    }
+
+    /// # Errors
+    /// The bytes are no handle of this server.
+    pub fn open(&self, bytes: &Bytes) -> Result<Handle, Status> {
+        let read = || {
+            let (handle, mark) = bytes.split_last_chunk::<{ blake3::OUT_LEN }>()?;
+            // `blake3::Hash` compares in constant time.
+            let own = blake3::keyed_hash(&self.0, handle) == blake3::Hash::from_bytes(*mark);
+            own.then(|| Handle::decode(bytes.slice(..handle.len())).ok())?
+        };
+        read().ok_or_else(|| {
+            Status::invalid_argument("this is no statement or ticket of this server, or of before its last start")
+        })
     }
 
     /// The handle within the ticket of a statement.
-    pub fn of_ticket(ticket: &Ticket) -> Option<Handle> {
+    pub fn of_ticket(&self, ticket: &Ticket) -> Option<Handle> {
         let any = Any::decode(ticket.ticket.clone()).ok()?;
         let query: TicketStatementQuery = any.unpack().ok()??;
-        Handle::decode(query.statement_handle).ok()
+        self.open(&query.statement_handle).ok()
     }
 }
 
@@ -72,17 +97,19 @@ pub struct Prepared {
 pub struct Statements {
     service: Arc<Service>,
     pub running: Running,
+    pub seal: Seal,
 }
 
 struct Planned {
     ctx: SessionContext,
-    sql: String,
     plan: LogicalPlan,
 }
 
 impl Statements {
-    pub fn new(service: Arc<Service>) -> Statements {
-        Statements { service, running: Running::default() }
+    /// # Errors
+    /// The operating system gives no random numbers.
+    pub fn new(service: Arc<Service>) -> Checked<Statements> {
+        Ok(Statements { service, running: Running::default(), seal: Seal::new()? })
     }
 
     /// Results and parameters of a statement.
@@ -112,9 +139,9 @@ impl Statements {
     pub async fn info(&self, mut handle: Handle, descriptor: FlightDescriptor) -> Result<FlightInfo, Status> {
         let planned = async { self.schema(&self.bound(&handle).await?).await };
         let schema = planned.await.map_err(|refusal| self.refused(&refusal))?;
-        handle.id = login::random()?.to_vec().into();
+        handle.id = random::<16>().map_err(|e| Status::internal(e.to_string()))?.to_vec().into();
         handle.promised = hash(&schema)?;
-        let ticket = TicketStatementQuery { statement_handle: handle.bytes() };
+        let ticket = TicketStatementQuery { statement_handle: self.seal.close(&handle) };
         info(&schema, ticket.as_any().encode_to_vec(), descriptor)
     }
 
@@ -138,7 +165,7 @@ impl Statements {
         let ctx = self.service.session();
         let sql = parameters::numbered(sql)?.into_owned();
         let plan = self.service.plan(&ctx, &sql).await?;
-        Ok(Planned { ctx, sql, plan })
+        Ok(Planned { ctx, plan })
     }
 
     async fn bound(&self, handle: &Handle) -> Result<Planned, Refusal> {
@@ -150,17 +177,13 @@ impl Statements {
 
     /// The schema as it is sent: that of the plan that runs, which knows better than the statement what can be null.
     async fn schema(&self, planned: &Planned) -> Result<SchemaRef, Refusal> {
-        let limit = self.service.limits.timeout;
-        let physical = tokio::time::timeout(limit, plan::physical(&planned.ctx, &planned.plan)).await;
-        let physical = physical.map_err(|_| Refusal::new(Reason::Timeout, "planning took too long"))?;
-        let (physical, _) = physical.map_err(|e| Refusal::planning(&e, &planned.sql, &self.service.now().names))?;
-        Ok(sent(&physical.schema()))
+        let schema = self.service.schema(&planned.ctx, &planned.plan).await?;
+        Ok(sent(&schema))
     }
 
     /// Counts a statement that was refused before it ran.
     pub fn refused(&self, refusal: &Refusal) -> Status {
-        self.service.metrics.ended(Wire::Flight, Some(refusal.reason), 0.0, 0);
-        tracing::info!("flight: {}: {}", refusal.reason.name(), refusal.message);
+        self.service.refused(Wire::Flight, refusal);
         status(refusal)
     }
 }
@@ -202,11 +225,23 @@ mod tests {
     #[test]
     fn handles_come_back() {
         let handle = Handle { sql: "SELECT 1".into(), id: Bytes::from_static(b"id"), ..Handle::default() };
-        assert_eq!(Handle::read(&handle.bytes()).unwrap(), handle);
-        let ticket = TicketStatementQuery { statement_handle: handle.bytes() }.as_any().encode_to_vec();
-        assert_eq!(Handle::of_ticket(&Ticket { ticket: ticket.into() }), Some(handle));
-        assert!(Handle::read(&Bytes::from_static(&[0xff; 9])).is_err());
-        assert_eq!(Handle::of_ticket(&Ticket { ticket: Bytes::from_static(b"?") }), None);
+        let seal = Seal::new().unwrap();
+        let bytes = seal.close(&handle);
+        assert_eq!(seal.open(&bytes).unwrap(), handle);
+        let ticket = |bytes: Bytes| {
+            let ticket = TicketStatementQuery { statement_handle: bytes }.as_any().encode_to_vec();
+            Ticket { ticket: ticket.into() }
+        };
+        assert_eq!(seal.of_ticket(&ticket(bytes.clone())), Some(handle.clone()));
+        assert_eq!(seal.of_ticket(&Ticket { ticket: Bytes::from_static(b"?") }), None);
+        // What was changed, cut, made up, or made by another server.
+        let mut changed = bytes.to_vec();
+        changed[3] ^= 1;
+        let others = Seal::new().unwrap().close(&handle);
+        for bytes in [changed.into(), bytes.slice(1..), handle.encode_to_vec().into(), others, Bytes::new()] {
+            assert!(seal.open(&bytes).is_err(), "{bytes:?}");
+            assert_eq!(seal.of_ticket(&ticket(bytes)), None);
+        }
     }
 
     #[tokio::test]

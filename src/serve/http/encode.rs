@@ -13,7 +13,7 @@ use arrow::datatypes::{Field, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use arrow::json::WriterBuilder as JsonBuilder;
-use arrow::json::writer::{JsonFormat, LineDelimited};
+use arrow::json::writer::LineDelimited;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 
 use super::negotiate::Format;
 use crate::query::columns::duplicates;
+use crate::query::output::ObjectPerLine;
 use crate::serve::refusal::{Reason, Refusal};
 use crate::table::{DESCRIPTION, UNIT};
 
@@ -59,24 +60,6 @@ enum Sink {
     Arrow(Box<StreamWriter<Buffer>>),
     Parquet(Box<ArrowWriter<Buffer>>),
     Preview { rows: u64, most: u64 },
-}
-
-/// An array with an object per line.
-#[derive(Debug, Default)]
-struct ObjectPerLine;
-
-impl JsonFormat for ObjectPerLine {
-    fn start_stream<W: Write>(&self, writer: &mut W) -> Result<(), ArrowError> {
-        Ok(writer.write_all(b"[")?)
-    }
-
-    fn start_row<W: Write>(&self, writer: &mut W, first: bool) -> Result<(), ArrowError> {
-        Ok(writer.write_all(if first { b"\n" } else { b",\n" })?)
-    }
-
-    fn end_stream<W: Write>(&self, writer: &mut W) -> Result<(), ArrowError> {
-        Ok(writer.write_all(b"\n]\n")?)
-    }
 }
 
 impl Encoder {

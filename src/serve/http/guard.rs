@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -45,11 +45,13 @@ fn admit(shared: &Arc<super::Shared>, request: &Request) -> Result<(), Problem> 
         None => text(headers, header::HOST),
     };
     own_host(host, shared.address)?;
-    own_page(host, headers)?;
+    let opens = request.method() == Method::GET && page::is_shell(uri.path());
+    own_page(host, headers, opens)?;
     if page::is_shell(uri.path()) || shared.service.access.allows(text(headers, header::AUTHORIZATION)) {
         return Ok(());
     }
     shared.service.metrics.denied(Wire::Http);
+    tracing::warn!("http: a request has no valid token or password");
     let what = if headers.contains_key(header::AUTHORIZATION) {
         "the token or password is not valid"
     } else {
@@ -64,7 +66,7 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 }
 
 /// On an address that only this machine reaches, the names of this machine are the only ones. Elsewhere a server does not
-/// know by what names it is reached; tokens are needed there.
+/// know by what names it is reached: tokens keep foreign names out there, and where it was started without, nothing does.
 fn own_host(host: Option<&str>, address: SocketAddr) -> Result<(), Problem> {
     let Some(host) = host else {
         return Err(Problem::new(StatusCode::BAD_REQUEST, "host", "the request names no host"));
@@ -83,17 +85,16 @@ fn own_host(host: Option<&str>, address: SocketAddr) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "host", what).hint(hint))
 }
 
-/// Whether it comes from no page, from a page of ours, or from a link that somebody followed.
-fn own_page(host: Option<&str>, headers: &HeaderMap) -> Result<(), Problem> {
+/// Whether it comes from no page, from a page of ours, or from a link to the page that somebody followed (`opens`). Nothing
+/// that works or answers with results is opened from elsewhere: a hidden frame could.
+fn own_page(host: Option<&str>, headers: &HeaderMap, opens: bool) -> Result<(), Problem> {
     let foreign = |what: String| {
         Err(Problem::new(StatusCode::FORBIDDEN, "origin", what).hint("pages of other sites may not ask this server"))
     };
     // Scripts cannot set these headers. Old browsers do not send them.
     match text(headers, HeaderName::from_static("sec-fetch-site")) {
         Some("same-origin") => return Ok(()),
-        Some(site @ ("cross-site" | "same-site"))
-            if text(headers, HeaderName::from_static("sec-fetch-mode")) != Some("navigate") =>
-        {
+        Some(site @ ("cross-site" | "same-site")) if !(opens && followed(headers)) => {
             return foreign(format!("the request comes from a page of another origin ({site})"));
         }
         _ => {}
@@ -102,6 +103,12 @@ fn own_page(host: Option<&str>, headers: &HeaderMap) -> Result<(), Problem> {
     let origin = origin.to_str().unwrap_or("?");
     let from = origin.split_once("://").map(|(_, from)| from);
     if from.is_some() && from == host { Ok(()) } else { foreign(format!("the request comes from {origin}")) }
+}
+
+/// Whether somebody goes to it in a window of their own.
+fn followed(headers: &HeaderMap) -> bool {
+    text(headers, HeaderName::from_static("sec-fetch-mode")) == Some("navigate")
+        && text(headers, HeaderName::from_static("sec-fetch-dest")) == Some("document")
 }
 
 /// Headers that were not set are set.
@@ -152,7 +159,9 @@ mod tests {
     #[test]
     fn pages_of_this_server() {
         let host = Some("127.0.0.1:8080");
-        let cases: [(&[(&str, &str)], bool); 11] = [
+        const CROSS: (&str, &str) = ("sec-fetch-site", "cross-site");
+        const GOES: (&str, &str) = ("sec-fetch-mode", "navigate");
+        let cases: [(&[(&str, &str)], bool); 13] = [
             (&[], true),
             (&[("origin", "http://127.0.0.1:8080")], true),
             (&[("origin", "http://127.0.0.1:8081")], false),
@@ -161,21 +170,23 @@ mod tests {
             // A proxy changed the host.
             (&[("origin", "https://pipe.example"), ("sec-fetch-site", "same-origin")], true),
             (&[("sec-fetch-site", "none")], true),
-            (&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")], true),
+            (&[CROSS, GOES, ("sec-fetch-dest", "document")], true),
+            (&[CROSS, GOES, ("sec-fetch-dest", "iframe")], false),
+            (&[CROSS, GOES], false),
             (&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")], false),
             (&[("sec-fetch-site", "same-site"), ("sec-fetch-mode", "cors")], false),
             // A form of another site.
-            (
-                &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("origin", "https://evil.example")],
-                false,
-            ),
+            (&[CROSS, GOES, ("sec-fetch-dest", "document"), ("origin", "https://evil.example")], false),
         ];
         for (given, expected) in cases {
             let mut headers = HeaderMap::new();
             for (name, value) in given {
                 headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
             }
-            assert_eq!(own_page(host, &headers).is_ok(), expected, "{given:?}");
+            assert_eq!(own_page(host, &headers, true).is_ok(), expected, "{given:?}");
+            // Statements and reports are not opened from elsewhere.
+            let inside = expected && !given.contains(&CROSS);
+            assert_eq!(own_page(host, &headers, false).is_ok(), inside, "{given:?}");
         }
     }
 }

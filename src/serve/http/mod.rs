@@ -64,7 +64,7 @@ const REPORTS: usize = 2;
 struct Shared {
     service: Arc<Service>,
     report: Option<Report>,
-    reports: Semaphore,
+    reports: Arc<Semaphore>,
     address: SocketAddr,
 }
 
@@ -75,7 +75,8 @@ type App = State<Arc<Shared>>;
 /// # Errors
 /// The listener cannot be used.
 pub async fn serve(service: Arc<Service>, door: Door, report: Option<Report>) -> Result<()> {
-    let shared = Shared { service: service.clone(), report, reports: Semaphore::new(REPORTS), address: door.address };
+    let reports = Arc::new(Semaphore::new(REPORTS));
+    let shared = Shared { service: service.clone(), report, reports, address: door.address };
     let app = router(Arc::new(shared));
     let handle = Handle::new();
     let (stop, ending) = (service.stop.clone(), handle.clone());

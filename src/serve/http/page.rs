@@ -1,6 +1,5 @@
 //! The page: three files in the binary, which say nothing about what is served.
 
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use axum::Router;
@@ -9,6 +8,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::Shared;
+use crate::diag::Result;
+use crate::serve::random;
 
 /// Path, type, content.
 const FILES: [(&str, &str, &str); 3] = [
@@ -36,9 +37,11 @@ async fn file(kind: &'static str, text: &'static str) -> Response {
 }
 
 /// Digits that nobody can guess.
-pub fn nonce() -> String {
-    let digits = || std::hash::RandomState::new().build_hasher().finish();
-    format!("{:016x}{:016x}", digits(), digits())
+///
+/// # Errors
+/// The operating system gives no random numbers.
+pub fn nonce() -> Result<String> {
+    Ok(format!("{:032x}", u128::from_le_bytes(random()?)))
 }
 
 #[cfg(test)]
@@ -54,6 +57,6 @@ mod tests {
                 assert!(!text.contains(word), "{path}: {word}");
             }
         }
-        assert_ne!(nonce(), nonce());
+        assert_ne!(nonce().unwrap(), nonce().unwrap());
     }
 }

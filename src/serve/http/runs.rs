@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::answer::Problem;
 use super::{App, Shared, catalog, page};
 use crate::diag::nearest;
-use crate::serve::refusal::Reason;
+use crate::serve::refusal::{Reason, discreet};
 use crate::store::{RunRecord, Store};
 
 /// Records, if nothing is said.
@@ -97,13 +97,18 @@ pub async fn report(State(shared): App, name: Result<Path<String>, PathRejection
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, Reason::Busy.name(), "other reports are made right now")
             .hint("ask again later")
     };
-    let place = tokio::time::timeout(shared.service.limits.timeout, shared.reports.acquire()).await;
-    let Ok(Ok(_place)) = place else { return Err(busy()) };
-    let made = reading(&shared, move |store| make.of(store, &name)).await?;
-    let html = made.map_err(|failure| {
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, Reason::Failed.name(), failure.to_string())
+    let place = tokio::time::timeout(shared.service.limits.timeout, shared.reports.clone().acquire_owned()).await;
+    let Ok(Ok(place)) = place else { return Err(busy()) };
+    let made = reading(&shared, move |store| {
+        // As long as it is made, also where its client left.
+        let _place = place;
+        make.of(store, &name)
+    });
+    let html = made.await?.map_err(|failure| {
+        let what = discreet(&failure.to_string(), shared.service.tables.store());
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, Reason::Failed.name(), what)
     })?;
-    let nonce = page::nonce();
+    let nonce = page::nonce().map_err(|e| bug(&e))?;
     let policy = format!(
         "sandbox allow-scripts allow-downloads allow-modals; default-src 'none'; script-src 'nonce-{nonce}'; \
          style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

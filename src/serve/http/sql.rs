@@ -8,7 +8,7 @@ use axum::extract::{FromRequest, Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use datafusion::common::{ParamValues, ScalarValue};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -80,8 +80,9 @@ pub async fn get(
 }
 
 fn bad_query(rejection: &QueryRejection) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "bad_request", rejection.body_text())
-        .hint("`q` is the statement (GET only), `format` one of json, ndjson, csv, arrow, parquet")
+    Problem::new(StatusCode::BAD_REQUEST, "bad_request", rejection.body_text()).hint(
+        "`q` is the statement (GET only), `format` one of json, ndjson, csv, arrow, parquet, `rows` how many to send",
+    )
 }
 
 async fn answer(
@@ -93,8 +94,10 @@ async fn answer(
 ) -> Result<Response, Problem> {
     let service = &shared.service;
     let ctx = service.session();
-    let plan = service.plan(&ctx, &asked.sql).await?;
-    let plan = with_parameters(plan, &asked.parameters)?;
+    let planned = service.plan(&ctx, &asked.sql).await;
+    let planned = planned.and_then(|plan| with_parameters(plan, &asked.parameters));
+    let plan = planned.and_then(|plan| first(plan, format, rows));
+    let plan = plan.inspect_err(|refusal| service.refused(Wire::Http, refusal))?;
     let kind = [(header::CONTENT_TYPE, format.media_type())];
     if only_check {
         return Ok(kind.into_response());
@@ -102,6 +105,16 @@ async fn answer(
     let result = service.run(Wire::Http, &ctx, plan).await?;
     let most = rows.unwrap_or(SHOWN).min(SHOWN_MOST);
     Ok((kind, stream::body(result, format, most).await?).into_response())
+}
+
+/// The first `rows`, if so many are asked for. The format of the page counts the others too.
+fn first(plan: LogicalPlan, format: Format, rows: Option<u64>) -> Result<LogicalPlan, Refusal> {
+    // These stand alone, and have few rows.
+    let alone = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) | LogicalPlan::DescribeTable(_));
+    let Some(rows) = rows.filter(|_| format != Format::Preview && !alone) else { return Ok(plan) };
+    let rows = usize::try_from(rows).unwrap_or(usize::MAX).min(i64::MAX as usize);
+    let limited = LogicalPlanBuilder::from(plan).limit(0, Some(rows)).and_then(LogicalPlanBuilder::build);
+    limited.map_err(|e| Refusal::new(Reason::Query, e.strip_backtrace()))
 }
 
 fn content_type(headers: &HeaderMap) -> String {
