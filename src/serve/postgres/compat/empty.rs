@@ -157,3 +157,27 @@ fn nothing_like(query: &Query) -> Option<Query> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn joins_that_keep_rows_and_joins_that_do_not() {
+        let cases = [
+            ("FROM pg_index i JOIN pg_class c ON i.indrelid = c.oid", true),
+            ("FROM pg_class c JOIN pg_index i ON i.indrelid = c.oid", true),
+            ("FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.oid", false),
+            ("FROM pg_index i RIGHT JOIN pg_class c ON i.indrelid = c.oid", false),
+            ("FROM (pg_index i JOIN pg_class c ON i.indrelid = c.oid)", true),
+            ("FROM (pg_class c JOIN pg_index i ON i.indrelid = c.oid)", true),
+            ("FROM (pg_index i RIGHT JOIN pg_class c ON i.indrelid = c.oid)", false),
+            ("FROM (pg_index i FULL JOIN pg_class c ON i.indrelid = c.oid)", false),
+        ];
+        for (from, expected) in cases {
+            let mut parsed = Parser::parse_sql(&PostgreSqlDialect {}, &format!("SELECT 1 {from}")).unwrap();
+            let Some(Statement::Query(query)) = parsed.pop() else { panic!("{from}") };
+            assert_eq!(is_empty(&query), expected, "{from}");
+        }
+    }
+}

@@ -319,14 +319,6 @@ mod tests {
                 "SELECT c.relname FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid",
             ),
             (
-                "SELECT c.relname FROM (pg_index i RIGHT JOIN pg_class c ON i.indrelid = c.oid)",
-                "SELECT c.relname FROM (pg_catalog.pg_index i RIGHT JOIN pg_catalog.pg_class c ON i.indrelid = c.oid)",
-            ),
-            (
-                "SELECT i.indrelid FROM (pg_index i JOIN pg_class c ON i.indrelid = c.oid)",
-                "SELECT CAST(NULL AS TEXT) AS \"indrelid\" WHERE false",
-            ),
-            (
                 "SELECT c.relname, (SELECT d.description FROM pg_description d WHERE d.objoid = c.oid AND d.objsubid = 0) AS x FROM pg_class c",
                 "SELECT c.relname, obj_description(c.oid) AS x FROM pg_catalog.pg_class c",
             ),
