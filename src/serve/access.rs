@@ -92,6 +92,11 @@ impl Access {
         self.passwords.get(user).map(String::as_str)
     }
 
+    /// All users with their passwords.
+    pub fn users(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.passwords.iter().map(|(user, password)| (user.as_str(), password.as_str()))
+    }
+
     /// Whether the value of an `Authorization` header lets in: `Bearer` with a token, or `Basic` with a user's password.
     pub fn allows(&self, header: Option<&str>) -> bool {
         self.is_open() || bearer(header).is_some_and(|token| self.is_token(token)) || self.is_user(header)

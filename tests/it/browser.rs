@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 use crate::project::{Project, SMALL};
+use crate::serving::skipped;
 
 /// Runs the browser without a window on a file, with its own folder for what it keeps.
 fn browse(project: &Project, options: &[&str], page: &Path) -> Output {
@@ -23,7 +24,7 @@ fn browse(project: &Project, options: &[&str], page: &Path) -> Output {
 fn is_there() -> bool {
     let there = Command::new("chromium").arg("--version").output().is_ok_and(|o| o.status.success());
     if !there {
-        eprintln!("no `chromium`: the page is not looked at (apt-get install chromium)");
+        skipped("no `chromium`: the page is not looked at (apt-get install chromium)");
     }
     there
 }

@@ -5,9 +5,9 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use crate::project::{Project, SMALL};
+use crate::project::Project;
 use crate::serve_http::slow;
-use crate::serving::{Serving, python};
+use crate::serving::{Serving, python, skipped, small};
 
 const DRIVER: &str = include_str!("browser/driver.py");
 const PAGE: &str = include_str!("browser/page.py");
@@ -16,7 +16,7 @@ const LIVE: &str = include_str!("browser/live.py");
 fn is_there() -> bool {
     let there = ["chromedriver", "python3"].iter().all(|p| Command::new(p).arg("--version").output().is_ok());
     if !there {
-        eprintln!("skipped: there is no chromedriver");
+        skipped("there is no chromedriver");
     }
     there
 }
@@ -31,9 +31,7 @@ fn look(token: &str) {
     if !is_there() {
         return;
     }
-    let project = Project::new();
-    project.write("pipelines/small.yaml", SMALL);
-    project.run(&["run", "pipelines/small.yaml", "--quiet"]).ok();
+    let project = small();
     let env: &[(&str, &str)] = if token.is_empty() { &[] } else { &[("PIPE_SERVE_TOKENS", token)] };
     let serving = Serving::start(&project, &ONLY_HTTP, env);
     let url = format!("http://{}/", serving.addresses["http"]);

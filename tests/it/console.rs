@@ -5,14 +5,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::project::{Project, Ran, SMALL};
-
-fn small() -> Project {
-    let project = Project::new();
-    project.write("pipelines/small.yaml", SMALL);
-    project.run(&["run", "pipelines/small.yaml"]).ok();
-    project
-}
+use crate::project::{Project, Ran};
+use crate::serving::{has_python, small};
 
 /// Runs with text on standard input.
 fn piped(project: &Project, args: &[&str], input: &str) -> Ran {
@@ -27,15 +21,6 @@ fn piped(project: &Project, args: &[&str], input: &str) -> Ran {
         out: String::from_utf8_lossy(&out.stdout).into_owned(),
         err: String::from_utf8_lossy(&out.stderr).into_owned(),
     }
-}
-
-/// Whether there is a Python for the pseudo-terminal.
-fn has_python() -> bool {
-    let found = Command::new("python3").args(["-c", "import pty"]).output().is_ok_and(|o| o.status.success());
-    if !found {
-        eprintln!("skipped: there is no python3");
-    }
-    found
 }
 
 /// Drives the console through `steps`, and returns everything that it printed. It has to leave with 0.
@@ -61,7 +46,7 @@ fn drive(project: &Project, environment: &[(&str, &str)], steps: &[(&str, &str)]
 
 #[test]
 fn a_console() {
-    if !has_python() {
+    if !has_python(&["pty"]) {
         return;
     }
     let project = small();
@@ -139,7 +124,7 @@ fn a_console() {
 
 #[test]
 fn a_console_without_history() {
-    if !has_python() {
+    if !has_python(&["pty"]) {
         return;
     }
     let project = Project::new();
@@ -152,7 +137,7 @@ fn a_console_without_history() {
 
 #[test]
 fn a_console_watches() {
-    if !has_python() {
+    if !has_python(&["pty"]) {
         return;
     }
     let project = Project::new();

@@ -3,11 +3,11 @@
 use std::process::Command;
 
 use crate::project::{Project, SMALL};
+use crate::serving::has_python;
 
 #[test]
 fn duckdb_reads_published_tables() {
-    if !Command::new("python3").args(["-c", "import duckdb"]).output().is_ok_and(|o| o.status.success()) {
-        eprintln!("skipped: python3 has no duckdb");
+    if !has_python(&["duckdb"]) {
         return;
     }
     let project = Project::new();

@@ -1,8 +1,7 @@
 //! Functions of SQL against numpy.
 
-use std::process::Command;
-
-use crate::project::Project;
+use crate::project::{Project, repository};
+use crate::serving::python;
 
 /// Values with ties, and their number even and odd.
 const SAMPLES: [&[f64]; 3] = [
@@ -29,14 +28,7 @@ const QUANTILES: [f64; 9] = [0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0];
 
 /// Numbers that a Python program prints, one a line; `None` without numpy.
 fn numpy(program: &str) -> Option<Vec<f64>> {
-    let out = Command::new("python3").args(["-c", &format!("import numpy as np\n{program}")]).output().ok()?;
-    let error = String::from_utf8_lossy(&out.stderr);
-    if error.contains("No module named 'numpy'") {
-        eprintln!("skipped: python3 has no numpy");
-        return None;
-    }
-    assert!(out.status.success(), "{error}");
-    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let text = python(&["numpy"], &format!("import numpy as np\n{program}"), &[], repository())?;
     Some(text.lines().map(|l| l.parse().unwrap_or_else(|e| panic!("{l}: {e}"))).collect())
 }
 

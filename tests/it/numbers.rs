@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::project::{Project, SMALL};
+use crate::serving::has_python;
 
 /// What a metric means, in the words of another library. Reads the requests as CSV on standard input, prints
 /// `scenario metric value` with 17 digits.
@@ -26,14 +27,9 @@ for scenario, rows in sorted(by.items()):
     print(scenario, "attained", repr(float(good.mean())))
 "#;
 
-fn numpy() -> bool {
-    Command::new("python3").args(["-c", "import numpy"]).output().is_ok_and(|o| o.status.success())
-}
-
 #[test]
 fn metrics_equal_numpy() {
-    if !numpy() {
-        eprintln!("skipped: python3 has no numpy");
+    if !has_python(&["numpy"]) {
         return;
     }
     let project = Project::new();

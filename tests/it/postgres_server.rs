@@ -5,6 +5,8 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
+use crate::serving::skipped;
+
 pub const USER: &str = "tester";
 pub const PASSWORD: &str = "hunter2-secret";
 
@@ -37,7 +39,7 @@ impl Server {
     /// A server with a database and a user; `None` and a note where there are no binaries.
     pub fn start() -> Option<Server> {
         let Some(bin) = binaries() else {
-            eprintln!("skipped: no PostgreSQL server in /usr/lib/postgresql");
+            skipped("no PostgreSQL server in /usr/lib/postgresql");
             return None;
         };
         let dir = tempfile::tempdir().expect("a folder");
@@ -96,7 +98,7 @@ impl Server {
                       -extfile ext && chmod 600 server.key && mv made.crt server.crt";
         let made = Command::new("sh").args(["-c", script]).current_dir(self.path()).output();
         if !made.is_ok_and(|o| o.status.success()) {
-            eprintln!("without TLS: openssl made no certificates");
+            skipped("without TLS: openssl made no certificates");
         }
     }
 

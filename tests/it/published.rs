@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,16 +13,9 @@ use serde_json::json;
 use crate::project::{Project, SMALL};
 
 /// Runs Python in a folder; `None` and a note where it has not these modules.
+#[track_caller]
 pub fn python(dir: &Path, modules: &str, script: &str) -> Option<String> {
-    let found = Command::new("python3").args(["-c", &format!("import {modules}")]).output();
-    if !found.is_ok_and(|o| o.status.success()) {
-        eprintln!("skipped: python3 has no {modules}");
-        return None;
-    }
-    let Output { status, stdout, stderr } =
-        Command::new("python3").args(["-c", script]).current_dir(dir).output().expect("python3 starts");
-    assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
-    Some(String::from_utf8_lossy(&stdout).trim_end().to_string())
+    crate::serving::python(&[modules], script, &[], dir).map(|out| out.trim_end().to_string())
 }
 
 /// A way to count rows and sum `e2e_ns` of the folder `FOLDER` in Python.

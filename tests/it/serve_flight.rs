@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::project::{Project, SMALL};
-use crate::serving::{Serving, python};
+use crate::project::Project;
+use crate::serving::{Serving, certificate, python, small};
 
 const MODULES: [&str; 3] = ["adbc_driver_flightsql", "adbc_driver_manager", "pyarrow"];
 
@@ -56,13 +56,6 @@ fn adbc_with(modules: &[&str], serving: &Serving, program: &str, args: &[&str], 
     let out = python(modules, &format!("{PRELUDE}\n{program}"), &all, project.path())?;
     let last = out.lines().last().unwrap_or_else(|| panic!("nothing was shown:\n{out}"));
     Some(serde_json::from_str(last).unwrap_or_else(|e| panic!("{last}: {e}")))
-}
-
-fn small() -> Project {
-    let project = Project::new();
-    project.write("pipelines/small.yaml", SMALL);
-    project.run(&["run", "pipelines/small.yaml", "--quiet"]).ok();
-    project
 }
 
 /// A refusal has this code and these words.
@@ -440,22 +433,10 @@ fn private(project: &Project, file: &str) {
     assert!(done.is_ok_and(|s| s.success()), "chmod");
 }
 
-/// A certificate for `localhost` with its key, made by openssl; false where there is none.
-fn certificate(project: &Project) -> bool {
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
-        .args(["-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost"])
-        .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:TRUE"])
-        .current_dir(project.path())
-        .output();
-    made.is_ok_and(|o| o.status.success())
-}
-
 #[test]
 fn tls() {
     let project = small();
     if !certificate(&project) {
-        eprintln!("skipped: no openssl");
         return;
     }
     private(&project, "key.pem");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::project::{Project, SMALL, text};
-use crate::serving::{Serving, python};
+use crate::serving::{Serving, certificate, python, skipped, small};
 
 /// An answer, with the names of headers in lower case.
 #[derive(Debug)]
@@ -100,13 +100,6 @@ fn get(serving: &Serving, path: &str) -> Answer {
 fn sql(serving: &Serving, statement: &str, format: &str) -> Answer {
     let head = format!("POST /sql?format={format} HTTP/1.1\nContent-Type: application/sql");
     send(serving.addresses["http"], &head, statement.as_bytes())
-}
-
-fn small() -> Project {
-    let project = Project::new();
-    project.write("pipelines/small.yaml", SMALL);
-    project.run(&["run", "pipelines/small.yaml", "--quiet"]).ok();
-    project
 }
 
 /// Asks until the answer is as wanted.
@@ -565,13 +558,7 @@ fn tokens() {
 #[test]
 fn over_tls() {
     let project = small();
-    let made = std::process::Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
-        .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"])
-        .current_dir(project.path())
-        .output();
-    if !made.is_ok_and(|m| m.status.success()) {
-        eprintln!("skipped: there is no openssl");
+    if !certificate(&project) {
         return;
     }
     let serving = start(&project, &["--tls-cert", "cert.pem", "--tls-key", "key.pem"], &[("PIPE_SERVE_TOKENS", TOKEN)]);
@@ -613,7 +600,7 @@ print('fine')
         .output();
     match curl {
         Ok(out) if out.status.code() != Some(1) => assert_eq!(String::from_utf8_lossy(&out.stdout), "a\n1\n 2 200"),
-        _ => eprintln!("skipped: there is no curl with HTTP/2"),
+        _ => skipped("there is no curl with HTTP/2"),
     }
 }
 

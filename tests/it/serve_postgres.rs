@@ -4,26 +4,24 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 use crate::project::{Project, SMALL, repository};
-use crate::serving::{Serving, python};
+use crate::serving::{Serving, certificate, python, skipped, small};
 
-/// A project whose pipeline has run, shared by the tests that only read it.
-fn small() -> &'static Project {
-    static RUN: OnceLock<Project> = OnceLock::new();
-    RUN.get_or_init(made)
-}
-
-fn made() -> Project {
-    let project = Project::new();
-    project.write("pipelines/small.yaml", SMALL);
-    project.run(&["run", "pipelines/small.yaml", "--quiet"]).ok();
-    project
+/// A project whose pipeline has run, shared by the tests that only read it, and gone with the last of them.
+fn shared() -> Arc<Project> {
+    static RUN: Mutex<Weak<Project>> = Mutex::new(Weak::new());
+    let mut run = RUN.lock().unwrap_or_else(PoisonError::into_inner);
+    run.upgrade().unwrap_or_else(|| {
+        let made = Arc::new(small());
+        *run = Arc::downgrade(&made);
+        made
+    })
 }
 
 fn dsn(serving: &Serving, more: &str) -> String {
@@ -95,7 +93,8 @@ fn missing(expect: &str, columns: &[String], rows: &[Vec<Option<String>>]) -> Op
 
 #[test]
 fn what_tools_ask_is_answered() {
-    let serving = Serving::start(small(), &[], &[]);
+    let project = shared();
+    let serving = Serving::start(&project, &[], &[]);
     let folder = repository().join("tests/it/clients");
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
@@ -137,11 +136,13 @@ fn what_tools_ask_is_answered() {
 
 #[test]
 fn statements_with_their_codes() {
-    let serving = Serving::start(small(), &["--timeout", "30"], &[]);
-    let secret = small().path().join("secret.csv");
+    let project = shared();
+    let serving = Serving::start(&project, &["--timeout", "30"], &[]);
+    let secret = project.path().join("secret.csv");
     std::fs::write(&secret, "a\n1\n").unwrap();
     let from_file = format!("SELECT * FROM '{}'", secret.display());
-    let to_file = format!("COPY (SELECT 1) TO '{}/evil.csv'", small().path().display());
+    let to_program = format!("COPY (SELECT 1) TO PROGRAM 'touch {}/evil'", project.path().display());
+    let to_file = format!("COPY (SELECT 1) TO '{}/evil.csv'", project.path().display());
     let cases: Vec<(&str, &str)> = vec![
         ("SELECT 1", ""),
         ("SELECT count(*) FROM small.sim_requests", ""),
@@ -168,14 +169,15 @@ fn statements_with_their_codes() {
         ("EXPLAIN ANALYZE INSERT INTO small.sim_requests VALUES (1)", "25006"),
         ("WITH x AS (DELETE FROM small.sim_requests RETURNING 1) SELECT 1", "25006"),
         ("CREATE EXTERNAL TABLE x STORED AS CSV LOCATION '/etc/passwd'", "25006"),
-        ("COPY (SELECT 1) TO PROGRAM 'touch /tmp/evil'", "25006"),
+        (&to_program, "25006"),
         (&to_file, "25006"),
         (&from_file, "42P01"),
         ("SELECT * FROM '/etc/passwd'", "42P01"),
         ("SELECT pg_read_file('/etc/passwd')", "42883"),
         ("SELECT * FROM read_csv('/etc/passwd')", "42883 42P01 42804"),
         ("SELECT lo_import('/etc/passwd')", "42883"),
-        ("SELECT 1/0", "22012 XX000"),
+        ("SELECT 1/0", "22012"),
+        ("SELECT 1/(value - 1) FROM generate_series(1, 3)", "22012"),
         ("FETCH 1 FROM nope", "34000"),
     ];
     with_client(&serving, async |client| {
@@ -193,7 +195,56 @@ fn statements_with_their_codes() {
         let hint = e.as_db_error().unwrap().hint().unwrap_or_default().to_string();
         assert!(hint.contains("sim_requests"), "{hint}");
     });
-    assert!(!small().path().join("evil.csv").exists());
+    assert!(!project.path().join("evil.csv").exists() && !project.path().join("evil").exists());
+}
+
+#[test]
+fn settings_and_the_end_of_transactions() {
+    let project = shared();
+    let serving = Serving::start(&project, &[], &[]);
+    let cases = [
+        ("SET statement_timeout = '5s'; BEGIN; SET LOCAL statement_timeout = '7s'; SHOW statement_timeout", "7s"),
+        ("COMMIT; SHOW statement_timeout", "5s"),
+        ("BEGIN; SET statement_timeout = '8s'; ROLLBACK; SHOW statement_timeout", "5s"),
+        ("SET LOCAL statement_timeout = '9s'; SHOW statement_timeout", "5s"),
+        ("SELECT set_config('search_path', 'small', false)", "small"),
+        ("SELECT current_schema()", "small"),
+        ("SELECT count(*) FROM metrics", "6"),
+        ("EXPLAIN SELECT set_config('search_path', 'zzz', false); SHOW search_path", "small"),
+        ("BEGIN; SELECT set_config('search_path', 'public', true); COMMIT; SHOW search_path", "small"),
+    ];
+    with_client(&serving, async |client| {
+        for (sql, expected) in cases {
+            let messages = client.simple_query(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+            let got = messages.iter().rev().find_map(|m| match m {
+                SimpleQueryMessage::Row(row) => row.get(0),
+                _ => None,
+            });
+            assert_eq!(got, Some(expected), "{sql}");
+        }
+        let sql = "SELECT set_config('search_path', $1, false)";
+        let row = client.query_one(sql, &[&"public"]).await.unwrap();
+        assert_eq!(row.get::<_, String>(0), "public");
+        let e =
+            client.simple_query("SELECT set_config('search_path', relname, false) FROM pg_class").await.unwrap_err();
+        assert!(e.as_db_error().unwrap().message().contains("set_config"), "{e:?}");
+    });
+}
+
+#[test]
+fn strangers_take_no_place() {
+    let project = shared();
+    let serving = Serving::start(&project, &["--max-connections", "2"], &[]);
+    let idle: Vec<_> = (0..3).map(|_| TcpStream::connect(serving.addresses["postgres"]).unwrap()).collect();
+    with_client(&serving, async |client| {
+        let (_other, connection) = tokio_postgres::connect(&dsn(&serving, ""), NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.simple_query("SELECT 1").await.unwrap();
+        // Told before it is let in.
+        let e = tokio_postgres::connect(&dsn(&serving, ""), NoTls).await.err().unwrap();
+        assert_eq!(e.code().map(|c| c.code()), Some("53300"), "{e:?}");
+    });
+    drop(idle);
 }
 
 const PSYCOPG: &str = r#"
@@ -210,6 +261,9 @@ with psycopg.connect(sys.argv[1]) as t, t.cursor("named") as named:
     named.itersize = 100
     named.execute("SELECT scenario_id FROM small.sim_requests")
     streamed = sum(1 for _ in named)
+with psycopg.connect(sys.argv[1]) as t, t.cursor("cu", binary=True) as named:
+    named.execute("SELECT value::bigint, 1.5::float8 FROM generate_series(1, 2)")
+    bound = named.fetchall()
 print(json.dumps({
     "n": n,
     "int": q("SELECT count(*) FROM small.sim_requests WHERE scenario_id >= %s", (0,))[0][0] == n,
@@ -220,6 +274,7 @@ print(json.dumps({
     "none": q("SELECT x FROM (VALUES (1)) v(x) WHERE x = ANY(%s)", ([],)),
     "limit": len(q("SELECT * FROM small.sim_requests LIMIT %s OFFSET %s", (5, 2))),
     "binary": binary,
+    "bound": bound,
     "names": name("SELECT count(*), max(scenario_id), 1, 'a' AS \"B\" FROM small.sim_requests"),
     "copied": copied,
     "streamed": streamed == n,
@@ -233,14 +288,15 @@ print(json.dumps({
 
 #[test]
 fn psycopg_3() {
-    let serving = Serving::start(small(), &[], &[]);
-    let Some(got) = show(&["psycopg"], &serving, PSYCOPG, small()) else { return };
+    let project = shared();
+    let serving = Serving::start(&project, &[], &[]);
+    let Some(got) = show(&["psycopg"], &serving, PSYCOPG, &project) else { return };
     // 200 requests in each of 6 scenarios.
     let expected = json!({
         "n": 1200, "int": true, "text": "it's; DROP", "types": [2.5, "2026-01-02", "2026-01-02 03:04:00"], "null": true,
         "any": [[1], [3]], "none": [], "limit": 5,
         "binary": [1, 2.5, true, "x", "2026-02-03", "2026-02-03 04:05:06.000007", null, [1, 2]],
-        "names": ["count", "max", "?column?", "B"], "copied": "a,b,c\n1,\"x,y\",\n", "streamed": true,
+        "bound": [[1, 1.5], [2, 1.5]], "names": ["count", "max", "?column?", "B"], "copied": "a,b,c\n1,\"x,y\",\n", "streamed": true,
         "unsigned": "18446744073709551615", "struct": "{\"a\":1,\"b\":\"x\"}", "schema": ["small", 1200],
         "refused": "25006", "timeout": "57014",
     });
@@ -268,8 +324,9 @@ print(json.dumps({"first": first, "broken": broken[0], "aborted": aborted[0], "a
 
 #[test]
 fn psycopg_2() {
-    let serving = Serving::start(small(), &[], &[]);
-    let Some(got) = show(&["psycopg2"], &serving, PSYCOPG2, small()) else { return };
+    let project = shared();
+    let serving = Serving::start(&project, &[], &[]);
+    let Some(got) = show(&["psycopg2"], &serving, PSYCOPG2, &project) else { return };
     let expected =
         json!({"first": [[1200]], "broken": "42703", "aborted": "25P02", "after": [[1]], "named": 20, "lines": 6});
     assert_eq!(got, expected);
@@ -308,9 +365,10 @@ print(json.dumps(out, default=str))
 
 #[test]
 fn sqlalchemy_and_pandas() {
-    let serving = Serving::start(small(), &[], &[]);
+    let project = shared();
+    let serving = Serving::start(&project, &[], &[]);
     let modules = ["sqlalchemy", "pandas", "psycopg2", "psycopg"];
-    let Some(got) = show(&modules, &serving, SQLALCHEMY, small()) else { return };
+    let Some(got) = show(&modules, &serving, SQLALCHEMY, &project) else { return };
     let expected = json!({
         "schemas": ["information_schema", "public", "small"], "tables": true, "views": true, "definition": true,
         "type": "BIGINT", "comment": true, "pk": [], "fks": [], "indexes": [], "unique": [], "table_comment": true,
@@ -327,7 +385,7 @@ fn sqlalchemy_and_pandas() {
 /// Runs psql; `None` where there is none.
 fn psql(serving: &Serving, args: &[&str], password: &str, more: &str) -> Option<(i32, String)> {
     if Command::new("psql").arg("--version").output().is_err() {
-        eprintln!("skipped: there is no psql");
+        skipped("there is no psql");
         return None;
     }
     let mut command = Command::new("psql");
@@ -339,7 +397,8 @@ fn psql(serving: &Serving, args: &[&str], password: &str, more: &str) -> Option<
 
 #[test]
 fn psql_describes_what_is_served() {
-    let serving = Serving::start(small(), &[], &[]);
+    let project = shared();
+    let serving = Serving::start(&project, &[], &[]);
     let cases = [
         ("\\dt", "public|sim_requests|table|pipe"),
         ("\\dt *.*", "small|sim_requests|table|pipe"),
@@ -361,8 +420,9 @@ fn psql_describes_what_is_served() {
 
 #[test]
 fn who_may_ask() {
+    let project = shared();
     let users = [("PIPE_SERVE_USERS", "bi:right,ann:other")];
-    let serving = Serving::start(small(), &[], &users);
+    let serving = Serving::start(&project, &[], &users);
     let cases = [("right", "", 0), ("wrong", "", 2), ("", "", 2), ("right", "user=nobody", 2)];
     for (password, more, expected) in cases {
         let Some((code, text)) = psql(&serving, &["-c", "SELECT 42"], password, more) else { return };
@@ -376,17 +436,26 @@ fn who_may_ask() {
     assert!(!serving.log().contains("wrong\"") && !serving.log().contains("right"), "{}", serving.log());
 }
 
-/// Says what is in `bytes` to the port, and reads until the server hangs up.
+/// Says what is in `bytes` to the port, and reads what is answered to it, or until the server hangs up.
 fn talk(serving: &Serving, bytes: &[u8]) -> Vec<u8> {
+    // A client that leaves is not answered to the end: so it asks for something last, and leaves when that is here.
+    const LAST: &str = "nothing more to say";
+    let last = message(Some(b'Q'), format!("SELECT '{LAST}'\0").as_bytes());
     let mut socket = TcpStream::connect(serving.addresses["postgres"]).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let _ = socket.write_all(bytes);
-    // A client that closes its side is taken for gone, and its query ends: so it says good-bye after its answer.
-    std::thread::sleep(Duration::from_millis(700));
-    let _ = socket.shutdown(std::net::Shutdown::Write);
-    let mut out = Vec::new();
-    let _ = socket.read_to_end(&mut out);
-    out
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let _ = socket.write_all(&[bytes, &message(Some(b'S'), b""), &last].concat());
+    let (mut out, mut some) = (Vec::new(), [0; 4096]);
+    loop {
+        match socket.read(&mut some) {
+            Ok(0) => return out,
+            Ok(n) => out.extend_from_slice(&some[..n]),
+            // Hung up, or waiting for more: what is no message may be the beginning of one.
+            Err(_) => return out,
+        }
+        if out.windows(LAST.len()).any(|w| w == LAST.as_bytes()) {
+            return out;
+        }
+    }
 }
 
 fn message(kind: Option<u8>, body: &[u8]) -> Vec<u8> {
@@ -402,7 +471,8 @@ fn greeting() -> Vec<u8> {
 
 #[test]
 fn strangers_do_not_get_past_the_door() {
-    let serving = Serving::start(small(), &[], &[("PIPE_SERVE_USERS", "bi:right")]);
+    let project = shared();
+    let serving = Serving::start(&project, &[], &[("PIPE_SERVE_USERS", "bi:right")]);
     let query = message(Some(b'Q'), b"SELECT 4242\0");
     let sasl = message(Some(b'p'), b"SCRAM-SHA-256\0\0\0\0\x0an,,n=,r=ab");
     let cases: Vec<Vec<u8>> = vec![
@@ -428,7 +498,8 @@ fn strangers_do_not_get_past_the_door() {
 
 #[test]
 fn clients_that_do_not_keep_to_the_protocol() {
-    let serving = Serving::start(small(), &[], &[]);
+    let project = shared();
+    let serving = Serving::start(&project, &[], &[]);
     let parse = |sql: &str| message(Some(b'P'), &[b"\0", sql.as_bytes(), b"\0\0\0"].concat());
     let sync = message(Some(b'S'), b"");
     let execute = |most: i32| message(Some(b'E'), &[&b"\0"[..], &most.to_be_bytes()].concat());
@@ -440,6 +511,7 @@ fn clients_that_do_not_keep_to_the_protocol() {
         };
         message(Some(b'B'), &[b"\0\0".to_vec(), codes(formats), vec![0, 0], codes(results)].concat())
     };
+    let named = message(Some(b'P'), b"a\0SELECT 1\0\0\0");
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("negative rows", [parse("SELECT 77"), bind(&[], &[]), execute(-5), sync.clone()].concat(), "77"),
         (
@@ -458,18 +530,37 @@ fn clients_that_do_not_keep_to_the_protocol() {
         ("a message that there is not", message(Some(b'?'), b"xx"), "08P01"),
         ("a copy that nobody began", [message(Some(b'd'), b"xx"), message(Some(b'Q'), b"SELECT 77\0")].concat(), "77"),
         ("a message of a gigabyte", vec![b'Q', 0x3f, 0xff, 0xff, 0xff, b'S'], "08P01"),
-        ("an empty query", message(Some(b'Q'), b" ; \0"), "I"),
+        ("an empty query", message(Some(b'Q'), b" ; \0"), "I\0\0\0\x04"),
+        ("the tag of EXPLAIN", [parse("EXPLAIN SELECT 1"), bind(&[], &[]), execute(0)].concat(), "EXPLAIN\0"),
+        ("a name that is taken", [named.clone(), named].concat(), "42P05"),
+        (
+            "a portal of a transaction that ended",
+            [
+                parse("SELECT 1"),
+                message(Some(b'B'), b"p\0\0\0\0\0\0\0\0"),
+                sync.clone(),
+                message(Some(b'E'), b"p\0\0\0\0\0"),
+            ]
+            .concat(),
+            "34000",
+        ),
     ];
     for (name, bytes, expected) in cases {
         let answer = talk(&serving, &[greeting(), bytes].concat());
         assert!(String::from_utf8_lossy(&answer).contains(expected), "{name}: {}", String::from_utf8_lossy(&answer));
     }
+    // After a mistake nothing is heard up to the next Sync.
+    let skipped = [parse("SELEC"), message(Some(b'Q'), b"SELECT 7654321\0")].concat();
+    let answer = talk(&serving, &[greeting(), skipped].concat());
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains("42601") && !answer.contains("7654321"), "{answer}");
 }
 
 #[test]
 fn what_a_client_leaves_behind_ends() {
+    let project = shared();
     let args = ["--max-queries", "1", "--timeout", "60", "--memory", "200MB"];
-    let serving = Serving::start(small(), &args, &[]);
+    let serving = Serving::start(&project, &args, &[]);
     let heavy = "SELECT a.value, b.value FROM generate_series(1, 100000) a, generate_series(1, 100000) b";
     // The client goes in the middle of a result.
     let mut socket = TcpStream::connect(serving.addresses["postgres"]).unwrap();
@@ -484,7 +575,9 @@ fn what_a_client_leaves_behind_ends() {
         let counting =
             "SELECT sum(a.value * b.value % 7) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b";
         let cancel = async {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            while !serving.metrics().contains("pipe_queries_running 1") {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
             token.cancel_query(NoTls).await.unwrap();
         };
         let (ended, ()) = tokio::join!(client.simple_query(counting), cancel);
@@ -500,7 +593,7 @@ fn what_a_client_leaves_behind_ends() {
 
 #[test]
 fn a_run_is_served_as_soon_as_it_is_done() {
-    let project = made();
+    let project = small();
     let serving = Serving::start(&project, &[], &[]);
     with_client(&serving, async |client| {
         let oid = async || {
@@ -527,21 +620,13 @@ fn a_run_is_served_as_soon_as_it_is_done() {
 
 #[test]
 fn with_tls_nothing_is_said_without_it() {
-    let project = small();
-    let (certificate, key) = (project.path().join("pg.crt"), project.path().join("pg.key"));
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
-        .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout"])
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output();
-    if !made.is_ok_and(|o| o.status.success()) {
-        eprintln!("skipped: there is no openssl");
+    let project = shared();
+    if !certificate(&project) {
         return;
     }
-    let (c, k) = (certificate.display().to_string(), key.display().to_string());
-    let serving = Serving::start(project, &["--tls-cert", &c, "--tls-key", &k], &[("PIPE_SERVE_USERS", "bi:right")]);
+    let (c, k) = (project.path().join("cert.pem"), project.path().join("key.pem"));
+    let (c, k) = (c.display().to_string(), k.display().to_string());
+    let serving = Serving::start(&project, &["--tls-cert", &c, "--tls-key", &k], &[("PIPE_SERVE_USERS", "bi:right")]);
     let verified = format!("sslmode=verify-full sslrootcert={c}");
     for (mode, expected) in [("sslmode=require", 0), (verified.as_str(), 0), ("sslmode=disable", 2)] {
         let Some((code, text)) = psql(&serving, &["-c", "SELECT 42"], "right", mode) else { return };
@@ -577,13 +662,14 @@ public class Ask {
 /// With the driver of Debian's package, or that of the variable `PIPE_JDBC`.
 #[test]
 fn jdbc() {
+    let project = shared();
     let jar = std::env::var("PIPE_JDBC").unwrap_or_else(|_| "/usr/share/java/postgresql.jar".into());
     if !Path::new(&jar).is_file() || Command::new("java").arg("-version").output().is_err() {
         eprintln!("skipped: no java, or no {jar}");
         return;
     }
-    let serving = Serving::start(small(), &[], &[]);
-    let source = small().path().join("Ask.java");
+    let serving = Serving::start(&project, &[], &[]);
+    let source = project.path().join("Ask.java");
     std::fs::write(&source, JAVA).unwrap();
     let port = serving.port("postgres").to_string();
     let out = Command::new("java").args(["-cp", &jar]).arg(&source).arg(&port).output().unwrap();

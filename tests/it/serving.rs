@@ -1,14 +1,14 @@
 //! `pipe serve` as a process, for tests whose clients are real programs.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::project::Project;
+use crate::project::{Project, SMALL};
 
 /// A server on free ports of this machine, which ends with the value.
 pub struct Serving {
@@ -78,6 +78,15 @@ impl Serving {
         }
     }
 
+    /// What `/metrics` shows now.
+    pub fn metrics(&self) -> String {
+        let mut socket = TcpStream::connect(self.addresses["http"]).expect("a connection");
+        socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("it hears");
+        let mut bytes = Vec::new();
+        socket.read_to_end(&mut bytes).expect("an answer");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -112,15 +121,57 @@ fn address(line: &str) -> Option<(String, SocketAddr)> {
     Some((name.to_string(), at.parse().ok()?))
 }
 
-/// Runs a Python program with these modules; `None`, with a note, where Python lacks one of them.
-pub fn python(modules: &[&str], program: &str, args: &[&str], dir: &Path) -> Option<String> {
+/// Says that a test, or a part of it, is left out for want of something. With `PIPE_TEST_ALL=1`, where everything is said
+/// to be installed, that fails.
+#[track_caller]
+pub fn skipped(what: &str) {
+    assert!(std::env::var("PIPE_TEST_ALL").as_deref() != Ok("1"), "left out: {what}");
+    eprintln!("skipped: {what}");
+}
+
+/// Whether Python has these modules; says so where it has not.
+#[track_caller]
+pub fn has_python(modules: &[&str]) -> bool {
     let import = format!("import {}", modules.join(", "));
-    if !Command::new("python3").args(["-c", &import]).output().is_ok_and(|o| o.status.success()) {
-        eprintln!("skipped: python3 has not all of {}", modules.join(", "));
+    let found = Command::new("python3").args(["-c", &import]).output().is_ok_and(|o| o.status.success());
+    if !found {
+        skipped(&format!("python3 has not all of {}", modules.join(", ")));
+    }
+    found
+}
+
+/// Runs a Python program with these modules; `None`, with a note, where Python lacks one of them.
+#[track_caller]
+pub fn python(modules: &[&str], program: &str, args: &[&str], dir: &Path) -> Option<String> {
+    if !has_python(modules) {
         return None;
     }
     let out = Command::new("python3").args(["-c", program]).args(args).current_dir(dir).output().expect("it starts");
     let (text, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success(), "python failed\n{text}\n{errors}");
     Some(text.into_owned())
+}
+
+/// A project whose pipeline has run.
+pub fn small() -> Project {
+    let project = Project::new();
+    project.write("pipelines/small.yaml", SMALL);
+    project.run(&["run", "pipelines/small.yaml", "--quiet"]).ok();
+    project
+}
+
+/// Makes `cert.pem` for `localhost`, and its `key.pem`, in a project's folder; false, with a note, where there is no openssl.
+#[track_caller]
+pub fn certificate(project: &Project) -> bool {
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost"])
+        .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:TRUE"])
+        .current_dir(project.path())
+        .output();
+    let made = made.is_ok_and(|o| o.status.success());
+    if !made {
+        skipped("there is no openssl");
+    }
+    made
 }

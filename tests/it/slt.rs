@@ -19,7 +19,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use crate::project::{Project, repository};
-use crate::serving::Serving;
+use crate::serving::{Serving, has_python};
 
 /// A type letter, and cells as text; `None` is NULL.
 type Answer = Result<(String, Vec<Vec<Option<String>>>), String>;
@@ -211,9 +211,7 @@ for line in sys.stdin:
 impl Remote {
     /// `None`, with a note, where Python lacks the client.
     fn start(protocol: &Protocol, port: u16) -> Option<Remote> {
-        let import = format!("import {}", protocol.modules);
-        if !Command::new("python3").args(["-c", &import]).output().is_ok_and(|o| o.status.success()) {
-            eprintln!("skipped: python3 has not all of {}", protocol.modules);
+        if !has_python(&[protocol.modules]) {
             return None;
         }
         let mut child = Command::new("python3")

@@ -3,8 +3,9 @@
 
 use datafusion::sql::parser::Statement as AnyStatement;
 use datafusion::sql::sqlparser::ast::{
-    CloseCursor, CopyOption, CopySource, CopyTarget, DeclareType, Expr, FetchDirection, Ident, Query, Reset, Select,
-    SelectItem, Set, SetExpr, Statement, TableFactor, TableWithJoins, Value, ValueWithSpan,
+    CloseCursor, ContextModifier, CopyOption, CopySource, CopyTarget, DeclareType, Expr, FetchDirection, FunctionArg,
+    FunctionArgExpr, FunctionArguments, Ident, Query, Reset, Select, SelectItem, Set, SetExpr, Statement, TableFactor,
+    TableWithJoins, Value, ValueWithSpan,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -32,6 +33,8 @@ pub enum Command {
     Set {
         name: String,
         value: Option<String>,
+        /// Until the transaction ends.
+        local: bool,
     },
     /// `RESET ALL`.
     ResetAll,
@@ -71,6 +74,18 @@ impl Command {
     /// Whether it can be run in a transaction that failed.
     pub fn ends_transaction(&self) -> bool {
         matches!(self, Command::Commit | Command::Rollback | Command::Savepoint("ROLLBACK"))
+    }
+
+    /// The word that follows its rows, if it has some.
+    pub fn tag(&self) -> &'static str {
+        match self {
+            Command::Query(statement) => match statement.as_ref() {
+                Statement::Explain { .. } | Statement::ExplainTable { .. } => "EXPLAIN",
+                _ => "SELECT",
+            },
+            Command::Show(_) => "SHOW",
+            _ => "SELECT",
+        }
     }
 }
 
@@ -134,7 +149,7 @@ pub fn of(statement: Statement) -> Result<Command, Fault> {
         Statement::Set(set) => assignment(set)?,
         Statement::Reset(reset) => match reset.reset {
             Reset::ALL => Command::ResetAll,
-            Reset::ConfigurationParameter(name) => Command::Set { name: name.to_string(), value: None },
+            Reset::ConfigurationParameter(name) => Command::Set { name: name.to_string(), value: None, local: false },
         },
         Statement::Declare { stmts } => declare(stmts)?,
         Statement::Fetch { name, direction, into: None, .. } => {
@@ -234,21 +249,22 @@ fn setting(words: &[String]) -> String {
 
 fn assignment(set: Set) -> Result<Command, Fault> {
     Ok(match set {
-        Set::SingleAssignment { variable, values, .. } => {
+        Set::SingleAssignment { scope, variable, values, .. } => {
             let texts: Vec<String> = values.iter().map(value_text).collect();
             let value = match texts.as_slice() {
                 [one] if one.eq_ignore_ascii_case("default") => None,
                 all => Some(all.join(", ")),
             };
-            Command::Set { name: variable.to_string(), value }
+            let local = matches!(scope, Some(ContextModifier::Local));
+            Command::Set { name: variable.to_string(), value, local }
         }
-        Set::SetTimeZone { value, .. } => {
+        Set::SetTimeZone { value, local } => {
             let value = value_text(&value);
             let value = (!["default", "local"].contains(&value.to_lowercase().as_str())).then_some(value);
-            Command::Set { name: "timezone".into(), value }
+            Command::Set { name: "timezone".into(), value, local }
         }
         Set::SetNames { charset_name, .. } => {
-            Command::Set { name: "client_encoding".into(), value: Some(charset_name.value) }
+            Command::Set { name: "client_encoding".into(), value: Some(charset_name.value), local: false }
         }
         // One thing is as isolated here as any: reading what never changes.
         Set::SetTransaction { .. } => Command::Nothing("SET"),
@@ -267,6 +283,70 @@ fn value_text(value: &Expr) -> String {
             None => name.value.clone(),
         },
         other => other.to_string(),
+    }
+}
+
+/// Does what the calls of `set_config(name, value, is_local)` say that a SELECT without FROM is made of, as it begins; the
+/// value that `set` returns takes the place of each.
+///
+/// # Errors
+/// Those of `set`.
+pub fn configure(
+    statement: &mut Statement,
+    mut set: impl FnMut(&str, Option<&str>, bool) -> Result<String, Fault>,
+) -> Result<(), Fault> {
+    let Statement::Query(query) = statement else { return Ok(()) };
+    let SetExpr::Select(select) = query.body.as_mut() else { return Ok(()) };
+    if !select.from.is_empty() || select.selection.is_some() {
+        return Ok(());
+    }
+    for item in &mut select.projection {
+        let (SelectItem::UnnamedExpr(called) | SelectItem::ExprWithAlias { expr: called, .. }) = &*item else {
+            continue;
+        };
+        let Some((name, value, local)) = configured(called) else { continue };
+        let now = Expr::Value(Value::SingleQuotedString(set(&name, value.as_deref(), local)?).with_empty_span());
+        let alias = match item {
+            SelectItem::ExprWithAlias { alias, .. } => alias.clone(),
+            _ => Ident::new("set_config"),
+        };
+        *item = SelectItem::ExprWithAlias { expr: now, alias };
+    }
+    Ok(())
+}
+
+/// The arguments of a call of `set_config`, if they are constants.
+fn configured(call: &Expr) -> Option<(String, Option<String>, bool)> {
+    let Expr::Function(f) = call else { return None };
+    let last = f.name.0.last().and_then(|p| p.as_ident())?;
+    let FunctionArguments::List(list) = &f.args else { return None };
+    if !last.value.eq_ignore_ascii_case("set_config") {
+        return None;
+    }
+    let [FunctionArg::Unnamed(name), FunctionArg::Unnamed(value), FunctionArg::Unnamed(local)] = list.args.as_slice()
+    else {
+        return None;
+    };
+    let constant = |arg: &FunctionArgExpr| match arg {
+        FunctionArgExpr::Expr(e) => constant(e),
+        _ => None,
+    };
+    let local = constant(local)??.to_lowercase();
+    Some((constant(name)??, constant(value)?, ["true", "t", "on", "yes", "1"].contains(&local.as_str())))
+}
+
+/// The text of a constant, `Some(None)` for NULL.
+fn constant(e: &Expr) -> Option<Option<String>> {
+    match e {
+        Expr::Nested(inner) | Expr::Cast { expr: inner, .. } => constant(inner),
+        Expr::Value(v) => match &v.value {
+            Value::Null => Some(None),
+            Value::Boolean(b) => Some(Some(b.to_string())),
+            Value::Number(n, _) => Some(Some(n.clone())),
+            Value::SingleQuotedString(text) => Some(Some(text.clone())),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -415,6 +495,28 @@ mod tests {
         ];
         for (sql, expected) in cases {
             assert_eq!(kind(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn settings_of_a_select() {
+        let cases = [
+            ("SELECT set_config('a', 'b', false)", "a=b", "SELECT 'B' AS set_config"),
+            ("SELECT pg_catalog.set_config('a', '1'::text, true) AS x, 2", "local a=1", "SELECT 'B' AS x, 2"),
+            ("SELECT set_config('a', NULL, false)", "a=-", "SELECT 'B' AS set_config"),
+            ("SELECT set_config('a', b, false)", "", "SELECT set_config('a', b, false)"),
+            ("SELECT set_config('a', 'b', false) FROM t", "", "SELECT set_config('a', 'b', false) FROM t"),
+            ("EXPLAIN SELECT set_config('a', 'b', false)", "", "EXPLAIN SELECT set_config('a', 'b', false)"),
+        ];
+        for (sql, expected, after) in cases {
+            let mut statement = parse(sql).unwrap().remove(0);
+            let mut seen = Vec::new();
+            let set = |name: &str, value: Option<&str>, local: bool| {
+                seen.push(format!("{}{name}={}", if local { "local " } else { "" }, value.unwrap_or("-")));
+                Ok("B".to_string())
+            };
+            configure(&mut statement, set).unwrap();
+            assert_eq!((seen.join(" ").as_str(), statement.to_string().as_str()), (expected, after), "{sql}");
         }
     }
 

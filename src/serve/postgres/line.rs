@@ -28,8 +28,9 @@ pub type Socket = Framed<MaybeTls, PgWireMessageServerCodec<()>>;
 const LONGEST: usize = 16 << 20;
 /// Bytes of a message before that.
 const LONGEST_OF_STRANGERS: usize = 16 << 10;
-/// Messages that are kept while a query works.
+/// Messages that are kept while a query works, and bytes after which no further one is.
 const EARLY: usize = 8;
+const EARLY_BYTES: usize = 1 << 20;
 
 /// Why a wait ended before what was waited for.
 #[derive(Debug)]
@@ -89,6 +90,21 @@ fn too_long(socket: &Socket) -> Option<Fault> {
     })
 }
 
+/// The bytes that a message holds, about.
+fn bytes(message: &PgWireFrontendMessage) -> usize {
+    match message {
+        PgWireFrontendMessage::Query(query) => query.query.len(),
+        PgWireFrontendMessage::Parse(parse) => parse.query.len(),
+        PgWireFrontendMessage::Bind(bind) => bind.parameters.iter().flatten().map(|p| p.len()).sum(),
+        PgWireFrontendMessage::CopyData(data) => data.data.len(),
+        PgWireFrontendMessage::Describe(describe) => describe.name.as_ref().map_or(0, String::len),
+        PgWireFrontendMessage::Execute(execute) => execute.name.as_ref().map_or(0, String::len),
+        PgWireFrontendMessage::Sync(_) | PgWireFrontendMessage::Flush(_) | PgWireFrontendMessage::CopyDone(_) => 0,
+        // Not what clients send ahead.
+        _ => EARLY_BYTES,
+    }
+}
+
 impl Line {
     pub fn new(socket: Socket, handle: Arc<ConnectionHandle>, stop: CancellationToken, idle: Duration) -> Line {
         Line { socket, early: VecDeque::new(), stop, idle, handle, cancel: None }
@@ -130,7 +146,8 @@ impl Line {
         let stop = self.stop.clone();
         tokio::pin!(work);
         loop {
-            let listening = self.early.len() < EARLY;
+            let bytes: usize = self.early.iter().map(bytes).sum();
+            let listening = self.early.len() < EARLY && bytes < EARLY_BYTES;
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),

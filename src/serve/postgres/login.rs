@@ -1,9 +1,9 @@
 //! Who may connect: TLS where it is configured, and SCRAM-SHA-256 where there are users.
 //!
 //! A name that is not known takes the same way, with a salt of its own and the same work, as a wrong password does: what a
-//! stranger sees tells nothing about who is known. No password is kept or written anywhere.
+//! stranger sees tells nothing about who is known. No password is written anywhere.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,33 +21,34 @@ use datafusion_postgres::pgwire::error::{PgWireError, PgWireResult};
 use datafusion_postgres::pgwire::messages::startup::Startup;
 use datafusion_postgres::pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
 use futures::SinkExt;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Shared;
 use super::fault::Fault;
 use super::line::{Socket, next_message};
 use super::settings::SERVER_VERSION;
 use crate::serve::Wire;
-use crate::serve::service::Service;
+use crate::serve::access::Access;
 
 /// Within which a client has to say who it is.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Lets a client in. Returns whether it is; a request to cancel, and a client that left, are not.
+/// Lets a client in. Returns the place that it has then; a request to cancel, and a client that left, have none.
 ///
 /// # Errors
 /// Why not.
-pub async fn login(socket: &mut Socket, shared: &Arc<Shared>) -> Result<bool, Fault> {
+pub async fn login(socket: &mut Socket, shared: &Arc<Shared>) -> Result<Option<OwnedSemaphorePermit>, Fault> {
     let late = || Fault::fatal("08P01", format!("nobody said who they are within {} s", PATIENCE.as_secs()));
     tokio::time::timeout(PATIENCE, handshake(socket, shared)).await.unwrap_or_else(|_| Err(late()))
 }
 
-async fn handshake(socket: &mut Socket, shared: &Arc<Shared>) -> Result<bool, Fault> {
+async fn handshake(socket: &mut Socket, shared: &Arc<Shared>) -> Result<Option<OwnedSemaphorePermit>, Fault> {
     let mut scram = None;
     while let Some(message) = next_message(socket).await? {
         match (message, scram.as_ref()) {
             (PgWireFrontendMessage::CancelRequest(request), None) => {
                 shared.connections.cancel(request.pid, &request.secret_key).await;
-                return Ok(false);
+                return Ok(None);
             }
             (PgWireFrontendMessage::Startup(startup), None) => {
                 if shared.tls && !socket.is_secure() {
@@ -59,33 +60,43 @@ async fn handshake(socket: &mut Socket, shared: &Arc<Shared>) -> Result<bool, Fa
                     return Err(Fault::fatal("28000", "no user name was given"));
                 }
                 if shared.service.access.is_open() {
+                    let place = place(shared)?;
                     trust(socket, shared, &startup).await.map_err(broken)?;
-                    return Ok(true);
+                    return Ok(Some(place));
                 }
                 let handler = handler(shared);
                 handler.on_startup(socket, PgWireFrontendMessage::Startup(startup)).await.map_err(broken)?;
                 scram = Some(handler);
             }
             (message @ PgWireFrontendMessage::PasswordMessageFamily(_), Some(handler)) => {
+                // Before the client hears that it is in; given back where it is not.
+                let place = place(shared)?;
                 if let Err(e) = handler.on_startup(socket, message).await {
                     return Err(refused(socket, shared, &e));
                 }
                 if matches!(socket.state(), PgWireConnectionState::ReadyForQuery) {
-                    return Ok(true);
+                    return Ok(Some(place));
                 }
             }
-            (PgWireFrontendMessage::Terminate(_), _) => return Ok(false),
+            (PgWireFrontendMessage::Terminate(_), _) => return Ok(None),
             _ => return Err(Fault::fatal("08P01", "expected to hear first who connects")),
         }
     }
-    Ok(false)
+    Ok(None)
+}
+
+fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, Fault> {
+    shared.places.clone().try_acquire_owned().map_err(|_| {
+        let message = format!("there are {} connections already", shared.service.limits.connections);
+        Fault::fatal("53300", message).hint("the server's limit is `--max-connections`")
+    })
 }
 
 type Handler = SASLAuthStartupHandler<Parameters>;
 
 fn handler(shared: &Arc<Shared>) -> Handler {
-    let users = Users { service: shared.service.clone(), secret: shared.secret };
-    let mut scram = ScramAuth::new(Arc::new(users));
+    let users: Arc<dyn AuthSource> = shared.users.clone();
+    let mut scram = ScramAuth::new(users);
     scram.set_iterations(SCRAM_ITERATIONS);
     let pids: Arc<dyn PidSecretKeyGenerator> = shared.pids.clone();
     SASLAuthStartupHandler::new(Arc::new(Parameters)).with_scram(scram).with_pid_secret_key_generator(pids)
@@ -123,10 +134,26 @@ fn refused(socket: &Socket, shared: &Shared, error: &PgWireError) -> Fault {
     Fault::fatal("28P01", format!("password authentication failed for user \"{}\"", user(socket)))
 }
 
-/// Passwords as SCRAM wants them.
-struct Users {
-    service: Arc<Service>,
+/// Passwords as SCRAM wants them, salted at the start: that takes thousands of hashes, which no stranger shall ask for.
+pub struct Users {
+    salted: BTreeMap<String, Vec<u8>>,
+    /// Makes salts; another one with each start.
     secret: [u8; 32],
+}
+
+impl Users {
+    pub fn new(access: &Access, secret: [u8; 32]) -> Users {
+        let salted = access.users().map(|(name, password)| {
+            let salted = gen_salted_password(password, &salt(&secret, name), SCRAM_ITERATIONS);
+            (name.to_string(), salted)
+        });
+        Users { salted: salted.collect(), secret }
+    }
+}
+
+fn salt(secret: &[u8; 32], user: &str) -> Vec<u8> {
+    let hash = blake3::keyed_hash(secret, user.as_bytes());
+    hash.as_bytes().iter().take(16).copied().collect()
 }
 
 impl std::fmt::Debug for Users {
@@ -139,11 +166,10 @@ impl std::fmt::Debug for Users {
 impl AuthSource for Users {
     async fn get_password(&self, login: &LoginInfo) -> PgWireResult<Password> {
         let user = login.user().unwrap_or_default();
-        let known = self.service.access.password(user);
-        let salt = blake3::keyed_hash(&self.secret, user.as_bytes()).as_bytes()[..16].to_vec();
+        let salt = salt(&self.secret, user);
         // Nobody can know this one.
-        let unknown = blake3::keyed_hash(&self.secret, &salt).to_hex();
-        let salted = gen_salted_password(known.unwrap_or(unknown.as_str()), &salt, SCRAM_ITERATIONS);
+        let unknown = blake3::keyed_hash(&self.secret, &salt);
+        let salted = self.salted.get(user).cloned().unwrap_or_else(|| unknown.as_bytes().to_vec());
         Ok(Password::new(Some(salt), salted))
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  mod.rs    the door: connections, their number       login.rs     TLS, SCRAM          line.rs   the socket, cancelling
-//!  connection.rs  messages and answers of a client     command.rs   what a statement is: run, settings, or refused
-//!  params.rs      $1 and its value                     compat.rs    the dialect and the catalog queries of tools
+//!  connection/    messages and answers of a client     command.rs   what a statement is: run, settings, or refused
+//!  params.rs      $1 and its value                     compat/      the dialect and the catalog queries of tools
 //!  encode.rs      rows, types                          names.rs     names of columns as PostgreSQL chooses them
 //!  settings.rs    SET and SHOW                         copy.rs      COPY ... TO STDOUT
 //!  catalog/       pg_catalog, information_schema       functions/   version(), to_char(), pg_get_viewdef(), ...
@@ -34,17 +34,18 @@ use datafusion_postgres::pgwire::api::{ConnectionManager, RandomPidSecretKeyGene
 use datafusion_postgres::pgwire::tokio::TlsAcceptor;
 use datafusion_postgres::pgwire::tokio::server::negotiate_tls;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::service::Service;
 use super::{Door, Wire, tls};
 use crate::diag::{Failure, Result};
 use catalog::Catalog;
-use fault::Fault;
 use line::Line;
 
 /// Within which a client that asks for TLS has to shake hands.
 const HANDSHAKE: Duration = Duration::from_secs(30);
+/// Clients that have not said who they are, at once. They take no place from those who have.
+const GREETERS: usize = 256;
 
 /// What all connections share.
 pub struct Shared {
@@ -55,8 +56,9 @@ pub struct Shared {
     connections: Arc<ConnectionManager>,
     pids: Arc<RandomPidSecretKeyGenerator>,
     compat: compat::Compat,
-    /// Makes salts; another one with each start.
-    secret: [u8; 32],
+    users: Arc<login::Users>,
+    /// Of those who have said who they are.
+    places: Arc<Semaphore>,
     tls: bool,
 }
 
@@ -65,6 +67,8 @@ impl Shared {
         let wrong = |e| Failure::stage("serve::catalog", format!("cannot make PostgreSQL's catalog: {e}"));
         let (base, catalog) = catalog::session(&service).map_err(wrong)?;
         functions::register(&base, &catalog);
+        let users = Arc::new(login::Users::new(&service.access, random()));
+        let places = Arc::new(Semaphore::new(service.limits.connections));
         Ok(Arc::new(Shared {
             service,
             base,
@@ -72,7 +76,8 @@ impl Shared {
             connections: Arc::new(ConnectionManager::new()),
             pids: Arc::new(RandomPidSecretKeyGenerator::default()),
             compat: compat::Compat::default(),
-            secret: random(),
+            users,
+            places,
             tls,
         }))
     }
@@ -94,7 +99,7 @@ pub async fn serve(service: Arc<Service>, door: Door) -> Result<()> {
     let acceptor = door.tls.as_ref().map(|config| TlsAcceptor::from(tls::speaking(config, &[b"postgresql"])));
     let listener = tokio::net::TcpListener::from_std(door.listener)
         .map_err(|e| Failure::stage("serve::port", format!("cannot use the port of postgres: {e}")))?;
-    let places = Arc::new(Semaphore::new(service.limits.connections));
+    let greeters = Arc::new(Semaphore::new(GREETERS));
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -111,20 +116,18 @@ pub async fn serve(service: Arc<Service>, door: Door) -> Result<()> {
                 continue;
             }
         };
-        let place = places.clone().try_acquire_owned().ok();
-        let (shared, acceptor) = (shared.clone(), acceptor.clone());
-        connections.spawn(async move {
-            let full = place.is_none();
-            welcome(socket, acceptor, shared, full).await;
-            drop(place);
-        });
+        let Ok(greeter) = greeters.clone().try_acquire_owned() else {
+            tracing::debug!("postgres: {GREETERS} clients have not said who they are: a further one is not heard");
+            continue;
+        };
+        connections.spawn(welcome(socket, acceptor.clone(), shared.clone(), greeter));
     }
     while connections.join_next().await.is_some() {}
     Ok(())
 }
 
 /// A connection from its first byte to its last.
-async fn welcome(socket: TcpStream, acceptor: Option<TlsAcceptor>, shared: Arc<Shared>, full: bool) {
+async fn welcome(socket: TcpStream, acceptor: Option<TlsAcceptor>, shared: Arc<Shared>, greeter: OwnedSemaphorePermit) {
     let service = shared.service.clone();
     let stop = service.stop.clone();
     let greeting = async {
@@ -141,20 +144,16 @@ async fn welcome(socket: TcpStream, acceptor: Option<TlsAcceptor>, shared: Arc<S
             None => return,
         },
     };
+    drop(greeter);
     let (pid, secret) = datafusion_postgres::pgwire::api::ClientInfo::pid_and_secret_key(&socket);
     let (handle, _registered) = shared.connections.register(pid, secret);
     let line = Line::new(socket, handle, stop, service.limits.idle);
     match entered {
-        Ok(true) if full => {
-            let message = format!("there are {} connections already", service.limits.connections);
-            let fault = Fault::fatal("53300", message).hint("the server's limit is `--max-connections`");
-            line.hang_up(Some(fault)).await;
-        }
-        Ok(true) => {
+        Ok(Some(_place)) => {
             let _open = service.metrics.connection(Wire::Postgres);
             connection::talk(line, shared).await;
         }
-        Ok(false) => {}
+        Ok(None) => {}
         Err(fault) => line.hang_up(Some(fault)).await,
     }
 }

@@ -19,6 +19,11 @@ use datafusion_postgres::pgwire::api::Type;
 use super::encode::pg_type;
 use super::fault::Fault;
 
+/// Bytes of all literals that take the places of parameters. Plans hold a few copies of each.
+const MOST_BYTES: usize = 64 << 20;
+/// Bytes of an item of a list, besides its text.
+const ITEM: usize = 256;
+
 /// Parameters that a statement may have, as for PostgreSQL.
 const MOST: usize = 65_535;
 
@@ -102,6 +107,28 @@ pub enum Given {
     Text(String),
     Bytes(Vec<u8>),
     List(Vec<Option<String>>),
+}
+
+impl Given {
+    /// The bytes that its literal takes, about.
+    fn size(&self) -> usize {
+        match self {
+            Given::Null => 0,
+            Given::Text(text) => text.len(),
+            Given::Bytes(bytes) => 2 * bytes.len(),
+            Given::List(items) => items.iter().map(|i| ITEM + i.as_ref().map_or(0, String::len)).sum(),
+        }
+    }
+}
+
+/// Bytes of values that are kept.
+pub fn size(values: &[Given]) -> usize {
+    let bytes = |v: &Given| match v {
+        Given::List(items) => items.iter().map(|i| size_of::<String>() + i.as_ref().map_or(0, String::len)).sum(),
+        Given::Bytes(bytes) => bytes.len(),
+        other => other.size(),
+    };
+    values.iter().map(bytes).sum()
 }
 
 /// Reads the value that a client sent.
@@ -279,8 +306,20 @@ fn list_in(bytes: &[u8]) -> Option<Given> {
 /// Puts literals in place of placeholders.
 ///
 /// # Errors
-/// A value that cannot be of its type.
+/// A value that cannot be of its type; a long one that is used so often that its copies would take the memory.
 pub fn fill(statement: &mut Statement, types: &[Type], values: &[Given]) -> Result<(), Fault> {
+    let mut bytes = 0_usize;
+    let _ = visit_expressions(statement, |e: &Expr| {
+        let given = placeholder(e).and_then(number).and_then(|n| values.get(n - 1));
+        bytes = bytes.saturating_add(given.map_or(0, Given::size));
+        ControlFlow::<()>::Continue(())
+    });
+    if bytes > MOST_BYTES {
+        let message =
+            format!("the values of parameters, as often as they are used, are longer than {MOST_BYTES} bytes");
+        let hint = "use a long value once: WITH v AS (SELECT $1 AS x) SELECT ... FROM v";
+        return Err(Fault::new("54000", message).hint(hint));
+    }
     let literals: Vec<Expr> = types.iter().zip(values).map(|(t, v)| literal(t, v)).collect::<Result<_, _>>()?;
     let _ = statement.visit(&mut Filler { literals });
     Ok(())
@@ -468,6 +507,12 @@ mod tests {
         }
         let mut statement = parse("SELECT $1");
         assert!(fill(&mut statement, &[Type::INT4], &[Given::Text("1; DROP".into())]).is_err());
+        // Ten uses of ten million bytes would be too many.
+        for (uses, fits) in [(6, true), (10, false)] {
+            let mut statement = parse(&format!("SELECT {}", vec!["$1"; uses].join(", ")));
+            let long = Given::Text("x".repeat(10 << 20));
+            assert_eq!(fill(&mut statement, &[Type::TEXT], &[long]).is_ok(), fits, "{uses}");
+        }
         assert!(count(&parse("SELECT $0")).is_err() && count(&parse("SELECT $70000")).is_err());
         assert_eq!(types(2, &[0, 23], &parse("SELECT $2 LIMIT $1"), None), [Type::INT8, Type::INT4]);
     }

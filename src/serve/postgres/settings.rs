@@ -81,6 +81,10 @@ const KNOWN: &[(&str, &str, bool)] = &[
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     changed: BTreeMap<&'static str, String>,
+    /// What was changed before the transaction that is open.
+    before: Option<BTreeMap<&'static str, String>>,
+    /// Values from outside of the transaction, of settings that have others within it alone.
+    outer: BTreeMap<&'static str, Option<String>>,
 }
 
 /// What `SET` did.
@@ -114,6 +118,7 @@ impl Settings {
         let (name, first, free) = known(name)?;
         let Some(value) = value else {
             self.changed.remove(name);
+            self.outer.remove(name);
             return Ok(Changed::Yes);
         };
         if *name == "statement_timeout" {
@@ -127,7 +132,45 @@ impl Settings {
             });
         }
         self.changed.insert(name, value.to_string());
+        self.outer.remove(name);
         Ok(Changed::Yes)
+    }
+
+    /// The same until the transaction ends.
+    ///
+    /// # Errors
+    /// As [`Settings::set`].
+    pub fn set_local(&mut self, name: &str, value: Option<&str>) -> Result<Changed, Fault> {
+        let (name, ..) = known(name)?;
+        if self.before.is_none() {
+            return Ok(Changed::No("SET LOCAL can only be used in transaction blocks".into()));
+        }
+        let outer = self.outer.get(name).cloned().unwrap_or_else(|| self.changed.get(name).cloned());
+        let changed = self.set(name, value)?;
+        self.outer.insert(name, outer);
+        Ok(changed)
+    }
+
+    /// A transaction begins.
+    pub fn begin(&mut self) {
+        self.before = Some(self.changed.clone());
+        self.outer.clear();
+    }
+
+    /// It ends: what was set in it is kept, but for what is its own, or nothing is.
+    pub fn end(&mut self, kept: bool) {
+        let (before, outer) = (self.before.take(), std::mem::take(&mut self.outer));
+        match before {
+            Some(before) if !kept => self.changed = before,
+            _ => {
+                for (name, value) in outer {
+                    match value {
+                        Some(value) => drop(self.changed.insert(name, value)),
+                        None => drop(self.changed.remove(name)),
+                    }
+                }
+            }
+        }
     }
 
     /// Sets what is not for clients to choose.
@@ -140,6 +183,7 @@ impl Settings {
     /// All first values again, but for who is connected.
     pub fn reset(&mut self) {
         self.changed.retain(|name, _| *name == "session_authorization");
+        self.outer.clear();
     }
 
     /// The time that a statement may take, if the client wants less than the server allows.
@@ -218,6 +262,35 @@ mod tests {
         assert_eq!(settings.get("Application_Name").unwrap(), "x");
         settings.reset();
         assert_eq!((settings.timeout(), settings.get("timezone").unwrap()), (None, "UTC"));
+    }
+
+    #[test]
+    fn what_a_transaction_leaves() {
+        // Each `SET` or `SET LOCAL` of a transaction, and the value after COMMIT; after ROLLBACK it is the one from before.
+        let cases: [(&[(bool, &str)], &str); 5] = [
+            (&[(false, "2s")], "2s"),
+            (&[(true, "2s")], "1s"),
+            (&[(false, "2s"), (true, "3s"), (true, "4s")], "2s"),
+            (&[(true, "2s"), (false, "3s")], "3s"),
+            (&[], "1s"),
+        ];
+        for (steps, committed) in cases {
+            for (kept, expected) in [(true, committed), (false, "1s")] {
+                let mut settings = Settings::default();
+                settings.set("statement_timeout", Some("1s")).unwrap();
+                settings.begin();
+                for (local, value) in steps {
+                    let set = if *local { Settings::set_local } else { Settings::set };
+                    set(&mut settings, "statement_timeout", Some(value)).unwrap();
+                    assert_eq!(settings.get("statement_timeout").unwrap(), *value);
+                }
+                settings.end(kept);
+                assert_eq!(settings.get("statement_timeout").unwrap(), expected, "{steps:?} {kept}");
+            }
+        }
+        let mut settings = Settings::default();
+        assert!(matches!(settings.set_local("statement_timeout", Some("1s")), Ok(Changed::No(_))));
+        assert_eq!(settings.timeout(), None);
     }
 
     #[test]

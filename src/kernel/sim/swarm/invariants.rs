@@ -207,7 +207,9 @@ impl Checked<'_> {
         ensure(row.first_token.is_some() == (tokens > 0), || "a first token without tokens".to_string())?;
         ensure(row.cached_tokens <= row.input_tokens, || "more found than asked".to_string())?;
         ensure((row.preempted.0 > 0) == (row.preemptions > 0), || "a loss without a preemption".to_string())?;
-        ensure(row.prefill_preempted <= row.preempted, || "more time lost before the first token than in all".to_string())?;
+        ensure(row.prefill_preempted <= row.preempted, || {
+            "more time lost before the first token than in all".to_string()
+        })?;
         if let (Some(first), Some(since)) = (row.first_token, row.scheduled) {
             ensure(row.prefill_preempted <= first - since, || "more time lost than the prefill took".to_string())?;
         }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use datafusion::arrow::array::{ArrayRef, ListArray, StringArray};
 use datafusion::arrow::buffer::OffsetBuffer;
 use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::common::exec_err;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::context::SessionContext;
 use datafusion::logical_expr::{ScalarUDF, Volatility, create_udf};
@@ -48,7 +49,7 @@ pub fn register_own(
     let path = settings.clone();
     all.push(of_texts("current_schema", 0..=0, DataType::Utf8, move |_| Ok(Some(first(&path)))));
     all.push(current_setting(settings));
-    all.push(set_config(settings));
+    all.push(set_config());
     for function in all {
         ctx.register_udf(function);
     }
@@ -80,15 +81,13 @@ fn current_setting(settings: &Shared) -> ScalarUDF {
     })
 }
 
-/// `set_config(name, value, is_local)`, as SET does.
-fn set_config(settings: &Shared) -> ScalarUDF {
-    let settings = settings.clone();
-    of_texts("set_config", 3..=3, DataType::Utf8, move |args| {
-        let (Some(name), Some(value)) = (args[0], args[1]) else { return Ok(None) };
-        let mut settings = lock(&settings);
-        settings.set(name, Some(value)).map_err(refused)?;
-        Ok(Some(settings.get(name).map_err(refused)?.to_string()))
-    })
+/// `set_config(name, value, is_local)` where it is planned; a SELECT that is made of it never calls it.
+fn set_config() -> ScalarUDF {
+    let body = |_: &[datafusion::logical_expr::ColumnarValue]| {
+        exec_err!("set_config() is possible here as a column of a SELECT without FROM, with constants")
+    };
+    let args = vec![DataType::Utf8, DataType::Utf8, DataType::Boolean];
+    create_udf("set_config", args, DataType::Utf8, Volatility::Volatile, Arc::new(body))
 }
 
 /// Whether a table is found by its name alone.

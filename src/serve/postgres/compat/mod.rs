@@ -2,19 +2,19 @@
 //!
 //! Statements over tables that are served are changed as little as names and operators need. Those that ask the catalog, which
 //! tools send by the dozen, are changed further: what asks tables that never have a row here (keys, indexes, triggers) is
-//! the empty answer that it would be, comments are looked up by functions in place of correlated subqueries.
+//! the empty answer that it would be (`empty.rs`), comments are looked up by functions in place of correlated subqueries.
+//! What is written otherwise in any statement is in `dialect.rs`.
 
-use std::collections::BTreeSet;
+mod dialect;
+mod empty;
+
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     ArrayElemTypeDef, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart, Query,
-    Select, SelectItem, SetExpr, Statement, TableFactor, UnaryOperator, Value, Visit, VisitMut, Visitor, VisitorMut,
-    visit_relations,
+    FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, ObjectName, ObjectNamePart, Query, SelectItem,
+    SetExpr, Statement, TableFactor, Value, VisitMut, VisitorMut, visit_relations,
 };
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
-use datafusion::sql::sqlparser::parser::Parser;
 use datafusion_postgres::datafusion_pg_catalog::sql::PostgresCompatibilityParser;
 use datafusion_postgres::datafusion_pg_catalog::sql::rules::{
     FixArrayLiteral, RewriteArrayAnyAllOperation, RewritePgCatalogOperator, SqlStatementRewriteRule,
@@ -22,7 +22,8 @@ use datafusion_postgres::datafusion_pg_catalog::sql::rules::{
 };
 
 use super::catalog::{INFORMATION_SCHEMA, PG_CATALOG, WITHOUT_ROWS, is_without_rows};
-use super::names;
+use dialect::Always;
+use empty::{aggregates, empty_out, is_empty};
 
 /// Changes statements.
 #[derive(Debug, Default)]
@@ -123,138 +124,6 @@ fn type_name(kind: &DataType) -> String {
     lower.trim_start_matches("pg_catalog.").trim_matches('"').to_string()
 }
 
-/// What is changed in every statement.
-struct Always;
-
-impl VisitorMut for Always {
-    type Break = ();
-
-    fn pre_visit_expr(&mut self, e: &mut Expr) -> ControlFlow<()> {
-        match e {
-            Expr::Like { .. } | Expr::ILike { .. } => match escaped(e) {
-                Some(regex) => *e = regex,
-                None => with_backslash(e),
-            },
-            Expr::Cast { kind: CastKind::Cast | CastKind::DoubleColon, expr, data_type, .. } => {
-                if let Some(cast) = of_object(expr, data_type) {
-                    *e = cast;
-                }
-            }
-            Expr::Identifier(name)
-                if name.quote_style.is_none()
-                    && ["current_schema", "session_user"].contains(&name.value.to_lowercase().as_str()) =>
-            {
-                *e = call(&name.value.to_lowercase(), Vec::new());
-            }
-            Expr::Function(f) if matches!(f.args, FunctionArguments::None) => {
-                // `current_user` and the like, without parentheses.
-                if let [name] = words(&f.name).as_slice()
-                    && ["current_user", "session_user", "user", "current_role", "current_catalog", "current_schema"]
-                        .contains(&name.as_str())
-                {
-                    *e = call(name, Vec::new());
-                }
-            }
-            _ => {}
-        }
-        ControlFlow::Continue(())
-    }
-}
-
-/// `LIKE` with a pattern that escapes signs, as a regular expression: DataFusion loses the escapes where it makes a test of
-/// the beginning of it.
-fn escaped(e: &Expr) -> Option<Expr> {
-    let (Expr::Like { negated, any: false, expr, pattern, escape_char }
-    | Expr::ILike { negated, any: false, expr, pattern, escape_char }) = e
-    else {
-        return None;
-    };
-    let sign = match escape_char.as_ref().map(|v| &v.value) {
-        None => Some('\\'),
-        Some(Value::SingleQuotedString(sign)) => sign.chars().next(),
-        Some(_) => None,
-    };
-    let pattern = constant(pattern)?;
-    if escape_char.is_none() && !pattern.contains('\\') {
-        return None;
-    }
-    let mut regex = String::from("^(?s:");
-    let mut chars = pattern.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            c if Some(c) == sign => regex += &regex::escape(&chars.next().unwrap_or(c).to_string()),
-            '%' => regex += ".*",
-            '_' => regex.push('.'),
-            c => regex += &regex::escape(&c.to_string()),
-        }
-    }
-    regex += ")$";
-    let op = match (e, negated) {
-        (Expr::Like { .. }, false) => BinaryOperator::PGRegexMatch,
-        (Expr::Like { .. }, true) => BinaryOperator::PGRegexNotMatch,
-        (_, false) => BinaryOperator::PGRegexIMatch,
-        (_, true) => BinaryOperator::PGRegexNotIMatch,
-    };
-    let (left, right) = (Box::new(Expr::Nested(expr.clone())), Box::new(literal(&regex)));
-    Some(Expr::Nested(Box::new(Expr::BinaryOp { left, op, right })))
-}
-
-/// The text that an expression of literals is.
-fn constant(e: &Expr) -> Option<String> {
-    match e {
-        Expr::Nested(inner) => constant(inner),
-        Expr::BinaryOp { left, op: BinaryOperator::StringConcat, right } => Some(constant(left)? + &constant(right)?),
-        e => text_of(e).map(str::to_string),
-    }
-}
-
-/// Escapes of a pattern that only the rows tell, as DataFusion's: with a backslash.
-fn with_backslash(e: &mut Expr) {
-    if let Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } = e
-        && let Some(Value::SingleQuotedString(sign)) = escape_char.take().map(|v| v.value)
-        && !sign.is_empty()
-        && sign != "\\"
-    {
-        **pattern = call("replace", vec![pattern.as_ref().clone(), literal(&sign), literal("\\")]);
-    }
-}
-
-/// Casts between names and oids of objects.
-fn of_object(expr: &Expr, data_type: &DataType) -> Option<Expr> {
-    let kind = type_name(data_type);
-    if ["regclass", "regnamespace", "regtype", "regproc", "regprocedure", "regrole"].contains(&kind.as_str()) {
-        let name = text_of(expr)?;
-        if name.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() {
-            return Some(Expr::Value(Value::Number(name.to_string(), false).with_empty_span()));
-        }
-        if kind.starts_with("regproc") {
-            // Functions are known by their names in the tables of the catalog.
-            return Some(literal(name.rsplit('.').next().unwrap_or(name)));
-        }
-        return Some(call(&format!("to_{kind}"), vec![expr.clone()]));
-    }
-    if ["text", "varchar", "name", "character varying"].contains(&kind.as_str())
-        && let Expr::Cast { expr: inner, data_type: of, .. } = unnested(expr)
-        && text_of(inner).is_none()
-    {
-        let name = match type_name(of).as_str() {
-            "regclass" => "pg_name_of_class",
-            "regnamespace" => "pg_name_of_namespace",
-            "regtype" => "pg_name_of_type",
-            _ => return None,
-        };
-        return Some(call(name, vec![inner.as_ref().clone()]));
-    }
-    None
-}
-
-fn unnested(e: &Expr) -> &Expr {
-    match e {
-        Expr::Nested(inner) => unnested(inner),
-        e => e,
-    }
-}
-
 /// What is changed in statements that ask the catalog.
 struct OfCatalog<'a> {
     path: &'a [String],
@@ -287,7 +156,6 @@ impl VisitorMut for OfCatalog<'_> {
                 by_function(right, left);
                 None
             }
-            // `d.classoid = 'pg_class'::regclass`, where the name is all that matters.
             Expr::Function(f) => match words(&f.name).last().map(String::as_str) {
                 Some("json_build_object" | "generate_subscripts" | "pg_identify_object") => Some(null()),
                 // Lists of what there is none of: roles of a policy, options of a table, members of a role.
@@ -399,6 +267,13 @@ fn terms(e: &Expr) -> Vec<&Expr> {
     }
 }
 
+fn unnested(e: &Expr) -> &Expr {
+    match e {
+        Expr::Nested(inner) => unnested(inner),
+        e => e,
+    }
+}
+
 fn last_word(e: &Expr) -> Option<String> {
     match e {
         Expr::Identifier(name) => Some(name.value.to_lowercase()),
@@ -407,149 +282,11 @@ fn last_word(e: &Expr) -> Option<String> {
     }
 }
 
-/// Whether a query over the catalog has no row, whatever is served.
-fn is_empty(query: &Query) -> bool {
-    let mut known = BTreeSet::new();
-    for cte in query.with.iter().flat_map(|w| &w.cte_tables) {
-        if is_empty(&cte.query) || body_is_empty(&cte.query.body, &known) {
-            known.insert(cte.alias.name.value.to_lowercase());
-        }
-    }
-    body_is_empty(&query.body, &known)
-}
-
-fn body_is_empty(body: &SetExpr, known: &BTreeSet<String>) -> bool {
-    match body {
-        SetExpr::Select(select) => select_is_empty(select, known),
-        SetExpr::Query(query) => is_empty(query),
-        SetExpr::SetOperation { left, right, .. } => body_is_empty(left, known) && body_is_empty(right, known),
-        _ => false,
-    }
-}
-
-fn select_is_empty(select: &Select, known: &BTreeSet<String>) -> bool {
-    let grouped = !matches!(&select.group_by, GroupByExpr::Expressions(list, _) if list.is_empty());
-    if !grouped && select.projection.iter().any(aggregates) {
-        return false;
-    }
-    let inner =
-        |j: &JoinOperator| matches!(j, JoinOperator::Join(_) | JoinOperator::Inner(_) | JoinOperator::CrossJoin(_));
-    let of_tables = select.from.iter().any(|from| {
-        let outer = from.joins.iter().any(|j| {
-            matches!(j.join_operator, JoinOperator::Right(_) | JoinOperator::RightOuter(_) | JoinOperator::FullOuter(_))
-        });
-        let joined = from.joins.iter().any(|j| inner(&j.join_operator) && factor_is_empty(&j.relation, known));
-        !outer && (factor_is_empty(&from.relation, known) || joined)
-    });
-    of_tables || select.selection.as_ref().is_some_and(|e| terms(e).iter().any(|t| is_false(t)))
-}
-
-fn is_false(e: &Expr) -> bool {
-    match e {
-        Expr::Value(v) => matches!(v.value, Value::Boolean(false)),
-        Expr::UnaryOp { op: UnaryOperator::Not, expr } => {
-            matches!(unnested(expr), Expr::Value(v) if matches!(v.value, Value::Boolean(true)))
-        }
-        _ => false,
-    }
-}
-
-fn factor_is_empty(factor: &TableFactor, known: &BTreeSet<String>) -> bool {
-    match factor {
-        TableFactor::Table { name, args: None, .. } => {
-            never_has_rows(name) || matches!(words(name).as_slice(), [only] if known.contains(only))
-        }
-        TableFactor::Derived { subquery, .. } => is_empty(subquery),
-        TableFactor::NestedJoin { table_with_joins, .. } => factor_is_empty(&table_with_joins.relation, known),
-        _ => false,
-    }
-}
-
-/// Whether an item makes one row of many, or of none.
-fn aggregates(item: &SelectItem) -> bool {
-    #[derive(Default)]
-    struct Finder {
-        found: bool,
-        /// Subqueries are their own affair.
-        within: usize,
-    }
-    impl Visitor for Finder {
-        type Break = ();
-        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-            self.within += 1;
-            ControlFlow::Continue(())
-        }
-        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-            self.within -= 1;
-            ControlFlow::Continue(())
-        }
-        fn pre_visit_expr(&mut self, e: &Expr) -> ControlFlow<()> {
-            if let Expr::Function(f) = e
-                && self.within == 0
-                && f.over.is_none()
-            {
-                let name = words(&f.name).pop().unwrap_or_default();
-                self.found |= crate::query::session::aggregate_names().contains(&name);
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    let mut finder = Finder::default();
-    let _ = Visit::visit(item, &mut finder);
-    finder.found
-}
-
-/// Puts a plain empty result in place of queries that have no row, at the top and in FROM.
-fn empty_out(query: &mut Query) {
-    if is_empty(query)
-        && let Some(empty) = nothing_like(query)
-    {
-        *query = empty;
-        return;
-    }
-    if let Some(with) = &mut query.with {
-        with.cte_tables.iter_mut().for_each(|cte| empty_out(&mut cte.query));
-    }
-    empty_out_body(&mut query.body);
-}
-
-fn empty_out_body(body: &mut SetExpr) {
-    match body {
-        SetExpr::Query(query) => empty_out(query),
-        SetExpr::SetOperation { left, right, .. } => {
-            empty_out_body(left);
-            empty_out_body(right);
-        }
-        SetExpr::Select(select) => {
-            for from in &mut select.from {
-                let joined = from.joins.iter_mut().map(|j| &mut j.relation);
-                for factor in std::iter::once(&mut from.relation).chain(joined) {
-                    if let TableFactor::Derived { subquery, .. } = factor {
-                        empty_out(subquery);
-                    }
-                }
-            }
-        }
-        _ => {}
-    }
-}
-
-fn nothing_like(query: &Query) -> Option<Query> {
-    let names = names::of(&Statement::Query(Box::new(query.clone())))?;
-    let mut seen = BTreeSet::new();
-    let items = names.iter().enumerate().map(|(i, name)| {
-        let name = if seen.insert(name.clone()) { name.clone() } else { format!("column {}", i + 1) };
-        format!("CAST(NULL AS TEXT) AS \"{}\"", name.replace('"', "\"\""))
-    });
-    let sql = format!("SELECT {} WHERE false", items.collect::<Vec<_>>().join(", "));
-    match Parser::parse_sql(&PostgreSqlDialect {}, &sql).ok()?.pop()? {
-        Statement::Query(query) => Some(*query),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+    use datafusion::sql::sqlparser::parser::Parser;
+
     use super::*;
 
     fn parse(sql: &str) -> Statement {
