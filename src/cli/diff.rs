@@ -12,7 +12,8 @@ use super::{Done, cores, history, project, runtime, table, tables, thousands};
 use crate::diag::{Diagnostic, Exit, Failure, Result};
 use crate::plan::differences;
 use crate::query::Engine;
-use crate::store::{Manifest, RunRecord, Store, TableHandle};
+use crate::query::sql::quoted;
+use crate::store::{Manifest, Published, RunRecord, Store, TableHandle};
 
 #[derive(Args, Debug)]
 pub struct DiffArgs {
@@ -24,7 +25,7 @@ pub struct DiffArgs {
     /// there and different in every row
     #[arg(long, value_delimiter = ',', value_name = "COLUMN,...")]
     key: Vec<String>,
-    /// Numbers differ by more than this share of the larger one
+    /// Numbers differ by more than this share of the larger one: 0.01 is 1 %, and from 2 on none differ
     #[arg(long, default_value_t = 1e-9, value_name = "SHARE")]
     tolerance: f64,
     /// Rows to show of a table
@@ -54,16 +55,49 @@ pub(super) fn diff(root: Option<PathBuf>, args: DiffArgs) -> Done {
         Some((a, b)) => of_runs(&project, &store, a, b, &args)?,
         None => {
             let all = store.published();
-            let (a, b) = (tables::find(&all, &args.a)?, tables::find(&all, &args.b)?);
+            let (a, b) = found(&store, &runs, &all, [&args.a, &args.b])?;
             let settings = differences(&b.manifest.recipe, &a.manifest.recipe);
-            say!("settings of {} and {}: {}", args.a, args.b, listed(&settings));
             let (a, b) = (store.published_handle(a)?, store.published_handle(b)?);
             let rows = of_tables(&project, a, b, &args)?;
+            say!("settings of {} and {}: {}", args.a, args.b, listed(&settings));
             put!("{}", rows.text);
             rows.differ || !settings.is_empty()
         }
     };
     Ok(if differ && args.exit_code { Exit::Stage } else { Exit::Ok })
+}
+
+/// The two tables.
+///
+/// # Errors
+/// They are not two tables, nor, as is known already, two runs; in the words of what each of them could be.
+fn found<'a>(
+    store: &Store,
+    runs: &[RunRecord],
+    all: &'a [Published],
+    names: [&str; 2],
+) -> Result<(&'a Published, &'a Published)> {
+    let [a, b] = names.map(|name| tables::find(store, all, name));
+    if let (Ok(a), Ok(b)) = (&a, &b) {
+        return Ok((*a, *b));
+    }
+    for (name, table) in names.into_iter().zip([a, b]) {
+        let (Err(no_table), Err(no_run)) = (table, history::find(runs, name)) else { continue };
+        let is = |failure: &Failure, code: &str| failure.diagnostics.iter().any(|d| d.code == code);
+        if is(&no_run, "cli::ambiguous") {
+            return Err(no_run);
+        }
+        if !is(&no_table, "cli::no_table") {
+            return Err(no_table);
+        }
+        let help = no_table.diagnostics.into_iter().find_map(|d| d.help).unwrap_or_default();
+        let what = format!("there is neither a run nor a table `{name}`");
+        return Err(Diagnostic::new("cli::no_table", what)
+            .help(format!("{help}; `pipe history` lists the runs"))
+            .into());
+    }
+    let what = format!("of `{}` and `{}`, one is a run and the other a table", names[0], names[1]);
+    Err(Diagnostic::new("diff::kinds", what).help("compare two runs, or two tables").into())
 }
 
 fn listed(reasons: &[String]) -> String {
@@ -207,10 +241,6 @@ impl Column {
     }
 }
 
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 /// The columns that name a row.
 async fn key(
     engine: &Engine,
@@ -243,7 +273,9 @@ async fn key(
         }
     }
     let what = if given.is_empty() { "no columns are known to name a row" } else { "several rows have the same key" };
-    Err(Diagnostic::new("diff::key", what).help("name the columns that do: --key scenario_id,request_id").into())
+    let names: Vec<&str> = schemas.0.fields().iter().map(|f| f.name().as_str()).filter(|name| both(name)).collect();
+    let help = format!("name the columns that tell rows apart, --key COLUMN,...; both have {}", names.join(", "));
+    Err(Diagnostic::new("diff::key", what).help(help).into())
 }
 
 async fn report(engine: &Engine, key: &[String], columns: &[Column], args: &DiffArgs) -> Result<String> {

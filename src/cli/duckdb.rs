@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::sql;
 use crate::diag::Result;
-use crate::query::duckdb;
+use crate::query::{duckdb, sql::quoted};
 use crate::store::Published;
 
 /// The script for these tables.
@@ -28,7 +28,7 @@ pub async fn script(root: Option<PathBuf>, project: &Path, tables: &[Published])
          CREATE OR REPLACE MACRO s(ns) AS CAST(ns AS DOUBLE) / 1e9;\n",
     );
     for (pipeline, tables) in pipelines {
-        out += &format!("\nCREATE SCHEMA IF NOT EXISTS {};\n", duckdb::quoted(pipeline));
+        out += &format!("\nCREATE SCHEMA IF NOT EXISTS {};\n", quoted(pipeline));
         for table in tables {
             let recipe = &table.manifest.recipe;
             out += &format!("-- made by `{}` version {}\n", recipe.kind, recipe.version);

@@ -1,11 +1,13 @@
 //! `pipe export`: a published table as a file.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
+use super::output::{Output, is_stdout};
 use super::{Done, bytes, project, tables, thousands};
-use crate::diag::{self, Diagnostic, Exit, Result};
+use crate::diag::{Diagnostic, Exit, Failure, Result};
 use crate::spec::{ExportCompression, ExportFormat};
 use crate::stage::export_files::{Settings, Sink};
 use crate::store::{Store, TableHandle};
@@ -15,7 +17,7 @@ use crate::trace;
 pub struct ExportArgs {
     /// `<pipeline>.<table>`, or `<table>` where only one pipeline has it
     table: String,
-    /// Where to write it
+    /// Where to write it; `-` for standard output
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// How to write it. Default: by the ending of the file
@@ -55,33 +57,42 @@ impl From<Format> for ExportFormat {
 pub(super) fn export(root: Option<PathBuf>, args: ExportArgs) -> Done {
     let store = Store::open(&project(root, Path::new("."))?)?;
     let published = store.published();
-    let handle = store.published_handle(tables::find(&published, &args.table)?)?;
+    let handle = store.published_handle(tables::find(&store, &published, &args.table)?)?;
     let settings = settings(&args.output, args.format)?;
-    if args.output.is_dir() || (args.output.exists() && !args.force) {
+    let to_stdout = is_stdout(&args.output);
+    if to_stdout && std::io::stdout().is_terminal() && is_binary(&settings) {
+        let what = "this format is binary, and the output is a terminal";
+        return Err(Failure::from(Diagnostic::new("query::terminal", what).help("send it to a file: `> FILE`")).into());
+    }
+    // What is no file is written to, not replaced.
+    if !args.force && args.output.is_file() {
         let message = format!("`{}` is there already", args.output.display());
         let help = "--force replaces a file; or name another with --output";
-        return Err(diag::Failure::from(Diagnostic::new("cli::exists", message).help(help)).into());
+        return Err(Failure::from(Diagnostic::new("cli::exists", message).help(help)).into());
     }
-    // A file in the making is not taken for a whole one.
-    let folder = super::folder(&args.output);
-    let name = args.output.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    let making = folder.join(format!(".{name}.tmp-{}", std::process::id()));
-    let written = write(&handle, &settings, &making).and_then(|lost| {
-        std::fs::rename(&making, &args.output).map_err(|e| diag::io(&args.output, "write", &e))?;
-        Ok(lost)
-    });
-    let lost = written.inspect_err(|_| {
-        let _ = std::fs::remove_file(&making);
-    })?;
-    let size = std::fs::metadata(&args.output).map_or(0, |m| m.len());
-    tell!("{}: {} rows, {}", args.output.display(), thousands(handle.rows), bytes(size));
+    let output = Output::new(&args.output)?;
+    output.remove_on_interrupt();
+    let lost = match write(&handle, &settings, &args.output, &output) {
+        // A reader that went away (`| head`).
+        Err(e) if to_stdout && e.to_string().contains("Broken pipe") => return Ok(Exit::Ok),
+        written => written?,
+    };
+    output.done()?;
+    let size = args.output.metadata().ok().filter(|m| m.is_file()).map(|m| format!(", {}", bytes(m.len())));
+    let name = if to_stdout { args.table.clone() } else { args.output.display().to_string() };
+    tell!("{name}: {} rows{}", thousands(handle.rows), size.unwrap_or_default());
     lost.iter().for_each(|line| tell!("  {line}"));
     Ok(Exit::Ok)
 }
 
-/// Writes the file; what the format could not hold, in words.
-fn write(handle: &TableHandle, settings: &Settings, path: &Path) -> Result<Vec<String>> {
-    let mut sink = Sink::create(settings, &handle.name, &handle.schema, path)?;
+fn is_binary(settings: &Settings) -> bool {
+    settings.compression.is_some() || !matches!(settings.format, ExportFormat::Csv | ExportFormat::Jsonl)
+}
+
+/// Writes the rows; what the format could not hold, in words.
+fn write(handle: &TableHandle, settings: &Settings, name: &Path, output: &Output) -> Result<Vec<String>> {
+    let to = (output.file()?, output.scratch());
+    let mut sink = Sink::over(settings, &handle.name, &handle.schema, name, (to.0, &to.1))?;
     for batch in trace::parts(&handle.parts)? {
         sink.write(&batch?)?;
     }
@@ -90,7 +101,11 @@ fn write(handle: &TableHandle, settings: &Settings, path: &Path) -> Result<Vec<S
         lost.cut.iter().filter_map(|c| handle.schema.fields().get(*c)).map(|f| f.name().as_str()).collect();
     let mut lines = Vec::new();
     if !names.is_empty() {
-        lines.push(format!("longer than a cell, and cut: values of {}", names.join(", ")));
+        let what = match settings.format {
+            ExportFormat::Jsonl => "not a number or infinite, and null here",
+            _ => "longer than a cell, and cut",
+        };
+        lines.push(format!("{what}: values of {}", names.join(", ")));
     }
     if lost.as_text > 0 {
         lines.push(format!("text instead of a number or a day: {} values", lost.as_text));

@@ -42,8 +42,10 @@ pub(super) fn gc(root: Option<PathBuf>, args: GcArgs) -> Done {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let young = |g: &Garbage| args.keep_days > 0 && now.saturating_sub(g.finished_unix_s) < args.keep_days * 86_400;
     let forgotten: &[String] = if args.delete { &[] } else { &args.forget };
-    let found = store.unreachable_without(forgotten, args.grace.saturating_mul(60));
-    let waiting = store.unreachable_without(forgotten, 0).len() - found.len();
+    // What is forgotten was published until now: the grace keeps it, as --delete does.
+    let gone: &[String] = if args.grace > 0 { &[] } else { forgotten };
+    let found = store.unreachable_without(gone, args.grace.saturating_mul(60));
+    let waiting = store.unreachable_without(forgotten, 0).len().saturating_sub(found.len());
     let found: Vec<Garbage> = found.into_iter().filter(|g| !young(g)).collect();
     let sum: u64 = found.iter().map(|g| g.bytes).sum();
     let row = |g: &Garbage| {
@@ -65,7 +67,11 @@ pub(super) fn gc(root: Option<PathBuf>, args: GcArgs) -> Done {
         say!("{} results that no pipeline uses, {}; `pipe gc --delete` removes them", found.len(), bytes(sum));
     }
     if waiting > 0 {
-        say!("kept: {waiting} results that were published in the last {} minutes (see --grace)", args.grace);
+        let then = match args.forget.as_slice() {
+            [] => String::new(),
+            _ => format!("; `pipe gc --delete` removes them {} minutes after they are forgotten", args.grace),
+        };
+        say!("kept: {waiting} results that were published in the last {} minutes (see --grace){then}", args.grace);
     }
     let memory = store.memory_bytes();
     if memory > 0 {

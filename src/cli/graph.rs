@@ -1,24 +1,26 @@
 //! `pipe graph`: what reads what.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use super::{Done, check, key_value, table};
-use crate::diag::{self, Exit};
+use super::{Done, check, key_value, output, pipeline_file, project, table};
+use crate::diag::{Diagnostic, Exit, Result};
 use crate::plan::Dag;
 use crate::report::{GraphNode, graph_mermaid, graph_svg};
+use crate::store::Store;
 
 #[derive(Args, Debug)]
 pub struct GraphArgs {
-    /// The pipeline
-    file: PathBuf,
+    /// The pipeline: its file, or its name
+    pipeline: PathBuf,
     /// Set a parameter, or any value by its dotted path
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
-    /// Write to a file. Its ending, `.svg` or `.mmd`, is its format where none is given
+    /// Default: text, or what the name given to --output ends in
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Write to a file: .svg, .mmd (Mermaid), .md (the same in a block), .txt; `-` for standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -34,23 +36,55 @@ enum Format {
 }
 
 pub(super) fn graph(root: Option<PathBuf>, args: GraphArgs) -> Done {
-    let (_, dag, _) = check::checked(root, &args.file, &args.set)?;
-    let ending = args.output.as_ref().and_then(|path| path.extension()).and_then(|e| e.to_str());
-    let format = match (args.format, ending) {
-        (Format::Text, Some("svg")) => Format::Svg,
-        (Format::Text, Some("mmd" | "mermaid")) => Format::Mermaid,
-        (format, _) => format,
-    };
+    let format = format(args.format, args.output.as_deref())?;
+    let (_, dag, _) = check::checked(root.clone(), &file(root, args.pipeline)?, &args.set)?;
     let text = match format {
-        Format::Text => lines(&dag),
-        Format::Mermaid => graph_mermaid(&nodes(&dag)),
-        Format::Svg => graph_svg(&nodes(&dag)),
+        Written::As(Format::Text) => lines(&dag),
+        Written::As(Format::Mermaid) => graph_mermaid(&nodes(&dag)),
+        Written::As(Format::Svg) => graph_svg(&nodes(&dag)),
+        Written::Markdown => format!("```mermaid\n{}\n```\n", graph_mermaid(&nodes(&dag)).trim_end()),
     };
-    match args.output {
-        Some(path) => std::fs::write(&path, text).map_err(|e| diag::io(&path, "write", &e))?,
+    match args.output.filter(|path| !output::is_stdout(path)) {
+        Some(path) => output::write(&path, text.as_bytes())?,
         None => put!("{text}"),
     }
     Ok(Exit::Ok)
+}
+
+/// The file of a pipeline that is given by its file or its name.
+fn file(root: Option<PathBuf>, pipeline: PathBuf) -> Result<PathBuf> {
+    if pipeline.exists() {
+        return Ok(pipeline);
+    }
+    let Some(name) = pipeline.to_str().filter(|name| !name.contains(['/', '.'])) else { return Ok(pipeline) };
+    let project = project(root, Path::new("."))?;
+    Ok(pipeline_file(&Store::open(&project)?, name).unwrap_or(pipeline))
+}
+
+/// What stands in the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    As(Format),
+    /// Mermaid's flowchart in a block.
+    Markdown,
+}
+
+/// The format that was given, or else that of files whose names end so.
+fn format(given: Option<Format>, output: Option<&Path>) -> Result<Written> {
+    let ending = output.and_then(|path| path.extension()).and_then(|e| e.to_str()).map(str::to_lowercase);
+    Ok(match (given, ending.as_deref()) {
+        (Some(Format::Mermaid), Some("md" | "markdown")) => Written::Markdown,
+        (Some(format), _) => Written::As(format),
+        (None, Some("svg")) => Written::As(Format::Svg),
+        (None, Some("mmd" | "mermaid")) => Written::As(Format::Mermaid),
+        (None, Some("md" | "markdown")) => Written::Markdown,
+        (None, None | Some("txt")) => Written::As(Format::Text),
+        (None, Some(other)) => {
+            let message = format!("no format is known by the ending `.{other}`");
+            let help = "end the name in .svg, .mmd, .md or .txt, or give --format text, mermaid or svg";
+            return Err(Diagnostic::new("cli::format", message).help(help).into());
+        }
+    })
 }
 
 /// The stages in the order of a run.
@@ -77,4 +111,21 @@ fn lines(dag: &Dag) -> String {
     };
     let rows: Vec<Vec<String>> = dag.order.iter().map(row).collect();
     table(&["stage", "kind", "reads", "makes"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endings_name_formats() {
+        let of = |given: Option<Format>, name: &str| format(given, Some(Path::new(name))).ok();
+        assert_eq!(of(None, "a.svg"), Some(Written::As(Format::Svg)));
+        assert_eq!(of(None, "a.MMD"), Some(Written::As(Format::Mermaid)));
+        assert_eq!(of(None, "a.md"), Some(Written::Markdown));
+        assert_eq!(of(None, "a.txt"), Some(Written::As(Format::Text)));
+        assert_eq!(of(None, "-"), Some(Written::As(Format::Text)));
+        assert_eq!(of(None, "a.png"), None);
+        assert_eq!(of(Some(Format::Text), "a.svg"), Some(Written::As(Format::Text)));
+    }
 }

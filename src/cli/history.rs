@@ -71,17 +71,19 @@ pub(super) fn find<'a>(runs: &'a [RunRecord], which: &str) -> Result<&'a RunReco
         return Ok(run);
     }
     let found: Vec<&RunRecord> = runs.iter().filter(|run| run.id.starts_with(which)).collect();
-    let wrong = |what: String, help: String| Err(Diagnostic::new("cli::no_run", what).help(help).into());
+    let wrong = |code, what: String, help: String| Err(Diagnostic::new(code, what).help(help).into());
     match found.as_slice() {
         [one] => Ok(one),
         [] => {
             let names = runs.iter().flat_map(|run| [run.id.as_str(), run.pipeline.as_str()]);
             let near = nearest(which, names).map_or(String::new(), |near| format!("did you mean `{near}`? "));
-            wrong(format!("there is no run and no pipeline `{which}`"), format!("{near}`pipe history` lists the runs"))
+            let help = format!("{near}`pipe history` lists the runs");
+            wrong("cli::no_run", format!("there is no run and no pipeline `{which}`"), help)
         }
         several => {
             let names: Vec<&str> = several.iter().take(5).map(|run| run.id.as_str()).collect();
-            wrong(format!("{} runs begin with `{which}`", several.len()), format!("name one: {}", names.join(", ")))
+            let what = format!("{} runs begin with `{which}`", several.len());
+            wrong("cli::ambiguous", what, format!("name one: {}", names.join(", ")))
         }
     }
 }

@@ -32,6 +32,7 @@ mod graph;
 mod history;
 mod init;
 mod kv_plan;
+mod output;
 mod progress;
 mod report;
 mod run;
@@ -308,6 +309,14 @@ fn folder(file: &Path) -> &Path {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     }
+}
+
+/// The file of a pipeline that is given by its name: that of its last run, or the one in `pipelines/` that is called so.
+fn pipeline_file(store: &crate::store::Store, name: &str) -> Option<PathBuf> {
+    let runs = store.runs();
+    let ran = runs.iter().filter(|run| run.pipeline == name).map(|run| store.project().join(&run.file));
+    let usual = store.project().join("pipelines").join(format!("{name}.yaml"));
+    ran.take(1).chain([usual]).find(|file| file.is_file())
 }
 
 /// `k=v` of `--set`.

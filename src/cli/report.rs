@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::figures::{Choice, Chosen, SVG_MAX, image};
-use super::{Done, cores, duration, folder, project, runtime, sql, thousands};
+use super::{Done, cores, duration, folder, output, pipeline_file, project, runtime, sql, thousands};
 use crate::diag::{self, Diagnostic, Exit, Failure, Result, Sources, nearest};
 use crate::report::{Page, PageFigure, PageStage, PageTable};
 use crate::spec;
@@ -22,7 +22,7 @@ use crate::table::UNIT;
 pub struct ReportArgs {
     /// The pipeline: its file, or its name
     pipeline: String,
-    /// The file to write. Default: data/reports/<pipeline>.html
+    /// The file to write; `-` for standard output. Default: data/reports/<pipeline>.html
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Ready-made figures beside those of plot stages: `auto` (the usual questions), `stages` (none), `all`, or NAME,...
@@ -49,21 +49,33 @@ pub(super) fn report(root: Option<PathBuf>, args: ReportArgs) -> Done {
     let name = if file.is_file() { read(file, &mut page)? } else { args.pipeline.clone() };
     let known = store.pipelines();
     if !known.contains(&name) {
-        let help = match nearest(&name, known.iter().map(String::as_str)) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("run it first: pipe run {}", args.pipeline),
+        let written = if file.is_file() { Some(file.to_path_buf()) } else { pipeline_file(&store, &name) };
+        let help = match (written, nearest(&name, known.iter().map(String::as_str))) {
+            (Some(file), _) => {
+                let shown = file.strip_prefix(store.project()).unwrap_or(&file);
+                format!("run it first: pipe run {}", shown.display())
+            }
+            (None, Some(near)) => format!("did you mean `{near}`?"),
+            (None, None) => crate::query::errors::did_you_mean(&name, &known, "pipelines with results"),
         };
         let problem = Diagnostic::new("report::nothing", format!("pipeline `{name}` has no results")).help(help);
         return Err(Failure::from(problem).into());
     }
     page.pipeline.clone_from(&name);
     gather(&mut page, &store, (&args.pipeline, file), args.figures, args.rows)?;
-    let out = args.output.unwrap_or_else(|| project.join("data/reports").join(format!("{name}.html")));
-    if let Some(dir) = out.parent() {
-        std::fs::create_dir_all(dir).map_err(|e| diag::io(dir, "make", &e))?;
-    }
+    let out = match args.output {
+        Some(out) => out,
+        None => {
+            let dir = project.join("data/reports");
+            std::fs::create_dir_all(&dir).map_err(|e| diag::io(&dir, "make", &e))?;
+            dir.join(format!("{name}.html"))
+        }
+    };
     let html = page.html();
-    std::fs::write(&out, &html).map_err(|e| diag::io(&out, "write", &e))?;
+    output::write(&out, html.as_bytes())?;
+    if output::is_stdout(&out) {
+        return Ok(Exit::Ok);
+    }
     let shown = std::env::current_dir().ok().and_then(|here| Some(out.strip_prefix(here).ok()?.to_path_buf()));
     let (figures, size) = (page.figures.len(), super::bytes(html.len() as u64));
     say!("{}: {figures} figures, {} tables, {size}", shown.as_ref().unwrap_or(&out).display(), page.tables.len());

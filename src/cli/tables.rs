@@ -10,7 +10,8 @@ use super::{
     Done, bytes, cores, duckdb, duration, facts, kv_plan, project, runtime, sql, table, thousands, trace_facts,
 };
 use crate::diag::{self, Diagnostic, Exit, Result};
-use crate::query::output;
+use crate::query::errors::did_you_mean;
+use crate::query::{output, views};
 use crate::store::{Published, Store, TableHandle, TableManifest};
 use crate::table::{DESCRIPTION, UNIT};
 
@@ -24,6 +25,9 @@ pub struct LsArgs {
     /// Print SQL for DuckDB: a view per table, and the project's views as far as DuckDB has what they use
     ///
     ///   pipe ls --duckdb > views.sql && duckdb -init views.sql
+    ///
+    /// Where you name the files yourself, write `data/tables/sweep/sim/*.parquet`: tables are links, and DuckDB's `**` does
+    /// not follow links.
     #[arg(long, conflicts_with = "json", verbatim_doc_comment)]
     duckdb: bool,
 }
@@ -49,6 +53,12 @@ fn of(published: &Published) -> Option<&TableManifest> {
 pub(super) fn ls(root: Option<PathBuf>, args: LsArgs) -> Done {
     let project = project(root.clone(), Path::new("."))?;
     let store = Store::open(&project)?;
+    let known = store.pipelines();
+    if let Some(name) = args.pipeline.as_ref().filter(|name| !known.is_empty() && !known.contains(name)) {
+        let help = did_you_mean(name, &known, "pipelines");
+        let problem = Diagnostic::new("cli::no_pipeline", format!("no pipeline `{name}` has tables")).help(help);
+        return Err(diag::Failure::from(problem).into());
+    }
     let wanted = |pipeline: &str| args.pipeline.as_deref().is_none_or(|p| p == pipeline);
     let all: Vec<Published> = store.published().into_iter().filter(|p| wanted(&p.pipeline)).collect();
     if args.duckdb {
@@ -129,7 +139,7 @@ pub(super) fn show(root: Option<PathBuf>, args: ShowArgs) -> Done {
         put!("{text}");
         return Ok(Exit::Ok);
     }
-    let found = find(&all, &args.table)?;
+    let found = find(&store, &all, &args.table)?;
     let handle = store.published_handle(found)?;
     put!("{}", describe(found, &handle));
     put!("\n{}", columns(&handle.schema));
@@ -170,13 +180,21 @@ pub(super) fn show(root: Option<PathBuf>, args: ShowArgs) -> Done {
     Ok(Exit::Ok)
 }
 
-pub(super) fn find<'a>(all: &'a [Published], name: &str) -> Result<&'a Published> {
+/// The published table that is called so.
+///
+/// # Errors
+/// There is none, or there are several; it is a view.
+pub(super) fn find<'a>(store: &Store, all: &'a [Published], name: &str) -> Result<&'a Published> {
     let matching: Vec<&Published> = match name.split_once('.') {
         Some((pipeline, table)) => all.iter().filter(|p| p.pipeline == pipeline && p.table == table).collect(),
         None => all.iter().filter(|p| p.table == name).collect(),
     };
     match matching.as_slice() {
         [one] => Ok(one),
+        [] if is_view(store, all, name) => {
+            let help = format!("ask for its rows: `pipe sql \"SELECT * FROM {name}\"`, with -o FILE as a file");
+            Err(Diagnostic::new("cli::view", format!("`{name}` is a view, not a table")).help(help).into())
+        }
         [] => {
             let full: Vec<String> = all.iter().map(|p| format!("{}.{}", p.pipeline, p.table)).collect();
             let names = all.iter().map(|p| p.table.as_str()).chain(full.iter().map(String::as_str));
@@ -193,6 +211,13 @@ pub(super) fn find<'a>(all: &'a [Published], name: &str) -> Result<&'a Published
                 .into())
         }
     }
+}
+
+/// Whether a name is that of a view, of a pipeline or of any.
+fn is_view(store: &Store, all: &[Published], name: &str) -> bool {
+    let (pipeline, view) = name.split_once('.').map_or((None, name), |(pipeline, view)| (Some(pipeline), view));
+    let is_there = pipeline.is_none_or(|pipeline| all.iter().any(|p| p.pipeline == pipeline));
+    is_there && views::files(store.project()).is_ok_and(|files| files.iter().any(|file| file.name == view))
 }
 
 /// What a table is and where it comes from.

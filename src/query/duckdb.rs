@@ -1,19 +1,24 @@
 //! Tables and views of a project as statements for DuckDB.
 //!
 //! Promises: a view is given only where DuckDB gives the same rows. So it may call functions that both have with one
-//! meaning, and divide where the result is no whole number; DuckDB's `quantile`, for one, does not interpolate. Left out:
-//! translating the others.
+//! meaning, and divide where the result is no whole number; DuckDB's `quantile`, for one, does not interpolate. Where
+//! nothing says where NULL is sorted, the view for DuckDB says it. Left out: translating the others.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Operator};
-use datafusion::sql::sqlparser::ast::{Ident, ObjectName, ObjectNamePart, Query, TableFactor, VisitMut, VisitorMut};
+use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan, Operator, TryCast};
+use datafusion::sql::sqlparser::ast::{
+    Expr as SqlExpr, FunctionArgumentClause, FunctionArguments, Ident, NamedWindowDefinition, NamedWindowExpr,
+    ObjectName, ObjectNamePart, OrderBy, OrderByExpr, OrderByKind, OrderByOptions, Query, Select, TableFactor,
+    VisitMut, VisitorMut, WindowType,
+};
 
 use super::errors::running;
-use super::sql::reads;
+use super::sql::{literal, quoted, reads};
 use super::{Engine, session, views};
 use crate::diag::Result;
 
@@ -137,7 +142,11 @@ async fn strange(engine: &Engine, pipeline: &str, view: &str) -> Result<Option<S
 fn strange_node(node: &LogicalPlan) -> Option<String> {
     let mut found = None;
     let schemas = node.inputs();
-    let whole = |e: &Expr| schemas.iter().any(|input| e.get_type(input.schema()).is_ok_and(|kind| kind.is_integer()));
+    let is = |e: &Expr, kind: fn(&DataType) -> bool| {
+        schemas.iter().any(|input| e.get_type(input.schema()).is_ok_and(|found| kind(&found)))
+    };
+    let whole = |e: &Expr| is(e, DataType::is_integer);
+    let fraction = |e: &Expr| is(e, |kind| kind.is_floating() || kind.is_decimal());
     let mut look = |e: &Expr| {
         let function = match e {
             Expr::ScalarFunction(f) => Some(f.name().to_string()),
@@ -145,6 +154,12 @@ fn strange_node(node: &LogicalPlan) -> Option<String> {
             Expr::WindowFunction(f) => Some(f.fun.name().to_string()),
             Expr::BinaryExpr(b) if b.op == Operator::Divide && whole(&b.left) && whole(&b.right) => {
                 found = Some("it divides whole numbers, which DuckDB does with fractions".to_string());
+                None
+            }
+            Expr::Cast(Cast { expr, field }) | Expr::TryCast(TryCast { expr, field })
+                if field.data_type().is_integer() && fraction(expr) =>
+            {
+                found = Some("it cuts fractions to whole numbers, which DuckDB rounds".to_string());
                 None
             }
             _ => None,
@@ -187,15 +202,52 @@ impl VisitorMut for Qualify<'_> {
         }
         ControlFlow::Continue(())
     }
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        if let Some(OrderBy { kind, .. }) = &mut query.order_by {
+            match kind {
+                OrderByKind::All(options) => spell(options),
+                OrderByKind::Expressions(keys) => spell_all(keys),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        for NamedWindowDefinition(_, window) in &mut select.named_window {
+            if let NamedWindowExpr::WindowSpec(window) = window {
+                spell_all(&mut window.order_by);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut SqlExpr) -> ControlFlow<()> {
+        if let SqlExpr::Function(function) = expr {
+            if let Some(WindowType::WindowSpec(window)) = &mut function.over {
+                spell_all(&mut window.order_by);
+            }
+            if let FunctionArguments::List(list) = &mut function.args {
+                for clause in &mut list.clauses {
+                    if let FunctionArgumentClause::OrderBy(keys) = clause {
+                        spell_all(keys);
+                    }
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
 }
 
-/// A name in quotes.
-pub fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
+fn spell_all(keys: &mut [OrderByExpr]) {
+    keys.iter_mut().for_each(|key| spell(&mut key.options));
 }
 
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
+/// Says where NULL is where DuckDB would have it at the other end: downwards, it is first here and last there.
+fn spell(options: &mut OrderByOptions) {
+    if options.asc == Some(false) && options.nulls_first.is_none() {
+        options.nulls_first = Some(true);
+    }
 }
 
 /// A pattern for the files, whose folder's name may have characters of patterns.
@@ -207,4 +259,37 @@ fn pattern(files: &Path) -> String {
         .map(|c| if matches!(c, '[' | '*' | '?') { format!("[{c}]") } else { c.to_string() })
         .collect();
     format!("{escaped}/{}", name.to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::views::{ViewFile, query};
+
+    #[test]
+    fn where_null_is_sorted_is_said() {
+        let written = |sql: &str| {
+            let file = ViewFile { name: "v".to_string(), sql: sql.to_string(), file: "v.sql".into() };
+            within(&query(&file).unwrap(), "p")
+        };
+        let cases = [
+            ("SELECT x FROM t ORDER BY x, y DESC", "SELECT x FROM \"p\".\"t\" ORDER BY x, y DESC NULLS FIRST"),
+            ("SELECT x FROM t ORDER BY y DESC NULLS LAST", "SELECT x FROM \"p\".\"t\" ORDER BY y DESC NULLS LAST"),
+            (
+                "SELECT row_number() OVER (ORDER BY x DESC) FROM t",
+                "SELECT row_number() OVER (ORDER BY x DESC NULLS FIRST) FROM \"p\".\"t\"",
+            ),
+            (
+                "SELECT rank() OVER w FROM t WINDOW w AS (ORDER BY x DESC)",
+                "SELECT rank() OVER w FROM \"p\".\"t\" WINDOW w AS (ORDER BY x DESC NULLS FIRST)",
+            ),
+            (
+                "SELECT first_value(x ORDER BY y DESC) FROM t",
+                "SELECT first_value(x ORDER BY y DESC NULLS FIRST) FROM \"p\".\"t\"",
+            ),
+        ];
+        for (sql, expect) in cases {
+            assert_eq!(written(sql), expect);
+        }
+    }
 }

@@ -6,6 +6,7 @@ use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::tokenizer::Span as SqlSpan;
 
+use super::session::SCHEMA;
 use crate::diag::{Diagnostic, Exit, Failure, Span, nearest};
 
 /// Where an SQL text stands.
@@ -87,6 +88,18 @@ pub struct Names {
     pub functions: Vec<String>,
 }
 
+impl Names {
+    /// The nearest table, or a list of them, each once.
+    fn tables_like(&self, wrong: &str) -> String {
+        if let Some(near) = nearest(wrong, self.tables.iter().map(String::as_str)) {
+            return format!("did you mean `{near}`?");
+        }
+        let has_short = |name: &str| name.rsplit_once('.').is_some_and(|(_, t)| self.tables.iter().any(|n| n == t));
+        let once: Vec<String> = self.tables.iter().filter(|name| !has_short(name)).cloned().collect();
+        did_you_mean(wrong, &once, "tables")
+    }
+}
+
 /// The diagnostic for an error from planning `text`.
 pub fn planning(error: &DataFusionError, text: &str, place: &Place, names: &Names) -> Diagnostic {
     let stretch = error.diagnostic().and_then(|d| d.span).map(|s| Stretch {
@@ -115,15 +128,17 @@ pub fn planning(error: &DataFusionError, text: &str, place: &Place, names: &Name
             if let Some(table) = quoted_after(&message, "table '") {
                 let bare = table.rsplit('.').next().unwrap_or(&table).to_string();
                 let at = stretch.or_else(|| find_word(text, &bare));
-                let mut found = place.diagnostic(text, "sql::unknown_table", format!("there is no table `{bare}`"), at);
-                // The short name of a table is one more of what is meant, but not one more table.
-                let short = |t: &String| names.tables.iter().any(|full| full.ends_with(&format!(".{t}")));
-                let once: Vec<String> = names.tables.iter().filter(|t| !short(t)).cloned().collect();
-                found.help = Some(match nearest(&bare, names.tables.iter().map(String::as_str)) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => did_you_mean(&bare, &once, "tables"),
-                });
-                return found;
+                let unnamed = table.rsplit('.').nth(1).is_none_or(|schema| schema == SCHEMA);
+                let all = names.tables.iter().map(String::as_str);
+                let owners: Vec<&str> =
+                    all.filter(|n| unnamed && n.rsplit_once('.').is_some_and(|(_, t)| t == bare)).collect();
+                if owners.len() > 1 {
+                    let what = format!("several pipelines have a table `{bare}`");
+                    let found = place.diagnostic(text, "sql::unknown_table", what, at);
+                    return found.help(format!("name one: {}", owners.join(", ")));
+                }
+                let found = place.diagnostic(text, "sql::unknown_table", format!("there is no table `{bare}`"), at);
+                return found.help(names.tables_like(&bare));
             }
             if let Some(function) = quoted_after(&message, "Invalid function '") {
                 let at = stretch.or_else(|| find_word(text, &function));

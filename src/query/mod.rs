@@ -108,10 +108,15 @@ impl Engine {
         let place = Place::File("<sql>".into());
         let wrong = |e| Failure::from(planning(&e, text, &place, &self.names));
         let mut statements = sql::statements(text).map_err(wrong)?;
-        let (Some(statement), true) = (statements.pop(), statements.is_empty()) else {
-            let problem = place.diagnostic(text, "sql::statement", "one statement at a time is run here", None);
-            return Err(problem.help("run each with its own `pipe sql`, or make a `sql` stage of them").into());
+        let Some(statement) = statements.pop() else {
+            return Err(place.diagnostic(text, "sql::statement", "there is no statement", None).into());
         };
+        if !statements.is_empty() {
+            let problem = place.diagnostic(text, "sql::statement", "one statement at a time is run here", None);
+            let help =
+                "run several as a file, `pipe sql -f FILE`, or from standard input; or make a `sql` stage of them";
+            return Err(problem.help(help).into());
+        }
         if !reads_only(&statement) {
             let what = format!(
                 "`{}` is not possible here: queries only read",

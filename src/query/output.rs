@@ -1,7 +1,9 @@
 //! Results as text and files: table, CSV, TSV, JSON, JSON lines, Markdown, one line per column, Parquet, Arrow.
 
 use std::io::Write;
+use std::path::Path;
 
+use clap::ValueEnum;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::csv::WriterBuilder as CsvBuilder;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -16,44 +18,52 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
 use super::errors::running;
-use super::text::{Layout, TextWriter};
+use super::text::{Layout, TextWriter, flat};
 use crate::diag::{Diagnostic, Failure, Result};
 
-/// How a result is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How rows are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Aligned columns for people.
+    /// A table for reading
     Table,
-    /// With a line of names.
+    /// CSV with a header; lists as `[1, 2]`
     Csv,
-    /// CSV with tabs.
+    /// CSV with tabs
     Tsv,
-    /// An array of objects, one per line.
+    /// A JSON array, one object per line
     Json,
-    /// An object per line.
+    /// One JSON object per line, without an array
     Jsonl,
-    /// A table of GitHub's Markdown.
+    /// A table of GitHub's Markdown
     Markdown,
-    /// A line per column.
+    /// A line per column
     Vertical,
+    /// A Parquet file
     Parquet,
-    /// Arrow IPC stream.
+    /// An Arrow IPC stream
     Arrow,
 }
 
 impl Format {
-    /// Every format with its name.
-    pub const ALL: [(&'static str, Format); 9] = [
-        ("table", Format::Table),
-        ("csv", Format::Csv),
-        ("tsv", Format::Tsv),
-        ("json", Format::Json),
-        ("jsonl", Format::Jsonl),
-        ("markdown", Format::Markdown),
-        ("vertical", Format::Vertical),
-        ("parquet", Format::Parquet),
-        ("arrow", Format::Arrow),
-    ];
+    /// As written on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or(String::new(), |v| v.get_name().to_string())
+    }
+
+    /// That of files whose names end so.
+    pub fn of_file(path: &Path) -> Option<Format> {
+        match path.extension()?.to_str()?.to_lowercase().as_str() {
+            "txt" => Some(Format::Table),
+            "csv" => Some(Format::Csv),
+            "tsv" | "tab" => Some(Format::Tsv),
+            "json" => Some(Format::Json),
+            "jsonl" | "ndjson" => Some(Format::Jsonl),
+            "md" | "markdown" => Some(Format::Markdown),
+            "parquet" => Some(Format::Parquet),
+            "arrow" | "arrows" => Some(Format::Arrow),
+            _ => None,
+        }
+    }
 
     /// Whether the output is not text.
     pub fn is_binary(self) -> bool {
@@ -162,7 +172,7 @@ impl<W: Write + Send> Sink<W> {
                 let delimiter = if format == Format::Tsv { b'\t' } else { b',' };
                 let mut writer = CsvBuilder::new().with_header(true).with_delimiter(delimiter).build(out);
                 // The names also stand over no rows.
-                writer.write(&RecordBatch::new_empty(schema.clone()))?;
+                writer.write(&flat(&RecordBatch::new_empty(schema.clone()))?)?;
                 Sink::Csv(Box::new(writer))
             }
             Format::Json => Sink::Json(JsonBuilder::new().with_explicit_nulls(true).build(out)),
@@ -181,7 +191,7 @@ impl<W: Write + Send> Sink<W> {
     fn write(&mut self, batch: RecordBatch) -> std::result::Result<(), Error> {
         match self {
             Sink::Table { batches, .. } => batches.push(batch),
-            Sink::Csv(writer) => writer.write(&batch)?,
+            Sink::Csv(writer) => writer.write(&flat(&batch)?)?,
             Sink::Json(writer) => writer.write(&batch)?,
             Sink::Jsonl(writer) => writer.write(&batch)?,
             Sink::Text(writer) => writer.write(&batch)?,

@@ -60,6 +60,16 @@ pub fn statements(text: &str) -> Result<Vec<Statement>, DataFusionError> {
     Ok(parser.parse_statements()?.into())
 }
 
+/// A name in quotes.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text in quotes, without the character that databases cannot hold.
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''").replace('\0', ""))
+}
+
 impl Script {
     /// Reads the statements, and refuses those that a stage cannot have.
     ///

@@ -303,6 +303,28 @@ async fn queries_only_read() {
 }
 
 #[tokio::test]
+async fn unknown_tables_are_told_with_what_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = engine(dir.path(), None).await;
+    let cases = [
+        ("SELECT * FROM sim", "several pipelines have a table `sim`", "name one: a.sim, b.sim"),
+        ("SELECT * FROM c.sim", "there is no table `sim`", ""),
+        ("SELECT * FROM sim_request", "there is no table", "did you mean `sim_requests`?"),
+        ("", "there is no statement", ""),
+        ("SELECT 1; SELECT 2", "one statement at a time", "-f FILE"),
+    ];
+    for (sql, message, help) in cases {
+        let Err(failure) = engine.rows(sql).await else { panic!("{sql} is accepted") };
+        let d = &failure.diagnostics[0];
+        assert!(d.message.contains(message), "{sql}: {}", d.message);
+        assert!(d.help.as_deref().unwrap_or_default().contains(help), "{sql}: {:?}", d.help);
+    }
+    let Err(failure) = engine.rows("SELECT * FROM zzzzzzzzzzzz").await else { panic!("it is accepted") };
+    let help = failure.diagnostics[0].help.clone().unwrap();
+    assert_eq!(help.matches("sim_requests").count(), 1, "{help}");
+}
+
+#[tokio::test]
 async fn formats() {
     let dir = tempfile::tempdir().unwrap();
     let engine = engine(dir.path(), Some("a")).await;
@@ -323,6 +345,9 @@ async fn formats() {
     assert_eq!(string(text(none, Format::Csv).await), "gpus\n");
     assert_eq!(string(text(none, Format::Json).await), "[\n]\n");
     assert!(string(text(none, Format::Table).await).contains("| gpus |"));
+    let lists = "SELECT gpus, make_array(gpus, 7) AS l FROM sim ORDER BY gpus";
+    assert_eq!(string(text(lists, Format::Csv).await), "gpus,l\n1,\"[1, 7]\"\n2,\"[2, 7]\"\n");
+    assert_eq!(string(text(lists, Format::Tsv).await), "gpus\tl\n1\t[1, 7]\n2\t[2, 7]\n");
     assert_eq!(&text(sql, Format::Parquet).await[..4], b"PAR1");
     let arrow = text(sql, Format::Arrow).await;
     let read: Vec<_> = arrow::ipc::reader::StreamReader::try_new(&arrow[..], None).unwrap().collect();

@@ -1,10 +1,12 @@
-//! Rows as text for people and documents: Markdown, and one line per column.
+//! Rows as text for people and documents: Markdown, and one line per column; and lists as text, for formats without.
 
 use std::io::Write;
+use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::record_batch::RecordBatchOptions;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
 /// How the cells of a row are laid out.
@@ -33,6 +35,38 @@ pub fn cells(batch: &RecordBatch) -> Result<Vec<Vec<String>>, ArrowError> {
     let columns = batch.columns().iter().map(|c| ArrayFormatter::try_new(c, &options));
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
     (0..batch.num_rows()).map(|row| columns.iter().map(|c| c.value(row).try_to_string()).collect()).collect()
+}
+
+/// The columns of [`flat`] rows.
+pub fn flat_schema(schema: &Schema) -> SchemaRef {
+    let plain = |f: &Arc<Field>| match f.data_type().is_nested() {
+        true => Field::new(f.name(), DataType::Utf8, true),
+        false => f.as_ref().clone(),
+    };
+    Arc::new(Schema::new(schema.fields().iter().map(plain).collect::<Vec<_>>()))
+}
+
+/// The rows with lists as text, `[1, 2]`, as CSV can hold them.
+///
+/// # Errors
+/// A value that cannot be shown.
+pub fn flat(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let plain = |c: &ArrayRef| if c.data_type().is_nested() { texts(c) } else { Ok(c.clone()) };
+    let columns = batch.columns().iter().map(plain).collect::<Result<Vec<_>, _>>()?;
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(flat_schema(&batch.schema()), columns, &rows)
+}
+
+/// The values of a column as people read them.
+///
+/// # Errors
+/// A value that cannot be shown.
+pub fn texts(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let options = FormatOptions::default();
+    let format = ArrayFormatter::try_new(column.as_ref(), &options)?;
+    let text = |i: usize| column.is_valid(i).then(|| format.value(i).try_to_string()).transpose();
+    let texts = (0..column.len()).map(text).collect::<Result<Vec<_>, _>>()?;
+    Ok(Arc::new(StringArray::from(texts)))
 }
 
 impl<W: Write> TextWriter<W> {

@@ -63,9 +63,10 @@ pub enum ExportFormat {
     Parquet,
     /// All columns, Arrow IPC file.
     Arrow,
-    /// All columns, with a line of names; lists as `[1, 2]`.
+    /// All columns, with a line of names; lists as `[1, 2]`. NULL and an empty text are the same. Texts are as they are: a
+    /// spreadsheet takes one that begins with `=` for a formula and runs it; `xlsx` keeps it a text.
     Csv,
-    /// All columns, an object per line; what is null is left out.
+    /// All columns, an object per line. JSON has no NaN and no infinity: those are null, as what is null is.
     Jsonl,
     /// All columns, Excel workbook: a sheet per 1,048,575 rows, and a sheet `columns` with units and descriptions. What
     /// Excel's numbers cannot hold is text.

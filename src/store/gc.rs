@@ -20,12 +20,8 @@ pub struct Garbage {
 
 impl Store {
     /// Every result that is not what a stage of a pipeline is now, nor was within the last `grace_s` seconds (somebody may
-    /// be reading it), the oldest first. Running the pipeline with its old settings would make it again.
-    pub fn unreachable(&self, grace_s: u64) -> Vec<Garbage> {
-        self.unreachable_without(&[], grace_s)
-    }
-
-    /// [`Store::unreachable`], if these pipelines were forgotten.
+    /// be reading it), the oldest first; what the pipelines of `forgotten` are now does not count. Running the pipeline with
+    /// its old settings would make it again.
     pub fn unreachable_without(&self, forgotten: &[String], grace_s: u64) -> Vec<Garbage> {
         let used: BTreeSet<Hash> = self.used_fingerprints(forgotten, grace_s);
         let mut found = Vec::new();

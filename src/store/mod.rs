@@ -31,7 +31,7 @@
 //! manifest is written last, one rename publishes the whole.
 //!
 //! Readers of `data/tables/` take no lock. A result never changes, so whoever resolved the link has one table for as long
-//! as it is there: [`Store::unreachable`] leaves out what was published until a moment ago. Whoever lists the folder and
+//! as it is there: [`Store::unreachable_without`] leaves out what was published until a moment ago. Whoever lists the folder and
 //! opens its parts through the link may find that another result took its place in between; parts are named by their
 //! content, so that it then finds the same part or none, and never rows of two results.
 

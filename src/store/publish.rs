@@ -146,6 +146,13 @@ impl Store {
         let mut record = PipelineRecord { stages: kept, retired: record.retired };
         record.retire(gone.values());
         self.unlink_stale(pipeline, gone.into_values(), &record);
+        if record.stages.is_empty() {
+            // Those with files of others in them stay.
+            let files = ["export", "plot"].map(|kind| self.files_dir(pipeline, kind));
+            for dir in files.into_iter().chain([self.tables_dir(pipeline)]) {
+                let _ = std::fs::remove_dir(dir);
+            }
+        }
         write_json(&self.record_path(pipeline), &record, true)
     }
 

@@ -280,7 +280,7 @@ fn scripts_and_files() {
     assert_eq!(project.run(&["sql", failing, "-o", "rows.csv"]).code, Some(1));
     assert!(std::fs::read_to_string(&path).expect("a file").starts_with("n,word,x\n"));
     let left = std::fs::read_dir(project.path()).expect("a folder").flatten();
-    assert!(left.into_iter().all(|e| !e.file_name().to_string_lossy().starts_with(".pipe-sql-")));
+    assert!(left.into_iter().all(|e| !e.file_name().to_string_lossy().starts_with(".pipe-")));
     project.run(&["sql", query, "--output", "/dev/null"]).ok();
     assert!(project.run(&["sql", query, "--watch", "0"]).code == Some(2));
 }

@@ -127,8 +127,8 @@ fn no_reader_sees_rows_of_two_results() {
     });
     // What was published a moment ago is not garbage yet; long after, it is.
     store.publish("p", "t", &one).unwrap();
-    assert!(store.unreachable(60).is_empty());
-    let garbage = store.unreachable(0);
+    assert!(store.unreachable_without(&[], 60).is_empty());
+    let garbage = store.unreachable_without(&[], 0);
     assert_eq!(garbage.iter().map(|g| &g.fingerprint).collect::<Vec<_>>(), [&two.fingerprint]);
 }
 
@@ -138,11 +138,15 @@ fn duckdb_has_the_views_that_mean_the_same_there() {
     project.write("pipelines/small.yaml", SMALL);
     let divides = "SELECT scenario_id, count(*) / 7 AS sevenths FROM sim_requests GROUP BY scenario_id";
     project.write("queries/views/v_sevenths.sql", divides);
+    project.write("queries/views/v_cut.sql", "SELECT CAST(e2e_ns / 2.5 AS BIGINT) AS cut FROM sim_requests");
+    project.write("queries/views/v_last.sql", "SELECT request_id FROM sim_requests ORDER BY ttft_ns DESC");
     project.write("queries/views/v_of_view.sql", "SELECT scenario_id, chat FROM v_attainment");
     project.run(&["run", "pipelines/small.yaml"]).ok();
     let script = project.run(&["ls", "--duckdb"]).ok().out;
     assert!(script.contains("-- left out: small.v_attainment, because DuckDB has no `slo_attainment`"), "{script}");
     assert!(script.contains("-- left out: small.v_sevenths, because it divides whole numbers"), "{script}");
+    assert!(script.contains("-- left out: small.v_cut, because it cuts fractions"), "{script}");
+    assert!(script.contains("ORDER BY ttft_ns DESC NULLS FIRST"), "{script}");
     assert!(script.contains("-- left out: small.v_of_view, because it reads a view that is left out"), "{script}");
     assert!(script.contains("-- made by `simulate` version "), "{script}");
     let views: Vec<&str> =

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::Format;
 use crate::diag::{Diagnostic, Result, nearest};
+use crate::query::output::Format;
 
 /// One command, understood.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use clap::ValueEnum;
 
-use super::Format;
 use super::command::{COMMANDS, Setting};
 use super::split::split;
+use crate::query::output::Format;
 
 /// Words that statements are made of.
 const KEYWORDS: &[&str] = &[

@@ -142,7 +142,7 @@ fn unknown(name: &str, relations: &[Relation]) -> Diagnostic {
 fn stored(session: &Session, relation: &Relation) -> Result<String> {
     let store = Store::open(&session.project)?;
     let all = store.published();
-    let published = tables::find(&all, &format!("{}.{}", relation.pipeline, relation.name))?;
+    let published = tables::find(&store, &all, &format!("{}.{}", relation.pipeline, relation.name))?;
     let handle = store.published_handle(published)?;
     Ok(format!("{}\n{}", tables::describe(published, &handle), tables::columns(&relation.schema)))
 }

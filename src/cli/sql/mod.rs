@@ -18,14 +18,16 @@ mod session;
 mod split;
 mod target;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
+use super::output::{Output, is_stdout};
 use super::{Done, Reported, cores, project};
-use crate::diag::{self, Exit, Result, Sources};
-use crate::query::{Engine, function_docs, output};
+use crate::diag::{self, Diagnostic, Exit, Result, Sources};
+use crate::query::output::Format;
+use crate::query::{Engine, function_docs};
 use crate::store::Store;
 use command::Expanded;
 use script::Rules;
@@ -43,7 +45,7 @@ pub struct SqlArgs {
     /// How to print the rows. Default: table, or what the name given to --output ends in
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// Write the rows to a file, which appears when all went well
+    /// Write the rows to a file, which appears when all went well; `-` for standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Tables without a pipeline's name are those of this pipeline
@@ -66,63 +68,17 @@ pub struct SqlArgs {
     functions: bool,
 }
 
-/// How rows are printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// A table for reading
-    Table,
-    /// CSV with a header
-    Csv,
-    /// CSV with tabs
-    Tsv,
-    /// A JSON array, one object per line
-    Json,
-    /// One JSON object per line, without an array
-    Jsonl,
-    /// A table of GitHub's Markdown
-    Markdown,
-    /// A line per column
-    Vertical,
-    /// A Parquet file
-    Parquet,
-    /// An Arrow IPC stream
-    Arrow,
-}
-
-impl From<Format> for output::Format {
-    fn from(f: Format) -> Self {
-        match f {
-            Format::Table => output::Format::Table,
-            Format::Csv => output::Format::Csv,
-            Format::Tsv => output::Format::Tsv,
-            Format::Json => output::Format::Json,
-            Format::Jsonl => output::Format::Jsonl,
-            Format::Markdown => output::Format::Markdown,
-            Format::Vertical => output::Format::Vertical,
-            Format::Parquet => output::Format::Parquet,
-            Format::Arrow => output::Format::Arrow,
+/// How rows are printed into this file, or onto standard output.
+fn format(output: Option<&Path>) -> Result<Format> {
+    let Some(path) = output else { return Ok(Format::Table) };
+    match (Format::of_file(path), path.extension()) {
+        (Some(format), _) => Ok(format),
+        (None, Some(ending)) if !path.exists() || path.is_file() => {
+            let message = format!("no format is known by the ending `.{}`", ending.display());
+            let help = "end the name in .csv, .tsv, .json, .jsonl, .md, .txt, .parquet or .arrow, or give --format";
+            Err(Diagnostic::new("cli::format", message).help(help).into())
         }
-    }
-}
-
-impl Format {
-    /// As written on the command line.
-    fn name(self) -> String {
-        self.to_possible_value().map_or(String::new(), |v| v.get_name().to_string())
-    }
-
-    /// That of files whose names end so.
-    fn of_file(path: &Path) -> Option<Format> {
-        match path.extension()?.to_str()?.to_lowercase().as_str() {
-            "csv" => Some(Format::Csv),
-            "tsv" | "tab" => Some(Format::Tsv),
-            "json" => Some(Format::Json),
-            "jsonl" | "ndjson" => Some(Format::Jsonl),
-            "md" | "markdown" => Some(Format::Markdown),
-            "parquet" => Some(Format::Parquet),
-            "arrow" | "arrows" => Some(Format::Arrow),
-            _ => None,
-        }
+        (None, _) => Ok(Format::Table),
     }
 }
 
@@ -149,15 +105,16 @@ async fn open(project: &Path, pipeline: Option<&str>) -> Result<Engine> {
     Engine::open(project, tables, pipeline, cores()).await
 }
 
-pub(super) fn sql(root: Option<PathBuf>, args: SqlArgs) -> Done {
+pub(super) fn sql(root: Option<PathBuf>, mut args: SqlArgs) -> Done {
     if args.functions {
         for f in function_docs() {
             say!("{}\n    {}\n    {}\n", f.syntax, f.description, f.example);
         }
         return Ok(Exit::Ok);
     }
+    args.output = args.output.filter(|path| !is_stdout(path));
     let settings = Settings {
-        format: args.format.or_else(|| Format::of_file(args.output.as_deref()?)).unwrap_or(Format::Table),
+        format: args.format.map_or_else(|| format(args.output.as_deref()), Ok)?,
         expanded: Expanded::Off,
         timing: args.timing,
         all: args.all,
@@ -165,12 +122,12 @@ pub(super) fn sql(root: Option<PathBuf>, args: SqlArgs) -> Done {
     let interactive = args.query.is_none() && args.file.is_none() && args.watch.is_none();
     let interactive = interactive && std::io::stdin().is_terminal();
     if args.output.is_none() && !interactive {
-        output::Format::from(settings.format).check_target(std::io::stdout().is_terminal())?;
+        settings.format.check_target(std::io::stdout().is_terminal())?;
     }
     let input = Input::of(&args, interactive)?;
     let mut session = Session::open(project(root, Path::new("."))?, args.pipeline.clone(), settings)?;
     let done = match (interactive, args.watch) {
-        (true, _) => with_output(&mut session, args.output.as_deref(), prompt::interact),
+        (true, _) => with_output(&mut session, args.output.as_deref(), false, prompt::interact),
         (_, Some(seconds)) => {
             let once = |s: &mut Session| round(s, &input, &args).map(drop);
             session.watch(seconds, once, |e: &Reported| e.failure.exit == Exit::Interrupted).map(|()| Exit::Ok)
@@ -191,7 +148,10 @@ enum Input {
 
 impl Input {
     fn of(args: &SqlArgs, interactive: bool) -> Result<Input> {
-        let named = |file: &Path| std::fs::read_to_string(file).map_err(|e| diag::io(file, "read", &e));
+        let named = |file: &Path| {
+            let unreadable = |e: std::io::Error| Diagnostic::new("cli::file", format!("cannot read {}: {e}", file.display()));
+            std::fs::read_to_string(file).map_err(|e| crate::diag::Failure::from(unreadable(e)))
+        };
         match (&args.query, &args.file) {
             (Some(query), _) => Ok(Input::Query(query.clone())),
             (None, Some(file)) if file.as_os_str() != "-" => Ok(Input::Text(file.display().to_string(), named(file)?)),
@@ -206,7 +166,8 @@ impl Input {
 
 /// Everything once.
 fn round(session: &mut Session, input: &Input, args: &SqlArgs) -> Done {
-    with_output(session, args.output.as_deref(), |session| {
+    let ends_on_interrupt = args.watch.is_none() && matches!(input, Input::Query(_));
+    with_output(session, args.output.as_deref(), ends_on_interrupt, |session| {
         let mut rules = Rules::new(args.keep_going);
         match input {
             Input::Query(query) => session.run(query).map_err(|failure| {
@@ -220,28 +181,43 @@ fn round(session: &mut Session, input: &Input, args: &SqlArgs) -> Done {
     })
 }
 
-/// Does something whose results go to `path`: into a file beside it, which takes its name if all went well.
-fn with_output(session: &mut Session, path: Option<&Path>, run: impl FnOnce(&mut Session) -> Done) -> Done {
+/// Does something whose results go to `path`, a file that takes its name if all went well. `ends_on_interrupt`: Ctrl-C is
+/// not heard by what is done.
+fn with_output(
+    session: &mut Session,
+    path: Option<&Path>,
+    ends_on_interrupt: bool,
+    run: impl FnOnce(&mut Session) -> Done,
+) -> Done {
     let Some(path) = path else { return run(session) };
-    let wrong = |e: &std::io::Error| diag::io(path, "write", e);
-    // What is there and no file, a device or a pipe, is written to.
-    if path.metadata().is_ok_and(|m| !m.is_file()) {
-        session.target = Target::create(path)?;
-        return run(session);
+    let output = Output::new(path)?;
+    if ends_on_interrupt {
+        output.remove_on_interrupt();
     }
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".pipe-sql-");
-    // As a file that is made the usual way: whether others may read it is for the umask to say.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let temporary = builder.tempfile_in(folder).map_err(|e| wrong(&e))?;
-    session.target = Target::file(path, temporary.reopen().map_err(|e| wrong(&e))?);
+    session.target = Target::file(path, output.file()?);
     let exit = run(session)?;
-    session.target.flush().map_err(|e| wrong(&e))?;
+    session.target.end()?;
     session.target = Target::stdout();
     if exit == Exit::Ok {
-        temporary.persist(path).map_err(|e| Reported::bare(wrong(&e.error)))?;
+        output.done()?;
     }
     Ok(exit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endings_name_formats() {
+        let of = |name: &str| format(Some(Path::new(name))).ok();
+        assert_eq!(of("a.CSV"), Some(Format::Csv));
+        assert_eq!(of("a.b.parquet"), Some(Format::Parquet));
+        assert_eq!(
+            (of("a.txt"), of("a"), of("/dev/null")),
+            (Some(Format::Table), Some(Format::Table), Some(Format::Table))
+        );
+        assert_eq!(of("a.parqet"), None);
+        assert_eq!(format(None).ok(), Some(Format::Table));
+    }
 }

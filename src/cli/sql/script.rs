@@ -12,6 +12,8 @@ use super::target::Target;
 use crate::cli::{Reported, colour};
 use crate::diag::{self, Diagnostic, Exit, Failure, Result, Sources, Span};
 
+/// What is read from the terminal, in messages.
+const TYPED: &str = "<sql>";
 /// Files that include each other at most.
 const MAX_DEPTH: usize = 16;
 
@@ -76,7 +78,7 @@ impl Source {
 /// The first; what comes after it is not run.
 pub fn typed(session: &mut Session, text: &str) -> std::result::Result<Flow, Reported> {
     let mut rules = Rules::new(false);
-    read(session, "<sql>", text.as_bytes(), &mut rules)
+    read(session, TYPED, text.as_bytes(), &mut rules)
 }
 
 /// Runs a script line by line: each statement as soon as it ends.
@@ -166,6 +168,10 @@ fn run(session: &mut Session, source: &Source, piece: Piece, rules: &mut Rules) 
                             Reported { failure: f, sources: Sources([("<sql>".into(), sql.as_str().into())].into()) }
                         }
                     })
+                }
+                Command::Edit if &*source.name != TYPED => {
+                    let problem = Diagnostic::new("console::terminal", "`\\e` needs a terminal");
+                    Err(here(problem.help("leave it out: here, what is read is run").into()))
                 }
                 command => execute(session, command).map_err(here),
             }

@@ -17,13 +17,14 @@ use tokio::sync::{mpsc, oneshot};
 use super::command::Expanded;
 use super::complete::{Catalog, TableNames};
 use super::display::{Shown, terminal_width};
+use super::open;
 use super::target::Target;
-use super::{Format, open};
 use crate::cli::{cores, runtime};
 use crate::diag::{Diagnostic, Failure, Result};
+use crate::query::Engine;
 use crate::query::errors::running;
+use crate::query::output::{self, Format};
 use crate::query::text::{Layout, TextWriter};
-use crate::query::{Engine, output};
 
 /// What commands change.
 #[derive(Clone, Copy, Debug)]
@@ -55,8 +56,9 @@ pub struct Session {
 
 impl Session {
     /// # Errors
-    /// The tables or views of the project cannot be read.
+    /// The tables or views of the project cannot be read; there is no such pipeline.
     pub fn open(project: PathBuf, pipeline: Option<String>, settings: Settings) -> Result<Session> {
+        must_exist(&project, pipeline.as_deref())?;
         let runtime = runtime(cores())?;
         let seen = seen(&project);
         let engine = Arc::new(runtime.block_on(open(&project, pipeline.as_deref()))?);
@@ -96,13 +98,7 @@ impl Session {
     /// # Errors
     /// There is no such pipeline.
     pub fn connect(&mut self, pipeline: Option<String>) -> Result<()> {
-        let store = crate::store::Store::open(&self.project)?;
-        let names = store.pipelines();
-        if let Some(wanted) = pipeline.as_ref().filter(|p| !names.contains(p)) {
-            let help = crate::query::errors::did_you_mean(wanted, &names, "pipelines");
-            let what = format!("no pipeline `{wanted}` has tables");
-            return Err(Diagnostic::new("console::no_pipeline", what).help(help).into());
-        }
+        must_exist(&self.project, pipeline.as_deref())?;
         self.engine = Arc::new(self.runtime.block_on(open(&self.project, pipeline.as_deref()))?);
         self.pipeline = pipeline;
         Ok(())
@@ -229,6 +225,17 @@ impl Session {
     }
 }
 
+/// Whether a pipeline has tables.
+fn must_exist(project: &Path, pipeline: Option<&str>) -> Result<()> {
+    let Some(wanted) = pipeline else { return Ok(()) };
+    let names = crate::store::Store::open(project)?.pipelines();
+    if names.iter().any(|name| name == wanted) {
+        return Ok(());
+    }
+    let help = crate::query::errors::did_you_mean(wanted, &names, "pipelines");
+    Err(Diagnostic::new("console::no_pipeline", format!("no pipeline `{wanted}` has tables")).help(help).into())
+}
+
 type Schema = oneshot::Receiver<Result<SchemaRef>>;
 type Rows =
     mpsc::Receiver<std::result::Result<datafusion::arrow::array::RecordBatch, datafusion::error::DataFusionError>>;
@@ -238,11 +245,11 @@ async fn write(schema: Schema, rows: Rows, format: Format, settings: Settings, t
     // Without an answer the task has ended in a panic, which is told by who waits for it.
     let Ok(schema) = schema.await else { return Ok(()) };
     let schema = schema?;
-    target.begin(format.into())?;
+    target.begin(format)?;
     let rows = futures::stream::unfold(rows, |mut rows| async { rows.recv().await.map(|batch| (batch, rows)) });
     let mut rows: SendableRecordBatchStream = Box::pin(RecordBatchStreamAdapter::new(schema.clone(), rows));
     if format != Format::Table || !target.is_terminal() {
-        return output::write(rows, format.into(), target).await.map(drop);
+        return output::write(rows, format, target).await.map(drop);
     }
     let mut shown = Shown::new(settings.all);
     while let Some(batch) = rows.next().await {

@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use super::negotiate::Format;
 use crate::query::columns::duplicates;
 use crate::query::output::ObjectPerLine;
+use crate::query::text::flat;
 use crate::serve::refusal::{Reason, Refusal};
 use crate::table::{DESCRIPTION, UNIT};
 
@@ -112,7 +113,7 @@ impl Encoder {
         match &mut self.sink {
             Sink::Json(writer) => writer.write(batch).map_err(|e| unfit(&e)),
             Sink::Ndjson(writer) => writer.write(batch).map_err(|e| unfit(&e)),
-            Sink::Csv(writer) => writer.write(batch).map_err(|e| unfit(&e)),
+            Sink::Csv(writer) => flat(batch).and_then(|batch| writer.write(&batch)).map_err(|e| unfit(&e)),
             Sink::Arrow(writer) => writer.write(batch).map_err(|e| unfit(&e)),
             Sink::Parquet(writer) => {
                 writer.write(batch).map_err(|e| broken(&e))?;

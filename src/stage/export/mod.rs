@@ -35,7 +35,7 @@ use self::partition::Partitions;
 use self::traces::Traces;
 use super::{CheckCx, Kind, Outcome, RunCx, TableShape};
 use crate::diag::{Diagnostic, Failure, Result};
-use crate::spec::{Export, ExportCompression, ExportFormat, Text};
+use crate::spec::{Export, ExportCompression, ExportFormat, Stage, StageSpec, Text};
 use crate::store::TableHandle;
 use crate::table::column;
 use crate::trace;
@@ -50,7 +50,7 @@ impl Kind for Export {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn inputs(&self) -> Result<Vec<Text>> {
@@ -61,7 +61,7 @@ impl Kind for Export {
         vec![TableShape { name: stage.to_string(), schema: Some(files_schema()) }]
     }
 
-    fn check(&self, _stage: &str, cx: &CheckCx) -> Vec<Diagnostic> {
+    fn check(&self, stage: &str, cx: &CheckCx) -> Vec<Diagnostic> {
         let from = &self.from.0;
         let schema = cx.tables.get(&from.value).and_then(|t| t.schema.as_ref());
         let mut found = self.misplaced();
@@ -77,6 +77,7 @@ impl Kind for Export {
             let help = "files are written under data/exports/<pipeline>/";
             found.push(Diagnostic::new("export::file", message).at(file.at.clone()).help(help));
         }
+        found.extend(self.written_twice(stage, cx.stages));
         found
     }
 
@@ -275,6 +276,31 @@ impl Export {
             Some(ExportCompression::Zstd) => ".zst",
         };
         format!("{stage}.{ending}{packed}")
+    }
+
+    /// What is published under `data/exports/<pipeline>/`.
+    fn published(&self, stage: &str) -> Vec<String> {
+        let name = self.name(stage);
+        match self.format {
+            ExportFormat::Postgres => Vec::new(),
+            ExportFormat::TraceV2 => vec![traces::header_name(&name), name],
+            _ => vec![name],
+        }
+    }
+
+    /// A stage before this one that writes the same file: one would be gone.
+    fn written_twice(&self, stage: &str, stages: &[Stage]) -> Option<Diagnostic> {
+        let mine = self.published(stage);
+        let before = stages.iter().take_while(|other| other.name.value != stage);
+        let mut exports = before.filter_map(|other| match &other.spec {
+            StageSpec::Export(export) => Some((&other.name.value, export.published(&other.name.value))),
+            _ => None,
+        });
+        let (other, file) =
+            exports.find_map(|(other, theirs)| Some((other, mine.iter().find(|file| theirs.contains(file))?)))?;
+        let message = format!("`{stage}` and `{other}` both write `{file}`");
+        let at = self.file.as_ref().unwrap_or(&self.from.0).at.clone();
+        Some(Diagnostic::new("export::file", message).at(at).help("give one of them another name with `file`"))
     }
 
     /// The table to write.

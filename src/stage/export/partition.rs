@@ -96,8 +96,6 @@ struct State {
     partitions: Vec<Partition>,
     batches: Vec<RecordBatch>,
     bytes: usize,
-    /// Columns with values that another one's name stands for.
-    unclear: BTreeSet<usize>,
     files: Vec<Written>,
 }
 
@@ -106,6 +104,8 @@ struct Partition {
     path: String,
     /// Batch and row of those that wait.
     rows: Vec<(usize, usize)>,
+    /// Columns with values among those rows that another one's name stands for.
+    unclear: BTreeSet<usize>,
     files: usize,
 }
 
@@ -131,10 +131,6 @@ impl Partitions<'_> {
             self.cx.progress.0.advance(batch.num_rows() as u64);
         }
         self.flush(&inner, &mut state)?;
-        let unclear = state.unclear.iter().filter_map(|c| self.by.get(*c)).map(|c| c.value.clone()).collect();
-        if let Some(first) = state.files.first_mut() {
-            first.loss.left_out = unclear;
-        }
         state.files.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(state.files)
     }
@@ -157,12 +153,14 @@ impl Partitions<'_> {
         let place = state.batches.len();
         state.batches.push(inner);
         let mut path = String::new();
+        let mut unclear = Vec::new();
         for row in 0..batch.num_rows() {
             path.clear();
+            unclear.clear();
             for (c, (name, values)) in keys.iter().enumerate() {
                 let value = values.is_valid(row).then(|| values.value(row));
                 if value.is_some_and(|v| v.is_empty() || v == NULL) {
-                    state.unclear.insert(c);
+                    unclear.push(c);
                 }
                 let value = value.filter(|v| !v.is_empty()).map_or(NULL.to_string(), escape);
                 let start = path.len();
@@ -178,10 +176,12 @@ impl Partitions<'_> {
                     return Err(self.too_many());
                 }
                 state.known.insert(path.clone(), next);
-                state.partitions.push(Partition { path: path.clone(), rows: Vec::new(), files: 0 });
+                let (path, rows, unclear) = (path.clone(), Vec::new(), BTreeSet::new());
+                state.partitions.push(Partition { path, rows, unclear, files: 0 });
             }
             if let Some(partition) = state.partitions.get_mut(known.unwrap_or(next)) {
                 partition.rows.push((place, row));
+                partition.unclear.extend(&unclear);
             }
         }
         Ok(())
@@ -222,7 +222,9 @@ impl Partitions<'_> {
             }
             sink.finish()?;
             partition.files += 1;
-            state.files.push(Written { name, rows: rows.len() as i64, sent: None, loss: Loss::default() });
+            let unclear = std::mem::take(&mut partition.unclear).into_iter().filter_map(|c| self.by.get(c));
+            let loss = Loss { left_out: unclear.map(|c| c.value.clone()).collect(), ..Loss::default() };
+            state.files.push(Written { name, rows: rows.len() as i64, sent: None, loss });
         }
         state.batches.clear();
         state.bytes = 0;

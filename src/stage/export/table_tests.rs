@@ -93,6 +93,11 @@ fn long_texts_are_cut_and_that_is_told() {
 
 /// Writes `batch` in folders by its first column.
 fn partitioned(batch: &RecordBatch, buffer_bytes: usize) -> Result<(tempfile::TempDir, Vec<(String, i64)>)> {
+    let (dir, files) = written(batch, buffer_bytes)?;
+    Ok((dir, files.into_iter().map(|f| (f.name, f.rows)).collect()))
+}
+
+fn written(batch: &RecordBatch, buffer_bytes: usize) -> Result<(tempfile::TempDir, Vec<Written>)> {
     let dir = tempfile::tempdir().unwrap();
     let mut cx = testing::cx(dir.path(), 1);
     let mut writer = cx.out.table("in", batch.schema()).unwrap();
@@ -103,8 +108,25 @@ fn partitioned(batch: &RecordBatch, buffer_bytes: usize) -> Result<(tempfile::Te
     let settings = write::Settings { format: ExportFormat::Parquet, compression: None, row_group_rows: None };
     let job =
         Partitions { cx: &cx, input: &cx.inputs["in"], settings, by: &by, folder: "out".to_string(), buffer_bytes };
-    let files = job.write()?.into_iter().map(|f| (f.name, f.rows)).collect();
+    let files = job.write()?;
     Ok((dir, files))
+}
+
+/// An empty text is in the folder of NULL, and the file of that folder says so; also where it is not the first one.
+#[test]
+fn the_file_with_unclear_values_says_so() {
+    let keys: ArrayRef = Arc::new(StringArray::from(vec![Some("A"), None, Some(""), Some("b")]));
+    let values: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3, 4]));
+    let (_dir, files) = written(&rows(vec![("k", keys), ("v", values)]), partition::BUFFER_BYTES).unwrap();
+    let told: Vec<(&str, i64, Vec<String>)> =
+        files.iter().map(|f| (f.name.as_str(), f.rows, f.loss.left_out.clone())).collect();
+    let null = "out/k=__HIVE_DEFAULT_PARTITION__/part-00000.parquet";
+    let expect = [
+        ("out/k=A/part-00000.parquet", 1, vec![]),
+        (null, 2, vec!["k".to_string()]),
+        ("out/k=b/part-00000.parquet", 1, vec![]),
+    ];
+    assert_eq!(told, expect);
 }
 
 #[test]

@@ -223,3 +223,44 @@ fn what_a_format_cannot_do_is_refused() {
     assert!(found.len() == 1 && found[0].contains("for text formats"), "{found:?}");
     assert!(check(stage(json!({ "from": "x", "format": "jsonl" })), texts).is_empty());
 }
+
+#[test]
+fn two_stages_do_not_write_one_file() {
+    let stage = |name: &str, settings: Value| Stage {
+        name: Text::new(name.to_string(), None),
+        spec: StageSpec::Export(from_tree(&Tree::from_json(settings)).unwrap()),
+    };
+    let told = |a: Value, b: Value| -> Vec<String> {
+        let stages = [stage("a", a), stage("b", b)];
+        let dir = tempfile::tempdir().unwrap();
+        let tables = BTreeMap::new();
+        let cx = CheckCx { stages: &stages, tables: &tables, seed: 1, project: dir.path() };
+        let check = |s: &Stage| match &s.spec {
+            StageSpec::Export(export) => export.check(&s.name.value, &cx),
+            _ => Vec::new(),
+        };
+        stages.iter().flat_map(check).map(|d| d.message).collect()
+    };
+    let json = |settings: Value| {
+        let mut all = json!({ "from": "x" });
+        all.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+        all
+    };
+    let same = told(json(json!({ "format": "csv" })), json(json!({ "format": "jsonl", "file": "a.csv" })));
+    assert_eq!(same, ["`b` and `a` both write `a.csv`"]);
+    let header = told(json(json!({ "format": "trace_v2" })), json(json!({ "format": "csv", "file": "a.yaml" })));
+    assert_eq!(header, ["`b` and `a` both write `a.yaml`"]);
+    assert!(told(json(json!({ "format": "csv" })), json(json!({ "format": "csv" }))).is_empty());
+}
+
+/// JSON has no NaN: it is null there, as NULL is, and the table says so.
+#[test]
+fn lines_of_json_have_every_column() {
+    let ratio: ArrayRef = Arc::new(Float64Array::from(vec![Some(0.5), Some(f64::NAN), None]));
+    let whole: ArrayRef = Arc::new(Float64Array::from(vec![Some(1.0), None, Some(2.0)]));
+    let rows = RecordBatch::try_from_iter([("ratio", ratio), ("whole", whole)]).unwrap();
+    let made = export(&rows, json!({ "format": "jsonl" })).unwrap();
+    let expected = "{\"ratio\":0.5,\"whole\":1.0}\n{\"ratio\":null,\"whole\":null}\n{\"ratio\":null,\"whole\":2.0}\n";
+    assert_eq!(made.text("t.jsonl"), expected);
+    assert_eq!(made.files.column_by_name("left_out").unwrap().as_string::<i32>().value(0), "ratio");
+}

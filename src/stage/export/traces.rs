@@ -128,8 +128,7 @@ impl Traces<'_> {
 
     /// The header of a TraceV2 file, of whose requests the first `warm_up` warmed the server up.
     fn side_header(&self, name: &str, filled: &[String], warm_up: u64) -> Result<Written> {
-        let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
-        let name = format!("{stem}.yaml");
+        let name = header_name(name);
         let path = self.cx.out.file(&name)?;
         let observed = filled.iter().any(|c| c.starts_with("observed_"));
         let mode = if observed { "real" } else { "generated" };
@@ -137,6 +136,12 @@ impl Traces<'_> {
         std::fs::write(&path, text).map_err(|e| diag::io(&path, "write", &e))?;
         Ok(Written { name, rows: 0, sent: None, loss: Loss::default() })
     }
+}
+
+/// The file beside one of TraceV2.
+pub fn header_name(name: &str) -> String {
+    let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
+    format!("{stem}.yaml")
 }
 
 /// Whether the format has a place for a column.

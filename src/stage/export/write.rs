@@ -4,21 +4,21 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayData, AsArray, RecordBatch, make_array};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::error::ArrowError;
+use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use arrow::ipc::writer::FileWriter;
-use arrow::json::LineDelimitedWriter;
-use arrow::util::display::{ArrayFormatter, FormatOptions};
+use arrow::json::WriterBuilder as JsonBuilder;
+use arrow::json::writer::LineDelimited;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
 use super::xlsx::Xlsx;
 use crate::diag::{self, Failure, Result};
+use crate::query::text::flat;
+pub(super) use crate::query::text::texts as text;
 use crate::spec::{ExportCompression, ExportFormat};
 
 /// A file, packed or not.
@@ -33,13 +33,17 @@ impl Out {
     /// The file cannot be made.
     pub fn create(path: &Path, compression: ExportCompression) -> Result<Out> {
         let failed = |e: io::Error| diag::io(path, "write", &e);
-        let file = BufWriter::new(File::create(path).map_err(failed)?);
+        Out::over(File::create(path).map_err(failed)?, compression).map_err(failed)
+    }
+
+    fn over(file: File, compression: ExportCompression) -> io::Result<Out> {
+        let file = BufWriter::new(file);
         Ok(match compression {
             // Snappy is within Parquet only.
             ExportCompression::None | ExportCompression::Snappy => Out::Plain(file),
             // No name and no time in the header: the same rows are the same bytes.
             ExportCompression::Gzip => Out::Gzip(flate2::GzBuilder::new().write(file, flate2::Compression::default())),
-            ExportCompression::Zstd => Out::Zstd(zstd::Encoder::new(file, 3).map_err(failed)?),
+            ExportCompression::Zstd => Out::Zstd(zstd::Encoder::new(file, 3)?),
         })
     }
 
@@ -129,13 +133,15 @@ impl Settings {
 pub struct Sink {
     to: To,
     path: PathBuf,
+    /// [`Losses::cut`], of JSON.
+    cut: BTreeSet<usize>,
 }
 
 enum To {
     Parquet(Box<ArrowWriter<Out>>),
     Arrow(Box<FileWriter<Out>>),
-    Csv(Box<arrow::csv::Writer<Out>>, SchemaRef),
-    Jsonl(Box<LineDelimitedWriter<Out>>),
+    Csv(Box<arrow::csv::Writer<Out>>),
+    Jsonl(Box<arrow::json::Writer<Out, LineDelimited>>),
     Xlsx(Box<Xlsx>, Box<Out>),
 }
 
@@ -149,8 +155,25 @@ impl Sink {
     /// # Errors
     /// Columns that the format cannot hold; the file cannot be made.
     pub fn create(settings: &Settings, table: &str, schema: &SchemaRef, path: &Path) -> Result<Sink> {
+        let scratch = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = File::create(path).map_err(|e| diag::io(path, "write", &e))?;
+        Sink::over(settings, table, schema, path, (file, scratch))
+    }
+
+    /// [`Sink::create`] of a file that is open, with a folder for what must lie somewhere until it is written; `path` is what
+    /// messages call it.
+    ///
+    /// # Errors
+    /// Columns that the format cannot hold; the file cannot be written.
+    pub fn over(
+        settings: &Settings,
+        table: &str,
+        schema: &SchemaRef,
+        path: &Path,
+        (file, scratch): (File, &Path),
+    ) -> Result<Sink> {
         let wrong = |e: &dyn std::fmt::Display| failed(path, e);
-        let mut out = Out::create(path, settings.packed())?;
+        let mut out = Out::over(file, settings.packed()).map_err(|e| wrong(&e))?;
         let to = match settings.format {
             ExportFormat::Parquet => {
                 let properties = settings.parquet().map_err(|e| wrong(&e))?;
@@ -159,30 +182,22 @@ impl Sink {
             }
             ExportFormat::Arrow => To::Arrow(Box::new(FileWriter::try_new(out, schema).map_err(|e| wrong(&e))?)),
             ExportFormat::Csv => {
-                let plain = |f: &Arc<Field>| match f.data_type().is_nested() {
-                    true => Field::new(f.name(), DataType::Utf8, true),
-                    false => f.as_ref().clone(),
-                };
-                let plain = Arc::new(Schema::new(schema.fields().iter().map(plain).collect::<Vec<_>>()));
                 // The names also stand over no rows.
                 let mut header = csv::Writer::from_writer(Vec::new());
-                header.write_record(plain.fields().iter().map(|f| f.name())).map_err(|e| wrong(&e))?;
+                header.write_record(schema.fields().iter().map(|f| f.name())).map_err(|e| wrong(&e))?;
                 out.write_all(&header.into_inner().map_err(|e| wrong(&e))?).map_err(|e| wrong(&e))?;
                 let rows = arrow::csv::WriterBuilder::new().with_header(false).build(out);
-                To::Csv(Box::new(rows), plain)
+                To::Csv(Box::new(rows))
             }
-            ExportFormat::Xlsx => {
-                let scratch = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                To::Xlsx(Box::new(Xlsx::new(table, schema, scratch)?), Box::new(out))
-            }
+            ExportFormat::Xlsx => To::Xlsx(Box::new(Xlsx::new(table, schema, scratch)?), Box::new(out)),
             // The others have writers of their own.
             ExportFormat::Jsonl
             | ExportFormat::Postgres
             | ExportFormat::Mooncake
             | ExportFormat::Vidur
-            | ExportFormat::TraceV2 => To::Jsonl(Box::new(LineDelimitedWriter::new(out))),
+            | ExportFormat::TraceV2 => To::Jsonl(Box::new(JsonBuilder::new().with_explicit_nulls(true).build(out))),
         };
-        Ok(Sink { to, path: path.to_path_buf() })
+        Ok(Sink { to, path: path.to_path_buf(), cut: BTreeSet::new() })
     }
 
     /// # Errors
@@ -192,12 +207,12 @@ impl Sink {
         match &mut self.to {
             To::Parquet(writer) => writer.write(batch).map_err(|e| wrong(&e)),
             To::Arrow(writer) => writer.write(batch).map_err(|e| wrong(&e)),
-            To::Csv(writer, schema) => {
-                let columns = batch.columns().iter().map(plain).collect::<std::result::Result<_, _>>();
-                let batch = columns.and_then(|columns| RecordBatch::try_new(schema.clone(), columns));
-                batch.and_then(|batch| writer.write(&batch)).map_err(|e| wrong(&e))
+            To::Csv(writer) => flat(batch).and_then(|batch| writer.write(&batch)).map_err(|e| wrong(&e)),
+            To::Jsonl(writer) => {
+                let lost = batch.columns().iter().enumerate().filter(|(_, c)| has_no_number(&c.to_data()));
+                self.cut.extend(lost.map(|(c, _)| c));
+                writer.write(batch).map_err(|e| wrong(&e))
             }
-            To::Jsonl(writer) => writer.write(batch).map_err(|e| wrong(&e)),
             To::Xlsx(workbook, _) => workbook.write(batch),
         }
     }
@@ -207,14 +222,14 @@ impl Sink {
     pub fn finish(self) -> Result<Losses> {
         let path = self.path;
         let wrong = |e: &dyn std::fmt::Display| failed(&path, e);
-        let mut losses = Losses::default();
+        let mut losses = Losses { cut: self.cut, ..Losses::default() };
         let out = match self.to {
             To::Parquet(writer) => writer.into_inner().map_err(|e| wrong(&e))?,
             To::Arrow(mut writer) => {
                 writer.finish().map_err(|e| wrong(&e))?;
                 writer.into_inner().map_err(|e| wrong(&e))?
             }
-            To::Csv(writer, _) => writer.into_inner(),
+            To::Csv(writer) => writer.into_inner(),
             To::Jsonl(mut writer) => {
                 writer.finish().map_err(|e| wrong(&e))?;
                 writer.into_inner()
@@ -229,16 +244,11 @@ impl Sink {
     }
 }
 
-/// A column that CSV can hold: lists as text.
-fn plain(column: &ArrayRef) -> std::result::Result<ArrayRef, ArrowError> {
-    if column.data_type().is_nested() { text(column) } else { cast(column, column.data_type()) }
-}
-
-/// The values of a column as people read them.
-pub(super) fn text(column: &ArrayRef) -> std::result::Result<ArrayRef, ArrowError> {
-    let options = FormatOptions::default();
-    let format = ArrayFormatter::try_new(column.as_ref(), &options)?;
-    let text = |i: usize| column.is_valid(i).then(|| format.value(i).try_to_string()).transpose();
-    let texts = (0..column.len()).map(text).collect::<std::result::Result<Vec<_>, _>>()?;
-    Ok(Arc::new(StringArray::from(texts)))
+/// Whether there are values that JSON's numbers cannot hold, NaN or infinite, also in lists.
+fn has_no_number(column: &ArrayData) -> bool {
+    if !column.data_type().is_floating() {
+        return column.child_data().iter().any(has_no_number);
+    }
+    cast(&make_array(column.clone()), &DataType::Float64)
+        .is_ok_and(|wide| wide.as_primitive::<Float64Type>().iter().flatten().any(|x| !x.is_finite()))
 }

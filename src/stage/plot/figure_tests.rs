@@ -34,7 +34,8 @@ const REQUESTS: &str = "
            column7 * 1000000 AS kv_ready_ns, column8 * 1000000 AS first_token_ns, column9 * 1000000 AS finished_ns,
            (column5 - column4) * 1000000 AS queue_ns, (column8 - column5) * 1000000 AS prefill_ns,
            (column7 - column6) * 1000000 AS kv_transfer_ns, (column8 - column4) * 1000000 AS ttft_ns,
-           column10 * 1000000 AS tpot_ns, CASE column1 WHEN 1 THEN 30000000 ELSE 0 END AS prefill_preempted_ns
+           column10 * 1000000 AS tpot_ns, CASE column1 WHEN 1 THEN 30000000 ELSE 0 END AS prefill_preempted_ns,
+           CASE column1 WHEN 3 THEN 1 ELSE column2 END AS replica, CASE column1 WHEN 3 THEN 0 END AS prefill_replica
     FROM (VALUES (0, 0, 'finished', 0, 10, NULL, NULL, 30, 130, 10),
                  (0, 1, 'finished', 1000, 1000, NULL, NULL, 1600, 2000, 40),
                  (1, 0, 'finished', 0, 0, NULL, NULL, 100, 1100, 60),
@@ -318,6 +319,23 @@ const CASES: &[Case] = &[
         "SELECT replica, kv_usage, min(k), max(k), min(time_s) FROM rows GROUP BY replica, kv_usage ORDER BY replica, min(k)",
         &["0,0.1,0,99,0.0", "0,0.6,100,200,0.1", "1,0.0,0,49,0.0", "1,0.25,50,200,0.05"],
     ),
+    // Windows of 10 ms: the first replica from 10 until 130, the second from 1000 to 2000.
+    case(
+        "replicas_at_work",
+        "sim",
+        "SELECT state, replicas, min(k), max(k), count(*) FROM rows GROUP BY state, replicas ORDER BY state, replicas",
+        &["at work,0,0,200,89", "at work,1,1,199,112", "deployed,2,0,200,201"],
+    ),
+    // Of 2.5 ms, from a second on: the prompt from 20 until 60, the reply from 90 until 500.
+    Case {
+        with: &[("scenario", "3")],
+        ..case(
+            "replicas_at_work",
+            "sim",
+            "SELECT replicas, count(*) FROM rows WHERE state = 'at work' GROUP BY replicas ORDER BY replicas",
+            &["0,21", "1,180"],
+        )
+    },
     case(
         "attainment_over_time",
         "sim",

@@ -62,30 +62,95 @@ pub fn has_password(url: &str) -> bool {
     // Also where the rest is malformed: `user:secret@`.
     let of_user =
         lower.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')).is_some_and(|(u, _)| u.contains(':'));
-    of_user || lower.contains("password=") || parse(url).is_ok_and(|(config, _)| config.get_password().is_some())
+    let close: String = lower.split_whitespace().collect();
+    of_user || close.contains("password=") || parse(url).is_ok_and(|(config, _)| config.get_password().is_some())
 }
 
 /// The address, and the parameters of TLS that tokio-postgres does not know all values of.
 fn parse(url: &str) -> Result<(tokio_postgres::Config, Vec<(String, String)>), Diagnostic> {
-    let mut taken = Vec::new();
-    let mut take = |part: &str| match part.split_once('=') {
-        Some((key @ ("sslmode" | "sslrootcert"), value)) => {
-            taken.push((key.to_string(), value.replace("%2F", "/").replace("%2f", "/")));
-            false
-        }
-        _ => true,
-    };
-    let rest = match url.split_once('?') {
-        Some((place, options)) if url.contains("://") => {
-            let options: Vec<&str> = options.split('&').filter(|part| take(part)).collect();
-            if options.is_empty() { place.to_string() } else { format!("{place}?{}", options.join("&")) }
-        }
-        _ if url.contains("://") || url.contains('\'') => url.to_string(),
-        _ => url.split_whitespace().filter(|part| take(part)).collect::<Vec<_>>().join(" "),
-    };
     // What the parser says may repeat a part of a password.
-    let config = rest.parse().map_err(|_| wrong("the address of the database cannot be read", FORMS))?;
+    let wrong = || wrong("the address of the database cannot be read", FORMS);
+    let mut taken = Vec::new();
+    let mut take = |key: String, value: String| {
+        let ours = matches!(key.as_str(), "sslmode" | "sslrootcert");
+        if ours {
+            taken.push((key, value));
+        }
+        ours
+    };
+    let rest = if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        let mut is_left = |part: &&str| match part.split_once('=') {
+            Some((key, value)) => !take(decoded(key), decoded(value)),
+            None => true,
+        };
+        match url.split_once('?') {
+            Some((place, options)) => {
+                let options: Vec<&str> = options.split('&').filter(&mut is_left).collect();
+                if options.is_empty() { place.to_string() } else { format!("{place}?{}", options.join("&")) }
+            }
+            None => url.to_string(),
+        }
+    } else {
+        let settings = keywords(url).ok_or_else(wrong)?;
+        let left = settings.into_iter().filter(|(key, value)| !take(key.clone(), value.clone()));
+        let written =
+            |(key, value): (String, String)| format!("{key}='{}'", value.replace('\\', r"\\").replace('\'', r"\'"));
+        left.map(written).collect::<Vec<_>>().join(" ")
+    };
+    let config = rest.parse().map_err(|_| wrong())?;
     Ok((config, taken))
+}
+
+/// The settings of `key = value`, as libpq reads them: spaces around `=`, values in quotes, and `\` before what stands for
+/// itself.
+fn keywords(text: &str) -> Option<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    let mut chars = text.chars().peekable();
+    loop {
+        while chars.next_if(|c| c.is_whitespace()).is_some() {}
+        if chars.peek().is_none() {
+            return Some(found);
+        }
+        let mut key = String::new();
+        while let Some(c) = chars.next_if(|c| !c.is_whitespace() && *c != '=') {
+            key.push(c);
+        }
+        while chars.next_if(|c| c.is_whitespace()).is_some() {}
+        chars.next_if_eq(&'=')?;
+        while chars.next_if(|c| c.is_whitespace()).is_some() {}
+        let quoted = chars.next_if_eq(&'\'').is_some();
+        let mut value = String::new();
+        loop {
+            match chars.next() {
+                None if quoted => return None,
+                None => break,
+                Some('\'') if quoted => break,
+                Some(c) if !quoted && c.is_whitespace() => break,
+                Some('\\') => value.extend(chars.next()),
+                Some(c) => value.push(c),
+            }
+        }
+        found.push((key, value));
+    }
+}
+
+/// The text that a part of a URL stands for; what is no text stays as it is.
+fn decoded(part: &str) -> String {
+    let digit = |c: Option<&u8>| c.and_then(|c| char::from(*c).to_digit(16));
+    let (bytes, mut out, mut at) = (part.as_bytes(), Vec::new(), 0_usize);
+    while let Some(byte) = bytes.get(at) {
+        match (byte, digit(bytes.get(at + 1)), digit(bytes.get(at + 2))) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                at += 3;
+            }
+            _ => {
+                out.push(*byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(out).unwrap_or_else(|_| part.to_string())
 }
 
 impl Way {
@@ -169,8 +234,14 @@ fn trust(
     taken: &[(String, String)],
     set: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Trust, Diagnostic> {
-    let given = |key: &str| taken.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
-    let mode = given("sslmode").or_else(|| set("PGSSLMODE")).unwrap_or_else(|| "prefer".to_string());
+    let given = |key: &str| taken.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.clone());
+    // What the parser found and we did not still counts.
+    let found = match config.get_ssl_mode() {
+        SslMode::Require => Some("require".to_string()),
+        SslMode::Disable => Some("disable".to_string()),
+        _ => None,
+    };
+    let mode = given("sslmode").or(found).or_else(|| set("PGSSLMODE")).unwrap_or_else(|| "prefer".to_string());
     let usual = || set("HOME").map(|home| Path::new(&home).join(".postgresql/root.crt")).filter(|file| file.is_file());
     let roots = given("sslrootcert").or_else(|| set("PGSSLROOTCERT")).map(PathBuf::from).or_else(usual);
     let (ssl, check) = match mode.as_str() {
@@ -399,5 +470,24 @@ mod tests {
         check("verify-full", Some("ca.pem"), Some((SslMode::Require, Check::Name)));
         check("verify-full", None, None);
         check("sometimes", None, None);
+        let of_address = |address: &str, expect: (SslMode, Check, Option<&str>)| {
+            let way = way(Some(address), &[("PGUSER", "u"), ("PGSSLMODE", "disable")]).unwrap();
+            let roots = way.trust.roots.as_ref().and_then(|r| r.to_str());
+            assert_eq!((way.config.get_ssl_mode(), way.trust.check, roots), expect, "{address}");
+        };
+        let require = (SslMode::Require, Check::Nothing, None);
+        of_address("postgresql://h/d?sslmode=require", require);
+        of_address("postgresql://h/d?ssl%6Dode=require&connect_timeout=3", require);
+        // A `?` that should have been escaped.
+        of_address("postgresql://u:a?b@h/d?sslmode=require", require);
+        of_address("host=h sslmode=require", require);
+        of_address("host=h password='a b' sslmode=require", require);
+        of_address(r"host = h sslmode = 'require' password = 'it\'s = x'", require);
+        of_address("host=h sslmode=disable sslmode=require", require);
+        let full = (SslMode::Require, Check::Name, Some("/a b/ca.pem"));
+        of_address("postgresql://h/d?sslmode=verify-full&sslrootcert=%2Fa%20b%2Fca.pem", full);
+        of_address("host=h sslmode='verify-full' sslrootcert='/a b/ca.pem'", full);
+        assert!(way(Some("host=h password='x"), &[]).is_err());
+        assert!(has_password("host=h password = x"));
     }
 }

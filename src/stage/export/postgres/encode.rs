@@ -14,7 +14,7 @@ use crate::diag::{Diagnostic, Failure, Result};
 
 /// Columns of a table, and bytes of a name, that PostgreSQL takes.
 const COLUMNS: usize = 1_600;
-const NAME_BYTES: usize = 63;
+pub const NAME_BYTES: usize = 63;
 
 /// 2000-01-01, from where PostgreSQL counts, since 1970-01-01.
 const EPOCH_DAYS: i32 = 10_957;

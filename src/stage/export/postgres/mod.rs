@@ -25,9 +25,10 @@ use tokio_postgres::{CancelToken, Client, CopyInSink, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use self::connect::Way;
-use self::encode::Type;
+use self::encode::{NAME_BYTES, Type};
 use super::{Loss, Sent, Written};
 use crate::diag::{Diagnostic, Exit, Failure, Result};
+use crate::query::sql::{literal, quoted};
 use crate::spec::{Export, ExportMode, Text};
 use crate::stage::RunCx;
 use crate::store::TableHandle;
@@ -38,8 +39,6 @@ use crate::trace;
 const CHUNK: usize = 1 << 20;
 /// How long the server may take to hear that the user stopped.
 const STOPPING: Duration = Duration::from_millis(400);
-/// Bytes of a name that the server keeps.
-const NAME_BYTES: usize = 63;
 
 /// What is wrong with the settings, and with the columns where they are known.
 pub fn unfit(job: &Export, schema: Option<&Schema>) -> Vec<Diagnostic> {
@@ -98,7 +97,7 @@ impl Name {
         let (schema, table) = match parts.as_slice() {
             [table] => (None, *table),
             [schema, table] => (Some((*schema).to_string()), *table),
-            _ => ((None), ""),
+            _ => (None, ""),
         };
         let fits = |part: &str| !part.is_empty() && part.len() <= NAME_BYTES && !part.contains('\0');
         if !fits(table) || !schema.as_deref().is_none_or(fits) {
@@ -413,14 +412,6 @@ fn beside(name: &str) -> String {
 
 fn path(schema: &str, name: &str) -> String {
     format!("{}.{}", quoted(schema), quoted(name))
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''").replace('\0', ""))
 }
 
 #[cfg(test)]
