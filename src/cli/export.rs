@@ -65,7 +65,7 @@ pub(super) fn export(root: Option<PathBuf>, args: ExportArgs) -> Done {
         return Err(Failure::from(Diagnostic::new("query::terminal", what).help("send it to a file: `> FILE`")).into());
     }
     // What is no file is written to, not replaced.
-    if !args.force && args.output.is_file() {
+    if !args.force && !to_stdout && args.output.is_file() {
         let message = format!("`{}` is there already", args.output.display());
         let help = "--force replaces a file; or name another with --output";
         return Err(Failure::from(Diagnostic::new("cli::exists", message).help(help)).into());
@@ -78,7 +78,8 @@ pub(super) fn export(root: Option<PathBuf>, args: ExportArgs) -> Done {
         written => written?,
     };
     output.done()?;
-    let size = args.output.metadata().ok().filter(|m| m.is_file()).map(|m| format!(", {}", bytes(m.len())));
+    let size =
+        args.output.metadata().ok().filter(|m| !to_stdout && m.is_file()).map(|m| format!(", {}", bytes(m.len())));
     let name = if to_stdout { args.table.clone() } else { args.output.display().to_string() };
     tell!("{name}: {} rows{}", thousands(handle.rows), size.unwrap_or_default());
     lost.iter().for_each(|line| tell!("  {line}"));
