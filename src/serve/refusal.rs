@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use datafusion::arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 
 use crate::diag::Failure;
@@ -17,6 +18,8 @@ pub enum Reason {
     UnknownFunction,
     /// Valid SQL that cannot be planned: types that do not fit, a parameter without a value.
     Query,
+    /// A value that a function or type does not take, with its SQLSTATE: text that is no number, a division by zero.
+    Value(&'static str),
     /// The statement would change something, or read what is not a table.
     ReadOnly,
     /// Who asks has not said who they are, or wrongly.
@@ -28,13 +31,13 @@ pub enum Reason {
     /// More statements at once than are allowed, and none ended in time.
     Busy,
     Memory,
-    /// The result has more rows than results may.
+    /// The result, or one value of it, is larger than it may be.
     TooLarge,
     /// The client, or the end of the server, stopped it.
     Cancelled,
     /// What the query needs is not supported by this protocol.
     Unsupported,
-    /// It failed while it ran: a division by zero, a part that is gone.
+    /// It failed while it ran: a part that is gone.
     Failed,
 }
 
@@ -47,6 +50,7 @@ impl Reason {
             Reason::UnknownColumn => "42703",
             Reason::UnknownFunction => "42883",
             Reason::Query => "42804",
+            Reason::Value(code) => code,
             Reason::ReadOnly => "25006",
             Reason::Access => "28000",
             Reason::Timeout | Reason::Cancelled => "57014",
@@ -67,6 +71,7 @@ impl Reason {
             | Reason::UnknownColumn
             | Reason::UnknownFunction
             | Reason::Query
+            | Reason::Value(_)
             | Reason::Unsupported => 400,
             Reason::Access => 401,
             Reason::ReadOnly => 403,
@@ -86,6 +91,7 @@ impl Reason {
             Reason::UnknownColumn => "unknown_column",
             Reason::UnknownFunction => "unknown_function",
             Reason::Query => "query",
+            Reason::Value(_) => "value",
             Reason::ReadOnly => "read_only",
             Reason::Access => "access",
             Reason::Timeout => "timeout",
@@ -151,10 +157,7 @@ impl Refusal {
 
     /// Of an error while a query ran.
     pub fn running(error: &DataFusionError) -> Refusal {
-        let reason = match error.find_root() {
-            DataFusionError::ResourcesExhausted(_) => Reason::Memory,
-            _ => Reason::Failed,
-        };
+        let reason = failing(error.find_root());
         let message = told(&running(error));
         let hint = match reason {
             Reason::Memory => "filter or aggregate earlier, or ask for fewer columns; the server's limit is `--memory`",
@@ -162,6 +165,26 @@ impl Refusal {
             _ => "",
         };
         Refusal { reason, message, hint: hint.to_string() }
+    }
+}
+
+/// Whether it was the statement's values, or the server.
+fn failing(root: &DataFusionError) -> Reason {
+    match root {
+        DataFusionError::ResourcesExhausted(_) => Reason::Memory,
+        DataFusionError::ArrowError(error, _) => match error.as_ref() {
+            ArrowError::DivideByZero => Reason::Value("22012"),
+            ArrowError::CastError(what) if !what.contains("string") => Reason::Value("22003"),
+            ArrowError::CastError(_) | ArrowError::ParseError(_) => Reason::Value("22P02"),
+            ArrowError::ArithmeticOverflow(_) => Reason::Value("22003"),
+            _ => Reason::Failed,
+        },
+        // Said by the table itself.
+        DataFusionError::Execution(what) if what.contains("part of the table was removed") => Reason::Failed,
+        DataFusionError::Execution(what) if what.contains("would take") => Reason::TooLarge,
+        DataFusionError::Execution(what) if what.contains("Placeholder") => Reason::Value("42P02"),
+        DataFusionError::Execution(_) => Reason::Value("22023"),
+        _ => Reason::Failed,
     }
 }
 

@@ -18,6 +18,7 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 use futures::{Stream, StreamExt};
@@ -118,6 +119,10 @@ impl Service {
         Self::allow(&statement)?;
         let plan = ctx.state().statement_to_plan(statement).await.map_err(wrong)?;
         self.verify(&plan)?;
+        if plan.schema().fields().is_empty() {
+            let none = Refusal::new(Reason::Syntax, "the statement has no columns");
+            return Err(none.hint("name some: `SELECT * FROM ...`"));
+        }
         Ok(plan)
     }
 
@@ -126,12 +131,11 @@ impl Service {
     /// # Errors
     /// It does not only read.
     pub fn allow(statement: &Statement) -> std::result::Result<(), Refusal> {
-        if reads_only(statement) {
-            return Ok(());
+        match changed(statement) {
+            Some(what) => Err(read_only(what)),
+            None if reads_only(statement) => Ok(()),
+            None => Err(read_only(&beginning(statement))),
         }
-        let text = statement.to_string();
-        let first = text.split_whitespace().next().unwrap_or_default().to_uppercase();
-        Err(read_only(&first))
     }
 
     /// Whether a plan only reads, whatever statement it was made of.
@@ -246,6 +250,34 @@ fn refuse_deep(sql: &str) -> std::result::Result<(), Refusal> {
         Some(message) => Err(Refusal::new(Reason::TooLarge, message).hint(depth::HINT)),
         None => Ok(()),
     }
+}
+
+/// What a statement changes that begins as one that reads.
+fn changed(statement: &Statement) -> Option<&'static str> {
+    match statement {
+        Statement::Statement(statement) => super::postgres::changed(statement),
+        Statement::Explain(explain) => changed(&explain.statement),
+        _ => None,
+    }
+}
+
+/// The words by which a statement is known; of one that is explained, its own.
+fn beginning(statement: &Statement) -> String {
+    let text = match statement {
+        Statement::Explain(explain) => return beginning(&explain.statement),
+        Statement::Statement(statement) => {
+            let mut statement = statement.as_ref();
+            while let SqlStatement::Explain { statement: inner, .. } = statement {
+                statement = inner;
+            }
+            statement.to_string()
+        }
+        other => other.to_string(),
+    };
+    let first = text.split_whitespace().next().unwrap_or_default();
+    // Others of this one are possible.
+    let words = if first.eq_ignore_ascii_case("show") { 2 } else { 1 };
+    text.split_whitespace().take(words).collect::<Vec<_>>().join(" ").to_uppercase()
 }
 
 fn read_only(what: &str) -> Refusal {

@@ -18,13 +18,14 @@ use datafusion_postgres::pgwire::api::{
     ClientInfo, METADATA_APPLICATION_NAME, METADATA_USER, PgWireConnectionState, PidSecretKeyGenerator,
 };
 use datafusion_postgres::pgwire::error::{PgWireError, PgWireResult};
-use datafusion_postgres::pgwire::messages::startup::Startup;
+use datafusion_postgres::pgwire::messages::startup::{PasswordMessageFamily, Startup};
 use datafusion_postgres::pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
 use futures::SinkExt;
 
 use super::Shared;
 use super::fault::Fault;
 use super::line::{Socket, next_message};
+use super::message::begins_sasl;
 use super::settings::SERVER_VERSION;
 use crate::serve::Wire;
 use crate::serve::service::Service;
@@ -43,6 +44,8 @@ pub async fn login(socket: &mut Socket, shared: &Arc<Shared>) -> Result<bool, Fa
 
 async fn handshake(socket: &mut Socket, shared: &Arc<Shared>) -> Result<bool, Fault> {
     let mut scram = None;
+    // Whether no password message was heard yet.
+    let mut first = true;
     while let Some(message) = next_message(socket).await? {
         match (message, scram.as_ref()) {
             (PgWireFrontendMessage::CancelRequest(request), None) => {
@@ -51,7 +54,8 @@ async fn handshake(socket: &mut Socket, shared: &Arc<Shared>) -> Result<bool, Fa
             }
             (PgWireFrontendMessage::Startup(startup), None) => {
                 if shared.tls && !socket.is_secure() {
-                    denied(socket, shared, "no TLS");
+                    let name = startup.parameters.get(METADATA_USER).map_or("", String::as_str);
+                    denied(socket, shared, name, "no TLS");
                     return Err(Fault::fatal("28000", "this server talks over TLS alone")
                         .hint("connect with sslmode=require, or verify-full with the server's certificate"));
                 }
@@ -66,7 +70,13 @@ async fn handshake(socket: &mut Socket, shared: &Arc<Shared>) -> Result<bool, Fa
                 handler.on_startup(socket, PgWireFrontendMessage::Startup(startup)).await.map_err(broken)?;
                 scram = Some(handler);
             }
-            (message @ PgWireFrontendMessage::PasswordMessageFamily(_), Some(handler)) => {
+            (PgWireFrontendMessage::PasswordMessageFamily(message), Some(handler)) => {
+                if let (true, PasswordMessageFamily::Raw(body)) = (std::mem::take(&mut first), &message)
+                    && !begins_sasl(body)
+                {
+                    return Err(Fault::fatal("08P01", "expected the first message of SASL"));
+                }
+                let message = PgWireFrontendMessage::PasswordMessageFamily(message);
                 if let Err(e) = handler.on_startup(socket, message).await {
                     return Err(refused(socket, shared, &e));
                 }
@@ -105,22 +115,26 @@ fn broken(error: PgWireError) -> Fault {
     Fault::fatal("08P01", error.to_string())
 }
 
-fn user(socket: &Socket) -> String {
-    let name = socket.metadata().get(METADATA_USER).map_or("", String::as_str);
+fn user(socket: &Socket) -> &str {
+    socket.metadata().get(METADATA_USER).map_or("", String::as_str)
+}
+
+/// A name as a line of the log, or a message, can have it.
+fn shown(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
-fn denied(socket: &Socket, shared: &Shared, why: &str) {
+fn denied(socket: &Socket, shared: &Shared, name: &str, why: &str) {
     shared.service.metrics.denied(Wire::Postgres);
-    tracing::warn!("postgres: {} was not let in as `{}`: {why}", socket.socket_addr(), user(socket));
+    tracing::warn!("postgres: {} was not let in as `{}`: {why}", socket.socket_addr(), shown(name));
 }
 
 fn refused(socket: &Socket, shared: &Shared, error: &PgWireError) -> Fault {
     if matches!(error, PgWireError::IoError(_)) {
         return broken(PgWireError::InvalidStartupMessage);
     }
-    denied(socket, shared, "wrong user or password");
-    Fault::fatal("28P01", format!("password authentication failed for user \"{}\"", user(socket)))
+    denied(socket, shared, user(socket), "wrong user or password");
+    Fault::fatal("28P01", format!("password authentication failed for user \"{}\"", shown(user(socket))))
 }
 
 /// Passwords as SCRAM wants them.

@@ -5,7 +5,7 @@
 //!  connection.rs  messages and answers of a client     command.rs   what a statement is: run, settings, or refused
 //!  params.rs      $1 and its value                     compat.rs    the dialect and the catalog queries of tools
 //!  encode.rs      rows, types                          names.rs     names of columns as PostgreSQL chooses them
-//!  settings.rs    SET and SHOW                         copy.rs      COPY ... TO STDOUT
+//!  settings.rs    SET and SHOW                         copy.rs      COPY ... TO STDOUT         message.rs  their shape
 //!  catalog/       pg_catalog, information_schema       functions/   version(), to_char(), pg_get_viewdef(), ...
 //! ```
 //!
@@ -22,6 +22,7 @@ mod fault;
 mod functions;
 mod line;
 mod login;
+mod message;
 mod names;
 mod params;
 mod settings;
@@ -40,6 +41,7 @@ use super::service::Service;
 use super::{Door, Wire, tls};
 use crate::diag::{Failure, Result};
 use catalog::Catalog;
+pub(super) use command::changed;
 use fault::Fault;
 use line::Line;
 
