@@ -86,7 +86,7 @@ fn port(text: &str) -> Result<Port, String> {
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(s) if s.is_finite() && s > 0.0 && s <= 1e6 => Ok(s),
-        _ => Err("expected a number of seconds above 0".to_string()),
+        _ => Err("expected a number of seconds above 0, and at most 1000000".to_string()),
     }
 }
 

@@ -38,7 +38,8 @@ impl Access {
     /// Reads both files, else the environment.
     ///
     /// # Errors
-    /// A file that cannot be read, or that others can read; lines that are no `name:password`; short tokens.
+    /// A file that cannot be read, that others can read, or that has nobody in it, as a variable that is set and empty;
+    /// lines that are no `name:password`; short tokens.
     pub fn load(users: Option<&Path>, tokens: Option<&Path>) -> Result<Access> {
         let mut access = Access::default();
         for (entry, place) in secrets(users, USERS_ENV)? {
@@ -47,6 +48,9 @@ impl Access {
         for (entry, place) in secrets(tokens, TOKENS_ENV)? {
             access.add_token(&entry, &place)?;
         }
+        // Meant to keep others out, and empty, it would let everybody in.
+        refuse_none(!access.has_users(), users, USERS_ENV, "serve::users", "user")?;
+        refuse_none(!access.has_tokens(), tokens, TOKENS_ENV, "serve::tokens", "token")?;
         Ok(access)
     }
 
@@ -150,8 +154,24 @@ fn secret_lines(path: &Path) -> Result<Vec<(usize, String)>> {
     Ok(lines.map(|(i, l)| (i + 1, l)).filter(|(_, l)| !l.trim().is_empty() && !l.starts_with('#')).collect())
 }
 
+/// Where a file was given, or the variable is set, it has to name somebody.
+fn refuse_none(none: bool, file: Option<&Path>, variable: &str, code: &'static str, what: &str) -> Result<()> {
+    let place = match file {
+        Some(path) => path.display().to_string(),
+        None if std::env::var_os(variable).is_some() => variable.to_string(),
+        None => return Ok(()),
+    };
+    if !none {
+        return Ok(());
+    }
+    let help = format!("add one, or leave the option and {variable} out to let everybody of this machine in");
+    Err(Diagnostic::new(code, format!("{place} has no {what}")).help(help).into())
+}
+
+/// # Errors
+/// A file with a secret that others can read.
 #[cfg(unix)]
-fn refuse_if_shared(path: &Path) -> Result<()> {
+pub fn refuse_if_shared(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata(path).map_err(|e| io(path, "read", &e))?.permissions().mode();
     if mode & 0o077 != 0 {
@@ -163,7 +183,7 @@ fn refuse_if_shared(path: &Path) -> Result<()> {
 }
 
 #[cfg(not(unix))]
-fn refuse_if_shared(_path: &Path) -> Result<()> {
+pub fn refuse_if_shared(_path: &Path) -> Result<()> {
     Ok(())
 }
 
@@ -242,6 +262,11 @@ mod tests {
             assert!(failure.contains(expected) && !failure.contains("justaname"), "{failure}");
         }
         assert!(Access::load(Some(Path::new("/no/such/file")), None).is_err());
+        let (nobody, somebody) = (file("# who\n\n"), file("bi:secret\n"));
+        let failure = Access::load(Some(nobody.path()), None).unwrap_err();
+        assert_eq!(failure.diagnostics[0].code, "serve::users");
+        let failure = Access::load(Some(somebody.path()), Some(nobody.path())).unwrap_err();
+        assert_eq!(failure.diagnostics[0].code, "serve::tokens");
     }
 
     #[cfg(unix)]

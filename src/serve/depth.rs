@@ -1,8 +1,16 @@
 //! Statements that are too deep: what plans them walks a tree, and needs stack for each of its levels. Without a limit, a
 //! client's `1+1+1+...` would end the server.
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{ObjectName, Query, Statement, Visit, Visitor};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::Token;
+
+/// Tables that a statement reads once the queries of its WITHs stand wherever they are named. Twenty queries that each name
+/// the one before twice are a million.
+const TABLES: u64 = 1_000;
 
 /// Words and signs of a request.
 const TOKENS: usize = 50_000;
@@ -27,6 +35,68 @@ pub fn too_deep<'a>(tokens: impl Iterator<Item = &'a Token> + Clone) -> Option<S
              are planned"
         )
     })
+}
+
+/// Why a statement that is not too deep is not planned; `None` where it is.
+pub fn too_wide(statement: &Statement) -> Option<String> {
+    let mut tables = Tables { open: vec![Scope::default()], ctes: BTreeMap::new() };
+    let _ = statement.visit(&mut tables);
+    let read = tables.open.first().map_or(0, |scope| scope.read);
+    (read > TABLES).then(|| {
+        format!("the statement reads {read} tables, with the queries of WITH written out: {TABLES} are planned")
+    })
+}
+
+/// Counts tables, inside out.
+struct Tables {
+    /// The queries around what is visited now.
+    open: Vec<Scope>,
+    /// The queries of WITHs that are still to be visited, by where they lie, and their names.
+    ctes: BTreeMap<usize, String>,
+}
+
+#[derive(Default)]
+struct Scope {
+    read: u64,
+    /// What each query of the WITH reads.
+    named: BTreeMap<String, u64>,
+}
+
+impl Visitor for Tables {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
+            self.ctes.insert(std::ptr::from_ref::<Query>(&cte.query) as usize, cte.alias.name.value.to_lowercase());
+        }
+        self.open.push(Scope::default());
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let name = self.ctes.remove(&(std::ptr::from_ref(query) as usize));
+        let done = self.open.pop();
+        if let (Some(done), Some(around)) = (done, self.open.last_mut()) {
+            match name {
+                Some(name) => drop(around.named.insert(name, done.read)),
+                None => around.read = around.read.saturating_add(done.read),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_relation(&mut self, name: &ObjectName) -> ControlFlow<()> {
+        let known = match name.0.as_slice() {
+            [one] => one.as_ident().map(|i| i.value.to_lowercase()),
+            _ => None,
+        };
+        let tables = known.and_then(|name| self.open.iter().rev().find_map(|scope| scope.named.get(&name).copied()));
+        if let Some(scope) = self.open.last_mut() {
+            // One that reads nothing is planned all the same.
+            scope.read = scope.read.saturating_add(tables.unwrap_or(1).max(1));
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// How deep the tree of these words will be: operators on one another, and joins and unions; at most, and not much less.
@@ -187,7 +257,38 @@ impl Reader {
 mod tests {
     use super::*;
     use datafusion::sql::sqlparser::dialect::GenericDialect;
+    use datafusion::sql::sqlparser::parser::Parser;
     use datafusion::sql::sqlparser::tokenizer::Tokenizer;
+
+    #[test]
+    fn queries_that_are_named_often_count_as_often() {
+        let doubled = |n: usize| {
+            let more: String =
+                (1..n).map(|i| format!(", t{i} AS (SELECT a.v FROM t{} a, T{} b)", i - 1, i - 1)).collect();
+            format!("WITH t0 AS (SELECT a.v FROM x a, x b){more} SELECT count(*) FROM t{}", n - 1)
+        };
+        let cases = [
+            (doubled(8), None),
+            (doubled(24), Some(1 << 24)),
+            (format!("SELECT * FROM ({}) AS inside", doubled(24)), Some(1 << 24)),
+            (format!("EXPLAIN {}", doubled(24)), Some(1 << 24)),
+            (doubled(90), Some(u64::MAX)),
+            // Named, and never read.
+            (doubled(24).replace("FROM t23", "FROM x"), None),
+            // Another of the same name, which is a table.
+            ("WITH t AS (SELECT 1) SELECT * FROM p.t".to_string(), None),
+        ];
+        for (sql, expected) in cases {
+            let statement = Parser::parse_sql(&GenericDialect {}, &sql).unwrap().remove(0);
+            let told = too_wide(&statement);
+            let tables = expected.map(|n| format!("reads {n} tables"));
+            let right = match (&told, &tables) {
+                (Some(told), Some(tables)) => told.contains(tables),
+                (told, tables) => told.is_none() && tables.is_none(),
+            };
+            assert!(right, "{told:?} {}", &sql[..40.min(sql.len())]);
+        }
+    }
 
     #[test]
     fn long_chains_are_refused_and_long_lists_are_not() {

@@ -147,9 +147,13 @@ impl Server {
     /// Opens every port, after everything else has been checked.
     ///
     /// # Errors
-    /// Unknown pipelines; secrets or certificates that cannot be used; an address that others reach without both; a port in
+    /// No protocol; unknown pipelines; secrets or certificates that cannot be used; an address that others reach without both; a port in
     /// use.
     pub async fn open(store: Store, options: Options) -> Result<Server> {
+        if options.ports.is_empty() {
+            let nothing = Diagnostic::new("serve::nothing", "all protocols are off: there is nothing to serve");
+            return Err(nothing.help("leave out one of --postgres off, --flight off and --http off").into());
+        }
         let access = Access::load(options.users.as_deref(), options.tokens.as_deref())?;
         let tls = options.tls.as_ref().map(|(certificate, key)| tls::load(certificate, key)).transpose()?;
         if !options.host.is_loopback() && !options.open {

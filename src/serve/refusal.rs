@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use datafusion::arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 
 use super::Wire;
@@ -22,6 +23,8 @@ pub enum Reason {
     UnknownFunction,
     /// Valid SQL that cannot be planned: types that do not fit, a parameter without a value.
     Query,
+    /// A value that a function or type does not take, with its SQLSTATE: text that is no number, a division by zero.
+    Value(&'static str),
     /// The statement would change something, or read what is not a table.
     ReadOnly,
     /// Who asks has not said who they are, or wrongly.
@@ -33,13 +36,13 @@ pub enum Reason {
     /// More statements at once than are allowed, and none ended in time.
     Busy,
     Memory,
-    /// The result has more rows than results may.
+    /// The result, or one value of it, is larger than it may be.
     TooLarge,
     /// The client, or the end of the server, stopped it.
     Cancelled,
     /// What the query needs is not supported by this protocol.
     Unsupported,
-    /// It failed while it ran: a division by zero, a part that is gone.
+    /// It failed while it ran: a part that is gone.
     Failed,
 }
 
@@ -52,6 +55,7 @@ impl Reason {
             Reason::UnknownColumn => "42703",
             Reason::UnknownFunction => "42883",
             Reason::Query => "42804",
+            Reason::Value(code) => code,
             Reason::ReadOnly => "25006",
             Reason::Access => "28000",
             Reason::Timeout | Reason::Cancelled => "57014",
@@ -72,6 +76,7 @@ impl Reason {
             | Reason::UnknownColumn
             | Reason::UnknownFunction
             | Reason::Query
+            | Reason::Value(_)
             | Reason::Unsupported => 400,
             Reason::Access => 401,
             Reason::ReadOnly => 403,
@@ -91,6 +96,7 @@ impl Reason {
             Reason::UnknownColumn => "unknown_column",
             Reason::UnknownFunction => "unknown_function",
             Reason::Query => "query",
+            Reason::Value(_) => "value",
             Reason::ReadOnly => "read_only",
             Reason::Access => "access",
             Reason::Timeout => "timeout",
@@ -174,10 +180,7 @@ impl Refusal {
 
     /// Of an error while a query ran.
     pub fn running(error: &DataFusionError) -> Refusal {
-        let reason = match error.find_root() {
-            DataFusionError::ResourcesExhausted(_) => Reason::Memory,
-            _ => Reason::Failed,
-        };
+        let reason = failing(error.find_root());
         let message = told(&running(error));
         let hint = match reason {
             Reason::Memory => "filter or aggregate earlier, or ask for fewer columns; the server's limit is `--memory`",
@@ -207,35 +210,55 @@ fn one_line(text: &str) -> String {
 /// A text without the paths of the project and its store.
 pub fn discreet(text: &str, store: &Store) -> String {
     let named = [(store.root(), "the store"), (store.project(), "the project")];
-    named.into_iter().fold(text.to_string(), |text, (path, name)| {
-        let path = path.display().to_string();
-        let text = without(&text, path.trim_end_matches('/'), name);
-        // The engine leaves out the first slash. One word by itself may be any word.
-        let bare = path.trim_matches('/');
-        if bare.contains('/') { without(&text, bare, name) } else { text }
-    })
+    named
+        .into_iter()
+        .fold(text.to_string(), |text, (path, name)| without_path(&text, &path.display().to_string(), name))
 }
 
-/// The text with `name` for `path`, where it stands for whole folders.
-fn without(text: &str, path: &str, name: &str) -> String {
-    let of_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
-    let mut done = String::new();
-    let mut rest = text;
-    while !path.is_empty()
-        && let Some((before, after)) = rest.split_once(path)
-    {
-        let begins = !before.ends_with(of_name) && !(before.is_empty() && done.ends_with(of_name));
-        let mut next = after.chars();
-        // A dot may end a sentence.
-        let ends = match next.next() {
-            Some('.') => !next.next().is_some_and(of_name),
-            c => !c.is_some_and(of_name),
-        };
-        done.push_str(before);
-        done.push_str(if begins && ends { name } else { path });
-        rest = after;
+/// A text with a name in place of a path of this machine, also where that stands without its first `/`. Longer words that
+/// the path is a part of are left alone.
+fn without_path(text: &str, path: &str, name: &str) -> String {
+    let bare = path.trim_start_matches('/');
+    // One folder alone is a word like any other.
+    let bare = if bare.contains('/') { bare } else { path };
+    if bare.len() < 2 {
+        return text.to_string();
     }
-    done + rest
+    let (mut out, mut from) = (String::new(), 0);
+    for (at, _) in text.match_indices(bare) {
+        let (before, after) = (&text[from..at], &text[at + bare.len()..]);
+        let of_word = |c: char| c.is_alphanumeric() || "_-".contains(c);
+        let start = if bare == path { before } else { before.strip_suffix('/').unwrap_or(before) };
+        let within = start.ends_with(|c: char| of_word(c) || c == '.');
+        let goes_on = after.trim_start_matches('.').starts_with(of_word);
+        if within || goes_on {
+            continue;
+        }
+        out.push_str(start);
+        out.push_str(name);
+        from = at + bare.len();
+    }
+    out + &text[from..]
+}
+
+/// Whether it was the statement's values, or the server.
+fn failing(root: &DataFusionError) -> Reason {
+    match root {
+        DataFusionError::ResourcesExhausted(_) => Reason::Memory,
+        DataFusionError::ArrowError(error, _) => match error.as_ref() {
+            ArrowError::DivideByZero => Reason::Value("22012"),
+            ArrowError::CastError(what) if !what.contains("string") => Reason::Value("22003"),
+            ArrowError::CastError(_) | ArrowError::ParseError(_) => Reason::Value("22P02"),
+            ArrowError::ArithmeticOverflow(_) => Reason::Value("22003"),
+            _ => Reason::Failed,
+        },
+        // Said by the table itself.
+        DataFusionError::Execution(what) if what.contains("part of the table was removed") => Reason::Failed,
+        DataFusionError::Execution(what) if what.contains("would take") => Reason::TooLarge,
+        DataFusionError::Execution(what) if what.contains("Placeholder") => Reason::Value("42P02"),
+        DataFusionError::Execution(_) => Reason::Value("22023"),
+        _ => Reason::Failed,
+    }
 }
 
 /// The messages of a failure, without places and advice.
@@ -270,9 +293,9 @@ mod tests {
             ("no data", "no data"),
         ];
         for (text, expected) in cases {
-            assert_eq!(without(text, "/srv/data", "the project"), expected);
+            assert_eq!(without_path(text, "/srv/data", "the project"), expected);
         }
-        assert_eq!(without("any data", "", "the project"), "any data");
+        assert_eq!(without_path("any data", "", "the project"), "any data");
     }
 
     #[test]

@@ -14,12 +14,13 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{CatalogProviderList, MemoryCatalogProviderList};
 use datafusion::common::DataFusionError;
 use datafusion::execution::TaskContext;
-use datafusion::execution::context::{SQLOptions, SessionContext};
+use datafusion::execution::context::{SQLOptions, SessionContext, SessionState};
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 use futures::{Stream, StreamExt};
@@ -71,6 +72,8 @@ impl Service {
         let base = session::context(&SessionOptions { target_partitions: threads, memory_bytes: limits.memory_bytes })?;
         let base = SessionContext::new_with_state(yielding::with_rule(base.state()));
         base.register_catalog(CATALOG, Arc::new(LiveCatalog::new(tables.clone())));
+        // It tells where this machine keeps the store.
+        base.deregister_udf("input_file_name");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads.max(1))
             .thread_name("query")
@@ -131,9 +134,32 @@ impl Service {
             return Err(Refusal::new(Reason::Syntax, "one statement at a time is run here").hint("send each by itself"));
         }
         Self::allow(&statement)?;
-        let plan = self.pinned(ctx).state().statement_to_plan(statement).await.map_err(wrong)?;
+        if let Some(message) = explained(&statement).and_then(depth::too_wide) {
+            return Err(Refusal::new(Reason::TooLarge, message));
+        }
+        let plan = self.logical(self.pinned(ctx).state(), statement).await?.map_err(wrong)?;
         self.verify(&plan)?;
+        if plan.schema().fields().is_empty() {
+            let none = Refusal::new(Reason::Syntax, "the statement has no columns");
+            return Err(none.hint("name some: `SELECT * FROM ...`"));
+        }
         Ok(plan)
+    }
+
+    /// Plans a statement on the threads of queries, so that one that takes long to plan holds up no connection.
+    ///
+    /// # Errors
+    /// It takes longer than statements may. The plan has errors of its own.
+    pub async fn logical(
+        &self,
+        state: SessionState,
+        statement: Statement,
+    ) -> std::result::Result<std::result::Result<LogicalPlan, DataFusionError>, Refusal> {
+        let mut task = self.handle().spawn(async move { state.statement_to_plan(statement).await });
+        let planned = tokio::time::timeout(self.limits.timeout, &mut task).await;
+        task.abort();
+        let planned = planned.map_err(|_| self.too_slow())?;
+        planned.map_err(|_| Refusal::new(Reason::Failed, "the statement cannot be planned because of a bug in pipe"))
     }
 
     /// Counts a statement that was refused before it ran, and notes it in the log.
@@ -147,12 +173,11 @@ impl Service {
     /// # Errors
     /// It does not only read.
     pub fn allow(statement: &Statement) -> std::result::Result<(), Refusal> {
-        if reads_only(statement) {
-            return Ok(());
+        match changed(statement) {
+            Some(what) => Err(Refusal::read_only(what)),
+            None if reads_only(statement) => Ok(()),
+            None => Err(Refusal::read_only(&beginning(statement))),
         }
-        let text = statement.to_string();
-        let first = text.split_whitespace().next().unwrap_or_default().to_uppercase();
-        Err(Refusal::read_only(&first))
     }
 
     /// Whether a plan only reads, whatever statement it was made of.
@@ -276,6 +301,43 @@ fn refuse_deep(sql: &str) -> std::result::Result<(), Refusal> {
         Some(message) => Err(Refusal::new(Reason::TooLarge, message).hint(depth::HINT)),
         None => Ok(()),
     }
+}
+
+/// What a statement changes that begins as one that reads.
+fn changed(statement: &Statement) -> Option<&'static str> {
+    match statement {
+        Statement::Statement(statement) => super::postgres::changed(statement),
+        Statement::Explain(explain) => changed(&explain.statement),
+        _ => None,
+    }
+}
+
+/// The statement itself, also where it is only explained.
+fn explained(statement: &Statement) -> Option<&SqlStatement> {
+    match statement {
+        Statement::Statement(statement) => Some(statement),
+        Statement::Explain(explain) => explained(&explain.statement),
+        _ => None,
+    }
+}
+
+/// The words by which a statement is known; of one that is explained, its own.
+fn beginning(statement: &Statement) -> String {
+    let text = match statement {
+        Statement::Explain(explain) => return beginning(&explain.statement),
+        Statement::Statement(statement) => {
+            let mut statement = statement.as_ref();
+            while let SqlStatement::Explain { statement: inner, .. } = statement {
+                statement = inner;
+            }
+            statement.to_string()
+        }
+        other => other.to_string(),
+    };
+    let first = text.split_whitespace().next().unwrap_or_default();
+    // Others of this one are possible.
+    let words = if first.eq_ignore_ascii_case("show") { 2 } else { 1 };
+    text.split_whitespace().take(words).collect::<Vec<_>>().join(" ").to_uppercase()
 }
 
 fn stopped() -> Refusal {

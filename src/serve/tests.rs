@@ -133,6 +133,17 @@ fn nothing_but_reading_tables_is_possible() {
         ("SET datafusion.execution.target_partitions = 9".to_string(), Reason::ReadOnly),
         ("EXPLAIN ANALYZE INSERT INTO p.a VALUES (1, 2)".to_string(), Reason::ReadOnly),
         ("PREPARE q AS SELECT 1".to_string(), Reason::ReadOnly),
+        ("SELECT 1 AS a INTO t".to_string(), Reason::ReadOnly),
+        ("EXPLAIN SELECT 1 AS a INTO t".to_string(), Reason::ReadOnly),
+        ("WITH a AS (INSERT INTO p.a VALUES (1, 2) RETURNING 1) SELECT * FROM a".to_string(), Reason::ReadOnly),
+        ("SHOW CREATE TABLE p.a".to_string(), Reason::ReadOnly),
+        ("FROM p.a".to_string(), Reason::Syntax),
+        ("SELECT 1 / 0".to_string(), Reason::Value("22012")),
+        ("SELECT CAST('x' AS INT)".to_string(), Reason::Value("22P02")),
+        ("SELECT CAST(v * 1000000000000 AS INT) FROM p.a".to_string(), Reason::Value("22003")),
+        ("SELECT repeat('x', 2000000000)".to_string(), Reason::TooLarge),
+        ("SELECT $1".to_string(), Reason::Value("42P02")),
+        ("SELECT range(1, 100, 0)".to_string(), Reason::Value("22023")),
         (format!("SELECT * FROM '{}'", file.display()), Reason::UnknownTable),
         ("SELECT * FROM read_csv('x')".to_string(), Reason::Query),
         ("SELECT 1; SELECT 2".to_string(), Reason::Syntax),
@@ -149,6 +160,15 @@ fn nothing_but_reading_tables_is_possible() {
             assert_eq!(refused(&service, &sql).await, reason, "{sql}");
         }
         assert!(!out.exists());
+        for (sql, what) in [
+            ("EXPLAIN ANALYZE INSERT INTO p.a VALUES (1, 2)", "INSERT is not"),
+            ("EXPLAIN DROP TABLE p.a", "DROP is not"),
+            ("SHOW CREATE TABLE p.a", "SHOW CREATE is not"),
+            ("SELECT 1 AS a INTO t", "SELECT INTO is not"),
+        ] {
+            let refusal = ask(&service, sql).await.map(|_| ()).unwrap_err();
+            assert!(refusal.message.starts_with(what), "{sql}: {refusal}");
+        }
         for sql in ["EXPLAIN SELECT v FROM p.a", "SHOW TABLES", "DESCRIBE p.a", "EXPLAIN ANALYZE SELECT v FROM p.a"] {
             assert!(!ask(&service, sql).await.unwrap().collect().await.unwrap().is_empty(), "{sql}");
         }

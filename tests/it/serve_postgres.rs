@@ -479,6 +479,8 @@ fn strangers_do_not_get_past_the_door() {
         // A query in place of a password, after a wrong one, and twice.
         [greeting(), query.clone()].concat(),
         [greeting(), message(Some(b'p'), b"NONSENSE\0\0\0\0\0"), query.clone()].concat(),
+        [greeting(), message(Some(b'p'), b"SCRAM-SHA-256\0\x7f\xff\xff\xff"), query.clone()].concat(),
+        [greeting(), message(Some(b'p'), b""), query.clone()].concat(),
         [greeting(), sasl.clone(), message(Some(b'p'), b"c=biws,r=x,p=AAAA"), query.clone()].concat(),
         [greeting(), greeting(), query.clone(), query].concat(),
         // A message that would take the memory.
@@ -529,7 +531,7 @@ fn clients_that_do_not_keep_to_the_protocol() {
         ("too few parameters", [parse("SELECT $1"), bind(&[], &[]), sync.clone()].concat(), "08P01"),
         ("a message that there is not", message(Some(b'?'), b"xx"), "08P01"),
         ("a copy that nobody began", [message(Some(b'd'), b"xx"), message(Some(b'Q'), b"SELECT 77\0")].concat(), "77"),
-        ("a message of a gigabyte", vec![b'Q', 0x3f, 0xff, 0xff, 0xff, b'S'], "08P01"),
+        ("a message of a gigabyte", vec![b'Q', 0x3f, 0xff, 0xff, 0xff, b'S'], "54000"),
         ("an empty query", message(Some(b'Q'), b" ; \0"), "I\0\0\0\x04"),
         ("the tag of EXPLAIN", [parse("EXPLAIN SELECT 1"), bind(&[], &[]), execute(0)].concat(), "EXPLAIN\0"),
         ("a name that is taken", [named.clone(), named].concat(), "42P05"),
@@ -544,6 +546,11 @@ fn clients_that_do_not_keep_to_the_protocol() {
             .concat(),
             "34000",
         ),
+        ("a value longer than its message", message(Some(b'B'), b"\0\0\0\0\0\x01\x7f\xff\xff\xff\0\0"), "08P01"),
+        ("more values than there are", message(Some(b'B'), b"\0\0\0\0\xff\xff"), "08P01"),
+        ("more types than there are", message(Some(b'P'), b"\0SELECT 1\0\x7f\xff"), "08P01"),
+        ("a message without its end", message(Some(b'E'), b"\0\0"), "08P01"),
+        ("a length of less than its own", vec![b'Q', 0, 0, 0, 3], "08P01"),
     ];
     for (name, bytes, expected) in cases {
         let answer = talk(&serving, &[greeting(), bytes].concat());

@@ -149,7 +149,8 @@ enum Input {
 impl Input {
     fn of(args: &SqlArgs, interactive: bool) -> Result<Input> {
         let named = |file: &Path| {
-            let unreadable = |e: std::io::Error| Diagnostic::new("cli::file", format!("cannot read {}: {e}", file.display()));
+            let unreadable =
+                |e: std::io::Error| Diagnostic::new("cli::file", format!("cannot read {}: {e}", file.display()));
             std::fs::read_to_string(file).map_err(|e| crate::diag::Failure::from(unreadable(e)))
         };
         match (&args.query, &args.file) {

@@ -37,11 +37,14 @@ use super::refusal::{Reason, Refusal};
 fn status(refusal: &Refusal) -> Status {
     let message = refusal.to_string();
     match refusal.reason {
-        Reason::Syntax | Reason::UnknownColumn | Reason::UnknownFunction | Reason::Query => {
-            Status::invalid_argument(message)
-        }
+        Reason::Syntax
+        | Reason::UnknownColumn
+        | Reason::UnknownFunction
+        | Reason::Query
+        | Reason::Value(_)
+        // Not PermissionDenied: drivers tell that as a missing right, which no login would give.
+        | Reason::ReadOnly => Status::invalid_argument(message),
         Reason::UnknownTable => Status::not_found(message),
-        Reason::ReadOnly => Status::permission_denied(message),
         Reason::Access => Status::unauthenticated(message),
         Reason::Timeout | Reason::Idle => Status::deadline_exceeded(message),
         Reason::Busy | Reason::Memory | Reason::TooLarge => Status::resource_exhausted(message),

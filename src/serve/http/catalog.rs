@@ -115,15 +115,14 @@ pub async fn table(
 }
 
 fn unknown(now: &Snapshot, pipeline: &str, name: &str) -> Problem {
-    let full: Vec<String> = now
-        .tables
-        .iter()
-        .map(|t| format!("{}/{}", t.pipeline, t.handle.name))
-        .chain(now.views.iter().map(|v| format!("{}/{}", v.pipeline, v.name)))
-        .collect();
-    let asked = format!("{pipeline}/{name}");
-    let hint = match nearest(&asked, full.iter().map(String::as_str)) {
-        Some(near) => format!("did you mean /tables/{near}?"),
+    let tables = now.tables.iter().map(|t| (t.pipeline.as_str(), t.handle.name.as_str()));
+    let all: Vec<(&str, &str)> =
+        tables.chain(now.views.iter().map(|v| (v.pipeline.as_str(), v.name.as_str()))).collect();
+    // Each part by itself: what both have in common makes no name alike.
+    let of = nearest(pipeline, all.iter().map(|(p, _)| *p));
+    let near = of.and_then(|of| Some((of, nearest(name, all.iter().filter(|(p, _)| *p == of).map(|(_, n)| *n))?)));
+    let hint = match near {
+        Some((pipeline, name)) => format!("did you mean /tables/{pipeline}/{name}?"),
         None => "/tables lists them; tables are made by `pipe run`".to_string(),
     };
     Problem::new(StatusCode::NOT_FOUND, "unknown_table", format!("there is no table `{pipeline}.{name}`")).hint(hint)

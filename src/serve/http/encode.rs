@@ -3,17 +3,21 @@
 //! The format of the page has a JSON value per line: `{"columns": [..]}`, then an array per row with a text or null per
 //! cell (JSON's numbers would lose digits of large integers in a browser), and at the end `{"rows": n}`: how many there
 //! are, of which only the first are sent. Where the query fails on its way, the last line is `{"problem": {..}}`.
+//!
+//! JSON has no number for NaN and what has no end: they are the texts "NaN", "Infinity" and "-Infinity", as in PostgreSQL's
+//! and DuckDB's JSON, and null is NULL alone.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::cast;
 use arrow::csv::WriterBuilder as CsvBuilder;
-use arrow::datatypes::{Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
-use arrow::json::WriterBuilder as JsonBuilder;
-use arrow::json::writer::LineDelimited;
+use arrow::json::writer::{LineDelimited, NullableEncoder, make_encoder};
+use arrow::json::{EncoderFactory, EncoderOptions, WriterBuilder as JsonBuilder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -63,6 +67,55 @@ enum Sink {
     Preview { rows: u64, most: u64 },
 }
 
+/// Encodes columns with numbers that JSON does not have.
+#[derive(Debug)]
+struct Floats;
+
+/// Of numbers that JSON has.
+static PLAIN: LazyLock<EncoderOptions> = LazyLock::new(EncoderOptions::default);
+
+impl EncoderFactory for Floats {
+    fn make_default_encoder<'a>(
+        &self,
+        field: &'a FieldRef,
+        array: &'a dyn Array,
+        _options: &'a EncoderOptions,
+    ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
+        if !array.data_type().is_floating() {
+            return Ok(None);
+        }
+        let word = |v: f64| match v {
+            v if v.is_finite() => None,
+            v if v.is_nan() => Some("\"NaN\""),
+            v if v > 0.0 => Some("\"Infinity\""),
+            _ => Some("\"-Infinity\""),
+        };
+        let wide = cast(array, &DataType::Float64)?;
+        let words: Vec<Option<&'static str>> =
+            wide.as_primitive::<Float64Type>().iter().map(|v| v.and_then(word)).collect();
+        if words.iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        let plain = make_encoder(field, array, &PLAIN)?;
+        Ok(Some(NullableEncoder::new(Box::new(Words { words, plain }), array.nulls().cloned())))
+    }
+}
+
+/// Words in place of some numbers.
+struct Words<'a> {
+    words: Vec<Option<&'static str>>,
+    plain: NullableEncoder<'a>,
+}
+
+impl arrow::json::Encoder for Words<'_> {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
+        match self.words.get(row).copied().flatten() {
+            Some(word) => out.extend(word.bytes()),
+            None => self.plain.encode(row, out),
+        }
+    }
+}
+
 impl Encoder {
     /// With what comes before the first row. The format of the page sends `most` rows.
     ///
@@ -77,7 +130,7 @@ impl Encoder {
         }
         let mut buffer = Buffer::default();
         let to = buffer.clone();
-        let json = || JsonBuilder::new().with_explicit_nulls(true);
+        let json = || JsonBuilder::new().with_explicit_nulls(true).with_encoder_factory(Arc::new(Floats));
         let sink = match format {
             Format::Json => Sink::Json(json().build(to)),
             Format::Ndjson => Sink::Ndjson(json().build(to)),
@@ -197,4 +250,34 @@ fn unfit(error: &ArrowError) -> Refusal {
 fn broken(error: &ParquetError) -> Refusal {
     Refusal::new(Reason::Unsupported, format!("the result cannot be written as Parquet: {error}"))
         .hint("ask for another format, or CAST the column")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{ArrayRef, Float32Array, Float64Array, ListArray};
+
+    #[test]
+    fn numbers_that_json_does_not_have() {
+        let floats = Float64Array::from(vec![Some(f64::NAN), Some(0.1), None, Some(f64::INFINITY)]);
+        let small = Float32Array::from(vec![0.1, f32::NEG_INFINITY, 1.0, 2.0]);
+        let lists = [Some(vec![Some(f64::NAN), None]), None, Some(vec![]), Some(vec![Some(1.5)])];
+        let lists = ListArray::from_iter_primitive::<Float64Type, _, _>(lists);
+        let columns: [(&str, ArrayRef); 3] = [("a", Arc::new(floats)), ("b", Arc::new(small)), ("c", Arc::new(lists))];
+        let batch = RecordBatch::try_from_iter_with_nullable(columns.map(|(n, c)| (n, c, true))).unwrap();
+        let mut encoder = Encoder::new(Format::Ndjson, &batch.schema(), 0).unwrap();
+        encoder.rows(&batch).unwrap();
+        encoder.finish().unwrap();
+        let expected = concat!(
+            r#"{"a":"NaN","b":0.1,"c":["NaN",null]}"#,
+            "\n",
+            r#"{"a":0.1,"b":"-Infinity","c":null}"#,
+            "\n",
+            r#"{"a":null,"b":1.0,"c":[]}"#,
+            "\n",
+            r#"{"a":"Infinity","b":2.0,"c":[1.5]}"#,
+            "\n",
+        );
+        assert_eq!(String::from_utf8(encoder.take()).unwrap(), expected);
+    }
 }

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Promises: a result is sent as it is made, and never held as a whole; one that breaks off is never taken for complete.
-//! Whatever is refused is said as `application/problem+json`. Nothing is named on disk by what a URL says. No other site's
+//! Whatever is refused is said as `application/problem+json`, but for requests that cannot be read or have too large a head:
+//! the HTTP library has their status alone for them. Nothing is named on disk by what a URL says. No other site's
 //! page can ask (`guard.rs`).
 //!
 //! Leaves out: CORS, cookies, compression, and ways to start a run.

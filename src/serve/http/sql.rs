@@ -160,6 +160,12 @@ fn asked(kind: &str, body: &[u8]) -> Result<Asked, Problem> {
 }
 
 fn with_parameters(plan: LogicalPlan, values: &[Value]) -> Result<LogicalPlan, Refusal> {
+    let names = plan.get_parameter_names().map_err(|e| Refusal::new(Reason::Query, e.strip_backtrace()))?;
+    let needed: usize = names.iter().map(|n| n.trim_start_matches('$').parse().unwrap_or(0)).max().unwrap_or(0);
+    if needed != values.len() {
+        let what = format!("the statement has {needed} parameters, and {} values were given", values.len());
+        return Err(Refusal::new(Reason::Query, what).hint("`parameters` are the values of $1, $2, ..."));
+    }
     if values.is_empty() {
         return Ok(plan);
     }

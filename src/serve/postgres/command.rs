@@ -3,9 +3,9 @@
 
 use datafusion::sql::parser::Statement as AnyStatement;
 use datafusion::sql::sqlparser::ast::{
-    CloseCursor, ContextModifier, CopyOption, CopySource, CopyTarget, DeclareType, Expr, FetchDirection, FunctionArg,
-    FunctionArgExpr, FunctionArguments, Ident, Query, Reset, Select, SelectItem, Set, SetExpr, Statement, TableFactor,
-    TableWithJoins, Value, ValueWithSpan,
+    CloseCursor, ContextModifier, CopyLegacyCsvOption, CopyLegacyOption, CopyOption, CopySource, CopyTarget,
+    DeclareType, Expr, FetchDirection, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, Reset, Select,
+    SelectItem, Set, SetExpr, Statement, TableFactor, TableWithJoins, Value, ValueWithSpan,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -109,10 +109,14 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>, Fault> {
     });
     let parser = Parser::new(&dialect).with_recursion_limit(DEPTH).with_tokens_with_locations(tokens);
     let mut parser = parser;
-    parser.parse_statements().map_err(|e| match first {
+    let statements = parser.parse_statements().map_err(|e| match first {
         Some(first) if writes(&first) => read_only(&first),
         _ => wrong(e.to_string()),
-    })
+    })?;
+    match statements.iter().find_map(depth::too_wide) {
+        Some(message) => Err(Fault::new("54001", message)),
+        None => Ok(statements),
+    }
 }
 
 /// Words that begin statements which change something, in a dialect that the parser may not know.
@@ -167,10 +171,7 @@ pub fn of(statement: Statement) -> Result<Command, Fault> {
         Statement::LISTEN { .. } => Command::Nothing("LISTEN"),
         Statement::UNLISTEN { .. } => Command::Nothing("UNLISTEN"),
         Statement::Copy { source, to: true, target: CopyTarget::Stdout, options, legacy_options, .. } => {
-            if !legacy_options.is_empty() {
-                return Err(Fault::unsupported("options of COPY are written in parentheses here")
-                    .hint("COPY (SELECT ...) TO STDOUT WITH (FORMAT csv, HEADER)"));
-            }
+            let options = [options, without_parentheses(legacy_options)?].concat();
             Command::Copy { query: copied(source)?, format: copy_format(&options)? }
         }
         Statement::Copy { .. } => return Err(read_only("COPY from or to a file or program")),
@@ -180,9 +181,34 @@ pub fn of(statement: Statement) -> Result<Command, Fault> {
         }
         statement => {
             readable(&statement)?;
-            Command::Query(Box::new(statement))
+            Command::Query(Box::new(explained(statement)?))
         }
     })
+}
+
+/// `EXPLAIN (ANALYZE, VERBOSE)` without parentheses, within which the planner does not look.
+fn explained(mut statement: Statement) -> Result<Statement, Fault> {
+    let Statement::Explain { analyze, verbose, options, .. } = &mut statement else { return Ok(statement) };
+    for option in options.take().into_iter().flatten() {
+        let value = option.arg.as_ref().map_or_else(|| "true".to_string(), |a| value_text(a).to_lowercase());
+        let on = match value.as_str() {
+            "true" | "on" | "1" => Some(true),
+            "false" | "off" | "0" => Some(false),
+            _ => None,
+        };
+        match (option.name.value.to_lowercase().as_str(), on) {
+            ("analyze", Some(on)) => *analyze = on,
+            ("verbose", Some(on)) => *verbose = on,
+            // What is not shown is left out already.
+            (_, Some(false)) => {}
+            ("format", None) if value == "text" => {}
+            _ => {
+                return Err(Fault::unsupported(format!("EXPLAIN has no option {option} here"))
+                    .hint("EXPLAIN (ANALYZE, VERBOSE) SELECT ..."));
+            }
+        }
+    }
+    Ok(statement)
 }
 
 /// A name as it is known: in small letters, unless it is quoted.
@@ -192,15 +218,22 @@ fn folded(name: Ident) -> String {
 
 /// Whether a statement only reads, as far as its syntax tells; its plan is looked at too.
 fn readable(statement: &Statement) -> Result<(), Fault> {
-    if let Statement::Query(query) = statement
-        && let Some(what) = changes(query)
-    {
+    if let Some(what) = changed(statement) {
         return Err(read_only(what));
     }
     if is_query(statement) {
         return Ok(());
     }
     Service::allow(&AnyStatement::Statement(Box::new(statement.clone()))).map_err(Fault::from)
+}
+
+/// What a statement changes that begins as one that reads.
+pub fn changed(statement: &Statement) -> Option<&'static str> {
+    match statement {
+        Statement::Query(query) => changes(query),
+        Statement::Explain { statement, .. } => changed(statement),
+        _ => None,
+    }
 }
 
 /// What a query changes, in its body or in a `WITH`.
@@ -399,6 +432,31 @@ fn copied(source: CopySource) -> Result<Box<Statement>, Fault> {
     Ok(Box::new(statement))
 }
 
+/// Options as psql sends those of `\copy`, and as PostgreSQL had them before version 9.
+fn without_parentheses(options: Vec<CopyLegacyOption>) -> Result<Vec<CopyOption>, Fault> {
+    let mut all = Vec::new();
+    for option in options {
+        match option {
+            CopyLegacyOption::Binary => all.push(CopyOption::Format(Ident::new("binary"))),
+            CopyLegacyOption::Header => all.push(CopyOption::Header(true)),
+            CopyLegacyOption::Delimiter(c) => all.push(CopyOption::Delimiter(c)),
+            CopyLegacyOption::Null(text) => all.push(CopyOption::Null(text)),
+            CopyLegacyOption::Csv(options) => {
+                all.push(CopyOption::Format(Ident::new("csv")));
+                for option in options {
+                    all.push(match option {
+                        CopyLegacyCsvOption::Header => CopyOption::Header(true),
+                        CopyLegacyCsvOption::Quote(c) => CopyOption::Quote(c),
+                        other => return Err(Fault::unsupported(format!("COPY has no option {other} here"))),
+                    });
+                }
+            }
+            other => return Err(Fault::unsupported(format!("COPY has no option {other} here"))),
+        }
+    }
+    Ok(all)
+}
+
 fn copy_format(options: &[CopyOption]) -> Result<CopyFormat, Fault> {
     let mut name = "text".to_string();
     let (mut delimiter, mut null, mut header, mut quote) = (None, None, false, '"');
@@ -467,6 +525,15 @@ mod tests {
             ("DISCARD ALL", "Discard"),
             ("COPY (SELECT 1) TO STDOUT WITH (FORMAT csv, HEADER)", "Copy"),
             ("COPY t TO STDOUT", "Copy"),
+            // As psql sends `\copy`.
+            ("COPY  ( SELECT 1 ) TO STDOUT csv header", "Copy"),
+            ("COPY t TO STDOUT WITH CSV HEADER QUOTE AS '''' DELIMITER ';' NULL AS 'x'", "Copy"),
+            ("COPY t TO STDOUT BINARY", "Copy"),
+            ("COPY t TO STDOUT GZIP", "0A000"),
+            ("EXPLAIN (ANALYZE, VERBOSE) SELECT 1", "Query"),
+            ("EXPLAIN (FORMAT TEXT, COSTS off, ANALYZE false) SELECT 1", "Query"),
+            ("EXPLAIN (FORMAT JSON) SELECT 1", "0A000"),
+            ("EXPLAIN (BUFFERS) SELECT 1", "0A000"),
             // Refused.
             ("COPY (SELECT 1) TO '/tmp/x'", "25006"),
             ("COPY (SELECT 1) TO PROGRAM 'sh'", "25006"),

@@ -18,18 +18,20 @@ pub async fn send(client: &mut Connection, mut cursor: Cursor, format: CopyForma
     let response = CopyOutResponse::new(code, columns as i16, vec![i16::from(code); columns]);
     client.line.feed(vec![Out::CopyOutResponse(response)]).await?;
     let names: Vec<Option<&[u8]>> = cursor.columns.names().map(|n| Some(n.as_bytes())).collect();
-    let first = format.first(&names);
-    if !first.is_empty() {
-        client.line.feed(vec![data(first)]).await?;
+    // A line of names is a row for clients; the beginning of a binary file goes with the row that follows, or the end.
+    let mut first = format.first(&names);
+    if format != CopyFormat::Binary && !first.is_empty() {
+        client.line.feed(vec![data(std::mem::take(&mut first))]).await?;
     }
     let mut sent = 0;
     while let Some(batch) = cursor.next(&mut client.line, usize::MAX).await? {
         sent += batch.num_rows();
         let rows = cursor.columns.rows(&batch)?;
-        client.line.feed(rows.iter().map(|row| data(format.row(row))).collect()).await?;
+        client.line.feed(rows.iter().map(|row| data(format.row(row, &mut first))).collect()).await?;
     }
     if format == CopyFormat::Binary {
-        client.line.feed(vec![data(vec![0xff, 0xff])]).await?;
+        first.extend([0xff, 0xff]);
+        client.line.feed(vec![data(first)]).await?;
     }
     client.line.feed(vec![Out::CopyDone(CopyDone::new())]).await?;
     client.complete(Tag::new("COPY").with_rows(sent)).await
@@ -49,10 +51,12 @@ impl CopyFormat {
         }
     }
 
-    fn row(&self, row: &DataRow) -> Vec<u8> {
+    /// A row after what is in `first`, which is empty then.
+    fn row(&self, row: &DataRow, first: &mut Vec<u8>) -> Vec<u8> {
         if *self == CopyFormat::Binary {
+            let mut bytes = std::mem::take(first);
             // Fields lie in a row of a result as they do in a file.
-            let mut bytes = row.field_count.to_be_bytes().to_vec();
+            bytes.extend(row.field_count.to_be_bytes());
             bytes.extend_from_slice(&row.data);
             return bytes;
         }
@@ -157,5 +161,14 @@ mod tests {
             assert_eq!(String::from_utf8(format.line(fields)).unwrap(), expected);
         }
         assert_eq!(fields(&[0, 0, 0, 1, b'x', 255, 255, 255, 255, 0, 0, 0, 0]), [Some(&b"x"[..]), None, Some(b"")]);
+    }
+
+    #[test]
+    fn a_binary_file_begins_in_the_message_of_its_first_row() {
+        let mut first = CopyFormat::Binary.first(&[]);
+        let row = DataRow::new((&[0, 0, 0, 1, b'x'][..]).into(), 1);
+        let begun = CopyFormat::Binary.row(&row, &mut first);
+        assert_eq!(begun, b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x01x");
+        assert_eq!(CopyFormat::Binary.row(&row, &mut first), b"\0\x01\0\0\0\x01x");
     }
 }

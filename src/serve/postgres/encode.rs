@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use datafusion::arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, RecordBatch};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, UInt64Type};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Float32Type, Float64Type, Schema, UInt64Type};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions as Display};
 use datafusion_postgres::arrow_pg::datatypes::field_into_pg_type;
@@ -16,7 +16,9 @@ use datafusion_postgres::pgwire::api::Type;
 use datafusion_postgres::pgwire::api::results::{DataRowEncoder, FieldFormat, FieldInfo};
 use datafusion_postgres::pgwire::error::PgWireError;
 use datafusion_postgres::pgwire::messages::data::{DataRow, FieldDescription, RowDescription};
+use datafusion_postgres::pgwire::types::ToSqlText;
 use datafusion_postgres::pgwire::types::format::FormatOptions;
+use tokio_util::bytes::BytesMut;
 
 use super::fault::Fault;
 
@@ -202,7 +204,13 @@ impl Values {
             Values::Plain(array, field) if array.is_null(row) || field.data_type().is_null() => {
                 encoder.encode_field_with_type_and_format(&None::<&str>, &Type::TEXT, FieldFormat::Text, options)
             }
-            Values::Plain(array, field) => encode_value(encoder, array, row, field, info),
+            Values::Plain(array, field) => match endless(array, row).filter(|_| info.format() == FieldFormat::Text) {
+                Some(text) => {
+                    let text = Some(text.as_str());
+                    encoder.encode_field_with_type_and_format(&text, &Type::TEXT, FieldFormat::Text, options)
+                }
+                None => encode_value(encoder, array, row, field, info),
+            },
             Values::Text(texts) => {
                 let text = texts[row].as_deref();
                 encoder.encode_field_with_type_and_format(&text, &Type::TEXT, FieldFormat::Text, options)
@@ -217,6 +225,38 @@ impl Values {
                 encoder.encode_field_with_type_and_format(&bytes, &Type::BYTEA, FieldFormat::Binary, options)
             }
         }
+    }
+}
+
+/// The text of a number without end, or of a list with one: PostgreSQL's word for it is not the encoder's.
+fn endless(array: &ArrayRef, row: usize) -> Option<String> {
+    fn listed<T>(values: &PrimitiveArray<T>, kind: &Type) -> Option<String>
+    where
+        T: ArrowPrimitiveType,
+        T::Native: Into<f64>,
+        Vec<Option<T::Native>>: ToSqlText,
+    {
+        if !values.iter().flatten().any(|v| Into::<f64>::into(v).is_infinite()) {
+            return None;
+        }
+        let mut text = BytesMut::new();
+        let values: Vec<Option<T::Native>> = values.iter().collect();
+        values.to_sql_text(kind, &mut text, &FormatOptions::default()).ok()?;
+        // There are no other letters in it but those of NaN and NULL.
+        Some(String::from_utf8_lossy(&text).replace("inf", "Infinity"))
+    }
+    let word = |v: f64| v.is_infinite().then(|| if v > 0.0 { "Infinity" } else { "-Infinity" }.to_string());
+    match array.data_type() {
+        DataType::Float64 => word(array.as_primitive_opt::<Float64Type>()?.value(row)),
+        DataType::Float32 => word(array.as_primitive_opt::<Float32Type>()?.value(row).into()),
+        DataType::List(item) if item.data_type().is_floating() => {
+            let values = array.as_list_opt::<i32>()?.value(row);
+            match values.as_primitive_opt::<Float64Type>() {
+                Some(values) => listed(values, &Type::FLOAT8_ARRAY),
+                None => listed(values.as_primitive_opt::<Float32Type>()?, &Type::FLOAT4_ARRAY),
+            }
+        }
+        _ => None,
     }
 }
 
@@ -275,7 +315,9 @@ fn numeric(text: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datafusion::arrow::array::{Decimal128Array, Int64Array, ListArray, StringArray, StructArray, UInt64Array};
+    use datafusion::arrow::array::{
+        Decimal128Array, Float32Array, Float64Array, Int64Array, ListArray, StringArray, StructArray, UInt64Array,
+    };
     use datafusion::arrow::datatypes::{Int64Type, Schema};
 
     /// Fields of a row: `None` is NULL.
@@ -328,7 +370,15 @@ mod tests {
         let long = Decimal128Array::from(vec![99_999_999_999_999_999_999_999_999_999_999_999_999_i128, -5])
             .with_precision_and_scale(38, 2)
             .unwrap();
+        let ends = ListArray::from_iter_primitive::<Float64Type, _, _>([
+            Some(vec![Some(f64::NEG_INFINITY), None, Some(0.1), Some(f64::NAN), Some(f64::INFINITY)]),
+            None,
+        ]);
         let columns: Vec<(&str, ArrayRef, Type, Option<&str>)> = vec![
+            ("f", Arc::new(Float64Array::from(vec![f64::INFINITY, 0.1])), Type::FLOAT8, Some("Infinity")),
+            ("g", Arc::new(Float32Array::from(vec![f32::NEG_INFINITY, 0.1])), Type::FLOAT4, Some("-Infinity")),
+            ("n", Arc::new(Float64Array::from(vec![f64::NAN, 0.1])), Type::FLOAT8, Some("NaN")),
+            ("e", Arc::new(ends), Type::FLOAT8_ARRAY, Some("{-Infinity,NULL,0.1,NaN,Infinity}")),
             ("u", Arc::new(UInt64Array::from(vec![u64::MAX, 1])), Type::NUMERIC, Some("18446744073709551615")),
             ("t", Arc::new(StringArray::from(vec![None, Some("x")])), Type::TEXT, None),
             ("l", Arc::new(list), Type::INT8_ARRAY, Some("{1,NULL}")),

@@ -5,21 +5,23 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use datafusion_postgres::pgwire::api::{ClientInfo, ConnectionHandle, PgWireConnectionState};
-use datafusion_postgres::pgwire::error::PgWireError;
 use datafusion_postgres::pgwire::messages::response::{ErrorResponse, NoticeResponse};
 use datafusion_postgres::pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
 use datafusion_postgres::pgwire::tokio::server::{MaybeTls, PgWireMessageServerCodec};
+use futures::SinkExt;
 use futures::channel::oneshot;
-use futures::{SinkExt, StreamExt};
-use tokio_util::codec::Framed;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio_util::codec::{Decoder, Framed};
 use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
+use super::message;
 
 /// A socket after the choice of TLS.
 pub type Socket = Framed<MaybeTls, PgWireMessageServerCodec<()>>;
@@ -28,6 +30,8 @@ pub type Socket = Framed<MaybeTls, PgWireMessageServerCodec<()>>;
 const LONGEST: usize = 16 << 20;
 /// Bytes of a message before that.
 const LONGEST_OF_STRANGERS: usize = 16 << 10;
+/// Bytes that are read at once.
+const READ: usize = 8 << 10;
 /// Messages that are kept while a query works, and bytes after which no further one is.
 const EARLY: usize = 8;
 const EARLY_BYTES: usize = 1 << 20;
@@ -61,33 +65,62 @@ pub struct Line {
 /// # Errors
 /// Bytes that are no message, or announce one that is too long.
 pub async fn next_message(socket: &mut Socket) -> Result<Option<PgWireFrontendMessage>, Fault> {
-    futures::future::poll_fn(|cx| match socket.poll_next_unpin(cx) {
-        Poll::Ready(Some(Ok(message))) => Poll::Ready(Ok(Some(message))),
-        Poll::Ready(None) => Poll::Ready(Ok(None)),
-        Poll::Ready(Some(Err(PgWireError::IoError(_)))) => Poll::Ready(Ok(None)),
-        Poll::Ready(Some(Err(e))) => Poll::Ready(Err(Fault::fatal("08P01", e.to_string()))),
-        Poll::Pending => match too_long(socket) {
-            Some(fault) => Poll::Ready(Err(fault)),
-            None => Poll::Pending,
-        },
+    futures::future::poll_fn(|cx| {
+        loop {
+            if let Some(message) = first_message(socket)? {
+                return Poll::Ready(Ok(Some(message)));
+            }
+            match ready!(read_more(socket, cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(Ok(None)),
+                Ok(_) => {}
+            }
+        }
     })
     .await
 }
 
-/// Looks at the length that the message announces of which a part is here.
-fn too_long(socket: &Socket) -> Option<Fault> {
-    let bytes = socket.read_buffer();
-    let (at, most) = match socket.state() {
-        PgWireConnectionState::AwaitingSslRequest | PgWireConnectionState::AwaitingStartup => (0, LONGEST_OF_STRANGERS),
-        PgWireConnectionState::AuthenticationInProgress => (1, LONGEST_OF_STRANGERS),
-        _ => (1, LONGEST),
+fn read_more(socket: &mut Socket, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+    let mut bytes = [0; READ];
+    let mut read = ReadBuf::new(&mut bytes);
+    ready!(Pin::new(socket.get_mut()).poll_read(cx, &mut read))?;
+    socket.read_buffer_mut().extend_from_slice(read.filled());
+    Poll::Ready(Ok(read.filled().len()))
+}
+
+/// The first of the messages that were read, once all of it is here. The decoder gets nothing but that, and only if it is
+/// whole: see [`message`].
+fn first_message(socket: &mut Socket) -> Result<Option<PgWireFrontendMessage>, Fault> {
+    let broken = || Fault::fatal("08P01", "a message is not whole: its parts do not fill it");
+    // Without a letter, messages have a length and a number at least.
+    let (at, least, most) = match socket.state() {
+        PgWireConnectionState::AwaitingSslRequest | PgWireConnectionState::AwaitingStartup => {
+            (0, 8, LONGEST_OF_STRANGERS)
+        }
+        PgWireConnectionState::AuthenticationInProgress => (1, 4, LONGEST_OF_STRANGERS),
+        _ => (1, 4, LONGEST),
     };
-    let length: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
+    let bytes = socket.read_buffer_mut();
+    let Some(length) = bytes.get(at..at + 4).and_then(|b| <[u8; 4]>::try_from(b).ok()) else { return Ok(None) };
     let length = u32::from_be_bytes(length) as usize;
-    (length > most).then(|| {
+    if length > most {
         let message = format!("a message of {length} bytes is too long: at most {most} are read");
-        Fault::fatal("54000", message)
-    })
+        return Err(Fault::fatal("54000", message));
+    }
+    if length < least {
+        return Err(broken());
+    }
+    if bytes.len() < at + length {
+        return Ok(None);
+    }
+    let mut bytes = bytes.split_to(at + length);
+    if let (1, Some((kind, [_, _, _, _, body @ ..]))) = (at, bytes.split_first())
+        && !message::is_whole(*kind, body)
+    {
+        return Err(broken());
+    }
+    let decoded = socket.codec_mut().decode(&mut bytes).map_err(|e| Fault::fatal("08P01", e.to_string()))?;
+    // There is no more of it to come.
+    decoded.map(Some).ok_or_else(broken)
 }
 
 /// The bytes that a message holds, about.

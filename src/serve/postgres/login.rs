@@ -18,7 +18,7 @@ use datafusion_postgres::pgwire::api::{
     ClientInfo, METADATA_APPLICATION_NAME, METADATA_USER, PgWireConnectionState, PidSecretKeyGenerator,
 };
 use datafusion_postgres::pgwire::error::{PgWireError, PgWireResult};
-use datafusion_postgres::pgwire::messages::startup::Startup;
+use datafusion_postgres::pgwire::messages::startup::{PasswordMessageFamily, Startup};
 use datafusion_postgres::pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
 use futures::SinkExt;
 use tokio::sync::OwnedSemaphorePermit;
@@ -26,6 +26,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::Shared;
 use super::fault::Fault;
 use super::line::{Socket, next_message};
+use super::message::begins_sasl;
 use super::settings::SERVER_VERSION;
 use crate::serve::Wire;
 use crate::serve::access::Access;
@@ -44,6 +45,8 @@ pub async fn login(socket: &mut Socket, shared: &Arc<Shared>) -> Result<Option<O
 
 async fn handshake(socket: &mut Socket, shared: &Arc<Shared>) -> Result<Option<OwnedSemaphorePermit>, Fault> {
     let mut scram = None;
+    // Whether no password message was heard yet.
+    let mut first = true;
     while let Some(message) = next_message(socket).await? {
         match (message, scram.as_ref()) {
             (PgWireFrontendMessage::CancelRequest(request), None) => {
@@ -52,7 +55,8 @@ async fn handshake(socket: &mut Socket, shared: &Arc<Shared>) -> Result<Option<O
             }
             (PgWireFrontendMessage::Startup(startup), None) => {
                 if shared.tls && !socket.is_secure() {
-                    denied(socket, shared, "no TLS");
+                    let name = startup.parameters.get(METADATA_USER).map_or("", String::as_str);
+                    denied(socket, shared, name, "no TLS");
                     return Err(Fault::fatal("28000", "this server talks over TLS alone")
                         .hint("connect with sslmode=require, or verify-full with the server's certificate"));
                 }
@@ -68,7 +72,13 @@ async fn handshake(socket: &mut Socket, shared: &Arc<Shared>) -> Result<Option<O
                 handler.on_startup(socket, PgWireFrontendMessage::Startup(startup)).await.map_err(broken)?;
                 scram = Some(handler);
             }
-            (message @ PgWireFrontendMessage::PasswordMessageFamily(_), Some(handler)) => {
+            (PgWireFrontendMessage::PasswordMessageFamily(message), Some(handler)) => {
+                if let (true, PasswordMessageFamily::Raw(body)) = (std::mem::take(&mut first), &message)
+                    && !begins_sasl(body)
+                {
+                    return Err(Fault::fatal("08P01", "expected the first message of SASL"));
+                }
+                let message = PgWireFrontendMessage::PasswordMessageFamily(message);
                 // Before the client hears that it is in; given back where it is not.
                 let place = place(shared)?;
                 if let Err(e) = handler.on_startup(socket, message).await {
@@ -116,22 +126,26 @@ fn broken(error: PgWireError) -> Fault {
     Fault::fatal("08P01", error.to_string())
 }
 
-fn user(socket: &Socket) -> String {
-    let name = socket.metadata().get(METADATA_USER).map_or("", String::as_str);
+fn user(socket: &Socket) -> &str {
+    socket.metadata().get(METADATA_USER).map_or("", String::as_str)
+}
+
+/// A name as a line of the log, or a message, can have it.
+fn shown(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
-fn denied(socket: &Socket, shared: &Shared, why: &str) {
+fn denied(socket: &Socket, shared: &Shared, name: &str, why: &str) {
     shared.service.metrics.denied(Wire::Postgres);
-    tracing::warn!("postgres: {} was not let in as `{}`: {why}", socket.socket_addr(), user(socket));
+    tracing::warn!("postgres: {} was not let in as `{}`: {why}", socket.socket_addr(), shown(name));
 }
 
 fn refused(socket: &Socket, shared: &Shared, error: &PgWireError) -> Fault {
     if matches!(error, PgWireError::IoError(_)) {
         return broken(PgWireError::InvalidStartupMessage);
     }
-    denied(socket, shared, "wrong user or password");
-    Fault::fatal("28P01", format!("password authentication failed for user \"{}\"", user(socket)))
+    denied(socket, shared, user(socket), "wrong user or password");
+    Fault::fatal("28P01", format!("password authentication failed for user \"{}\"", shown(user(socket))))
 }
 
 /// Passwords as SCRAM wants them, salted at the start: that takes thousands of hashes, which no stranger shall ask for.

@@ -5,7 +5,7 @@
 //!  connection/    messages and answers of a client     command.rs   what a statement is: run, settings, or refused
 //!  params.rs      $1 and its value                     compat/      the dialect and the catalog queries of tools
 //!  encode.rs      rows, types                          names.rs     names of columns as PostgreSQL chooses them
-//!  settings.rs    SET and SHOW                         copy.rs      COPY ... TO STDOUT
+//!  settings.rs    SET and SHOW                         copy.rs      COPY ... TO STDOUT         message.rs  their shape
 //!  catalog/       pg_catalog, information_schema       functions/   version(), to_char(), pg_get_viewdef(), ...
 //! ```
 //!
@@ -22,6 +22,7 @@ mod fault;
 mod functions;
 mod line;
 mod login;
+mod message;
 mod names;
 mod params;
 mod settings;
@@ -37,9 +38,10 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::service::Service;
-use super::{Door, Wire, tls};
+use super::{Door, Wire, random, tls};
 use crate::diag::{Failure, Result};
 use catalog::Catalog;
+pub(super) use command::changed;
 use line::Line;
 
 /// Within which a client that asks for TLS has to shake hands.
@@ -67,7 +69,7 @@ impl Shared {
         let wrong = |e| Failure::stage("serve::catalog", format!("cannot make PostgreSQL's catalog: {e}"));
         let (base, catalog) = catalog::session(&service).map_err(wrong)?;
         functions::register(&base, &catalog);
-        let users = Arc::new(login::Users::new(&service.access, random()));
+        let users = Arc::new(login::Users::new(&service.access, random()?));
         let places = Arc::new(Semaphore::new(service.limits.connections));
         Ok(Arc::new(Shared {
             service,
@@ -81,13 +83,6 @@ impl Shared {
             tls,
         }))
     }
-}
-
-/// Bytes that nobody can guess.
-fn random() -> [u8; 32] {
-    use datafusion_postgres::pgwire::api::auth::sasl::scram::random_nonce;
-    // The nonces of SCRAM come from the generator of the system.
-    *blake3::hash(format!("{}{}", random_nonce(), random_nonce()).as_bytes()).as_bytes()
 }
 
 /// Answers until the service stops.

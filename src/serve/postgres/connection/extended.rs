@@ -67,7 +67,7 @@ impl Connection {
             return Err(Fault::new("53400", "too many prepared statements").hint("DEALLOCATE ALL").into());
         }
         self.room_for(message.query.len())?;
-        let mut statements = command::parse(&message.query)?;
+        let mut statements = self.heard(command::parse(&message.query))?;
         if statements.len() > 1 {
             return Err(Fault::new("42601", "cannot insert multiple commands into a prepared statement").into());
         }
@@ -78,7 +78,7 @@ impl Connection {
             let planned = if count > 0 { self.plan(&statement, &prepared.text).await.ok() } else { None };
             let plan = planned.as_ref().map(|p| &p.0);
             prepared.types = params::types(count, &message.type_oids, &statement, plan);
-            let command = command::of(statement)?;
+            let command = self.heard(command::of(statement))?;
             self.may(&command)?;
             prepared.columns = self.columns(&command, &prepared).await?;
             prepared.command = Some(command);

@@ -24,12 +24,12 @@ use datafusion_postgres::pgwire::messages::{PgWireBackendMessage as Out, PgWireF
 
 use super::command::{self, Command};
 use super::encode::Columns;
-use super::fault::{Fault, without_path};
+use super::fault::Fault;
 use super::line::{Halt, Line};
 use super::settings::{Changed, Settings};
 use super::{Shared, copy, functions, names};
 use crate::serve::Wire;
-use crate::serve::refusal::Refusal;
+use crate::serve::refusal::{Reason, Refusal, discreet};
 pub use cursor::Cursor;
 use cursor::within;
 use extended::{Portal, Prepared, no_statement};
@@ -225,11 +225,8 @@ impl Connection {
     /// Without the paths of this machine.
     fn discreet(&self, mut fault: Fault) -> Fault {
         let store = self.shared.service.tables.store();
-        for (path, name) in [(store.root(), "the store"), (store.project(), "the project")] {
-            let path = path.display().to_string();
-            fault.message = without_path(&fault.message, &path, name);
-            fault.hint = without_path(&fault.hint, &path, name);
-        }
+        fault.message = discreet(&fault.message, store);
+        fault.hint = discreet(&fault.hint, store);
         fault
     }
 
@@ -240,14 +237,14 @@ impl Connection {
 
     /// Statements in one text, each answered with its rows.
     async fn simple(&mut self, sql: &str) -> Done {
-        let statements = command::parse(sql)?;
+        let statements = self.heard(command::parse(sql))?;
         if statements.is_empty() {
             return Ok(self.line.feed(vec![Out::EmptyQueryResponse(EmptyQueryResponse::new())]).await?);
         }
         let text: Arc<str> = sql.into();
         for statement in statements {
             self.line.begin().await;
-            let command = command::of(statement)?;
+            let command = self.heard(command::of(statement))?;
             self.may(&command)?;
             let tag = command.tag();
             if let Some(mut cursor) = self.run(command, &text).await? {
@@ -378,6 +375,18 @@ impl Connection {
         Ok(None)
     }
 
+    /// Counts what is refused for its words alone.
+    fn heard<T>(&self, read: Result<T, Fault>) -> Result<T, Fault> {
+        read.inspect_err(|fault| {
+            let reason = match fault.code {
+                "25006" => Reason::ReadOnly,
+                "54001" => Reason::TooLarge,
+                _ => Reason::Syntax,
+            };
+            self.shared.service.refused(Wire::Postgres, &Refusal::new(reason, fault.message.clone()));
+        })
+    }
+
     /// Plans a statement that reads.
     async fn plan(&self, statement: &Statement, text: &str) -> Result<(LogicalPlan, Option<Vec<String>>), Fault> {
         let named = names::of(statement);
@@ -389,9 +398,15 @@ impl Connection {
         let statement = self.shared.compat.rewrite(statement, &path);
         let service = &self.shared.service;
         let any = AnyStatement::Statement(Box::new(statement));
-        let planned = self.ctx.state().statement_to_plan(any).await;
-        let plan = planned.map_err(|e| Refusal::planning(&e, text, &service.now().names))?;
-        service.verify(&plan)?;
+        // It is a query over tables that differ from PostgreSQL's of these names.
+        let of_all = matches!(&any, AnyStatement::Statement(s) if matches!(**s, Statement::ShowFunctions { .. }));
+        let state = if of_all { service.session().state() } else { service.pinned(&self.ctx).state() };
+        let planned = service.logical(state, any).await.and_then(|planned| {
+            let plan = planned.map_err(|e| Refusal::planning(&e, text, &service.now().names))?;
+            service.verify(&plan)?;
+            Ok(plan)
+        });
+        let plan = planned.inspect_err(|refusal| service.refused(Wire::Postgres, refusal))?;
         Ok((plan, named))
     }
 

@@ -186,6 +186,10 @@ fn nothing() -> Vec<ScalarUDF> {
         of_texts("pg_encoding_to_char", 1..=1, DataType::Utf8, |args| {
             Ok(args[0].map(|n| if n == "6" { "UTF8" } else { "" }.to_string()))
         }),
+        of_texts("pg_char_to_encoding", 1..=1, DataType::Int32, |args| {
+            Ok(args[0].map(|name| if name.eq_ignore_ascii_case("utf8") { "6" } else { "-1" }.to_string()))
+        }),
+        same("getdatabaseencoding", 0..=0, DataType::Utf8, "UTF8"),
     ];
     // Who may read one may read all, and nobody may do anything else.
     for name in [
