@@ -19,6 +19,9 @@ use crate::diag::Result;
 /// Above this, points that fall on the same quarter of a pixel are drawn once.
 pub(super) const MANY: usize = 5_000;
 
+/// Half the width of an area that has one place only.
+const COLUMN: f64 = 8.0;
+
 pub(super) fn draw<DB: DrawingBackend>(panel: &Panel, frame: &Frame, canvas: &mut Canvas<DB>) -> Result<()> {
     let all: usize = panel.data.series.iter().map(Vec::len).sum();
     let on_paper = |points: &Vec<Point>| points.iter().map(|&(x, y)| (frame.px(x), frame.py(y))).collect();
@@ -61,7 +64,14 @@ fn areas<DB: DrawingBackend>(all: Vec<Vec<Point>>, frame: &Frame, canvas: &mut C
     for (i, points) in all.iter().enumerate().rev() {
         let points = extremes_by_column(points);
         let (Some(first), Some(last)) = (points.first().copied(), points.last().copied()) else { continue };
-        let corners: Vec<Point> = [(first.0, foot)].into_iter().chain(points).chain([(last.0, foot)]).collect();
+        let corners: Vec<Point> = if first.0 == last.0 {
+            // One place has no width of its own: a column stands there.
+            let (left, right) = ((first.0 - COLUMN).max(frame.left), (first.0 + COLUMN).min(frame.right));
+            let top = points.iter().map(|p| p.1).fold(first.1, f64::min);
+            vec![(left, foot), (left, top), (right, top), (right, foot)]
+        } else {
+            [(first.0, foot)].into_iter().chain(points).chain([(last.0, foot)]).collect()
+        };
         canvas.polygon(&corners, look(i).rgb, 1.0)?;
     }
     canvas.rule_across(foot, frame.left, frame.right, AXIS)

@@ -38,6 +38,7 @@ pictures! {
     histogram_facets: by_gpu(distribution(ChartKind::Histogram)),
     step: steps(),
     area: areas(),
+    area_one_row: one_row(ChartKind::Area),
     area_limits_dark: Chart { dark: true, y_limits: limits(None, Some(200.0)), ..areas() },
     boxes: boxes(),
     boxes_dark: Chart { dark: true, ..boxes() },

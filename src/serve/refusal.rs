@@ -303,7 +303,7 @@ mod tests {
         let names = Names { tables: vec!["b".into(), "p.a".into(), "p.b".into()], functions: vec![] };
         let error = DataFusionError::Plan("table 'pipe.public.something' not found".into());
         let refusal = Refusal::planning(&error, "SELECT * FROM something", &names);
-        assert_eq!((refusal.reason, refusal.hint.as_str()), (Reason::UnknownTable, "tables: p.a, p.b"));
+        assert_eq!((refusal.reason, refusal.hint.as_str()), (Reason::UnknownTable, "tables: b, p.a"));
     }
 
     #[test]

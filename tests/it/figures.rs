@@ -61,7 +61,9 @@ fn a_report_has_the_figures_that_are_asked_for() {
 fn figures_are_listed_and_can_be_ones_own() {
     let project = Project::new();
     let list = project.run(&["show", "figures"]).ok().out;
-    for part in ["latency_by_load", "TTFT over load", "simulate", "OF_requests", "trial_importance"] {
+    for part in
+        ["latency_by_load", "How long do requests wait at which load", "simulate", "OF_requests", "trial_importance"]
+    {
         assert!(list.contains(part), "no `{part}` in:\n{list}");
     }
     let one = project.run(&["show", "figure", "goodput_by_load"]).ok().out;
