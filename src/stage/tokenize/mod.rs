@@ -95,7 +95,7 @@ impl Kind for Tokenize {
         }
         // Files that are not there are told of elsewhere.
         if self.all_files().iter().all(|file| file.path.is_file())
-            && let Err(failure) = self.tokenizer()
+            && let Err(failure) = self.verify()
         {
             found.extend(failure.or_at(at().as_ref()).diagnostics);
         }

@@ -73,8 +73,7 @@ impl Tokenize {
     /// Every file that is not what it should be, and settings that do not fit each other.
     pub(super) fn tokenizer(&self) -> Result<Tokenizer> {
         let source = self.source()?;
-        let mut specials = source.as_ref().map(|s| s.specials.clone()).unwrap_or_default();
-        specials.extend(self.special_tokens.iter().cloned());
+        let specials = self.specials(source.as_ref());
         let encoder = self.encoder(source.is_some(), &specials)?;
         let chat = match &source {
             Some(source) => Some(self.chat(source)?),
@@ -83,11 +82,29 @@ impl Tokenize {
         Ok(Tokenizer::new(encoder, chat, &specials, self.block_tokens))
     }
 
-    fn encoder(&self, templated: bool, specials: &[String]) -> Result<Encoder> {
-        if specials.iter().any(String::is_empty) {
-            let message = "a special token is empty: it would stand everywhere";
-            return Err(Diagnostic::new("tokenize::special_tokens", message).into());
+    /// Whether [`Self::tokenizer`] can be built. An embedded vocabulary is not unpacked for that: it takes longer than
+    /// all else of a run that finds its tables in the store.
+    ///
+    /// # Errors
+    /// Those of [`Self::tokenizer`].
+    pub(super) fn verify(&self) -> Result<()> {
+        if !matches!(self.encoding, Encoding::O200kBase | Encoding::Cl100kBase) {
+            return self.tokenizer().map(drop);
         }
+        let source = self.source()?;
+        none_empty(&self.specials(source.as_ref()))?;
+        source.map_or(Ok(()), |source| self.chat(&source).map(drop))
+    }
+
+    /// Those of the template's files, then those of the stage.
+    fn specials(&self, source: Option<&Source>) -> Vec<String> {
+        let mut specials = source.map(|s| s.specials.clone()).unwrap_or_default();
+        specials.extend(self.special_tokens.iter().cloned());
+        specials
+    }
+
+    fn encoder(&self, templated: bool, specials: &[String]) -> Result<Encoder> {
+        none_empty(specials)?;
         let found = (templated || !specials.is_empty()).then_some(specials);
         match &self.encoding {
             Encoding::O200kBase => Ok(Encoder::embedded(Embedded::O200kBase, found)),
@@ -180,6 +197,14 @@ impl Tokenize {
             Diagnostic::new("tokenize::template", message).at(at).help("templates are Jinja, as of transformers").into()
         })
     }
+}
+
+fn none_empty(specials: &[String]) -> Result<()> {
+    if specials.iter().any(String::is_empty) {
+        let message = "a special token is empty: it would stand everywhere";
+        return Err(Diagnostic::new("tokenize::special_tokens", message).into());
+    }
+    Ok(())
 }
 
 /// A file in the folder of another.

@@ -151,7 +151,7 @@ fn templates_come_from_the_files_that_models_have() {
     let beside = spec(hugging_face(&tokenizer), ChatTemplate::Beside);
     let failure = count(&beside).err().unwrap();
     assert!(failure.to_string().contains("there is no chat template beside tokenizer.json"), "{failure}");
-    let lacking = spec(Encoding::O200kBase, ChatTemplate::Beside).tokenizer().err().unwrap();
+    let lacking = spec(Encoding::O200kBase, ChatTemplate::Beside).verify().unwrap_err();
     assert!(lacking.to_string().contains("is of a tokenizer with a file"), "{lacking}");
     assert_eq!(beside.all_files().len(), 1);
 
@@ -191,7 +191,11 @@ fn templates_come_from_the_files_that_models_have() {
 
 #[test]
 fn settings_that_do_not_fit_are_told() {
-    let say = |spec: Tokenize| spec.tokenizer().err().unwrap().to_string();
+    let say = |spec: Tokenize| {
+        let told = spec.tokenizer().err().unwrap().to_string();
+        assert_eq!(spec.verify().unwrap_err().to_string(), told);
+        told
+    };
     let chatml = || spec(Encoding::O200kBase, ChatTemplate::Chatml);
     let day = Text::new("31.1.2025".to_string(), None);
     assert_eq!(
