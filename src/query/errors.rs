@@ -6,7 +6,8 @@ use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::tokenizer::Span as SqlSpan;
 
-use super::session::SCHEMA;
+use super::lint::is_file;
+use super::session::{CATALOG, SCHEMA};
 use crate::diag::{Diagnostic, Exit, Failure, Span, nearest};
 
 /// Where an SQL text stands.
@@ -127,6 +128,14 @@ pub fn planning(error: &DataFusionError, text: &str, place: &Place, names: &Name
             let message = plain(&root.strip_backtrace());
             if let Some(table) = quoted_after(&message, "table '") {
                 let bare = table.rsplit('.').next().unwrap_or(&table).to_string();
+                // A name in quotes may have dots of its own.
+                let own = table.strip_prefix(&format!("{CATALOG}.{SCHEMA}."));
+                if let Some(file) = own.filter(|own| is_file(own)) {
+                    let at = stretch.or_else(|| find_word(text, file));
+                    let what = format!("`{file}` is a file: SQL reads tables only");
+                    let found = place.diagnostic(text, "sql::unknown_table", what, at);
+                    return found.help("an `ingest` stage makes a table of a file");
+                }
                 let at = stretch.or_else(|| find_word(text, &bare));
                 let unnamed = table.rsplit('.').nth(1).is_none_or(|schema| schema == SCHEMA);
                 let all = names.tables.iter().map(String::as_str);

@@ -126,7 +126,7 @@ impl Visitor for Problems<'_> {
     }
 }
 
-fn is_file(name: &str) -> bool {
+pub(super) fn is_file(name: &str) -> bool {
     let lower = name.to_lowercase();
     name.contains('/')
         || [".parquet", ".csv", ".json", ".jsonl", ".arrow", ".gz", ".zst"].iter().any(|e| lower.ends_with(e))

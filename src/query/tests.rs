@@ -290,6 +290,7 @@ async fn queries_only_read() {
         ("SET datafusion.execution.batch_size = 1", "sql::read_only 1:1"),
         ("SELECT 1; SELECT 2", "sql::statement 1:1"),
         ("SELECT * FROM '/etc/passwd'", "sql::unknown_table 1:16"),
+        ("SELECT * FROM 'data/x.parquet'", "sql::unknown_table 1:16"),
         ("SELECT * FROM simm", "sql::unknown_table 1:15"),
         ("SELECT gpu FROM a.sim", "sql::unknown_column 1:8"),
     ];
