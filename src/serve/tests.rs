@@ -209,9 +209,9 @@ fn what_works_without_a_row_is_stopped_too() {
         let begun = Instant::now();
         assert_eq!(refused(&service, pairs).await, Reason::Timeout);
         assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-        // Its place is free once it has really stopped.
+        // Its place, and the threads that plan, are free once it has really stopped.
         while let Err(refusal) = numbers(&service, "SELECT CAST(4 AS BIGINT)").await {
-            assert_eq!(refusal.reason, Reason::Busy);
+            assert!(matches!(refusal.reason, Reason::Busy | Reason::Timeout), "{refusal}");
             assert!(begun.elapsed() < Duration::from_secs(60));
         }
     });

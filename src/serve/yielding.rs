@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DataFusionError, JoinType};
@@ -27,8 +28,10 @@ use datafusion::physical_plan::{
 };
 use futures::{StreamExt, stream};
 
-/// Rows of one side that a nested loop takes at once, with each of the other.
-const LOOPED: usize = 128;
+/// Pairs that a nested loop looks at without waiting.
+const PAIRS: u64 = 1 << 22;
+/// Rows of one side that a nested loop takes at once, if the other has few.
+const LOOPED: u64 = 8192;
 /// Rows that a hash join takes at once where it may drop most of the pairs that it finds.
 const HASHED: usize = 1024;
 
@@ -54,7 +57,8 @@ impl PhysicalOptimizerRule for Yielding {
             let plan = match pairs(plan.as_ref()) {
                 Pairs::Few => return Ok(Transformed::no(plan)),
                 Pairs::HandedOn => plan,
-                Pairs::Dropped(rows) => sliced(plan, rows)?,
+                Pairs::Looped => sliced(plan, None)?,
+                Pairs::Dropped => sliced(plan, Some(HASHED))?,
             };
             Ok(Transformed::yes(Arc::new(CooperativeExec::new(plan)) as Arc<dyn ExecutionPlan>))
         });
@@ -71,17 +75,19 @@ enum Pairs {
     Few,
     /// As they are made: it is enough to wait now and then between them.
     HandedOn,
-    /// Perhaps after most were dropped: it is given so many rows of its second input at once.
-    Dropped(usize),
+    /// Every row of one input with every one of the other, perhaps to drop most.
+    Looped,
+    /// Perhaps after most were dropped.
+    Dropped,
 }
 
 fn pairs(plan: &dyn ExecutionPlan) -> Pairs {
     if plan.is::<NestedLoopJoinExec>() {
-        return Pairs::Dropped(LOOPED);
+        return Pairs::Looped;
     }
     if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
         let all = matches!(join.join_type, JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full);
-        return if all && join.filter.is_none() { Pairs::HandedOn } else { Pairs::Dropped(HASHED) };
+        return if all && join.filter.is_none() { Pairs::HandedOn } else { Pairs::Dropped };
     }
     let multiplies = plan.is::<CrossJoinExec>()
         || plan.is::<SortMergeJoinExec>()
@@ -91,33 +97,61 @@ fn pairs(plan: &dyn ExecutionPlan) -> Pairs {
     if multiplies { Pairs::HandedOn } else { Pairs::Few }
 }
 
-/// With slices of what it reads last: the side that a join does not hold.
-fn sliced(plan: Arc<dyn ExecutionPlan>, rows: usize) -> DfResult<Arc<dyn ExecutionPlan>> {
+/// With slices of what it reads last, the side that a join does not hold: of so many rows each, or of as many as suit the side
+/// that it holds.
+fn sliced(plan: Arc<dyn ExecutionPlan>, rows: Option<usize>) -> DfResult<Arc<dyn ExecutionPlan>> {
     let mut children: Vec<Arc<dyn ExecutionPlan>> = plan.children().into_iter().cloned().collect();
-    if let Some(last) = children.pop() {
-        children.push(Arc::new(SlicesExec::new(last, rows)));
+    let held = Arc::new(AtomicU64::new(0));
+    let (last, first) = (children.pop(), children.pop());
+    if let Some(first) = first {
+        children.push(match rows {
+            Some(_) => first,
+            None => Arc::new(SlicesExec::new(first, Slices::Held(held.clone()))),
+        });
+    }
+    if let Some(last) = last {
+        children.push(Arc::new(SlicesExec::new(last, rows.map_or(Slices::Beside(held), Slices::Of))));
     }
     plan.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+}
+
+/// Rows that a nested loop takes at once beside so many that it holds. Not of the time that it takes: the order of the pairs
+/// depends on it.
+fn beside(held: u64) -> usize {
+    (PAIRS / held.max(1)).clamp(1, LOOPED) as usize
+}
+
+#[derive(Clone, Debug)]
+enum Slices {
+    Of(usize),
+    /// Counted, and handed on as they come: a join reads all of them before the others.
+    Held(Arc<AtomicU64>),
+    /// Of [`beside`] those counted.
+    Beside(Arc<AtomicU64>),
 }
 
 /// Hands on the rows of its input a few at a time, and lets others work before each of these.
 #[derive(Debug)]
 struct SlicesExec {
     input: Arc<dyn ExecutionPlan>,
-    rows: usize,
+    slices: Slices,
     properties: Arc<PlanProperties>,
 }
 
 impl SlicesExec {
-    fn new(input: Arc<dyn ExecutionPlan>, rows: usize) -> Self {
+    fn new(input: Arc<dyn ExecutionPlan>, slices: Slices) -> Self {
         let properties = input.properties().clone();
-        SlicesExec { input, rows, properties }
+        SlicesExec { input, slices, properties }
     }
 }
 
 impl DisplayAs for SlicesExec {
     fn fmt_as(&self, _t: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "SlicesExec: rows={}", self.rows)
+        match &self.slices {
+            Slices::Of(rows) => write!(f, "SlicesExec: rows={rows}"),
+            Slices::Held(_) => write!(f, "SlicesExec: counted"),
+            Slices::Beside(_) => write!(f, "SlicesExec: pairs={PAIRS}"),
+        }
     }
 }
 
@@ -155,7 +189,7 @@ impl ExecutionPlan for SlicesExec {
         _options: ReplaceChildrenOptions,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(child), true) => Ok(Arc::new(Self::new(child, self.rows))),
+            (Some(child), true) => Ok(Arc::new(Self::new(child, self.slices.clone()))),
             _ => Err(DataFusionError::Internal("SlicesExec has one child".to_string())),
         }
     }
@@ -168,11 +202,19 @@ impl ExecutionPlan for SlicesExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
         let input = self.input.execute(partition, context)?;
-        let (schema, most) = (input.schema(), self.rows.max(1));
+        let (schema, how) = (input.schema(), self.slices.clone());
         let slices = input.flat_map(move |batch| {
             let slices: Vec<_> = match batch {
                 Ok(batch) => {
                     let rows = batch.num_rows();
+                    let most = match &how {
+                        Slices::Of(rows) => (*rows).max(1),
+                        Slices::Held(held) => {
+                            held.fetch_add(rows as u64, Ordering::Relaxed);
+                            rows.max(1)
+                        }
+                        Slices::Beside(held) => beside(held.load(Ordering::Relaxed)),
+                    };
                     (0..rows).step_by(most).map(|at| Ok(batch.slice(at, most.min(rows - at)))).collect()
                 }
                 Err(e) => vec![Err(e)],
@@ -202,5 +244,40 @@ impl ExecutionPlan for SlicesExec {
         _config: &ConfigOptions,
     ) -> DfResult<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
         Ok(FilterPushdownPropagation::if_all(child_pushdown_result))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::session::{self, SessionOptions};
+    use datafusion::execution::context::SessionContext;
+
+    #[test]
+    fn more_rows_of_one_side_mean_fewer_of_the_other() {
+        let sizes = [0, 1, 512, 20_000, 1 << 20, 1 << 22, u64::MAX].map(beside);
+        assert_eq!(sizes, [8192, 8192, 8192, 209, 4, 1, 1]);
+    }
+
+    #[tokio::test]
+    async fn loops_in_slices_find_the_same_pairs() {
+        let plain = session::context(&SessionOptions { target_partitions: 2, memory_bytes: 64 << 20 }).unwrap();
+        let sliced = SessionContext::new_with_state(with_rule(plain.state()));
+        let join = |kind: &str| {
+            format!(
+                "SELECT a.value AS a, b.value AS b FROM generate_series(1, 1500) a {kind} JOIN \
+                 generate_series(1, 9000) b ON a.value * 5 < b.value AND b.value < a.value * 5 + 4"
+            )
+        };
+        for kind in ["", "LEFT", "RIGHT", "FULL"] {
+            let sql = join(kind);
+            let told = async |ctx: &SessionContext, sql: &str| {
+                let rows = ctx.sql(sql).await.unwrap().collect().await.unwrap();
+                datafusion::arrow::util::pretty::pretty_format_batches(&rows).unwrap().to_string()
+            };
+            assert!(told(&sliced, &format!("EXPLAIN {sql}")).await.contains("SlicesExec: pairs"));
+            let sorted = format!("SELECT * FROM ({sql}) ORDER BY a, b");
+            assert_eq!(told(&sliced, &sorted).await, told(&plain, &sorted).await, "{kind}");
+        }
     }
 }
