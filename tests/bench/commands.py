@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""How fast whole commands are: rerun with nothing to do, ingest against DuckDB, a fan-out of 1,000 x 1,000.
+"""How fast whole commands are: rerun with nothing to do, ingest against DuckDB, a fan-out of 1,000 x 1,000,
+the report of 10,000 scenarios.
 
     cargo build --release
-    python3 tests/bench/commands.py path/to/release/pipe [rerun] [ingest] [fanout]
+    python3 tests/bench/commands.py path/to/release/pipe [rerun] [ingest] [fanout] [report]
 
 Needs the Python package duckdb for `ingest`. Prints medians of several runs, interleaved where two tools are compared,
 because shared machines are noisy: trust ratios. Everything happens in a temporary folder (3 GB for `ingest`).
@@ -114,9 +115,39 @@ stages:
           f"{1e6 / wall:,.0f} requests/s")
 
 
+def report(pipe, tmp):
+    (tmp / "pipelines/many.yaml").write_text("""\
+name: many
+seed: 1
+stages:
+  trace:
+    synthesize:
+      requests: 50
+      rate_rps: 4
+      input: { lognormal_p50_p90: { p50: 400, p90: 1600 } }
+      output: { lognormal_p50_p90: { p50: 150, p90: 500 } }
+  sim:
+    simulate:
+      requests: trace
+      deployment: { model: meta-llama/Llama-3.1-8B, gpu: h100-sxm }
+      sweep:
+        grid:
+          deployment.replicas: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+          deployment.scheduler.vllm_v1.max_num_batched_tokens: [512, 1024, 1536, 2048, 2560, 3072, 3584, 4096, 4608, 5120]
+          deployment.scheduler.vllm_v1.max_num_seqs: [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
+          workload.rate_rps: [2, 4, 8, 12, 16, 24, 32, 48, 64, 96]
+""")
+    timed([pipe, "run", "pipelines/many.yaml", "--quiet"], tmp)
+    walls = []
+    for _ in range(5):
+        walls.append(timed([pipe, "report", "many", "-o", "many.html"], tmp)[0])
+    size = (tmp / "many.html").stat().st_size / 2**20
+    print(f"report of 10,000 scenarios: {statistics.median(walls):.1f} s (median of {len(walls)}), {size:.1f} MiB of HTML")
+
+
 def main():
     pipe = str(pathlib.Path(sys.argv[1]).resolve())
-    chosen = sys.argv[2:] or ["rerun", "ingest", "fanout"]
+    chosen = sys.argv[2:] or ["rerun", "ingest", "fanout", "report"]
     for name in chosen:
         with tempfile.TemporaryDirectory() as tmp:
             globals()[name](pipe, project(pathlib.Path(tmp)))
