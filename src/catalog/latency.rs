@@ -69,7 +69,7 @@ impl FittedSet {
 ///
 /// # Errors
 /// A model or GPU that the catalog lacks; a coefficient that is negative or no number.
-pub(super) fn sets(groups: Vec<Group>, file: &str, catalog: &Catalog) -> Result<Vec<FittedSet>> {
+pub(super) fn sets(groups: &[Group], file: &str, catalog: &Catalog) -> Result<Vec<FittedSet>> {
     let mut found = Vec::new();
     let wrong = |model: &str, what: String| Diagnostic::new("catalog::invalid", format!("{file}, `{model}`: {what}"));
     for group in groups {

@@ -14,7 +14,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -119,12 +119,9 @@ impl Facts for GpuSpec {
 /// # Errors
 /// A file of the project's catalog that is not valid.
 pub fn load(project: &Path) -> Result<Catalog> {
-    let mut catalog = Catalog::default();
+    let (built_in, groups) = built_in()?;
+    let mut catalog = Catalog { configs: Arc::default(), ..built_in.clone() };
     let folder = project.join("data/catalog");
-    let none = Path::new("");
-    catalog.add_models(MODELS, "models.yaml", none)?;
-    catalog.add_gpus(GPUS, "gpus.yaml", none)?;
-    catalog.prices = parse(PRICES, "prices.yaml")?;
     if let Some((text, file)) = read(&folder.join("models.yaml"), MODELS)? {
         catalog.add_models(&text, &file, &folder)?;
     }
@@ -134,12 +131,27 @@ pub fn load(project: &Path) -> Result<Catalog> {
     if let Some((text, file)) = read(&folder.join("prices.yaml"), PRICES)? {
         catalog.prices.extend(parse::<Vec<Price>>(&text, &file)?);
     }
-    let mut fitted = latency::sets(parse(LATENCY, "latency.yaml")?, "latency.yaml", &catalog)?;
+    let mut fitted = latency::sets(groups, "latency.yaml", &catalog)?;
     if let Some((text, file)) = read(&folder.join("latency.yaml"), LATENCY)? {
-        fitted.extend(latency::sets(parse(&text, &file)?, &file, &catalog)?);
+        fitted.extend(latency::sets(&parse::<Vec<latency::Group>>(&text, &file)?, &file, &catalog)?);
     }
     catalog.fitted = fitted;
     Ok(catalog)
+}
+
+/// What the binary carries, read once: every stage asks for it. The coefficients are still without names.
+fn built_in() -> Result<&'static (Catalog, Vec<latency::Group>)> {
+    static READ: OnceLock<(Catalog, Vec<latency::Group>)> = OnceLock::new();
+    if let Some(read) = READ.get() {
+        return Ok(read);
+    }
+    let mut catalog = Catalog::default();
+    let none = Path::new("");
+    catalog.add_models(MODELS, "models.yaml", none)?;
+    catalog.add_gpus(GPUS, "gpus.yaml", none)?;
+    catalog.prices = parse(PRICES, "prices.yaml")?;
+    let groups = parse(LATENCY, "latency.yaml")?;
+    Ok(READ.get_or_init(|| (catalog, groups)))
 }
 
 impl Catalog {

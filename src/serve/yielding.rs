@@ -28,10 +28,12 @@ use datafusion::physical_plan::{
 };
 use futures::{StreamExt, stream};
 
-/// Pairs that a nested loop looks at without waiting.
-const PAIRS: u64 = 1 << 22;
-/// Rows of one side that a nested loop takes at once, if the other has few.
-const LOOPED: u64 = 8192;
+/// Pairs that a nested loop looks at without waiting: a tenth of a second.
+const PAIRS: u64 = 1 << 27;
+/// Rows of one side that a nested loop takes at once. With fewer it takes several times as long for a pair.
+const LOOPED: std::ops::RangeInclusive<u64> = 1024..=8192;
+/// Rows of the other side from which on even the fewest of those would keep it for a second.
+const MANY: u64 = 1 << 19;
 /// Rows that a hash join takes at once where it may drop most of the pairs that it finds.
 const HASHED: usize = 1024;
 
@@ -115,10 +117,14 @@ fn sliced(plan: Arc<dyn ExecutionPlan>, rows: Option<usize>) -> DfResult<Arc<dyn
     plan.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
 }
 
-/// Rows that a nested loop takes at once beside so many that it holds. Not of the time that it takes: the order of the pairs
-/// depends on it.
+/// Rows that a nested loop takes at once beside so many that it holds. Not by the clock: the order of the pairs depends on it.
 fn beside(held: u64) -> usize {
-    (PAIRS / held.max(1)).clamp(1, LOOPED) as usize
+    let rows = if held < MANY {
+        (PAIRS / held.max(1)).clamp(*LOOPED.start(), *LOOPED.end())
+    } else {
+        (PAIRS / 8 / held).max(1)
+    };
+    rows as usize
 }
 
 #[derive(Clone, Debug)]
@@ -255,8 +261,8 @@ mod tests {
 
     #[test]
     fn more_rows_of_one_side_mean_fewer_of_the_other() {
-        let sizes = [0, 1, 512, 20_000, 1 << 20, 1 << 22, u64::MAX].map(beside);
-        assert_eq!(sizes, [8192, 8192, 8192, 209, 4, 1, 1]);
+        let sizes = [0, 1, 512, 20_000, 500_000, 1 << 19, 1 << 20, u64::MAX].map(beside);
+        assert_eq!(sizes, [8192, 8192, 8192, 6710, 1024, 32, 16, 1]);
     }
 
     #[tokio::test]
