@@ -15,7 +15,7 @@ use crate::{plan, spec};
 
 #[derive(Args, Debug)]
 pub struct InitArgs {
-    /// The question, e.g. "how many H100 does Llama 3.1 70B need for 20 requests/s with TTFT p99 under 500 ms?"
+    /// The question, e.g. "how many H100 does Llama 3.1 70B need for 20 requests/s with TTFT p95 under 1 s?"
     question: Vec<String>,
     /// Name of the pipeline, and of its file
     #[arg(long, default_value = "first")]
@@ -165,6 +165,13 @@ fn limits(asked: &Asked) -> Vec<(&'static str, f64)> {
     if asked.limits.is_empty() { vec![("ttft_ms", 500.0), ("tpot_ms", 50.0)] } else { asked.limits.clone() }
 }
 
+/// Median and 90th percentile of the tokens of prompts, and of replies.
+fn lengths(asked: &Asked) -> [(u64, u64); 2] {
+    let of = |asked: &Option<String>, default| asked.as_deref().and_then(|n| n.parse().ok()).unwrap_or(default);
+    let (input, output) = (of(&asked.input, 600_u64), of(&asked.output, 200_u64));
+    [(input, input.saturating_mul(4)), (output, output.saturating_mul(3))]
+}
+
 fn told(asked: &Asked, tp: u32) -> String {
     let said = |value: &Option<String>, default: &str| match value {
         Some(value) => value.clone(),
@@ -174,11 +181,18 @@ fn told(asked: &Asked, tp: u32) -> String {
         Some(rate) => format!("the fewest replicas for {rate} requests/s"),
         None => "the highest load of one replica".to_string(),
     };
-    let trace = asked.trace.as_ref().map_or(String::new(), |trace| format!(", requests of {trace}"));
+    let requests = match &asked.trace {
+        Some(trace) => format!("requests of {trace}"),
+        None => {
+            let [(input, long), (output, many)] = lengths(asked);
+            let assumed = if asked.input.is_some() && asked.output.is_some() { "" } else { ", assumed" };
+            format!("prompts of {input} tokens and replies of {output} (medians; p90 {long} and {many}{assumed})")
+        }
+    };
     let limits = limits(asked).iter().map(|(m, ms)| format!("{m} <= {ms}")).collect::<Vec<_>>().join(" and ");
     let assumed = if asked.limits.is_empty() { " (assumed)" } else { "" };
     format!(
-        "{what}; model {}, GPU {}, tp {tp}{trace}; {limits}{assumed} at quantile {}",
+        "{what}; model {}, GPU {}, tp {tp}; {requests}; {limits}{assumed} at quantile {}",
         said(&asked.model, MODEL),
         said(&asked.gpu, GPU),
         asked.quantile.unwrap_or(0.99),
@@ -193,6 +207,7 @@ fn pipeline(asked: &Asked, question: &str, name: &str, tp: u32) -> String {
     let quantile = asked.quantile.unwrap_or(0.99);
     let header =
         if question.is_empty() { "A first pipeline.".to_string() } else { question.replace(['\n', '\r'], " ") };
+    let [input, output] = lengths(asked);
     let requests = match &asked.trace {
         Some(trace) => {
             let path = std::path::absolute(trace).unwrap_or_else(|_| PathBuf::from(trace));
@@ -206,10 +221,10 @@ fn pipeline(asked: &Asked, question: &str, name: &str, tp: u32) -> String {
              # own: `ingest: {{ path: requests.jsonl }}`.\n  requests:\n    synthesize:\n      requests: 3000\n      rate_rps: {}\n      \
              input: {{ lognormal_p50_p90: {{ p50: {}, p90: {} }} }}\n      output: {{ lognormal_p50_p90: {{ p50: {}, p90: {} }} }}\n",
             asked.rate_rps.as_deref().unwrap_or("4"),
-            asked.input.as_deref().unwrap_or("600"),
-            4 * asked.input.as_deref().and_then(|n| n.parse::<u64>().ok()).unwrap_or(600),
-            asked.output.as_deref().unwrap_or("200"),
-            3 * asked.output.as_deref().and_then(|n| n.parse::<u64>().ok()).unwrap_or(200),
+            input.0,
+            input.1,
+            output.0,
+            output.1,
         ),
     };
     let (arrivals, find, what) = match &asked.rate_rps {
@@ -254,6 +269,26 @@ mod tests {
         assert_eq!((found.gpu.as_deref(), found.model, found.rate_rps), (Some("l40s"), None, None));
         assert_eq!((found.input.as_deref(), found.output.as_deref()), (Some("1000"), Some("300")));
         assert_eq!(asked(""), Asked::default());
+    }
+
+    #[test]
+    fn what_is_assumed_is_said() {
+        let cases = [
+            (
+                "",
+                "the highest load of one replica; model meta-llama/Llama-3.1-8B (assumed), GPU h100-sxm (assumed), tp 1; \
+                 prompts of 600 tokens and replies of 200 (medians; p90 2400 and 600, assumed); ttft_ms <= 500 and \
+                 tpot_ms <= 50 (assumed) at quantile 0.99",
+            ),
+            (
+                "l40s, llama 3.1 8b, 4 rps, prompts of 1000 and 300 output tokens, TTFT p95 under 1 s",
+                "the fewest replicas for 4 requests/s; model meta-llama/Llama-3.1-8B, GPU l40s, tp 1; prompts of 1000 tokens \
+                 and replies of 300 (medians; p90 4000 and 900); ttft_ms <= 1000 at quantile 0.95",
+            ),
+        ];
+        for (question, expected) in cases {
+            assert_eq!(told(&asked(question), 1), expected);
+        }
     }
 
     #[test]

@@ -82,7 +82,7 @@ enum Command {
     /// Write a first pipeline, from a question asked in one line
     ///
     /// Examples:
-    ///   pipe init "how many H100 does Llama 3.1 70B need for 20 requests/s with TTFT p99 under 500 ms?"
+    ///   pipe init "how many H100 does Llama 3.1 70B need for 20 requests/s with TTFT p95 under 1 s?"
     ///   pipe init --name mine "what load does an L40S carry? requests of my/trace.jsonl"
     #[command(verbatim_doc_comment)]
     Init(init::InitArgs),

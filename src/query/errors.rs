@@ -1,5 +1,6 @@
 //! DataFusion's errors as diagnostics: what is wrong, where in the SQL, and the nearest valid name.
 
+use std::fmt;
 use std::sync::Arc;
 
 use datafusion::common::SchemaError;
@@ -9,6 +10,43 @@ use datafusion::sql::sqlparser::tokenizer::Span as SqlSpan;
 use super::lint::is_file;
 use super::session::{CATALOG, SCHEMA};
 use crate::diag::{Diagnostic, Exit, Failure, Span, nearest};
+
+/// Errors of pipe's own tables and functions while a query runs, as [`DataFusionError::External`]: those who tell them to
+/// others need not read their words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Raised {
+    /// A part of a table is not there any more.
+    Gone,
+    /// One value of a result, or one column of a batch, is larger than it may be: why.
+    TooLarge(String),
+}
+
+impl Raised {
+    /// The one that an error comes from.
+    pub fn of(error: &DataFusionError) -> Option<&Raised> {
+        match error.find_root() {
+            DataFusionError::External(error) => error.downcast_ref(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Raised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Raised::Gone => f.write_str("a part of the table was removed: `pipe run` makes it again"),
+            Raised::TooLarge(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for Raised {}
+
+impl From<Raised> for DataFusionError {
+    fn from(raised: Raised) -> DataFusionError {
+        DataFusionError::External(Box::new(raised))
+    }
+}
 
 /// Where an SQL text stands.
 #[derive(Clone, Debug)]

@@ -24,6 +24,7 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 
+use super::errors::Raised;
 use super::functions;
 use crate::diag::{Diagnostic, Exit, Failure, Result};
 use crate::store::TableHandle;
@@ -180,8 +181,7 @@ impl TableProvider for Parts {
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         if self.paths.iter().any(|p| !p.is_file()) {
-            let what = "a part of the table was removed: `pipe run` makes it again";
-            return Err(DataFusionError::Execution(what.to_string()));
+            return Err(Raised::Gone.into());
         }
         self.files.scan(state, projection, filters, limit).await
     }

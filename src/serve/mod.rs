@@ -13,6 +13,7 @@
 //! Leaves out: writing, transactions (they are accepted and do nothing: what is read never changes), roles and grants.
 
 pub mod access;
+mod changes;
 mod depth;
 pub mod flight;
 pub mod http;
@@ -147,8 +148,8 @@ impl Server {
     /// Opens every port, after everything else has been checked.
     ///
     /// # Errors
-    /// No protocol; unknown pipelines; secrets or certificates that cannot be used; an address that others reach without both; a port in
-    /// use.
+    /// No protocol; unknown pipelines; secrets or certificates that cannot be used; an address that others reach without
+    /// both; a port in use.
     pub async fn open(store: Store, options: Options) -> Result<Server> {
         if options.ports.is_empty() {
             let nothing = Diagnostic::new("serve::nothing", "all protocols are off: there is nothing to serve");

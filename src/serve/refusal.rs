@@ -7,7 +7,7 @@ use datafusion::error::DataFusionError;
 
 use super::Wire;
 use crate::diag::Failure;
-use crate::query::errors::{Names, Place, planning, running};
+use crate::query::errors::{Names, Place, Raised, planning, running};
 use crate::store::Store;
 
 /// Characters of a message in the log.
@@ -152,6 +152,9 @@ impl Refusal {
     /// Of an error from parsing or planning `sql`.
     pub fn planning(error: &DataFusionError, sql: &str, names: &Names) -> Refusal {
         // Planning looks at files already, and computes what is constant.
+        if Raised::of(error).is_some() {
+            return Refusal::running(error);
+        }
         if let DataFusionError::ResourcesExhausted(_)
         | DataFusionError::Execution(_)
         | DataFusionError::IoError(_)
@@ -180,7 +183,7 @@ impl Refusal {
 
     /// Of an error while a query ran.
     pub fn running(error: &DataFusionError) -> Refusal {
-        let reason = failing(error.find_root());
+        let reason = failing(error);
         let message = told(&running(error));
         let hint = match reason {
             Reason::Memory => "filter or aggregate earlier, or ask for fewer columns; the server's limit is `--memory`",
@@ -242,8 +245,13 @@ fn without_path(text: &str, path: &str, name: &str) -> String {
 }
 
 /// Whether it was the statement's values, or the server.
-fn failing(root: &DataFusionError) -> Reason {
-    match root {
+fn failing(error: &DataFusionError) -> Reason {
+    match Raised::of(error) {
+        Some(Raised::Gone) => return Reason::Failed,
+        Some(Raised::TooLarge(_)) => return Reason::TooLarge,
+        None => {}
+    }
+    match error.find_root() {
         DataFusionError::ResourcesExhausted(_) => Reason::Memory,
         DataFusionError::ArrowError(error, _) => match error.as_ref() {
             ArrowError::DivideByZero => Reason::Value("22012"),
@@ -252,9 +260,7 @@ fn failing(root: &DataFusionError) -> Reason {
             ArrowError::ArithmeticOverflow(_) => Reason::Value("22003"),
             _ => Reason::Failed,
         },
-        // Said by the table itself.
-        DataFusionError::Execution(what) if what.contains("part of the table was removed") => Reason::Failed,
-        DataFusionError::Execution(what) if what.contains("would take") => Reason::TooLarge,
+        // The engine has no kind of its own for it.
         DataFusionError::Execution(what) if what.contains("Placeholder") => Reason::Value("42P02"),
         DataFusionError::Execution(_) => Reason::Value("22023"),
         _ => Reason::Failed,

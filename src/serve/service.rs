@@ -28,12 +28,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::access::Access;
-use super::depth;
 use super::memory::Share;
 use super::metrics::{Metrics, Up};
 use super::refusal::{Reason, Refusal};
 use super::tables::{LiveCatalog, Snapshot, Tables};
-use super::{Limits, Wire, yielding};
+use super::{Limits, Wire, changes, depth, yielding};
 use crate::diag::{Failure, Result};
 use crate::query::session::{self, CATALOG, SessionOptions};
 use crate::query::{plan, reads_only, sql::statements};
@@ -306,7 +305,7 @@ fn refuse_deep(sql: &str) -> std::result::Result<(), Refusal> {
 /// What a statement changes that begins as one that reads.
 fn changed(statement: &Statement) -> Option<&'static str> {
     match statement {
-        Statement::Statement(statement) => super::postgres::changed(statement),
+        Statement::Statement(statement) => changes::changed(statement),
         Statement::Explain(explain) => changed(&explain.statement),
         _ => None,
     }

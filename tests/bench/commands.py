@@ -89,58 +89,46 @@ stages:
           f"ratio {a / b:.2f}; peak memory {max(p for _, _, p in ours):.0f} MiB")
 
 
-def fanout(pipe, tmp):
-    (tmp / "pipelines/fanout.yaml").write_text("""\
-name: fanout
+# A sweep over a synthesized trace; its grid follows.
+SWEEP = """\
+name: {name}
 seed: 1
 stages:
   trace:
     synthesize:
-      requests: 1000
+      requests: {requests}
       rate_rps: 4
-      input: { lognormal_p50_p90: { p50: 400, p90: 1600 } }
-      output: { lognormal_p50_p90: { p50: 150, p90: 500 } }
+      input: {{ lognormal_p50_p90: {{ p50: 400, p90: 1600 }} }}
+      output: {{ lognormal_p50_p90: {{ p50: 150, p90: 500 }} }}
   sim:
     simulate:
       requests: trace
-      deployment: { model: meta-llama/Llama-3.1-8B, gpu: h100-sxm }
+      deployment: {{ model: meta-llama/Llama-3.1-8B, gpu: h100-sxm }}
       sweep:
         grid:
           deployment.replicas: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
-          deployment.scheduler.vllm_v1.max_num_batched_tokens: [256, 512, 1024, 2048, 4096, 6144, 8192, 12288, 16384, 32768]
           workload.rate_rps: [2, 4, 8, 12, 16, 24, 32, 48, 64, 96]
-""")
+"""
+
+
+def fanout(pipe, tmp):
+    grid = (
+        "          deployment.scheduler.vllm_v1.max_num_batched_tokens: [256, 512, 1024, 2048, 4096, 6144, 8192, 12288, 16384, 32768]\n"
+    )
+    (tmp / "pipelines/fanout.yaml").write_text(SWEEP.format(name="fanout", requests=1000) + grid)
     wall, cpu, peak = timed([pipe, "run", "pipelines/fanout.yaml", "--quiet"], tmp)
     print(f"1,000 scenarios x 1,000 requests: {wall:.1f} s, {cpu / wall:.2f} cores busy, peak memory {peak:.0f} MiB, "
           f"{1e6 / wall:,.0f} requests/s")
 
 
 def report(pipe, tmp):
-    (tmp / "pipelines/many.yaml").write_text("""\
-name: many
-seed: 1
-stages:
-  trace:
-    synthesize:
-      requests: 50
-      rate_rps: 4
-      input: { lognormal_p50_p90: { p50: 400, p90: 1600 } }
-      output: { lognormal_p50_p90: { p50: 150, p90: 500 } }
-  sim:
-    simulate:
-      requests: trace
-      deployment: { model: meta-llama/Llama-3.1-8B, gpu: h100-sxm }
-      sweep:
-        grid:
-          deployment.replicas: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
-          deployment.scheduler.vllm_v1.max_num_batched_tokens: [512, 1024, 1536, 2048, 2560, 3072, 3584, 4096, 4608, 5120]
-          deployment.scheduler.vllm_v1.max_num_seqs: [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
-          workload.rate_rps: [2, 4, 8, 12, 16, 24, 32, 48, 64, 96]
-""")
+    grid = (
+        "          deployment.scheduler.vllm_v1.max_num_batched_tokens: [512, 1024, 1536, 2048, 2560, 3072, 3584, 4096, 4608, 5120]\n"
+        "          deployment.scheduler.vllm_v1.max_num_seqs: [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]\n"
+    )
+    (tmp / "pipelines/many.yaml").write_text(SWEEP.format(name="many", requests=50) + grid)
     timed([pipe, "run", "pipelines/many.yaml", "--quiet"], tmp)
-    walls = []
-    for _ in range(5):
-        walls.append(timed([pipe, "report", "many", "-o", "many.html"], tmp)[0])
+    walls = [timed([pipe, "report", "many", "-o", "many.html"], tmp)[0] for _ in range(5)]
     size = (tmp / "many.html").stat().st_size / 2**20
     print(f"report of 10,000 scenarios: {statistics.median(walls):.1f} s (median of {len(walls)}), {size:.1f} MiB of HTML")
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::exec_err;
 use datafusion::error::Result;
 use datafusion::functions::{regex, string, unicode};
 use datafusion::functions_nested::{range, repeat, resize};
@@ -24,6 +23,7 @@ use datafusion::logical_expr::{
 };
 
 use super::sizes::{self, Arg};
+use crate::query::errors::Raised;
 
 /// What the result of one call over one batch of rows may take.
 pub const MAX_BYTES: u64 = 256 << 20;
@@ -84,7 +84,8 @@ fn bytes(args: &[ColumnarValue], rows: usize, estimate: sizes::Estimate) -> Resu
 pub fn within_limit(what: &str, args: &[ColumnarValue], rows: usize, estimate: sizes::Estimate) -> Result<()> {
     let bytes = bytes(args, rows, estimate)?;
     if bytes > MAX_BYTES {
-        return exec_err!("result of {what} would take {bytes} bytes; at most {} MiB", MAX_BYTES >> 20);
+        let why = format!("result of {what} would take {bytes} bytes; at most {} MiB", MAX_BYTES >> 20);
+        return Err(Raised::TooLarge(why).into());
     }
     Ok(())
 }

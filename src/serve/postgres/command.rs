@@ -4,8 +4,8 @@
 use datafusion::sql::parser::Statement as AnyStatement;
 use datafusion::sql::sqlparser::ast::{
     CloseCursor, ContextModifier, CopyLegacyCsvOption, CopyLegacyOption, CopyOption, CopySource, CopyTarget,
-    DeclareType, Expr, FetchDirection, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, Reset, Select,
-    SelectItem, Set, SetExpr, Statement, TableFactor, TableWithJoins, Value, ValueWithSpan,
+    DeclareType, Expr, FetchDirection, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Reset, SelectItem, Set,
+    SetExpr, Statement, Value, ValueWithSpan,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -13,6 +13,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use super::fault::Fault;
 use crate::query::is_query;
+use crate::serve::changes::changed;
 use crate::serve::depth;
 use crate::serve::refusal::{Reason, Refusal};
 use crate::serve::service::Service;
@@ -225,48 +226,6 @@ fn readable(statement: &Statement) -> Result<(), Fault> {
         return Ok(());
     }
     Service::allow(&AnyStatement::Statement(Box::new(statement.clone()))).map_err(Fault::from)
-}
-
-/// What a statement changes that begins as one that reads.
-pub fn changed(statement: &Statement) -> Option<&'static str> {
-    match statement {
-        Statement::Query(query) => changes(query),
-        Statement::Explain { statement, .. } => changed(statement),
-        _ => None,
-    }
-}
-
-/// What a query changes, in its body or in a `WITH`.
-fn changes(query: &Query) -> Option<&'static str> {
-    let within = query.with.iter().flat_map(|w| &w.cte_tables).find_map(|cte| changes(&cte.query));
-    within.or_else(|| changes_in(&query.body))
-}
-
-fn changes_in(body: &SetExpr) -> Option<&'static str> {
-    match body {
-        SetExpr::Insert(_) => Some("INSERT"),
-        SetExpr::Update(_) => Some("UPDATE"),
-        SetExpr::Delete(_) => Some("DELETE"),
-        SetExpr::Merge(_) => Some("MERGE"),
-        SetExpr::Select(select) => into(select),
-        SetExpr::Query(query) => changes(query),
-        SetExpr::SetOperation { left, right, .. } => changes_in(left).or_else(|| changes_in(right)),
-        SetExpr::Values(_) | SetExpr::Table(_) => None,
-    }
-}
-
-fn into(select: &Select) -> Option<&'static str> {
-    if select.into.is_some() {
-        return Some("SELECT INTO");
-    }
-    let factors = select
-        .from
-        .iter()
-        .flat_map(|t: &TableWithJoins| std::iter::once(&t.relation).chain(t.joins.iter().map(|j| &j.relation)));
-    factors.into_iter().find_map(|f| match f {
-        TableFactor::Derived { subquery, .. } => changes(subquery),
-        _ => None,
-    })
 }
 
 /// The name of a setting that is written in one word or several.

@@ -2,7 +2,7 @@
 
 use datafusion_postgres::pgwire::error::ErrorInfo;
 
-use crate::serve::refusal::{Reason, Refusal};
+use crate::serve::refusal::Refusal;
 
 /// What a client is told instead of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,21 +52,19 @@ impl Fault {
 
 impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Fault {
-        let code = match refusal.reason {
-            Reason::Failed if refusal.message.to_lowercase().contains("divide by zero") => "22012",
-            reason => reason.sqlstate(),
-        };
-        Fault::new(code, refusal.message).hint(refusal.hint)
+        Fault::new(refusal.reason.sqlstate(), refusal.message).hint(refusal.hint)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use datafusion::arrow::error::ArrowError;
+    use datafusion::error::DataFusionError;
 
     #[test]
     fn division_by_zero_has_its_code() {
-        let zero = Refusal::new(Reason::Failed, "Arrow error: Divide by zero error");
-        assert_eq!(Fault::from(zero).code, "22012");
+        let zero = DataFusionError::from(ArrowError::DivideByZero);
+        assert_eq!(Fault::from(Refusal::running(&zero)).code, "22012");
     }
 }

@@ -41,7 +41,6 @@ use super::service::Service;
 use super::{Door, Wire, random, tls};
 use crate::diag::{Failure, Result};
 use catalog::Catalog;
-pub(super) use command::changed;
 use line::Line;
 
 /// Within which a client that asks for TLS has to shake hands.

@@ -311,7 +311,13 @@ pub(super) fn answer(stage: &str, setup: &Setup, slos: &[String], seeks: &[Seek]
             lines.push(line);
         }
         if !(0..seeks.len()).any(|at| seeks[at].slo == slo && ranks[at].is_some()) {
-            lines.push(format!("  {name}: no configuration meets it"));
+            let visits = seeks.iter().filter(|seek| seek.slo == slo).flat_map(|seek| &seek.visits);
+            let nearest = visits.filter_map(|visit| visit.judged.margin).max_by(f64::total_cmp);
+            // One that is met in the mean may not be surely.
+            let by = nearest
+                .filter(|margin| *margin < 0.0)
+                .map(|margin| format!("; the nearest misses it by {:.1}% (`{stage}_sequence`)", -100.0 * margin));
+            lines.push(format!("  {name}: no configuration meets it{}", by.unwrap_or_default()));
         }
     }
     lines

@@ -132,6 +132,15 @@ fn the_fewest_replicas_are_those_of_all_numbers() {
     assert_eq!(floats(&ran, "capacity", "qps")[0], Some(150.0));
     let usd = floats(&ran, "capacity", "usd_per_hour");
     assert_eq!(usd[0], found[0].map(|n| 2.5 * n));
+
+    // No number of replicas makes a prompt faster than it is alone: the answer says how much is lacking.
+    let ran = bench.run(&fewest.replace("max: 60", "max: 1"), "capacity", 2).unwrap();
+    let margins = floats(&ran, "capacity_sequence", "margin");
+    let of_first = texts(&ran, "capacity_sequence", "slo").into_iter().map(|slo| slo == "first");
+    let of_first = margins.into_iter().zip(of_first).filter_map(|(margin, is)| margin.filter(|_| is));
+    let lacking = of_first.map(|m| -100.0 * m).fold(f64::INFINITY, f64::min);
+    let told = format!("no configuration meets it; the nearest misses it by {lacking:.1}% (`capacity_sequence`)");
+    assert!(lacking > 0.0 && ran.outcome.answer.iter().any(|line| line.ends_with(&told)), "{:?}", ran.outcome.answer);
 }
 
 /// Two servers, Poisson arrivals, exponential service: the share of requests that wait longer than t is
