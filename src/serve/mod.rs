@@ -14,6 +14,7 @@
 
 pub mod access;
 mod changes;
+mod constants;
 mod depth;
 pub mod flight;
 pub mod http;

@@ -32,7 +32,7 @@ use super::memory::Share;
 use super::metrics::{Metrics, Up};
 use super::refusal::{Reason, Refusal};
 use super::tables::{LiveCatalog, Snapshot, Tables};
-use super::{Limits, Wire, changes, depth, yielding};
+use super::{Limits, Wire, changes, constants, depth, yielding};
 use crate::diag::{Failure, Result};
 use crate::query::session::{self, CATALOG, SessionOptions};
 use crate::query::{plan, reads_only, sql::statements};
@@ -354,6 +354,7 @@ async fn physical(
     most: usize,
 ) -> std::result::Result<(Arc<dyn ExecutionPlan>, Arc<TaskContext>), DataFusionError> {
     let (physical, state) = plan::physical(ctx, plan).await?;
+    constants::check(&physical, state.config().batch_size())?;
     let all = state.runtime_env();
     let share: Arc<dyn MemoryPool> = Arc::new(Share::of(all.memory_pool.clone(), most));
     let runtime = RuntimeEnvBuilder::from_runtime_env(all).with_memory_pool(share).build_arc()?;

@@ -142,6 +142,7 @@ fn nothing_but_reading_tables_is_possible() {
         ("SELECT CAST('x' AS INT)".to_string(), Reason::Value("22P02")),
         ("SELECT CAST(v * 1000000000000 AS INT) FROM p.a".to_string(), Reason::Value("22003")),
         ("SELECT repeat('x', 2000000000)".to_string(), Reason::TooLarge),
+        ("SELECT string_agg(repeat('x', 200000), ',') FROM generate_series(1, 100000)".to_string(), Reason::TooLarge),
         ("SELECT $1".to_string(), Reason::Value("42P02")),
         ("SELECT range(1, 100, 0)".to_string(), Reason::Value("22023")),
         (format!("SELECT * FROM '{}'", file.display()), Reason::UnknownTable),
