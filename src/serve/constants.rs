@@ -15,7 +15,7 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::unnest::UnnestExec;
 
 use crate::query::errors::Raised;
-use crate::query::functions::bounded::MAX_BYTES;
+use crate::query::functions::bounded::{self, MAX_BYTES};
 
 /// Whether the constants of every operator, written down for a batch of so many rows, are within [`MAX_BYTES`]. Those of a
 /// plan with one row are there once.
@@ -60,13 +60,15 @@ fn has_one_row(plan: &Arc<dyn ExecutionPlan>) -> DfResult<bool> {
     Ok(!several)
 }
 
-/// Bytes of the constants that may become columns. What is compared with one does not make it a column.
+/// Bytes of the constants that may become columns. What is compared with one does not make it a column, and functions with
+/// a limit look at the rows that there are.
 fn written(expr: &Arc<dyn PhysicalExpr>) -> u64 {
     if let Some(constant) = expr.downcast_ref::<Literal>() {
         return constant.value().size().saturating_sub(size_of::<ScalarValue>()) as u64;
     }
-    let compares = compares(expr.as_ref());
-    expr.children().into_iter().filter(|child| !(compares && child.is::<Literal>())).map(written).sum()
+    let limited = expr.downcast_ref::<ScalarFunctionExpr>().is_some_and(|f| bounded::has_limit(f.fun()));
+    let left_out = limited || compares(expr.as_ref());
+    expr.children().into_iter().filter(|child| !(left_out && child.is::<Literal>())).map(written).sum()
 }
 
 fn compares(expr: &dyn PhysicalExpr) -> bool {
@@ -109,6 +111,8 @@ mod tests {
             (format!("SELECT max(repeat('x', 40000)) {rows}"), Some(40_000)),
             (format!("SELECT CASE WHEN v = 2 THEN repeat('x', 40000) END {rows}"), Some(40_000)),
             (format!("SELECT substr(repeat('x', 40000), v) {rows}"), Some(40_000)),
+            (format!("SELECT repeat('x', 40000) || v, replace(v::text, '1', repeat('y', 40000)) {rows}"), None),
+            (format!("SELECT concat(v, substr(repeat('x', 40000), v)) {rows}"), Some(40_000)),
             (format!("SELECT a.s {rows} CROSS JOIN (SELECT repeat('x', 40000) AS s) AS a"), Some(40_000)),
             ("SELECT repeat('x', 40000), unnest(range(0, 9000))".to_string(), Some(40_000)),
             ("SELECT unnest(range(0, 9000)), unnest(range(0, 90000))".to_string(), None),

@@ -212,7 +212,7 @@ with c.cursor() as cursor:
         total += pa.compute.sum(batch.column(0)).as_py()
         text += pa.compute.sum(pa.compute.binary_length(batch.column(1))).as_py()
         largest = max(largest, batch.nbytes)
-wide = fetch(c, "SELECT repeat('x', 1000000) AS t, value AS n FROM generate_series(1, 40)")
+wide = fetch(c, "SELECT repeat('x', 999998) || (value + 10) AS t, value AS n FROM generate_series(1, 40)")
 few = fetch(c, "SELECT value % 300000 AS g, count(*) AS n FROM generate_series(1, 600000) GROUP BY 1")
 show(rows=rows, total=total, text=text, largest=largest, wide=[wide.num_rows, len(wide.column(0)[39].as_py())],
      few=few.num_rows, pieces=few.column(0).num_chunks)

@@ -22,6 +22,7 @@ use datafusion::logical_expr::{
     ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
 
+use super::concat::Concat;
 use super::sizes::{self, Arg};
 use crate::query::errors::Raised;
 
@@ -67,6 +68,11 @@ impl std::hash::Hash for Bounded {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.plain.hash(state);
     }
+}
+
+/// Whether each call of a function counts what it writes down of its constants, for the rows that there are.
+pub fn has_limit(function: &ScalarUDF) -> bool {
+    function.inner().is::<Bounded>() || function.inner().is::<Concat>()
 }
 
 /// The bytes that the result for `rows` rows takes, and those of constants that are repeated for every row on the way.
