@@ -64,7 +64,11 @@ fn two_writers_at_once_are_refused() {
     let project = Project::new();
     project.write(FILE, &larger().replace("requests: 4000", "requests: 30000"));
     let mut first = project.command(&["run", FILE, "--quiet"]).spawn().expect("the binary starts");
-    std::thread::sleep(Duration::from_millis(700));
+    let (live, started) = (project.path().join("data/store/live"), Instant::now());
+    while !std::fs::read_dir(&live).is_ok_and(|mut d| d.next().is_some()) {
+        assert!(started.elapsed() < Duration::from_secs(120), "it does not begin");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let second = project.run(&["run", FILE]);
     first.kill().expect("killed");
     first.wait().expect("gone");

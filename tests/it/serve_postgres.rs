@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
@@ -616,10 +616,12 @@ fn a_run_is_served_as_soon_as_it_is_done() {
         let before = oid().await;
         project.write("pipelines/other.yaml", &SMALL.replace("name: small", "name: other"));
         project.run(&["run", "pipelines/other.yaml", "--quiet"]).ok();
-        serving.logs("anew");
-        let rows =
-            client.query("SELECT 1 FROM information_schema.tables WHERE table_schema = 'other'", &[]).await.unwrap();
-        assert!(!rows.is_empty());
+        let end = Instant::now() + Duration::from_secs(60);
+        let there = "SELECT 1 FROM information_schema.tables WHERE table_schema = 'other' AND table_name = 'metrics'";
+        while client.query(there, &[]).await.unwrap().is_empty() {
+            assert!(Instant::now() < end, "{}", serving.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         let n: i64 = client.query_one("SELECT count(*) FROM other.metrics", &[]).await.unwrap().get(0);
         assert_eq!((n, oid().await), (6, before));
     });
