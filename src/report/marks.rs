@@ -19,7 +19,7 @@ use crate::diag::Result;
 /// Above this, points that fall on the same quarter of a pixel are drawn once.
 pub(super) const MANY: usize = 5_000;
 
-/// Half the width of an area that has one place only.
+/// Half the width of an area that has one place only [px].
 const COLUMN: f64 = 8.0;
 
 pub(super) fn draw<DB: DrawingBackend>(panel: &Panel, frame: &Frame, canvas: &mut Canvas<DB>) -> Result<()> {
