@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{BuiltIn, Dag, Input, Kinds, Node};
 use crate::diag::{Diagnostic, Failure, Result, Span, nearest};
-use crate::spec::{Calibrate, Pipeline, StageSpec, Text};
+use crate::spec::{Calibrate, FilePath, Pipeline, STAND_IN, StageSpec, Text};
 use crate::stage::{CheckCx, Kind, TableShape};
 use crate::store::input_problem;
 
@@ -95,8 +95,9 @@ impl<'a> Graph<'a> {
             // Names only: the schemas of what it reads are not known yet.
             let shapes = graph.kind(i).tables(graph.name(i), &graph.cx(&BTreeMap::new()));
             graph.tables.push(shapes);
+            let told = |f: &&FilePath| !(f.written.is_empty() || graph.broken[i] && f.written == STAND_IN);
             let missing: Vec<Diagnostic> =
-                graph.kind(i).files().iter().filter(|f| !f.written.is_empty()).filter_map(input_problem).collect();
+                graph.kind(i).files().iter().filter(told).filter_map(input_problem).collect();
             graph.problems.extend(missing);
         }
         graph

@@ -15,6 +15,36 @@ fn messages(failure: Failure) -> Vec<String> {
         .collect()
 }
 
+/// What is said of a pipeline with three stages, of which the last reads what the second makes.
+fn said(second: &str) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.yaml");
+    let trace = "  trace: { synthesize: { requests: 2, rate_rps: 1, input: { constant: { tokens: 8 } }, output: { constant: { tokens: 8 } } } }\n";
+    let slo = "  ok:\n    slo:\n      from: sim\n      rules: [{ name: fast, quantile: 0.9, all: [{ metric: ttft_ms, max: 100 }] }]\n";
+    std::fs::write(&file, format!("name: p\nstages:\n{trace}  sim:\n    {second}\n{slo}")).unwrap();
+    let (read, mut found) = crate::spec::load_mended(&file, &[], &mut crate::diag::Sources::default());
+    let more = read.map(|read| more_problems(&read, dir.path(), &found)).unwrap_or_default();
+    found.extend(more);
+    found.into_iter().map(|d| d.message).collect()
+}
+
+#[test]
+fn a_mistake_is_told_once_and_not_by_those_who_read_what_comes_of_it() {
+    let rest = "{ requests: trace, deployment: { model: meta-llama/Llama-3.1-8B, gpu: h100-sxm } }";
+    assert_eq!(said(&format!("simulate: {rest}")), Vec::<String>::new());
+    assert_eq!(said(&format!("simulte: {rest}")), ["unknown kind of stage `simulte`"]);
+    // Meant is what is nearest, and its settings are looked at as well.
+    let both = said(&format!("simulte: {}", rest.replace("requests:", "request:")));
+    assert_eq!(both, ["unknown kind of stage `simulte`", "unknown key `request`"]);
+    // What no one knows is none of the files that a stage reads.
+    let unknown = said(&format!("xyzzy: {rest}"));
+    assert_eq!(unknown[0], "unknown kind of stage `xyzzy`");
+    assert!(unknown.iter().all(|message| !message.contains("stand_in")), "{unknown:?}");
+    let empty = said("ingest: { path: }");
+    assert_eq!(empty[0], "expected text, found nothing");
+    assert!(empty.iter().all(|message| !message.contains("stand_in")), "{empty:?}");
+}
+
 #[test]
 fn everything_wrong_is_said_at_once() {
     let dir = tempfile::tempdir().unwrap();

@@ -187,7 +187,8 @@ pub fn planning(error: &DataFusionError, text: &str, place: &Place, names: &Name
                 let found = place.diagnostic(text, "sql::unknown_table", format!("there is no table `{bare}`"), at);
                 return found.help(names.tables_like(&bare));
             }
-            if let Some(function) = quoted_after(&message, "Invalid function '") {
+            let in_from = message.ends_with("not found").then(|| quoted_after(&message, "table function '"));
+            if let Some(function) = quoted_after(&message, "Invalid function '").or(in_from.flatten()) {
                 let at = stretch.or_else(|| find_word(text, &function));
                 let what = format!("there is no function `{function}`");
                 let mut found = place.diagnostic(text, "sql::unknown_function", what, at);

@@ -292,6 +292,7 @@ async fn queries_only_read() {
         ("SELECT * FROM '/etc/passwd'", "sql::unknown_table 1:16"),
         ("SELECT * FROM 'data/x.parquet'", "sql::unknown_table 1:16"),
         ("SELECT * FROM simm", "sql::unknown_table 1:15"),
+        ("SELECT * FROM read_csv('/etc/passwd')", "sql::unknown_function 1:15"),
         ("SELECT gpu FROM a.sim", "sql::unknown_column 1:8"),
     ];
     for (sql, expect) in cases {

@@ -146,7 +146,7 @@ fn nothing_but_reading_tables_is_possible() {
         ("SELECT $1".to_string(), Reason::Value("42P02")),
         ("SELECT range(1, 100, 0)".to_string(), Reason::Value("22023")),
         (format!("SELECT * FROM '{}'", file.display()), Reason::UnknownTable),
-        ("SELECT * FROM read_csv('x')".to_string(), Reason::Query),
+        ("SELECT * FROM read_csv('x')".to_string(), Reason::UnknownFunction),
         ("SELECT 1; SELECT 2".to_string(), Reason::Syntax),
         (String::new(), Reason::Syntax),
         ("SELEC 1".to_string(), Reason::Syntax),

@@ -38,6 +38,9 @@ pub(super) struct Problem {
     pub on_key: bool,
 }
 
+/// What a text that is wrong or missing is read as, so that what is around it can be looked at.
+pub(crate) const STAND_IN: &str = "stand_in";
+
 /// One level down into a tree: the index in the list or in the entries of the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Step(pub usize);
@@ -127,7 +130,7 @@ impl De<'_> {
 
     fn string(self) -> Result<String> {
         match &self.0.value {
-            _ if self.0.stand_in => Ok("stand_in".to_owned()),
+            _ if self.0.stand_in => Ok(STAND_IN.to_owned()),
             TreeValue::String(s) => Ok(s.clone()),
             TreeValue::Bool(_) | TreeValue::Int(_) | TreeValue::Float(_) => {
                 self.wrong_help("text", Some(format!("quote it to make it text: \"{}\"", self.0.to_json())))

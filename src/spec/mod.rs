@@ -33,6 +33,7 @@ mod tree;
 use std::path::{Path, PathBuf};
 
 pub use calibrate::*;
+pub(crate) use de::STAND_IN;
 pub use export::*;
 pub use fidelity::{
     Aim, AimFigure, AimMetric, Candidate, Client, Fidelity, MeasuredConfigurations, MeasuredRun, MeasuredSteps, System,

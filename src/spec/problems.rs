@@ -13,6 +13,9 @@ use crate::diag::{Diagnostic, Span, nearest};
 /// Problems of one tree that are reported at most.
 const MAX_PROBLEMS: usize = 50;
 
+/// The choice that is the kind of a stage, by serde's name of it.
+const STAGE: &str = "StageSpec";
+
 /// Reads a typed value.
 ///
 /// # Errors
@@ -141,7 +144,7 @@ pub(super) fn list(names: &[impl AsRef<str>]) -> String {
 
 /// The name of an enum as a user would say it: `SamplerSpec` is a "sampler", `TimeUnit` a "time unit".
 pub(super) fn choice_in_words(name: &str) -> String {
-    if name == "StageSpec" {
+    if name == STAGE {
         return "kind of stage".into();
     }
     let mut words = String::new();
@@ -210,6 +213,16 @@ fn mend(tree: &mut Tree, path: &[Step], problem: &Problem) {
         Kind::Missing { field, .. } => {
             if let Some(map) = at_path(tree, path) {
                 return add_missing(map, field);
+            }
+        }
+        Kind::UnknownChoice { what, name, valid } if *what == STAGE && problem.on_key => {
+            if let Some((Step(index), parent)) = path.split_last()
+                && let Some(Tree { value: TreeValue::Map(entries), .. }) = at_path(tree, parent)
+                && let Some(meant) = nearest(name, valid.iter().copied())
+            {
+                // It keeps its settings, and others find the tables that it makes.
+                entries[*index].0.value = meant.to_owned();
+                return;
             }
         }
         Kind::UnknownChoice { .. } | Kind::Type { .. } | Kind::Other { .. } => {}

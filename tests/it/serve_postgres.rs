@@ -174,7 +174,7 @@ fn statements_with_their_codes() {
         (&from_file, "42P01"),
         ("SELECT * FROM '/etc/passwd'", "42P01"),
         ("SELECT pg_read_file('/etc/passwd')", "42883"),
-        ("SELECT * FROM read_csv('/etc/passwd')", "42883 42P01 42804"),
+        ("SELECT * FROM read_csv('/etc/passwd')", "42883"),
         ("SELECT lo_import('/etc/passwd')", "42883"),
         ("SELECT 1/0", "22012"),
         ("SELECT 1/(value - 1) FROM generate_series(1, 3)", "22012"),

@@ -101,7 +101,10 @@ pub(crate) fn simulation<'a>(name: &Text, code: &'static str, stages: &'a [Stage
         }
         Some(StageSpec::Simulate(simulate)) => Ok(simulate),
         Some(_) => {
-            let help = format!("`simulate` stages are: {}", simulations().collect::<Vec<_>>().join(", "));
+            let help = match simulations().collect::<Vec<_>>() {
+                none if none.is_empty() => "this pipeline has no `simulate` stage".to_string(),
+                some => format!("`simulate` stages: {}", some.join(", ")),
+            };
             Err(wrong(format!("`{}` is no `simulate` stage", name.value)).help(help))
         }
         None => {
